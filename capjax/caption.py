@@ -1,0 +1,125 @@
+"""Captions photographs with a trained run: files, folders and URLs.
+
+python -m capjax.caption --workdir runs/shapes_transformer photo.jpg holiday/ https://...
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import re
+import sys
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+from tqdm import tqdm
+
+from capjax import build
+from capjax.data.images import ImageError, load_image
+from capjax.data.inputs import download, expand, is_url
+from capjax.evaluate.captioning import Caption, Method, Sampling
+from capjax.evaluate.figures import attention_figure, save_figure
+from capjax.load import load
+from capjax.workdir import WorkdirError
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m capjax.caption", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("images", nargs="+", help="image files, folders of them, or http(s) URLs")
+    parser.add_argument("--workdir", required=True, help="folder of a trained run")
+    parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
+    parser.add_argument("--beam_size", type=int, help="beams; 1 is greedy (default: the run's)")
+    parser.add_argument("--length_penalty", type=float, help="default: the run's")
+    parser.add_argument("--max_length", type=int, help="tokens at most (default: the run's)")
+    parser.add_argument("--temperature", type=float, help="sample at this temperature instead")
+    parser.add_argument("--seed", type=int, default=0, help="of --temperature's samples")
+    parser.add_argument("--batch_size", type=int, help="images at once (default: the run's)")
+    parser.add_argument("--attention", metavar="DIR", help="draw where each word looked, into DIR")
+    parser.add_argument("--json", action="store_true", help="print JSON lines")
+    return parser.parse_args(argv)
+
+
+def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
+    """The run's decoding settings, with those of the command line over them."""
+    section = config.decoding.copy_and_resolve_references()
+    named = {
+        "beam_size": "num_beams",
+        "length_penalty": "length_penalty",
+        "max_length": "max_length",
+    }
+    for option, field in named.items():
+        if getattr(arguments, option) is not None:
+            section[field] = getattr(arguments, option)
+    if arguments.temperature is None:
+        return build.beam_search(section)
+    return Sampling(arguments.temperature, section.max_length, arguments.seed)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Captions what can be read; returns 1 where an input could not be."""
+    arguments = parse_arguments(argv)
+    try:
+        names = expand(arguments.images)
+        run = load(arguments.workdir, _checkpoint(arguments.checkpoint))
+        method = choose_method(arguments, run.config)
+    except (WorkdirError, ImageError) as error:
+        sys.exit(f"error: {error}")
+    size = arguments.batch_size or run.config.evaluation.batch_size
+    failures = 0
+    progress = tqdm(total=len(names), unit="image", disable=None)
+    for start in range(0, len(names), size):
+        part = names[start : start + size]
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            pictures = list(pool.map(_read, part))
+        good = [(n, p) for n, p in zip(part, pictures, strict=True) if isinstance(p, Image.Image)]
+        captions = run.caption(
+            [picture for _, picture in good],
+            method=method,
+            attention=bool(arguments.attention),
+            batch_size=size,
+        )
+        for error in (p for p in pictures if isinstance(p, ImageError)):
+            print(f"error: {error}", file=sys.stderr)
+            failures += 1
+        for (name, picture), caption in zip(good, captions, strict=True):
+            progress.write(_line(name, caption, arguments.json), file=sys.stdout)
+            if arguments.attention:
+                _draw(name, picture, caption, arguments.attention)
+        sys.stdout.flush()
+        progress.update(len(part))
+    progress.close()
+    return 1 if failures else 0
+
+
+def _checkpoint(name: str) -> str | int:
+    return int(name) if name.isdecimal() else name
+
+
+def _read(name: str) -> Image.Image | ImageError:
+    try:
+        return load_image(download(name) if is_url(name) else name, name=name)
+    except ImageError as error:
+        return error
+
+
+def _line(name: str, caption: Caption, as_json: bool) -> str:
+    if not as_json:
+        return f"{name}\t{caption.text}"
+    values = {"image": name, "caption": caption.text, "log_prob": caption.log_prob}
+    values.update(score=caption.score, finished=caption.finished)
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _draw(name: str, picture: Image.Image, caption: Caption, folder: str) -> None:
+    """Draws into `folder`, in a file whose name keeps apart equal names of other folders."""
+    picture.thumbnail((448, 448))
+    stem = re.sub(r"[^\w.-]+", "_", os.path.relpath(name) if not is_url(name) else name).strip("_.")
+    save_figure(attention_figure(np.asarray(picture), caption), os.path.join(folder, f"{stem}.png"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

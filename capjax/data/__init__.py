@@ -1,0 +1,1 @@
+"""The data floor: sources, tokenizer, images and batches."""

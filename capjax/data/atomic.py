@@ -1,0 +1,30 @@
+"""Whole files or none: what is written for later runs never lies half-written on disk."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomic(path: str | os.PathLike, content: bytes) -> None:
+    """Writes `content` to `path` so that a reader sees the old file or the whole new one.
+
+    The folder is made where it is missing. The temporary file lies in the same folder, because
+    `os.replace` is atomic inside one file system only.
+
+    Raises:
+      OSError: the folder cannot be written; no temporary file is left behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files for the owner alone; a shared cache is read by others.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

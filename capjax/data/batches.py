@@ -1,0 +1,311 @@
+"""Which images and captions make up batch s: a pure function of the seed and s, in NumPy alone.
+
+Nothing here has a state to save: a run that resumes at step s asks for batch s. Legend: n images
+with captions, B the global batch, b = B / hosts the rows of one host, C captions an image,
+T tokens, W batches in a bucketing window.
+
+Position p of the endless stream of images is image `permutation(epoch p // n)[p % n]`, and batches
+follow each other through it over the borders of epochs, so that no image is ever dropped: after
+any number of windows the counts of two images differ by one at most. With length bucketing the
+positions of a window of W batches are sorted by their longest caption before they are cut into
+batches, and the batches of the window are shuffled.
+
+Random numbers come from Philox, a counter-based generator (Salmon et al., 2011): the seed and the
+purpose are its key, the number of the epoch, window or position is its counter. NumPy may draw
+other numbers from it in another version.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from capjax.data.captions import EncodedCaptions
+from capjax.data.tokenizer import Tokenizer
+
+_EPOCH, _WINDOW, _CAPTIONS = range(3)
+
+
+def _generator(seed: int, purpose: int, number: int) -> np.random.Generator:
+    # The number is the counter's highest word, which leaves each one 2**192 blocks of its own.
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, 0, number]))
+
+
+def host_rows(batch_size: int, process_index: int, process_count: int) -> slice:
+    """The rows of the global batch that one host reads.
+
+    Raises:
+      ValueError: the batch does not divide over the hosts, or there is no such host.
+    """
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index {process_index} is not below {process_count} processes")
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size {batch_size} must be a positive multiple of the {process_count} processes"
+        )
+    rows = batch_size // process_count
+    return slice(process_index * rows, (process_index + 1) * rows)
+
+
+class BatchPlan(NamedTuple):
+    """One global batch before anything is read.
+
+    Attributes:
+      positions: int64 [B], places in the endless stream of images.
+      index: int32 [B], the images at these places, as indices into the source.
+      length: T, for all hosts.
+    """
+
+    positions: np.ndarray
+    index: np.ndarray
+    length: int
+
+
+class Schedule:
+    """Says which images make up the training batch of any step."""
+
+    def __init__(
+        self,
+        encoded: EncodedCaptions,
+        *,
+        batch_size: int,
+        seed: int,
+        length_bucket: int | None = None,
+        bucket_window: int = 50,
+    ):
+        """Plans over the images that have captions.
+
+        Args:
+          encoded: the captions of the train split.
+          batch_size: B, images in the global batch; may exceed n.
+          seed: below 2**63, not negative.
+          length_bucket: sort by length inside windows and round T up to a multiple of this; None
+            for one T, `encoded.max_length`, in all batches.
+          bucket_window: W, batches in a window; more of them sort better and mix less.
+
+        Raises:
+          ValueError: an argument is out of its range, or no image has a caption.
+        """
+        for name, value in (("batch_size", batch_size), ("bucket_window", bucket_window)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if length_bucket is not None and length_bucket < 1:
+            raise ValueError(f"length_bucket must be at least 1 or None, not {length_bucket}")
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed must be in [0, 2**63), not {seed}")
+        longest = [max(map(len, captions), default=0) for captions in encoded.tokens]
+        self._images = np.flatnonzero(longest).astype(np.int32)
+        if not len(self._images):
+            raise ValueError("there is nothing to train on: no image has a caption")
+        self._longest = np.array(longest, np.int32)
+        self._max_length = encoded.max_length
+        self._batch_size = batch_size
+        self._seed = seed
+        self._length_bucket = length_bucket
+        # Without bucketing a window has nothing to sort or shuffle, so it is one batch.
+        self._window_batches = bucket_window if length_bucket else 1
+        self._last_permutation = (-1, self._images)
+        self._last_window = (-1, [])
+
+    def __len__(self) -> int:
+        """The images of an epoch, n."""
+        return len(self._images)
+
+    def __call__(self, step: int) -> BatchPlan:
+        """The global batch of a step; calls in order of steps are cheap, others only slower."""
+        window, place = divmod(int(step), self._window_batches)
+        # Kept as one tuple, so that threads see a matching pair.
+        number, plans = self._last_window
+        if number != window:
+            plans = self._plan_window(window)
+            self._last_window = (window, plans)
+        return plans[place]
+
+    def _plan_window(self, window: int) -> list[BatchPlan]:
+        size = self._window_batches * self._batch_size
+        positions = np.arange(window * size, (window + 1) * size)
+        index = self._images_at(positions)
+        if self._length_bucket:
+            # Stable: images of one length keep the epoch's random order.
+            order = np.argsort(self._longest[index], kind="stable")
+            positions, index = positions[order], index[order]
+        shape = (self._window_batches, self._batch_size)
+        rows = zip(positions.reshape(shape), index.reshape(shape), strict=True)
+        plans = [BatchPlan(p, i, self._length(i)) for p, i in rows]
+        shuffled = _generator(self._seed, _WINDOW, window).permutation(self._window_batches)
+        return [plans[k] for k in shuffled]
+
+    def _images_at(self, positions: np.ndarray) -> np.ndarray:
+        """The images at consecutive positions, int32."""
+        n = len(self)
+        first, last = positions[0] // n, positions[-1] // n
+        epochs = np.concatenate([self._permutation(int(e)) for e in range(first, last + 1)])
+        return epochs[positions - first * n]
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        number, images = self._last_permutation
+        if number != epoch:
+            images = _generator(self._seed, _EPOCH, epoch).permutation(self._images)
+            self._last_permutation = (epoch, images)
+        return images
+
+    def _length(self, index: np.ndarray) -> int:
+        if not self._length_bucket:
+            return self._max_length
+        longest = int(self._longest[index].max())
+        rounded = -(-longest // self._length_bucket) * self._length_bucket
+        return min(rounded, self._max_length)
+
+
+class Batch(NamedTuple):
+    """The rows of one host, before pixels or features are read.
+
+    Attributes:
+      index: int32 [b], indices into the source; -1 where a row only fills the batch.
+      tokens: int32 [b, C, T + 1], bos ... eos pad.
+      lengths: int32 [b, C], see `pack`.
+    """
+
+    index: np.ndarray
+    tokens: np.ndarray
+    lengths: np.ndarray
+
+
+class TrainBatches:
+    """One host's share of every training batch: `batches(step) -> Batch`."""
+
+    def __init__(
+        self,
+        encoded: EncodedCaptions,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int,
+        captions_per_image: int,
+        seed: int,
+        length_bucket: int | None = None,
+        bucket_window: int = 50,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        """Takes rows [h * b, (h + 1) * b) of the global batch for host h.
+
+        All hosts plan the same global batch, so they agree on T. The other arguments are those
+        of `Schedule`.
+
+        Args:
+          encoded: the captions of the train split.
+          tokenizer: the one that encoded them.
+          batch_size: B, over all hosts.
+          captions_per_image: C; of an image with more, C are drawn anew each time it comes.
+          seed: of images and captions alike.
+          length_bucket: see `Schedule`.
+          bucket_window: see `Schedule`.
+          process_index: h.
+          process_count: hosts.
+
+        Raises:
+          ValueError: an argument is out of its range, or the batch does not divide.
+        """
+        if captions_per_image < 1:
+            raise ValueError(f"captions_per_image must be at least 1, not {captions_per_image}")
+        self._rows = host_rows(batch_size, process_index, process_count)
+        self._schedule = Schedule(
+            encoded,
+            batch_size=batch_size,
+            seed=seed,
+            length_bucket=length_bucket,
+            bucket_window=bucket_window,
+        )
+        self._encoded, self._tokenizer = encoded, tokenizer
+        self._captions_per_image, self._seed = captions_per_image, seed
+
+    def index(self, step: int) -> np.ndarray:
+        """Only the images of a step, int32 [b]."""
+        return self._schedule(step).index[self._rows]
+
+    def __call__(self, step: int) -> Batch:
+        """This host's rows of a step's batch."""
+        plan = self._schedule(step)
+        index = plan.index[self._rows]
+        chosen = [
+            self._choose(self._encoded.tokens[image], int(position))
+            for image, position in zip(index, plan.positions[self._rows], strict=True)
+        ]
+        tokens, lengths = pack(chosen, self._captions_per_image, plan.length, self._tokenizer)
+        return Batch(index, tokens, lengths)
+
+    def _choose(self, captions: Sequence[np.ndarray], position: int) -> Sequence[np.ndarray]:
+        if len(captions) <= self._captions_per_image:
+            return captions
+        # A position stands for an epoch and an image, and bucketing does not change it.
+        order = _generator(self._seed, _CAPTIONS, position).permutation(len(captions))
+        return [captions[k] for k in order[: self._captions_per_image]]
+
+
+def eval_indices(
+    images: int, *, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> np.ndarray:
+    """One host's share of a split in order, filled up to whole batches.
+
+    No image is dropped or counted twice, and all hosts have the same number of batches.
+
+    Returns:
+      int32 [batches, b], indices into the source; -1 where a row only fills the batch.
+
+    Raises:
+      ValueError: the batch does not divide over the hosts.
+    """
+    rows = host_rows(batch_size, process_index, process_count)
+    batches = -(-images // batch_size)
+    index = np.full(batches * batch_size, -1, np.int32)
+    index[:images] = np.arange(images)
+    return index.reshape(batches, batch_size)[:, rows]
+
+
+def eval_text(
+    encoded: EncodedCaptions, index: np.ndarray, tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """All captions of some images, `pack`ed: one shape for all batches of a split.
+
+    C is the most captions that an image of the split has (1 at least), T is
+    `encoded.max_length`. Rows with index -1 have no captions.
+    """
+    captions = [encoded.tokens[i] if i >= 0 else () for i in index]
+    return pack(captions, max(encoded.most_captions, 1), encoded.max_length, tokenizer)
+
+
+def pack(
+    captions: Sequence[Sequence[np.ndarray]],
+    captions_per_image: int,
+    length: int,
+    tokenizer: Tokenizer,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lays captions into one array.
+
+    Masks come from the lengths, never from tokens != pad: pad may be the id of eos or bos.
+
+    Args:
+      captions: for each of b images at most C captions "words ... eos".
+      captions_per_image: C.
+      length: T, most tokens of a caption.
+      tokenizer: gives the ids of bos and pad.
+
+    Returns:
+      tokens: int32 [b, C, T + 1], bos ... eos pad.
+      lengths: int32 [b, C], tokens after bos up to and with eos; 0 where there is no caption.
+
+    Raises:
+      ValueError: an image has more than C captions, or a caption more than T tokens.
+    """
+    tokens = np.full((len(captions), captions_per_image, length + 1), tokenizer.pad_id, np.int32)
+    lengths = np.zeros(tokens.shape[:2], np.int32)
+    for row, of_image in enumerate(captions):
+        if len(of_image) > captions_per_image:
+            raise ValueError(f"{len(of_image)} captions do not fit into {captions_per_image} rows")
+        for column, ids in enumerate(of_image):
+            if len(ids) > length:
+                raise ValueError(f"a caption of {len(ids)} tokens does not fit into {length}")
+            tokens[row, column, 0] = tokenizer.bos_id
+            tokens[row, column, 1 : len(ids) + 1] = ids
+            lengths[row, column] = len(ids)
+    return tokens, lengths

@@ -1,0 +1,256 @@
+"""Captions of a source, read once, and as token ids with a report of what was left out."""
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from capjax.data.atomic import write_atomic
+from capjax.data.source import Source
+from capjax.data.tokenizer import Tokenizer
+
+_FORMAT = "capjax captions 1"
+
+
+@dataclass(frozen=True)
+class CaptionTable:
+    """The ids and raw captions of a source, in its order.
+
+    Attributes:
+      image_ids: one id an image, all different.
+      captions: the raw captions of each image; may be empty.
+      fingerprint: the source's.
+    """
+
+    image_ids: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...]
+    fingerprint: str
+
+    def __post_init__(self):
+        if len(self.image_ids) != len(self.captions):
+            raise ValueError(
+                f"{len(self.image_ids)} image ids but captions of {len(self.captions)} images"
+            )
+        if len(set(self.image_ids)) != len(self.image_ids):
+            (image_id, count), *_ = Counter(self.image_ids).most_common(1)
+            raise ValueError(f"image id {image_id!r} occurs {count} times; ids must be unique")
+
+
+def read_captions(source: Source, cache_dir: str | os.PathLike | None) -> CaptionTable:
+    """Reads every example's id and captions, or the file of an earlier reading.
+
+    The first reading of a TFDS dataset reads all of its records. With a `cache_dir` it leaves a
+    JSON file there, keyed by the source's fingerprint; a file that is damaged or is another
+    source's is ignored and written again.
+
+    Raises:
+      ValueError: two examples have the same image id; the message names it.
+    """
+    path = Path(cache_dir) / f"captions-{source.fingerprint}.json" if cache_dir else None
+    table = _load_table(path, source) if path else None
+    if table is None:
+        # On a terminal only: a bar in a log file is a thousand lines.
+        bar = tqdm(range(len(source)), desc=f"captions of {source.name}", disable=None)
+        examples = [source[i][1:] for i in bar]
+        table = CaptionTable(
+            image_ids=tuple(image_id for image_id, _ in examples),
+            captions=tuple(tuple(captions) for _, captions in examples),
+            fingerprint=source.fingerprint,
+        )
+        if path:
+            write_atomic(path, _dump_table(table))
+    return table
+
+
+def _dump_table(table: CaptionTable) -> bytes:
+    content = {"format": _FORMAT, "fingerprint": table.fingerprint}
+    content |= {"image_ids": table.image_ids, "captions": table.captions}
+    return json.dumps(content).encode()
+
+
+def _load_table(path: Path, source: Source) -> CaptionTable | None:
+    """The table in `path`, or None where the file is missing, damaged or not this source's."""
+    try:
+        content = json.loads(path.read_bytes())
+        if (content["format"], content["fingerprint"]) != (_FORMAT, source.fingerprint):
+            return None
+        table = CaptionTable(
+            image_ids=tuple(content["image_ids"]),
+            captions=tuple(map(tuple, content["captions"])),
+            fingerprint=source.fingerprint,
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return table if len(table.image_ids) == len(source) else None
+
+
+@dataclass(frozen=True)
+class CaptionReport:
+    """What became of the captions of a source.
+
+    Attributes:
+      images: images in the source.
+      captions: captions in the source.
+      kept: captions that were encoded; captions == kept + dropped + empty.
+      dropped: captions left out for being too long.
+      cut: kept captions that lost their end.
+      empty: captions left out because no word of them remained.
+      bare_images: images without a caption kept: training leaves them out.
+      bare_image_ids: the first few of their ids.
+      words: words of the kept captions, unknown ones included, eos not.
+      unknown: words among them that are not in the vocabulary.
+      frequent_unknown: the most frequent unknown words with their counts.
+      lengths: int64 [max_length + 1], kept captions by length in tokens, eos included.
+    """
+
+    images: int
+    captions: int
+    kept: int
+    dropped: int
+    cut: int
+    empty: int
+    bare_images: int
+    bare_image_ids: tuple[str, ...]
+    words: int
+    unknown: int
+    frequent_unknown: tuple[tuple[str, int], ...]
+    lengths: np.ndarray
+
+    @property
+    def unknown_share(self) -> float:
+        """Unknown words over all words, in [0, 1]."""
+        return self.unknown / max(self.words, 1)
+
+    def summary(self) -> str:
+        """The report in two or three lines of text."""
+        mean = float(self.lengths @ np.arange(len(self.lengths))) / max(self.kept, 1)
+        lines = [
+            f"{self.kept} of {self.captions} captions of {self.images} images: {self.dropped} too "
+            f"long, {self.empty} without a word, {self.cut} cut; {mean:.1f} tokens on average, "
+            f"{max(np.flatnonzero(self.lengths), default=0)} at most",
+            f"{self.unknown} of {self.words} words unknown ({self.unknown_share:.2%})",
+        ]
+        if self.frequent_unknown:
+            words = ", ".join(f"{word} {count}" for word, count in self.frequent_unknown)
+            lines[-1] += f", most often: {words}"
+        if self.bare_images:
+            more = ", ..." if self.bare_images > len(self.bare_image_ids) else ""
+            ids = ", ".join(self.bare_image_ids) + more
+            lines.append(f"{self.bare_images} images have no caption left: {ids}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class EncodedCaptions:
+    """Token ids of a source's captions.
+
+    Attributes:
+      image_ids: as in the table.
+      tokens: for each image its captions, each int32 [length] "words ... eos" without bos.
+      max_length: no caption has more tokens, eos included.
+      fingerprint: the source's.
+      report: what was left out, and why.
+    """
+
+    image_ids: tuple[str, ...]
+    tokens: tuple[tuple[np.ndarray, ...], ...]
+    max_length: int
+    fingerprint: str
+    report: CaptionReport
+
+    @cached_property
+    def most_captions(self) -> int:
+        """The most captions that one image has."""
+        return max(map(len, self.tokens), default=0)
+
+
+def encode_captions(
+    table: CaptionTable, tokenizer: Tokenizer, *, max_length: int, over_length: str
+) -> EncodedCaptions:
+    """Encodes all captions; those without any word are left out.
+
+    Args:
+      table: the captions.
+      tokenizer: a word that it does not know becomes its unk.
+      max_length: most tokens a caption may have, eos included.
+      over_length: "drop" leaves a longer caption out; "cut" keeps its first max_length - 1 words
+        and ends them with eos.
+
+    Raises:
+      ValueError: `over_length` is something else, or `max_length` leaves no room for a word.
+    """
+    if over_length not in ("drop", "cut"):
+        raise ValueError(f'over_length must be "drop" or "cut", not {over_length!r}')
+    if max_length < 2:
+        raise ValueError(f"max_length must be at least 2, a word and eos, not {max_length}")
+    flat = tokenizer.encode_batch([text for captions in table.captions for text in captions])
+    empty = sum(not ids for ids in flat)
+    long = sum(len(ids) >= max_length for ids in flat)
+
+    def keep(ids: list[int]) -> bool:
+        return bool(ids) and (over_length == "cut" or len(ids) < max_length)
+
+    encoded = iter(flat)
+    tokens = tuple(
+        tuple(
+            np.array([*ids[: max_length - 1], tokenizer.eos_id], np.int32)
+            for ids in (next(encoded) for _ in captions)
+            if keep(ids)
+        )
+        for captions in table.captions
+    )
+    bare = [i for i, captions in enumerate(tokens) if not captions]
+    lengths = np.bincount(
+        [len(ids) for captions in tokens for ids in captions], minlength=max_length + 1
+    )
+    words = int(lengths @ np.arange(max_length + 1) - lengths.sum())
+    unknown = _unknown_words(table, flat, tokenizer, max_length, keep)
+    report = CaptionReport(
+        images=len(tokens),
+        captions=len(flat),
+        kept=int(lengths.sum()),
+        dropped=long if over_length == "drop" else 0,
+        cut=long if over_length == "cut" else 0,
+        empty=empty,
+        bare_images=len(bare),
+        bare_image_ids=tuple(table.image_ids[i] for i in bare[:5]),
+        words=words,
+        unknown=unknown.total(),
+        frequent_unknown=tuple(sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:10]),
+        lengths=lengths,
+    )
+    return EncodedCaptions(table.image_ids, tokens, max_length, table.fingerprint, report)
+
+
+def _unknown_words(table, flat, tokenizer, max_length, keep) -> Counter:
+    """Counts the words of kept captions, as far as they are kept, that became unk."""
+    counts = Counter()
+    texts = (text for captions in table.captions for text in captions)
+    for text, ids in zip(texts, flat, strict=True):
+        if tokenizer.unk_id in ids and keep(ids):
+            pairs = zip(tokenizer.split(text)[: max_length - 1], ids, strict=False)
+            counts.update(word for word, token in pairs if token == tokenizer.unk_id)
+    return counts
+
+
+def unigram_counts(encoded: EncodedCaptions, vocab_size: int) -> np.ndarray:
+    """How often each token is a target: float64 [V], words and eos over all captions.
+
+    The logarithm of the share of each token is the output bias a decoder may start from.
+
+    Raises:
+      ValueError: a token is not below `vocab_size`.
+    """
+    every = [ids for captions in encoded.tokens for ids in captions]
+    counts = np.bincount(np.concatenate(every) if every else [], minlength=vocab_size)
+    if len(counts) > vocab_size:
+        raise ValueError(
+            f"token {len(counts) - 1} is not below vocab_size {vocab_size}: "
+            "were the captions encoded with another tokenizer?"
+        )
+    return counts.astype(np.float64)

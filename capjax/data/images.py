@@ -1,0 +1,155 @@
+"""The one way from bytes to pixels: training, evaluation, cache and command line see the same."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+# Pillow takes headers as they come; a lying one would ask for the whole memory. Half a billion
+# bytes decoded are plenty for a photograph, and Pillow's own limit (89 million pixels, where it
+# warns) lies above.
+MAX_PIXELS = 80_000_000
+
+# What photographs come in. Pillow's other readers run more code on unknown bytes than a captioner
+# needs (PostScript among it).
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+_ORIENTATION_TAG = 0x0112
+# EXIF 2.32, 4.6.4: how the stored rows and columns lie on the upright picture.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; the message names it and says why."""
+
+
+def load_pixels(
+    image: bytes | str | os.PathLike | Image.Image | np.ndarray,
+    size: int,
+    *,
+    name: str | None = None,
+) -> np.ndarray:
+    """Decodes, turns upright, converts to RGB and resizes to a square.
+
+    Transparency is laid over white, 16-bit grey is scaled to 8 bits, CMYK and palettes are
+    converted. The resize is antialiased and bilinear and, as in the known tutorials, does not
+    keep the aspect ratio.
+
+    Args:
+      image: an encoded file as bytes, a path, a Pillow image, or uint8 [H, W, 3] or [H, W].
+      size: side of the result in pixels.
+      name: what error messages call the image; by default its path or "image bytes".
+
+    Returns:
+      uint8 [size, size, 3].
+
+    Raises:
+      ImageError: the image is missing, empty, no image, damaged, too large or of a type or depth
+        that is not taken.
+      ValueError: `size` is below one.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, not {size}")
+    name = name or _default_name(image)
+    opened = _open(image, name)
+    width, height = opened.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS} taken")
+    try:
+        rgb = _to_rgb(_turn_upright(opened))
+        # A copy, because the array that Pillow lends is read-only.
+        return np.array(rgb.resize((size, size), Image.Resampling.BILINEAR))
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
+    except Exception as error:  # every format's reader raises its own
+        raise ImageError(f"{name}: damaged or truncated image: {error}") from error
+
+
+def _default_name(image) -> str:
+    if isinstance(image, str | os.PathLike):
+        return os.fspath(image)
+    if isinstance(image, Image.Image):
+        return getattr(image, "filename", "") or "Pillow image"
+    return "image array" if isinstance(image, np.ndarray) else "image bytes"
+
+
+def _open(image, name: str) -> Image.Image:
+    """A Pillow image of which at least the header has been read."""
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, np.ndarray):
+        return _from_array(image, name)
+    if isinstance(image, str | os.PathLike):
+        try:
+            image = Path(image).read_bytes()
+        except OSError as error:
+            raise ImageError(f"{name}: cannot be read: {error.strerror or error}") from error
+    if not isinstance(image, bytes | bytearray | memoryview):
+        raise ImageError(
+            f"{name}: {type(image).__name__} is not taken; give encoded bytes, a path, a Pillow "
+            "image, or a uint8 array [H, W, 3] or [H, W]"
+        )
+    if not image:
+        raise ImageError(f"{name}: empty, there are no bytes")
+    try:
+        return Image.open(io.BytesIO(image), formats=_FORMATS)
+    except Image.UnidentifiedImageError:
+        raise ImageError(
+            f"{name}: not an image of a known format ({', '.join(_FORMATS)})"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{name}: more than the {MAX_PIXELS} pixels taken: {error}") from error
+    except Exception as error:
+        raise ImageError(f"{name}: damaged image header: {error}") from error
+
+
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if array.dtype != np.uint8 or not shaped or array.size == 0:
+        raise ImageError(
+            f"{name}: {array.dtype} {list(array.shape)} is not taken; give uint8 [H, W, 3] "
+            "or [H, W], not empty"
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    # Decoded first: reading a TIFF turns it by itself and then drops the tag.
+    image.load()
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF is no reason to lose the picture
+        orientation = 1
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _from_16_bits(image)
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no agreed range; store 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    """Grey levels 0 to 65535 (modes I;16..., or I from older readers) as 8-bit RGB."""
+    levels = np.asarray(image).astype(np.int64)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise ImageError("32-bit pixels have no agreed range; store 8 or 16 bits")
+    # 65535 = 255 * 257, so both ends stay ends.
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")

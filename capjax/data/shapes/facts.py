@@ -1,0 +1,328 @@
+"""Checks captions of `shapes`: what does a caption claim, and is it so in the picture?
+
+A caption is a conjunction over the things that it mentions. Its atomic facts are
+
+    shape, colour, size, texture   one for each attribute that a mention states
+    count                          one for each number, "two circles" or "three objects"
+    relation                       one for "... is above ..."
+
+so "three objects with a red circle above a blue star" states six. A number counts the whole
+scene, exactly. "A red circle" says that there is one, not that there is no other; different
+mentions are different things. A relation is the direction of the larger offset between two
+centres. All is judged jointly: the mentions are assigned to distinct things in the way that makes
+the most facts true, and a caption is true if then every fact is. A caption that the grammar does
+not know states nothing and is not true.
+
+The grammar is a little wider than what `grammar` writes (attributes in any order, an optional
+"is"): other wordings of the same claims are understood, other claims are not.
+"""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from capjax.data.shapes import grammar
+from capjax.data.shapes.scene import (
+    COLOURS,
+    MAX_THINGS,
+    SHAPES,
+    Relation,
+    Scene,
+    Thing,
+    relation,
+    scene_of,
+)
+
+KINDS = ("shape", "colour", "size", "texture", "count", "relation")
+"""The kinds of atomic facts."""
+
+
+class Mention(NamedTuple):
+    """One noun phrase.
+
+    Attributes:
+      number: how many things it speaks of; 1 for "a".
+      attributes: (kind, value) pairs, each kind at most once, the shape last.
+    """
+
+    number: int
+    attributes: tuple[tuple[str, str], ...]
+
+
+class Claims(NamedTuple):
+    """What a caption says.
+
+    Attributes:
+      mentions: its noun phrases in order, of MAX_THINGS things at most.
+      total: the number of things in the picture, or None where it is not stated.
+      relation: where the first mention lies as seen from the second, or None.
+    """
+
+    mentions: tuple[Mention, ...]
+    total: int | None = None
+    relation: Relation | None = None
+
+
+class Fact(NamedTuple):
+    """One atomic fact.
+
+    Attributes:
+      kind: one of KINDS.
+      mention: index of the mention that states it (the first of the two for a relation), or -1 for
+        the total.
+      value: the attribute's value, the relation, or the number as a string.
+    """
+
+    kind: str
+    mention: int
+    value: str
+
+
+_ADJECTIVES = {
+    **{colour: ("colour", colour) for colour in COLOURS},
+    **{word: ("size", size) for size, words in grammar.SIZE_WORDS.items() for word in words},
+    **{word: ("texture", name) for name, words in grammar.TEXTURE_WORDS.items() for word in words},
+}
+_PATTERNS = {word: name for name, words in grammar.PATTERN_NOUNS.items() for word in words}
+_NUMBERS = {word: number for number, word in grammar.NUMBERS.items()}
+_SINGULAR = {shape: shape for shape in SHAPES}
+_PLURAL = {plural: shape for shape, plural in grammar.PLURALS.items()}
+_RELATIONS = {
+    tuple(words.split()): name for name, many in grammar.RELATION_WORDS.items() for words in many
+}
+_OPENERS = [("there", "is"), ("there", "are")] + [
+    (*picture.split(), joint) for picture in grammar.PICTURES for joint in ("of", "with")
+]
+
+
+def parse(caption: str) -> Claims | None:
+    """What a caption claims, or None where it is no sentence of the grammar.
+
+    Case and punctuation do not matter.
+    """
+    words = re.sub(r"[^a-z]+", " ", caption.lower()).split()
+    try:
+        return _Parser(words).caption()
+    except _NotGrammatical:
+        return None
+
+
+def facts(caption: str) -> list[Fact]:
+    """The atomic facts that a caption states; none where it does not parse."""
+    claims = parse(caption)
+    return [] if claims is None else facts_of(claims)
+
+
+def facts_of(claims: Claims) -> list[Fact]:
+    """The atomic facts of claims, in the order of the words but the relation at the end."""
+    found = [] if claims.total is None else [Fact("count", -1, str(claims.total))]
+    for index, mention in enumerate(claims.mentions):
+        if mention.number > 1:
+            found.append(Fact("count", index, str(mention.number)))
+        found += [Fact(kind, index, value) for kind, value in mention.attributes]
+    if claims.relation is not None:
+        found.append(Fact("relation", 0, claims.relation))
+    return found
+
+
+def check(claims: Claims, scene: Scene) -> list[bool]:
+    """Which of `facts_of(claims)` hold, under the assignment to things that makes most hold.
+
+    Of assignments that do equally well the one with more true shapes counts: colours exchanged
+    between two things are wrong colours, not wrong shapes.
+    """
+    stated = facts_of(claims)
+    slots = [index for index, mention in enumerate(claims.mentions) for _ in range(mention.number)]
+    spare = [None] * max(0, len(slots) - len(scene.things))
+    best, most = [], (-1, -1)
+    for chosen in itertools.permutations([*scene.things, *spare], len(slots)):
+        meant: list[list[Thing | None]] = [[] for _ in claims.mentions]
+        for index, thing in zip(slots, chosen, strict=True):
+            meant[index].append(thing)
+        held = [_holds(fact, claims, meant, scene) for fact in stated]
+        shapes = sum(true for fact, true in zip(stated, held, strict=True) if fact.kind == "shape")
+        if (sum(held), shapes) > most:
+            best, most = held, (sum(held), shapes)
+        if all(best):
+            break
+    return best
+
+
+def is_true(caption: str, scene: Scene) -> bool:
+    """Whether every fact that a caption states holds; False where it does not parse."""
+    claims = parse(caption)
+    return claims is not None and all(check(claims, scene))
+
+
+def caption_metrics(hypotheses: Mapping[str, str], seed: int = 0) -> dict[str, float]:
+    """How true captions are, and whether that comes from looking at the picture.
+
+    Args:
+      hypotheses: a caption for each image id of `shapes`; the scenes and references are re-made
+        from the ids.
+      seed: draws the other image that each caption is held against.
+
+    Returns:
+      Fractions:
+      truth_rate: captions with every stated fact true; one that does not parse is not.
+      shuffled_truth_rate: the same for the captions held against other images, each image once.
+      parsed_rate: captions of the grammar.
+      facts_per_caption: mean number of facts, 0 for a caption that does not parse.
+      facts: facts_per_caption over that of the same images' references.
+      truth_rate_<kind>: of the facts of one of KINDS, those that hold; absent where none is stated.
+
+    Raises:
+      ValueError: fewer than two captions, or an id that is not one of `shapes`.
+    """
+    if len(hypotheses) < 2:
+        raise ValueError(
+            "caption_metrics needs two captions or more, to hold each against another image; "
+            f"got {len(hypotheses)}"
+        )
+    ids = sorted(hypotheses)
+    scenes = [scene_of(image_id) for image_id in ids]
+    claims = [parse(hypotheses[image_id]) for image_id in ids]
+    others = [scenes[j] for j in _derangement(len(ids), seed)]
+    true, held = _judge(claims, scenes)
+    shuffled, _ = _judge(claims, others)
+    stated = sum(held[kind, value] for kind in KINDS for value in (True, False)) / len(ids)
+    references = [facts(text) for image_id in ids for text in grammar.captions_of(image_id)]
+    metrics = {
+        "truth_rate": true,
+        "shuffled_truth_rate": shuffled,
+        "parsed_rate": sum(claim is not None for claim in claims) / len(ids),
+        "facts_per_caption": stated,
+        "facts": stated / (sum(map(len, references)) / len(references)),
+    }
+    for kind in KINDS:
+        if number := held[kind, True] + held[kind, False]:
+            metrics[f"truth_rate_{kind}"] = held[kind, True] / number
+    return metrics
+
+
+def _judge(
+    claims: Sequence[Claims | None], scenes: Sequence[Scene]
+) -> tuple[float, Counter[tuple[str, bool]]]:
+    """The share of captions true of their scenes, and how many facts of each kind do (not) hold."""
+    true = 0
+    held: Counter[tuple[str, bool]] = Counter()
+    for claim, scene in zip(claims, scenes, strict=True):
+        if claim is None:
+            continue
+        verdicts = check(claim, scene)
+        true += all(verdicts)
+        held.update(zip((fact.kind for fact in facts_of(claim)), verdicts, strict=True))
+    return true / len(scenes), held
+
+
+def _derangement(number: int, seed: int) -> list[int]:
+    """A permutation without a fixed point: one cycle through all, in a random order."""
+    order = np.argsort(np.random.Generator(np.random.PCG64(seed)).random(number))
+    result = [0] * number
+    for here, there in zip(order, np.roll(order, 1), strict=True):
+        result[int(here)] = int(there)
+    return result
+
+
+def _holds(
+    fact: Fact, claims: Claims, meant: Sequence[Sequence[Thing | None]], scene: Scene
+) -> bool:
+    """Whether a fact holds where `meant[i]` are the things that mention i speaks of."""
+    if fact.kind == "count":
+        described = () if fact.mention < 0 else claims.mentions[fact.mention].attributes
+        matching = [t for t in scene.things if all(getattr(t, k) == v for k, v in described)]
+        return len(matching) == int(fact.value)
+    if None in meant[fact.mention]:
+        return False
+    if fact.kind == "relation":
+        first, second = meant[0][0], meant[1][0]
+        return second is not None and relation(first, second) == fact.value
+    return all(getattr(thing, fact.kind) == fact.value for thing in meant[fact.mention])
+
+
+class _NotGrammatical(Exception):
+    """The words are no sentence of the grammar."""
+
+
+class _Parser:
+    """Recursive descent over
+
+    caption  = [opener] body | [opener] number noun [("with" | "and") body]
+    body     = np ["is"] relation np | np {["and"] np}
+    np       = "a" {adjective} shape [pattern] | number {adjective} shapes [pattern]
+    pattern  = "with" ("stripes" | "dots" | "spots")
+    """
+
+    def __init__(self, words: Sequence[str]):
+        self.words = tuple(words)
+        self.at = 0
+
+    def caption(self) -> Claims:
+        any(self.take(*opener) for opener in _OPENERS)
+        total = None
+        if self.peek() in _NUMBERS and self.peek(1) in grammar.NOUNS:
+            total = _NUMBERS[self.peek()]
+            self.at += 2
+            if self.at == len(self.words):
+                return Claims((), total)
+            if not (self.take("with") or self.take("and")):
+                raise _NotGrammatical
+        mentions, where = self.body()
+        if self.at < len(self.words) or sum(m.number for m in mentions) > MAX_THINGS:
+            raise _NotGrammatical
+        return Claims(mentions, total, where)
+
+    def body(self) -> tuple[tuple[Mention, ...], Relation | None]:
+        mentions = [self.mention()]
+        says_is = self.take("is")
+        for words, where in _RELATIONS.items():
+            if self.take(*words):
+                mentions.append(self.mention())
+                if any(mention.number > 1 for mention in mentions):
+                    raise _NotGrammatical
+                return tuple(mentions), where
+        if says_is:
+            raise _NotGrammatical
+        while self.at < len(self.words):
+            self.take("and")
+            mentions.append(self.mention())
+        return tuple(mentions), None
+
+    def mention(self) -> Mention:
+        number = _NUMBERS.get(self.peek(), 1)
+        if number == 1 and self.peek() != "a":
+            raise _NotGrammatical
+        self.at += 1
+        said: dict[str, str] = {}
+        while self.peek() in _ADJECTIVES:
+            self.say(said, *_ADJECTIVES[self.peek()])
+        names = _SINGULAR if number == 1 else _PLURAL
+        if self.peek() not in names:
+            raise _NotGrammatical
+        shape = names[self.peek()]
+        self.at += 1
+        if self.peek() == "with" and self.peek(1) in _PATTERNS:
+            self.at += 1
+            self.say(said, "texture", _PATTERNS[self.peek()])
+        return Mention(number, (*said.items(), ("shape", shape)))
+
+    def say(self, said: dict[str, str], kind: str, value: str) -> None:
+        """Notes the attribute at the current word and steps over it; none is said twice."""
+        if kind in said:
+            raise _NotGrammatical
+        said[kind] = value
+        self.at += 1
+
+    def peek(self, ahead: int = 0) -> str:
+        return self.words[self.at + ahead] if self.at + ahead < len(self.words) else ""
+
+    def take(self, *words: str) -> bool:
+        """Steps over `words` if they come next."""
+        if self.words[self.at : self.at + len(words)] != words:
+            return False
+        self.at += len(words)
+        return True

@@ -1,0 +1,208 @@
+"""Captions to token ids and back, around one `tokenizers.Tokenizer`.
+
+Whatever decides how a caption is split lives inside the saved `tokenizer.json`: loading it needs
+no other file and runs no code. This is the one place that says what pad, bos, eos and unk are.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import tokenizers
+from tokenizers import Regex, models, normalizers, pre_tokenizers
+
+from capjax.data.atomic import write_atomic
+
+PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
+
+# GPT-2's only special token; its checkpoints use it for every role.
+_END_OF_TEXT = "<|endoftext|>"
+
+
+class Tokenizer:
+    """A tokenizer that knows its special tokens and cannot be talked into one by a caption.
+
+    Attributes:
+      pad_id, bos_id, eos_id, unk_id: the special ids: 0, 1, 2, 3 at word level; for a GPT-2
+        tokenizer all four are the id of "<|endoftext|>".
+      vocab_size: the number of ids, special ones included.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer):
+        """Wraps `backend`, whose padding and truncation are switched off.
+
+        Raises:
+          ValueError: it has neither capjax's special tokens nor GPT-2's.
+        """
+        ids = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
+        if None in ids:
+            ids = [backend.token_to_id(_END_OF_TEXT)] * 4
+        if None in ids:
+            raise ValueError(
+                f"the tokenizer has neither the special tokens {', '.join(SPECIAL_TOKENS)} "
+                f"nor GPT-2's {_END_OF_TEXT}"
+            )
+        backend.no_padding()
+        backend.no_truncation()
+        # A special token written out in a caption is text like any other.
+        backend.encode_special_tokens = True
+        self._backend = backend
+        self.pad_id, self.bos_id, self.eos_id, self.unk_id = ids
+        self.vocab_size = backend.get_vocab_size()
+        self._special = frozenset(ids)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Tokenizer":
+        """Reads a `tokenizer.json`, capjax's own or an existing one such as GPT-2's.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          ValueError: the file is damaged, is no tokenizer, or lacks special tokens.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no tokenizer at {path}: train one with train_word_tokenizer(...).save(path), "
+                "or name the tokenizer.json of a run"
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from error
+        try:
+            return cls(backend)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes `tokenizer.json` atomically; equal tokenizers give equal bytes."""
+        write_atomic(path, self._saved)
+
+    @property
+    def _saved(self) -> bytes:
+        return self._backend.to_str(pretty=True).encode("utf-8")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 of the saved form."""
+        return hashlib.sha256(self._saved).hexdigest()
+
+    @property
+    def banned_ids(self) -> tuple[int, ...]:
+        """Ids that a caption must never hold: pad, bos and unk, but never eos, sorted.
+
+        Where one id plays several roles, being the eos wins: GPT-2 bans nothing.
+        """
+        return tuple(sorted({self.pad_id, self.bos_id, self.unk_id} - {self.eos_id}))
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a caption, without special ones but unk."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for many captions at once, on several threads."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def split(self, text: str) -> list[str]:
+        """The pieces of a caption before they are looked up in the vocabulary."""
+        if self._backend.normalizer is not None:
+            text = self._backend.normalizer.normalize_str(text)
+        if self._backend.pre_tokenizer is None:
+            return [text] if text else []
+        return [piece for piece, _ in self._backend.pre_tokenizer.pre_tokenize_str(text)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids` (those after bos) up to the first eos; special ids are skipped.
+
+        Raises:
+          ValueError: an id before the eos is outside of the vocabulary.
+        """
+        kept = []
+        for token in map(int, ids):
+            if token == self.eos_id:
+                break
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(f"token id {token} is outside of the {self.vocab_size} ids")
+            if token not in self._special:
+                kept.append(token)
+        return self._backend.decode(kept, skip_special_tokens=False)
+
+    def word(self, token: int) -> str:
+        """One id as text, special ones by their name, for figures.
+
+        Raises:
+          ValueError: the id is outside of the vocabulary.
+        """
+        token = int(token)
+        if token in self._special:
+            return self._backend.id_to_token(token)
+        return self.decode([token])
+
+
+def train_word_tokenizer(
+    captions: Iterable[str],
+    *,
+    min_count: int = 1,
+    max_words: int | None = None,
+    alphabetic_only: bool = False,
+) -> Tokenizer:
+    """A word-level tokenizer: lower case, punctuation removed, words by falling count.
+
+    As in the known tutorials, punctuation goes without leaving a space ("t-shirt" becomes
+    "tshirt"). Symbols and emoji go too; letters, combining marks and digits of any script stay.
+    Both forms of an accented letter, composed and decomposed, give the same word (NFC).
+
+    Args:
+      captions: the captions of the train split alone.
+      min_count: words seen less often become unk.
+      max_words: at most so many words, special tokens not counted; None for no limit.
+      alphabetic_only: drop, here and when encoding, words of one letter or with anything but
+        letters in them, as the Keras article on Flickr8k does ("a" and "2" vanish).
+
+    Returns:
+      The tokenizer; ids follow falling count, ties in alphabetical order.
+
+    Raises:
+      ValueError: a limit is below one, or no word is left.
+    """
+    if min_count < 1:
+        raise ValueError(f"min_count must be at least 1, not {min_count}")
+    if max_words is not None and max_words < 1:
+        raise ValueError(f"max_words must be at least 1 or None, not {max_words}")
+    normalizer = _word_normalizer(alphabetic_only)
+    counts = Counter(w for text in captions for w in normalizer.normalize_str(text).split())
+    ranked = sorted((w for w in counts if counts[w] >= min_count), key=lambda w: (-counts[w], w))
+    if not ranked:
+        raise ValueError(f"no word of the captions is seen {min_count} times or more")
+    vocabulary = {w: i for i, w in enumerate((*SPECIAL_TOKENS, *ranked[:max_words]))}
+    # The special tokens are plain vocabulary entries, not "added tokens": those are searched for
+    # in the text, while these hold brackets, which no normalised word does.
+    backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return Tokenizer(backend)
+
+
+def _word_normalizer(alphabetic_only: bool) -> normalizers.Normalizer:
+    """Text to words between single spaces; applied twice it gives the same words."""
+    steps = [
+        normalizers.NFC(),
+        normalizers.Lowercase(),
+        # Controls, joiners and unassigned code points.
+        normalizers.Replace(Regex(r"[^\p{L}\p{M}\p{N}\p{P}\p{S}\s]"), ""),
+        # A symbol goes with the marks that sit on it: an emoji's variation selector is one.
+        normalizers.Replace(Regex(r"[\p{P}\p{S}]\p{M}*"), ""),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        # Marks with no letter to sit on would be invisible words.
+        normalizers.Replace(Regex(r"(?<!\S)\p{M}+"), ""),
+        # What was removed may have kept a letter and its accent apart.
+        normalizers.NFC(),
+    ]
+    if alphabetic_only:
+        letters = r"(?:\p{L}\p{M}*){2,}(?!\S)"
+        steps.append(normalizers.Replace(Regex(rf"(?<!\S)(?!{letters})\S+"), ""))
+    return normalizers.Sequence(steps)

@@ -1,0 +1,1 @@
+"""Caption decoding: beam search and sampling over the decoder contract."""

@@ -1,0 +1,1 @@
+"""Caption a split, score it, and draw where the model looked."""

@@ -1,0 +1,194 @@
+"""Captions for batches of images: a decoding method, mapped over devices.
+
+Legend: B images, K beams, T tokens, N attention maps, P memory positions.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from capjax import parallel
+from capjax.data.tokenizer import Tokenizer
+from capjax.decode.beam import beam_search
+from capjax.decode.sampling import sample
+from capjax.models.captioner import Captioner
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamSearch:
+    """Beam search with the meaning that `transformers.generate` gives its fields.
+
+    Attributes:
+      num_beams: 1 is greedy.
+      length_penalty: exponent of the length that divides a hypothesis's log-probability.
+      early_stopping: True, False or "never".
+      max_length: tokens at most, bos and eos counted.
+    """
+
+    num_beams: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+    max_length: int
+
+    @property
+    def label(self) -> str:
+        """Names a result file."""
+        return (
+            f"beam{self.num_beams}-lp{self.length_penalty:g}-max{self.max_length}-"
+            f"early{str(self.early_stopping).lower()}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """One sample an image from the model's distribution.
+
+    Attributes:
+      temperature: divides the logits; 0 is greedy.
+      max_length: tokens at most, bos and eos counted.
+      seed: of the samples.
+    """
+
+    temperature: float
+    max_length: int
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """Names a result file."""
+        return f"temperature{self.temperature:g}-max{self.max_length}-seed{self.seed}"
+
+
+Method = BeamSearch | Sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """What a model says of one image.
+
+    Attributes:
+      text: the caption.
+      log_prob: its log-probability under the model, in nats.
+      score: what the search ranked by; for beam search the length-normalised log-probability.
+      finished: whether it ended with eos, or was cut at the length limit.
+      words: the text of each token, without eos.
+      attention: float32 [len(words), N, P], or None when not asked for.
+      grid: (h, w) of the memory's spatial positions; P == prefix + h * w.
+      prefix: memory positions outside the grid.
+    """
+
+    text: str
+    log_prob: float
+    score: float
+    finished: bool
+    words: tuple[str, ...]
+    attention: np.ndarray | None = None
+    grid: tuple[int, int] | None = None
+    prefix: int = 0
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class CaptionBatches:
+    """Captions batches of images with one model and one method, compiled once a batch shape."""
+
+    def __init__(
+        self, model: Captioner, tokenizer: Tokenizer, method: Method, *, attention: bool = False
+    ):
+        """`attention` asks for the weights of every word."""
+        self._tokenizer = tokenizer
+        self._attention = attention
+        self._grid: tuple[tuple[int, int], int] | None = None
+        decode = make_decode(model, tokenizer, method, attention=attention)
+
+        def decode_and_note(params: Any, images: jax.Array) -> dict[str, jax.Array]:
+            memory = model.apply({"params": params}, images, method="encode")
+            self._grid = (memory.grid, memory.prefix)  # Static: known when this is traced.
+            return decode(params, memory)
+
+        self._decode = parallel.map_devices(decode_and_note)
+
+    def __call__(
+        self, params: Any, batches: Iterable[Mapping[str, np.ndarray]]
+    ) -> Iterator[tuple[int, Caption]]:
+        """Yields (index, caption) for every real row of the batches.
+
+        Args:
+          params: replicated.
+          batches: "image" [B, H, W, 3] or "features" [B, P, F], and "index" int32 [B], -1 in rows
+            that only fill the batch; B divides over the devices.
+        """
+        for batch in batches:
+            images = batch["image"] if "image" in batch else batch["features"]
+            result = parallel.unshard(self._decode(params, parallel.shard(images)))
+            for row in np.flatnonzero(batch["index"] >= 0):
+                yield int(batch["index"][row]), self._caption(result, row)
+
+    def _caption(self, result: dict[str, np.ndarray], row: int) -> Caption:
+        finished = bool(result["finished"][row])
+        count = int(result["lengths"][row]) - finished  # The eos is no word.
+        ids = result["tokens"][row, :count].tolist()
+        attention = result["attention"][row, :count] if self._attention else None
+        grid, prefix = self._grid
+        return Caption(
+            text=self._tokenizer.decode(ids),
+            log_prob=float(result["log_probs"][row]),
+            score=float(result["scores"][row]),
+            finished=finished,
+            words=tuple(self._tokenizer.word(token) for token in ids),
+            attention=attention,
+            grid=grid if self._attention else None,
+            prefix=prefix,
+        )
+
+
+def make_decode(
+    model: Captioner, tokenizer: Tokenizer, method: Method, *, attention: bool
+) -> Callable[[Any, Any], dict[str, jax.Array]]:
+    """A per-device (params, memory) -> the best caption of each image.
+
+    Its result has tokens int32 [B, T] without bos, lengths int32 [B] with eos, scores and
+    log_probs float32 [B], finished bool [B], and attention float32 [B, T, N, P] when asked.
+    """
+    ids = {name: getattr(tokenizer, name) for name in ("bos_id", "eos_id", "pad_id")}
+
+    def decode(params: Any, memory: Any) -> dict[str, jax.Array]:
+        def step(carry, token):
+            return model.apply({"params": params}, carry, token, attention=attention, method="step")
+
+        width = method.num_beams if isinstance(method, BeamSearch) else 1
+        carry = model.apply(
+            {"params": params}, memory, width, method.max_length - 1, method="init_carry"
+        )
+        common = {**ids, "max_length": method.max_length, "return_attention": attention}
+        if isinstance(method, BeamSearch):
+            result = beam_search(
+                step,
+                carry,
+                num_beams=method.num_beams,
+                length_penalty=method.length_penalty,
+                early_stopping=method.early_stopping,
+                **common,
+            )
+            maps = result.attention
+        else:
+            key = jax.random.fold_in(jax.random.key(method.seed), parallel.device_index())
+            result = sample(step, carry, key, temperature=method.temperature, **common)
+            maps = result.attention[:, 0] if attention else None
+        best = {
+            "tokens": result.tokens[:, 0],
+            "lengths": result.lengths[:, 0],
+            "scores": (result.scores if isinstance(method, BeamSearch) else result.log_probs)[:, 0],
+            "log_probs": result.log_probs[:, 0],
+            "finished": result.finished[:, 0],
+        }
+        if attention:
+            best["attention"] = maps.astype(jnp.float32)
+        return best
+
+    return decode

@@ -1,0 +1,77 @@
+"""Attention figures: the picture, then a heat map for every word."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from capjax.evaluate.captioning import Caption
+
+COLUMNS = 5
+
+
+def word_maps(caption: Caption, size: tuple[int, int]) -> np.ndarray:
+    """Where each word looked: float32 [words, height, width], smooth, each from 0 to its maximum.
+
+    The caption's attention is averaged over layers and heads, positions outside the grid are
+    left out, and the grid is enlarged bicubically to `size` (height, width).
+    """
+    if caption.attention is None:
+        raise ValueError("this caption was made without attention; ask for it when captioning")
+    maps = caption.attention.mean(axis=1)[:, caption.prefix :]
+    maps = maps.reshape(-1, *caption.grid)
+    enlarged = [
+        Image.fromarray(grid.astype(np.float32)).resize(size[::-1], Image.Resampling.BICUBIC)
+        for grid in maps
+    ]
+    return np.clip(np.array(enlarged, np.float32).reshape(-1, *size), 0, None)
+
+
+def attention_figure(pixels: np.ndarray, caption: Caption) -> Figure:
+    """The picture, uint8 [H, W, 3], and its heat map at each word of the caption."""
+    maps = word_maps(caption, pixels.shape[:2])
+    rows = -(-(len(maps) + 1) // COLUMNS)
+    figure = Figure(figsize=(2.2 * COLUMNS, 2.45 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    axes[0].imshow(pixels, interpolation="nearest")
+    for axis, word, heat in zip(axes[1:], caption.words, maps, strict=False):
+        axis.imshow(pixels, interpolation="nearest")
+        axis.imshow(heat, cmap="inferno", alpha=0.6, vmin=0, vmax=max(heat.max(), 1e-6))
+        # Words are text, never mathematics: a lone dollar sign must not start a formula.
+        axis.set_title(word, fontsize=11, parse_math=False)
+    figure.suptitle(caption.text, fontsize=12, wrap=True, parse_math=False)
+    return figure
+
+
+def figure_pixels(figure: Figure) -> np.ndarray:
+    """A figure as uint8 [H, W, 3]."""
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def save_figure(figure: Figure, path: str, dpi: int = 100) -> None:
+    """Writes a PNG atomically, making its folder."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    figure.savefig(path + ".tmp", dpi=dpi, format="png")
+    os.replace(path + ".tmp", path)
+
+
+def caption_grid(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
+    """Pictures, uint8 [H, W, 3], side by side in rows, each under its own title."""
+    columns = min(4, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(3.4 * columns, 3.9 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, pixels, title in zip(axes, pictures, titles, strict=False):
+        axis.imshow(pixels, interpolation="nearest")
+        axis.set_title(title, fontsize=9, wrap=True, parse_math=False)
+    return figure

@@ -1,0 +1,50 @@
+"""Trains a captioner, or evaluates one.
+
+    python -m capjax.main --config configs/shapes_transformer.py
+    python -m capjax.main --config configs/shapes_transformer.py --mode evaluate --split test
+
+Any field of the config can be set: --config.decoder.num_layers=4. The run lies in --workdir, by
+default runs/<name of the config>; the same command continues a run that was interrupted.
+"""
+
+import os
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from capjax.data.source import DataError
+from capjax.run import evaluate, train
+from capjax.workdir import WorkdirError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, such as configs/shapes_transformer.py.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config name>.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+_SPLIT = flags.DEFINE_string("split", "validation", "Split that --mode evaluate scores.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "best", "Checkpoint that --mode evaluate scores: best, latest or a step."
+)
+flags.mark_flag_as_required("config")
+
+
+def main(argv: list[str]) -> None:
+    """Reads the flags and runs the mode."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.field=value")
+    name = os.path.splitext(
+        os.path.basename(config_flags.get_config_filename(flags.FLAGS["config"]))
+    )[0]
+    workdir = _WORKDIR.value or os.path.join("runs", name)
+    try:
+        if _MODE.value == "train":
+            train(_CONFIG.value, workdir)
+        else:
+            evaluate(_CONFIG.value, workdir, split=_SPLIT.value, checkpoint=_CHECKPOINT.value)
+    except (DataError, WorkdirError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,1 @@
+"""Caption metrics: PTB tokens and the COCO scores."""

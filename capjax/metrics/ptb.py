@@ -1,0 +1,263 @@
+"""The tokens that coco-caption scores, without Java.
+
+coco-caption runs Stanford's `PTBTokenizer -preserveLines -lowerCase` (CoreNLP 3.4.1) and drops a
+list of punctuation. Stanford's tokenizer is a lexer: at every place all rules are tried, the one
+that reaches farthest wins (what it only looks ahead at counts too), and of equals the first. Here
+each rule is one regular expression, and a shorter way is taken through the plain words that make
+up most of a caption.
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from capjax.metrics.ptb_tables import (
+    CURRENCY,
+    CURRENCY_NAMES,
+    DIGIT,
+    ENDS_CLAUSE,
+    FILE_ENDINGS,
+    FRACTIONS,
+    LETTER,
+    MARK,
+    NAMED_INITIALS,
+    NEWLINE,
+    OPENERS,
+    PRECEDES_NAME,
+    PRECEDES_NUMBER,
+    SPACE,
+    SYMBOL,
+)
+
+PUNCTUATION = frozenset(
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", *".?!,:-;", "--", "..."]
+)
+"""What coco-caption drops. (Its brackets never match: by then tokens are in lower case.)"""
+
+_BRACKETS = {
+    "(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"
+}  # fmt: skip
+_SINGLE_QUOTE = str.maketrans(
+    dict.fromkeys("\x91\u2018\u201b\u2039", "`") | dict.fromkeys("\x92\u2019\u203a", "'")
+)
+_DOUBLE_QUOTE = {
+    '"': "''", "\x93": "``", "\u201c": "``", "\u00ab": "``",
+    "\x94": "''", "\u201d": "''", "\u00bb": "''",
+}  # fmt: skip
+
+
+def _quote(text: str) -> str:
+    text = text.replace("&apos;", "'").replace("&quot;", "''").translate(_SINGLE_QUOTE)
+    return "".join(_DOUBLE_QUOTE.get(char, char) for char in text)
+
+
+def _soft(text: str) -> str:
+    return text.replace("\u00ad", "") or "-"
+
+
+def _ampersand(text: str) -> str:
+    return re.sub("&amp;", "&", text, flags=re.IGNORECASE)
+
+
+def _dashes(text: str) -> str:
+    return "--" if 3 <= len(text) <= 4 else text
+
+
+def _unspaced(text: str) -> str:
+    return text.replace(" ", "\u00a0")
+
+
+def _parentheses(text: str) -> str:
+    return text.replace("(", "-LRB-").replace(")", "-RRB-")
+
+
+def _phone(text: str) -> str:
+    return _unspaced(_parentheses(text))
+
+
+class _Rule(NamedTuple):
+    """One kind of token.
+
+    Attributes:
+      pattern: matches the token with what the rule looks ahead at; the token is the group that
+        took part in the match, or all of it where the pattern has none.
+      spell: from the token's characters to the Treebank's way of writing them.
+    """
+
+    pattern: re.Pattern[str]
+    spell: Callable[[str], str]
+
+
+def _rule(pattern: str, spell: Callable[[str], str] = str) -> _Rule:
+    return _Rule(re.compile(pattern), spell)
+
+
+# Pieces of rules. `(?i:...)` where the lexer ignores case, which it never does in brackets.
+_W = f"(?:[{LETTER}{MARK}]|&[aeiouAEIOU](?i:acute|grave|uml);)"
+_WD = f"(?:[{LETTER}{MARK}{DIGIT}]|&[aeiouAEIOU](?i:acute|grave|uml);)"
+_WORD = f"{_W}{_WD}*(?:[.!?]{_W}{_WD}*)*"
+_AN = f"[{LETTER}{DIGIT}]"
+_APOS = "(?:['\x92\u2019]|(?i:&apos;))"
+_ANY_APOS = "(?:['\x92\u2019`\x91\u2018\u201b]|(?i:&apos;))"
+_AUX = f"{_APOS}(?:[msdMSD]|(?i:re|ve|ll))"
+_NOT = f"(?i:n){_ANY_APOS}(?i:t)"
+_NUM = f"[{DIGIT}]*(?:[.:,\u00ad\u066b\u066c][{DIGIT}]+)+|[{DIGIT}]+"
+_HYPHEN = "[-_\u058a\u2010\u2011]"
+_ELIDED = f"(?:[dDoOlL]{_ANY_APOS}{_AN})?"
+_THING = f"{_ELIDED}{_AN}+(?:{_HYPHEN}{_ELIDED}{_AN}+)*"
+_S = f"[{SPACE}]"
+_SN = f"[{SPACE}{NEWLINE}]"
+_CLAUSE = "[,;:\u3001]"
+_SLASHED = "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
+_NAME = "[A-Za-z][A-Za-z0-9_:.-]*"
+_TAG = (
+    f"<(?:[!?][A-Za-z-][^>\r\n]*|/{_NAME}"
+    f"|{_NAME}(?: +{_NAME}(?: *= *(?:'[^'\r\n]*'|\"[^\"\r\n]*\"))?)* */?) *>"
+)
+_SITE = (
+    '(?:(?i:www)\\.(?:[^ \t\n\f\r"<>|.!?(){},]+\\.)+[a-zA-Z]{2,4}'
+    "|(?:[^ \t\n\f\r\"`'<>|.!?(){},-_$]+\\.)+(?i:com|net|org|edu))"
+)
+_JOINED_CAPITALS = "[A-Z]+(?:(?:[+&]|(?i:&amp;))[A-Z]+)+"
+_INITIALS = f"(?:{NAMED_INITIALS}|[A-Za-z](?:\\.[A-Za-z])*)"
+_MANY_INITIALS = f"(?:{NAMED_INITIALS}|[A-Za-z](?:\\.[A-Za-z])+)"
+_HYPHENATED = f"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_MANY_INITIALS}\\.|[A-Za-z0-9\u00ad]+))+"
+
+_RULES = (
+    _rule(f"(?:[{SPACE}]|(?i:&nbsp;))+", lambda _: ""),
+    # Contractions that are cut in two, and words.
+    _rule(r"(?i:c\+\+|[cf]#)"),
+    _rule("(?i:(can)not|('t)was)"),
+    _rule("(?i:('t)is|(gon|wan)na|(got)ta|(lem|gim)me)"),
+    _rule(_TAG, _unspaced),
+    _rule("(?i:&(?:MD|mdash|ndash);)|[\x96\x97\u2013-\u2015]", lambda _: "--"),
+    _rule("(?i:&amp;)", _ampersand),
+    _rule("(?i:&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);)"),
+    _rule(f"({_WORD}){_AUX}", _soft),
+    _rule(f"([A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*){_NOT}", _soft),
+    _rule(_WORD, _soft),
+    _rule(
+        f"[A-HJ-XZn]{_ANY_APOS}[{LETTER}]{{2,}}|{_APOS}[2-9](?i:0s)|{_APOS}(?i:till?)"
+        f"|[{LETTER}]+[aeiouyAEIOUY]{_ANY_APOS}[aeiouA-Z][{LETTER}]*|{_APOS}(?i:cause)"
+        "|(?i:cont'd\\.?|nor'easter|c'mon|e'er|s'mores|ev'ry|li'l|nat'l)"
+        f"|(?i:o){_ANY_APOS}(?i:o)",
+    ),
+    _rule(f"{_APOS}(?i:n){_APOS}?|[lLdDjJ]{_APOS}|(?i:dunkin|somethin|ol){_APOS}|{_APOS}(?i:em)"),
+    _rule(f"((?i:y){_APOS})[{LETTER}]"),
+    # Addresses.
+    _rule('(?i:https?)://[^ \t\n\f\r"<>|(){}]+[^ \t\n\f\r"<>|.!?(){},-]'),
+    _rule(_SITE + '/[^ \t\n\f\r"<>|()]+[^ \t\n\f\r"<>|.!?(){},-]'),
+    _rule(_SITE),
+    _rule(
+        '(?:(?i:&lt;)|<)?[a-zA-Z0-9][^ \t\n\f\r"<>|()\u00a0{}]*@'
+        '(?:[^ \t\n\f\r"<>|(){}.\u00a0]+\\.)*[^ \t\n\f\r"<>|(){}.\u00a0]+(?:(?i:&gt;)|>)?'
+    ),
+    _rule(f"@[A-Za-z_][A-Za-z0-9_]*|\\#{_W}+"),
+    # What an apostrophe leaves behind.
+    _rule(f"({_AUX})[^A-Za-z]", _quote),
+    _rule(f"({_NOT})[^A-Za-z]", _quote),
+    # Numbers.
+    _rule(f"[{DIGIT}]{{1,2}}[-/][{DIGIT}]{{1,2}}[-/][{DIGIT}]{{2,4}}"),
+    _rule(f"[-+]?(?:{_NUM})", _soft),
+    _rule(
+        "[\u207a\u207b\u208a\u208b]?(?:[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+|[\u2080-\u2089]+)"
+    ),
+    _rule(
+        f"(?:[{DIGIT}]{{1,4}}[- \u00a0])?[{DIGIT}]{{1,4}}(?:\\\\?/|\u2044)[{DIGIT}]{{1,4}}",
+        _unspaced,
+    ),
+    _rule("[\u00bc-\u00be\u2153-\u215e]", lambda text: FRACTIONS.get(text, text)),
+    _rule(
+        "(?i:-[rl][rcs]b-|c\\.d\\.s|pro-|anti-|s(?:&|&amp;)p-500|s(?:&|&amp;)ls)"
+        f"|(?i:cap){_APOS}(?i:n)|(?i:c){_APOS}(?i:est)",
+        _ampersand,
+    ),
+    _rule(f"({_APOS}[0-9][0-9]){_SN}"),
+    _rule(f"{_SLASHED}(?:\\\\?/{_SLASHED}){{1,2}}"),
+    _rule("[A-Z]*\\$|\\#"),
+    _rule(f"[{CURRENCY}]", lambda text: CURRENCY_NAMES.get(text, text)),
+    # Abbreviations.
+    _rule(f"([A-Za-z])\\.{_SN}+(?:{OPENERS}|{_TAG}){_SN}"),
+    _rule(f"((?i:{PRECEDES_NUMBER})\\.){_SN}?[{DIGIT}]"),
+    _rule(f"((?i:pt[ey]|co)\\.){_S}(?i:ltd|lim)"),
+    _rule(f"((?i:{ENDS_CLAUSE})\\.)(?s:..)?"),
+    _rule(f"(?:{_INITIALS}|(?i:{PRECEDES_NAME}))\\."),
+    _rule(f"({_INITIALS}){_SN}"),
+    _rule(f"({_WD}+(?:\\.{_WD}+)*\\.(?i:{FILE_ENDINGS}))[{SPACE}{NEWLINE}.?!,]"),
+    _rule(f"({_WORD}\\.){_CLAUSE}", _soft),
+    _rule(
+        "(?:\\([0-9]{2,3}\\)[ \u00a0]?|(?:\\+\\+?)?(?:[0-9]{2,4}[- \u00a0])?[0-9]{2,4}[- \u00a0])"
+        "[0-9]{3,4}[- \u00a0]?[0-9]{3,5}"
+        "|(?:(?:\\+\\+?)?[0-9]{2,4}\\.)?[0-9]{2,4}\\.[0-9]{3,4}\\.[0-9]{3,5}",
+        _phone,
+    ),
+    # Signs.
+    _rule("(')[A-Za-z][^ \t\n\r\u00a0]"),
+    _rule(_AUX, _quote),
+    _rule("\"|(?i:&quot;)|''", _quote),
+    _rule("<<|>>"),
+    _rule("(?i:&lt;)|<", lambda _: "<"),
+    _rule("(?i:&gt;)|>", lambda _: ">"),
+    _rule("([<>]?[:;=][-o*']?[()DPdpO\\\\{@|\\[\\]])[^A-Za-z0-9]", _parentheses),
+    _rule(
+        "[-^x=~<>']_[-^x=~<>']|\\([-^x=~<>'][_.]?[-^x=~<>']\\)|\\([\\^x=~<>']-[\\^x=~<>'`]\\)",
+        _parentheses,
+    ),
+    _rule("[(){}\\[\\]]", lambda text: _BRACKETS[text]),
+    _rule("-+", _dashes),
+    _rule("\\.{3,5}|[\x85\u2026]|\\.[ \u00a0](?:\\.[ \u00a0])+\\.", lambda _: "..."),
+    _rule("@+|\\#+|_+"),
+    _rule("\\*+|(?:\\\\\\*){1,3}"),
+    _rule("[?!]+|[.,:;=/]"),
+    # Compounds.
+    _rule(_HYPHENATED, _soft),
+    _rule(f"({_HYPHENATED}\\.){_CLAUSE}", _soft),
+    _rule(f"({_THING}\\.){_CLAUSE}"),
+    _rule(_THING),
+    _rule(f"({_JOINED_CAPITALS}\\.){_CLAUSE}", _ampersand),
+    _rule(_JOINED_CAPITALS, _ampersand),
+    _rule(f"[`\x91-\x94\u2018-\u201f\u2039\u203a\u00ab\u00bb]{{1,2}}|{_APOS}", _quote),
+    _rule(f"[{SYMBOL}]"),
+)
+
+_PLAIN = re.compile("[A-Za-z]+(?=[ \n])|,(?=[ \n])|\\.(?=\n)")
+_CUT_ANYWAY = frozenset(["cannot", "gonna", "wanna", "gotta", "lemme", "gimme"])
+_BLANK = re.compile(f"(?:[ \t]++(?![{SPACE}]|(?i:&nbsp;)))?")
+_LINE_BREAK = re.compile(f"[{NEWLINE}]")
+
+
+def _longest(text: str, start: int) -> tuple[str, int]:
+    """The token at `start` and where it ends; no token ("") where no rule holds."""
+    best, reach, chosen = None, start, None
+    for rule in _RULES:
+        match = rule.pattern.match(text, start)
+        if match and match.end() > reach:
+            best, reach, chosen = match, match.end(), rule
+    if best is None:  # a control character, an emoji, an unassigned code
+        return "", start + 1
+    end = best.end(best.lastindex or 0)
+    return chosen.spell(text[start:end]), end
+
+
+def tokenize(caption: str) -> list[str]:
+    """Tokens of a caption as coco-caption's PTBTokenizer has them, in lower case.
+
+    A line break of any kind counts as a space. Where Stanford's tokenizer looks past the end of a
+    line (a caption that ends in a letter and a period, say "vitamin C.") it sees the next caption
+    of its file; here it sees an empty line. Known to differ: letters that came after Unicode 6.1
+    are kept, not dropped, and a web address of nothing but one emoji is no address.
+    """
+    text = _LINE_BREAK.sub(" ", caption) + "\n"
+    tokens, last = [], len(text) - 1
+    at = _BLANK.match(text).end()
+    while at < last:
+        plain = _PLAIN.match(text, at)
+        if plain and plain[0].lower() not in _CUT_ANYWAY:
+            token, at = plain[0], plain.end()
+        else:
+            token, at = _longest(text, at)
+        tokens.append(token)
+        at = _BLANK.match(text, at).end()
+    # coco-caption takes the tokens from a stripped line, so white space within one counts here.
+    words = " ".join(tokens).lower().rstrip().split(" ")
+    return [word for word in words if word and word not in PUNCTUATION]

@@ -1,0 +1,1 @@
+"""Flax modules: encoders, decoders, and the contract between them."""

@@ -1,0 +1,125 @@
+"""A vision transformer over image patches (Dosovitskiy et al. 2021), without a pooling head.
+
+Legend: B images, H x W pixels, S patch side, h x w the grid of patches, P positions, D width.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import linen as nn
+
+from capjax.models.contract import Memory
+from capjax.models.layers import Attention, Dropout, FeedForward
+
+
+def scale_pixels(images: jax.Array, dtype: Any) -> jax.Array:
+    """Pixels of 0 to 255 as floats in [-1, 1]."""
+    return (images.astype(jnp.float32) / 127.5 - 1.0).astype(dtype)
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
+    """Fixed 2-D positions [h * w, width]: sines and cosines of the row and of the column.
+
+    Follows the 2-D form of MoCo v3 (Chen et al. 2021, section 5): a quarter of the width each
+    for the sine and cosine of x and of y, with wavelengths up to 10,000.
+    """
+    if width % 4:
+        raise ValueError(f"sin-cos positions need a width divisible by 4, and it is {width}")
+    rows, columns = np.mgrid[: grid[0], : grid[1]].reshape(2, -1, 1)
+    omega = 10_000.0 ** -(np.arange(width // 4) / max(width // 4 - 1, 1))
+    parts = [f(axis * omega) for axis in (columns, rows) for f in (np.sin, np.cos)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm self-attention and feed-forward, each with a residual."""
+
+    num_heads: int
+    width: int
+    hidden: int
+    dropout: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        attention = Attention(self.num_heads, self.width, dtype=self.dtype, name="attention")
+        y = nn.LayerNorm(dtype=self.dtype, name="attention_norm")(x)
+        y, _ = attention(y, *attention.keys_values(y), train=train)
+        x = x + Dropout(self.dropout)(y, train=train)
+        y = nn.LayerNorm(dtype=self.dtype, name="feed_forward_norm")(x)
+        y = FeedForward(self.hidden, self.width, dtype=self.dtype, name="feed_forward")(y)
+        return x + Dropout(self.dropout)(y, train=train)
+
+
+class PatchEncoder(nn.Module):
+    """Patches, positions, `depth` pre-norm transformer blocks, a last norm.
+
+    Attributes:
+      patch_size: S; the image's sides must be its multiples.
+      width: D.
+      depth: blocks.
+      num_heads: heads a block.
+      mlp_ratio: inner width of a feed-forward block over D.
+      positions: "learned" or "sincos" (fixed, two-dimensional).
+      class_token: whether a learned position outside the grid comes first.
+      dropout: rate on embeddings and residuals.
+      dtype: of the computation; parameters are float32.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    positions: Literal["learned", "sincos"] = "learned"
+    class_token: bool = False
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Memory:
+        """Encodes images, uint8 [B, H, W, 3], to a memory of P = class_token + h * w."""
+        size = self.patch_size
+        height, width = images.shape[1:3]
+        if height % size or width % size:
+            raise ValueError(
+                f"patch_size {size} does not divide the image size {height}x{width}; choose a "
+                f"divisor of it, or an image_size that is a multiple of {size}"
+            )
+        grid = (height // size, width // size)
+        # A strided convolution by another name: one matrix product, and faster on CPUs.
+        patches = rearrange(
+            scale_pixels(images, self.dtype),
+            "b (h i) (w j) c -> b (h w) (i j c)",
+            i=size,
+            j=size,
+        )
+        x = nn.Dense(self.width, dtype=self.dtype, name="patch_embedding")(patches)
+        x = x + self._positions(grid).astype(self.dtype)
+        if self.class_token:
+            token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
+            token = jnp.broadcast_to(token, (x.shape[0], 1, self.width)).astype(self.dtype)
+            x = jnp.concatenate([token, x], axis=1)
+        x = Dropout(self.dropout)(x, train=train)
+        for layer in range(self.depth):
+            x = EncoderBlock(
+                self.num_heads,
+                self.width,
+                round(self.mlp_ratio * self.width),
+                self.dropout,
+                self.dtype,
+                name=f"block_{layer}",
+            )(x, train=train)
+        x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+        return Memory(x, grid, prefix=int(self.class_token))
+
+    def _positions(self, grid: tuple[int, int]) -> jax.Array:
+        if self.positions == "sincos":
+            return jnp.asarray(sincos_positions(grid, self.width))
+        if self.positions == "learned":
+            shape = (grid[0] * grid[1], self.width)
+            return self.param("positions", nn.initializers.normal(0.02), shape)
+        raise ValueError(f"positions is {self.positions!r}; it may be 'learned' or 'sincos'")

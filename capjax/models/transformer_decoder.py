@@ -1,0 +1,238 @@
+"""The transformer caption decoder (Vaswani et al. 2017, section 3; pre-norm by default).
+
+Legend: B images, C captions an image, K beams an image, T tokens, P memory positions, D width,
+V vocabulary, L layers, H heads, E head width, M positions that a cache holds.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import linen as nn
+
+from capjax.models.contract import Carry, DecoderOutput, Memory
+from capjax.models.layers import NEVER, Attention, Dropout, FeedForward
+
+KeyValue = tuple[jax.Array, jax.Array]
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention, attention to the image, feed-forward, each with a residual."""
+
+    width: int
+    num_heads: int
+    head_dim: int | None
+    hidden: int
+    norm: Literal["pre", "post"]
+    activation: str
+    dropout: float
+    attention_dropout: float
+    dtype: Any
+
+    def setup(self):
+        def attention():
+            return Attention(
+                self.num_heads, self.width, self.head_dim, self.attention_dropout, self.dtype
+            )
+
+        self.self_attention = attention()
+        self.cross_attention = attention()
+        self.feed_forward = FeedForward(self.hidden, self.width, self.activation, self.dtype)
+        self.norms = [nn.LayerNorm(dtype=self.dtype) for _ in range(3)]
+        self.drop = Dropout(self.dropout)
+
+    def _before(self, index: int, x: jax.Array) -> jax.Array:
+        return self.norms[index](x) if self.norm == "pre" else x
+
+    def _residual(self, index: int, x: jax.Array, y: jax.Array, train: bool) -> jax.Array:
+        x = x + self.drop(y, train=train)
+        return x if self.norm == "pre" else self.norms[index](x)
+
+    def _look(self, x: jax.Array, memory: KeyValue, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Attends to the image and feeds forward: x [B, Q, D] -> x, weights [B, H, Q, P]."""
+        y, weights = self.cross_attention(self._before(1, x), *memory, train=train)
+        x = self._residual(1, x, y, train)
+        y = self.feed_forward(self._before(2, x))
+        return self._residual(2, x, y, train), weights
+
+    def __call__(
+        self, x: jax.Array, memory: KeyValue, *, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Whole captions: x [B, C, T, D] -> x, weights on the image [B, H, C * T, P]."""
+        batch, captions, length, _ = x.shape
+        # Self-attention stays in a caption, so captions are its batch ...
+        x = rearrange(x, "b c t d -> (b c) t d")
+        y = self._before(0, x)
+        causal = jnp.tril(jnp.ones((length, length), bool))
+        y, _ = self.self_attention(y, *self.self_attention.keys_values(y), causal, train=train)
+        x = self._residual(0, x, y, train)
+        # ... and an image's captions are queries to one memory, which is never repeated.
+        x = rearrange(x, "(b c) t d -> b (c t) d", b=batch)
+        x, weights = self._look(x, memory, train)
+        return rearrange(x, "b (c t) d -> b c t d", c=captions), weights
+
+    def step(
+        self, x: jax.Array, memory: KeyValue, cache: KeyValue, position: jax.Array
+    ) -> tuple[jax.Array, KeyValue, jax.Array]:
+        """One token a beam: x [B, K, D], cache leaves [B, K, M, H, E], weights [B, H, K, P]."""
+        batch, beams, _ = x.shape
+        y = self._before(0, x)
+        new = self.self_attention.keys_values(rearrange(y, "b k d -> b k 1 d"))
+        cache = jax.tree.map(
+            lambda kept, one: jax.lax.dynamic_update_slice_in_dim(kept, one, position, axis=2),
+            cache,
+            new,
+        )
+        seen = jnp.arange(cache[0].shape[2]) <= position
+        y, _ = self.self_attention(
+            rearrange(y, "b k d -> (b k) 1 d"),
+            *(rearrange(leaf, "b k m h e -> (b k) m h e") for leaf in cache),
+            seen,
+            train=False,
+        )
+        x = self._residual(0, x, y.reshape(batch, beams, -1), train=False)
+        x, weights = self._look(x, memory, train=False)
+        return x, cache, weights
+
+
+class TransformerDecoder(nn.Module):
+    """Token and position embeddings, decoder blocks, an output layer over the vocabulary.
+
+    Attributes:
+      vocab_size: V.
+      max_length: positions, the longest caption that can be fed (bos and all words).
+      width: D.
+      num_layers: L.
+      num_heads: H.
+      head_dim: E; by default width / num_heads.
+      mlp_ratio: inner width of a feed-forward block over D.
+      norm: "pre" (with a last norm) or "post", as in the paper.
+      activation: of the feed-forward blocks, a name in `flax.linen`.
+      dropout: rate on embeddings and residuals.
+      attention_dropout: rate on attention weights.
+      tie_embeddings: whether the output layer is the token embedding, transposed.
+      banned: token ids that are never generated (pad, bos, unk; never the eos).
+      output_bias: [V], where the output layer's bias starts; zeros when None.
+      dtype: of the computation; parameters and logits are float32.
+    """
+
+    vocab_size: int
+    max_length: int
+    width: int
+    num_layers: int
+    num_heads: int
+    head_dim: int | None = None
+    mlp_ratio: float = 4.0
+    norm: Literal["pre", "post"] = "pre"
+    activation: str = "gelu"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    tie_embeddings: bool = False
+    banned: tuple[int, ...] = ()
+    output_bias: tuple[float, ...] | None = None
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        if self.norm not in ("pre", "post"):
+            raise ValueError(f"decoder norm is {self.norm!r}; it may be 'pre' or 'post'")
+        embedding_init = nn.initializers.normal(0.02)
+        self.tokens = nn.Embed(self.vocab_size, self.width, embedding_init=embedding_init)
+        self.positions = nn.Embed(self.max_length, self.width, embedding_init=embedding_init)
+        self.blocks = [
+            DecoderBlock(
+                self.width,
+                self.num_heads,
+                self.head_dim,
+                round(self.mlp_ratio * self.width),
+                self.norm,
+                self.activation,
+                self.dropout,
+                self.attention_dropout,
+                self.dtype,
+            )
+            for _ in range(self.num_layers)
+        ]
+        if self.norm == "pre":
+            self.last_norm = nn.LayerNorm(dtype=self.dtype)
+        if not self.tie_embeddings:
+            self.output = nn.Dense(
+                # Small, so that the bias alone makes the first predictions.
+                self.vocab_size,
+                use_bias=False,
+                kernel_init=embedding_init,
+                dtype=self.dtype,
+            )
+        self.bias = self.param("bias", self._bias_init, (self.vocab_size,))
+        self.drop = Dropout(self.dropout)
+
+    def _bias_init(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        del key  # A fixed start, not a random one.
+        start = np.zeros(shape) if self.output_bias is None else np.asarray(self.output_bias)
+        return jnp.asarray(start.reshape(shape), jnp.float32)
+
+    def _embed(self, tokens: jax.Array, positions: jax.Array, train: bool) -> jax.Array:
+        x = self.tokens(tokens) + self.positions(positions)
+        return self.drop(x, train=train).astype(self.dtype)
+
+    def _logits(self, x: jax.Array) -> jax.Array:
+        """float32 [..., V] from [..., D]; what is banned is out of reach."""
+        if self.norm == "pre":
+            x = self.last_norm(x)
+        if self.tie_embeddings:
+            x = x @ self.tokens.embedding.T.astype(self.dtype)
+        else:
+            x = self.output(x)
+        allowed = np.ones(self.vocab_size, bool)
+        allowed[list(self.banned)] = False
+        return jnp.where(allowed, x.astype(jnp.float32) + self.bias, NEVER)
+
+    def _memory_keys(self, memory: Memory) -> tuple[KeyValue, ...]:
+        values = memory.values.astype(self.dtype)
+        return tuple(block.cross_attention.keys_values(values) for block in self.blocks)
+
+    def __call__(
+        self, memory: Memory, tokens: jax.Array, *, train: bool, attention: bool = False
+    ) -> DecoderOutput:
+        """Teacher forcing: tokens int32 [B, C, T] -> logits [B, C, T, V]."""
+        length = tokens.shape[-1]
+        if length > self.max_length:
+            raise ValueError(f"{length} tokens for a decoder of max_length {self.max_length}")
+        x = self._embed(tokens, jnp.arange(length), train)
+        maps = []
+        for block, keys in zip(self.blocks, self._memory_keys(memory), strict=True):
+            x, weights = block(x, keys, train=train)
+            maps.append(weights)
+        if not attention:
+            return DecoderOutput(self._logits(x))
+        stacked = rearrange(maps, "l b h (c t) p -> b c t (l h) p", c=tokens.shape[1])
+        return DecoderOutput(self._logits(x), stacked)
+
+    def init_carry(self, memory: Memory, width: int, max_length: int) -> Carry:
+        """An empty cache for `width` beams an image and up to `max_length` tokens fed."""
+        if max_length > self.max_length:
+            raise ValueError(
+                f"a search over {max_length} tokens for a decoder of max_length {self.max_length}"
+            )
+        heads = self.num_heads
+        shape = (memory.values.shape[0], width, max_length, heads)
+        shape += (self.head_dim or self.width // heads,)
+        empty = tuple(
+            (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)) for _ in self.blocks
+        )
+        return Carry(self._memory_keys(memory), empty, jnp.zeros((), jnp.int32))
+
+    def step(
+        self, carry: Carry, token: jax.Array, *, attention: bool = False
+    ) -> tuple[Carry, jax.Array, jax.Array | None]:
+        """Feeds one token a beam, int32 [B, K]; gives logits [B, K, V] for the next."""
+        x = self._embed(token, carry.position, train=False)
+        caches, maps = [], []
+        for block, keys, cache in zip(self.blocks, carry.per_image, carry.per_beam, strict=True):
+            x, cache, weights = block.step(x, keys, cache, carry.position)
+            caches.append(cache)
+            maps.append(weights)
+        carry = carry.replace(per_beam=tuple(caches), position=carry.position + 1)
+        stacked = rearrange(maps, "l b h k p -> b k (l h) p") if attention else None
+        return carry, self._logits(x), stacked

@@ -1,0 +1,255 @@
+"""The two modes of the command line: train a run, evaluate a run."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from capjax import build, parallel, workdir
+from capjax.data.captions import encode_captions, unigram_counts
+from capjax.data.reading import numpy_eval_batches, read_pixels
+from capjax.data.shapes import facts
+from capjax.evaluate.captioning import CaptionBatches, Sampling
+from capjax.evaluate.results import coco_results, code_version, write_json
+from capjax.load import load
+from capjax.metrics import coco
+from capjax.train.loop import Cadence, EarlyStopping
+from capjax.train.loop import train as train_loop
+from capjax.train.state import init_state
+from capjax.train.step import make_loss_step, make_train_step
+from capjax.train.validate import Validation, references, teacher_forced
+from capjax.train.writer import Writer
+
+
+def scorers(dataset: ConfigDict) -> tuple[Callable[[Mapping[str, str]], dict[str, float]], ...]:
+    """Metrics of a dataset beside the COCO scores: for `shapes`, whether captions are true."""
+    return (facts.caption_metrics,) if dataset.name == "shapes" else ()
+
+
+def train(config: ConfigDict, directory: str) -> None:
+    """Trains the run in `directory`, from its latest checkpoint where there is one."""
+    parallel.check_divides(config.batch_size)
+    parallel.check_divides(config.evaluation.batch_size, "evaluation.batch_size")
+    if os.path.exists(workdir.path(directory, "config.json")):
+        workdir.check_same_run(directory, config)
+
+    source = {split: build.source(config.dataset, split) for split in ("train", "validation")}
+    table = {split: build.captions(config.dataset, source[split]) for split in source}
+    tokenizer = build.tokenizer(config.tokenizer, table["train"])
+    encoded = {
+        split: encode_captions(
+            table[split],
+            tokenizer,
+            max_length=config.dataset.max_length,
+            over_length=config.dataset.over_length,
+        )
+        for split in source
+    }
+    for split, captions in encoded.items():
+        print(f"{source[split].name}: {captions.report.summary()}")
+
+    counts = unigram_counts(encoded["train"], tokenizer.vocab_size)
+    _print_smart_start(counts, tokenizer.banned_ids)
+    bias = build.log_frequencies(counts) if config.decoder.smart_bias else None
+    model = build.captioner(config, tokenizer, bias)
+    optimizer = build.optimizer(config)
+    shape = (config.dataset.image_size,) * 2 + (3,)
+    print(model_summary(model, shape, config.dataset))
+
+    @jax.jit
+    def fresh(key):
+        return init_state(model.init_params(key, shape), optimizer, ema=config.ema_decay > 0)
+
+    state = fresh(jax.random.key(config.seed))
+    workdir.save_config(directory, config)
+    tokenizer.save(workdir.path(directory, "tokenizer.json"))
+    stopping = EarlyStopping(**config.early_stopping)
+    with build.checkpoints(directory, config) as checkpoints:
+        latest = checkpoints.latest_step()
+        if latest is not None:
+            state, progress = checkpoints.restore(latest, state)
+            stopping.best, stopping.waited = progress["best"], progress["waited"]
+            print(f"continuing {directory} from step {latest}")
+        step = latest or 0
+        with Writer(directory, resume_step=step) as writer:
+            validation = _validation(
+                config, directory, model, tokenizer, source, encoded, table, writer
+            )
+            train_loop(
+                parallel.replicate(state),
+                _train_step(config, model, optimizer),
+                parallel.prefetch(_train_batches(config, source, encoded, tokenizer, step)),
+                validation,
+                cadence=Cadence(
+                    config.num_steps,
+                    config.log_every,
+                    config.eval_every,
+                    config.checkpoint_every,
+                ),
+                schedule=build.schedule(config),
+                stopping=stopping,
+                checkpoints=checkpoints,
+                writer=writer,
+            )
+    print(f"done: {directory}")
+
+
+def _train_step(config, model, optimizer):
+    step = make_train_step(
+        model,
+        optimizer,
+        seed=config.seed,
+        label_smoothing=config.label_smoothing,
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+    )
+    return parallel.map_devices(step, donate=(0,))
+
+
+def _train_batches(config, source, encoded, tokenizer, first_step):
+    # Here, because it needs TensorFlow and evaluation does not.
+    from capjax.data.pipeline import train_batches
+
+    return train_batches(
+        source["train"],
+        encoded["train"],
+        tokenizer,
+        batch_size=config.batch_size,
+        captions_per_image=config.dataset.captions_per_image,
+        image_size=config.dataset.image_size,
+        seed=config.seed,
+        first_step=first_step,
+        length_bucket=config.dataset.length_bucket,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_threads=config.dataset.num_threads,
+    )
+
+
+def _eval_batches(config, source, encoded, tokenizer):
+    return numpy_eval_batches(
+        source,
+        encoded,
+        tokenizer,
+        batch_size=config.evaluation.batch_size,
+        image_size=config.dataset.image_size,
+        num_threads=config.dataset.num_threads,
+    )
+
+
+def _validation(config, directory, model, tokenizer, source, encoded, table, writer):
+    split = source["validation"]
+    count = min(config.evaluation.num_samples, len(split))
+    search = build.beam_search(config.decoding)
+    samplers = [
+        (
+            f"temperature_{temperature:g}",
+            CaptionBatches(
+                model,
+                tokenizer,
+                Sampling(temperature, search.max_length, config.seed),
+                attention=True,
+            ),
+        )
+        for temperature in config.evaluation.temperatures
+    ]
+    size = config.dataset.image_size
+    return Validation(
+        loss_step=parallel.map_devices(make_loss_step(model)),
+        search=CaptionBatches(model, tokenizer, search),
+        samplers=samplers,
+        batches=lambda: _eval_batches(config, split, encoded["validation"], tokenizer),
+        table=table["validation"],
+        samples=np.array([read_pixels(split, index, size) for index in range(count)]),
+        scorers=scorers(config.dataset),
+        writer=writer,
+        figures=workdir.path(directory, "figures"),
+    )
+
+
+def _print_smart_start(counts: np.ndarray, banned: tuple[int, ...]) -> None:
+    """What the first loss is to be beside: no knowledge, and the words' frequencies alone."""
+    allowed = np.delete(counts, list(banned))
+    share = allowed[allowed > 0] / allowed.sum()
+    print(
+        f"vocabulary {len(counts)}: a uniform guess costs {np.log(len(counts)):.3f} nats a token, "
+        f"the train split's frequencies {-(share * np.log(share)).sum():.3f}"
+    )
+
+
+def model_summary(model: Any, image_shape: tuple[int, ...], dataset: ConfigDict) -> str:
+    """A table of the model's modules, their output shapes and parameters."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), np.uint8)
+    tokens = jax.ShapeDtypeStruct((1, dataset.captions_per_image, dataset.max_length), np.int32)
+    summary = nn.tabulate(
+        model,
+        jax.random.key(0),
+        depth=2,
+        show_repeated=False,
+        console_kwargs={"width": 110, "force_terminal": False},
+    )
+    return summary(images, tokens, train=False)
+
+
+def evaluate(
+    config: ConfigDict, directory: str, *, split: str, checkpoint: str
+) -> dict[str, float]:
+    """Captions and scores a split; writes the results and prints the metrics, one JSON line last.
+
+    Decoding, evaluation and data fields are `config`'s; the rest must be the run's own.
+    """
+    workdir.check_same_run(directory, config)
+    parallel.check_divides(config.evaluation.batch_size, "evaluation.batch_size")
+    run = load(directory, int(checkpoint) if checkpoint.isdecimal() else checkpoint)
+    source = build.source(config.dataset, split)
+    table = build.captions(config.dataset, source)
+    encoded = encode_captions(
+        table,
+        run.tokenizer,
+        max_length=config.dataset.max_length,
+        over_length=config.dataset.over_length,
+    )
+    params = parallel.replicate(run.params)
+    search = build.beam_search(config.decoding)
+    loss_step = parallel.map_devices(make_loss_step(run.model))
+    metrics = teacher_forced(
+        loss_step, params, _eval_batches(config, source, encoded, run.tokenizer)
+    )
+    batches = _eval_batches(config, source, None, run.tokenizer)
+    captioned = CaptionBatches(run.model, run.tokenizer, search)(params, batches)
+    captions = {
+        table.image_ids[index]: caption
+        for index, caption in tqdm(captioned, total=len(source), desc=f"caption {source.name}")
+    }
+    texts = {image_id: caption.text for image_id, caption in captions.items()}
+    metrics.update(coco.score(references(table, texts), texts))
+    for scorer in scorers(config.dataset):
+        metrics.update(scorer(texts))
+    metrics["finished"] = float(np.mean([caption.finished for caption in captions.values()]))
+
+    stem = workdir.path(directory, "evaluation", f"{split}-step{run.step}-{search.label}")
+    write_json(f"{stem}.captions.json", coco_results(captions))
+    write_json(
+        f"{stem}.metrics.json",
+        {
+            "metrics": metrics,
+            "split": split,
+            "source": {"name": source.name, "fingerprint": source.fingerprint},
+            "images": len(source),
+            "step": run.step,
+            "decoding": {"method": "beam search", **config.decoding.to_dict()},
+            "tokenizer": run.tokenizer.fingerprint,
+            "seed": config.seed,
+            "code": code_version(),
+            "config": config.to_dict(),
+        },
+    )
+    print(f"wrote {stem}.captions.json and {stem}.metrics.json")
+    print(json.dumps({name: round(value, 4) for name, value in metrics.items()}))
+    return metrics

@@ -1,0 +1,1 @@
+"""Loss, optimizer, state, step, checkpoint, writer and the training loop."""

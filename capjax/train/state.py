@@ -1,0 +1,47 @@
+"""All that training changes, as one tree."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+
+@struct.dataclass
+class TrainState:
+    """What a checkpoint holds and a step replaces.
+
+    Attributes:
+      step: int32 scalar, updates done.
+      params: of the captioner.
+      opt_state: of the optimizer.
+      ema: the moving average of the parameters, or None when it is off.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ema: Any
+
+    @property
+    def eval_params(self) -> Any:
+        """What to evaluate and caption with: the average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation, ema: bool) -> TrainState:
+    """The state before the first step; the average starts at the parameters."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        # A copy: a donated buffer may not serve twice.
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+
+def update_ema(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
+    """The next average. The decay grows from 0.1 to `decay`, so that early averages keep up."""
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)

@@ -1,0 +1,117 @@
+"""What one evaluation during training measures and shows."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from capjax import parallel
+from capjax.data.captions import CaptionTable
+from capjax.evaluate.captioning import Caption, CaptionBatches
+from capjax.evaluate.figures import attention_figure, figure_pixels, save_figure
+from capjax.metrics import coco
+from capjax.train.state import TrainState
+from capjax.train.writer import Writer
+
+Batch = Mapping[str, np.ndarray]
+Scorer = Callable[[Mapping[str, str]], dict[str, float]]
+
+
+def teacher_forced(
+    loss_step: Callable[[Any, Any], dict[str, jax.Array]], params: Any, batches: Iterable[Batch]
+) -> dict[str, float]:
+    """Mean loss (nats a token) and accuracy over all tokens of the batches.
+
+    Args:
+      loss_step: `make_loss_step`, mapped over devices.
+      params: replicated.
+      batches: with "tokens" and "lengths"; rows that fill a batch have length 0.
+    """
+    total: dict[str, float] = {"nll": 0.0, "correct": 0.0, "tokens": 0.0}
+    for batch in batches:
+        inputs = {name: value for name, value in batch.items() if name != "index"}
+        sums = parallel.unreplicate(loss_step(params, parallel.shard(inputs)))
+        total = {name: total[name] + float(sums[name]) for name in total}
+    count = max(total["tokens"], 1.0)
+    return {"loss": total["nll"] / count, "accuracy": total["correct"] / count}
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """Scores a state on a whole split, and shows what it says of a few fixed images.
+
+    Attributes:
+      loss_step: `make_loss_step`, mapped over devices.
+      search: captions with the run's decoding settings.
+      samplers: (name, captions with attention), for the fixed images.
+      batches: () -> the split's batches, with "index", "tokens" and "lengths".
+      table: the split's ids and raw captions.
+      samples: pixels of the fixed images, uint8 [S, H, W, 3]: the split's first S.
+      scorers: further metrics of image id -> caption.
+      writer: where texts and figures go.
+      figures: folder of the figures.
+    """
+
+    loss_step: Callable[[Any, Any], dict[str, jax.Array]]
+    search: CaptionBatches
+    samplers: Sequence[tuple[str, CaptionBatches]]
+    batches: Callable[[], Iterator[Batch]]
+    table: CaptionTable
+    samples: np.ndarray
+    scorers: Sequence[Scorer]
+    writer: Writer
+    figures: str
+
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        """Evaluates a replicated state; all metrics by name."""
+        params = state.eval_params
+        metrics = teacher_forced(self.loss_step, params, self.batches())
+        captions = {
+            self.table.image_ids[index]: caption.text
+            for index, caption in self.search(params, self.batches())
+        }
+        # METEOR starts a Java process that outlasts the rest; `--mode evaluate` has it.
+        metrics.update(coco.score(references(self.table, captions), captions, meteor=False))
+        for scorer in self.scorers:
+            metrics.update(scorer(captions))
+        self._show(step, params)
+        return metrics
+
+    def _show(self, step: int, params: Any) -> None:
+        count = len(self.samples)
+        rows = []
+        for name, sampler in self.samplers:
+            for index, caption in sampler(params, [fill_batch(self.samples)]):
+                figure = attention_figure(self.samples[index], caption)
+                path = f"step_{step:07d}/image_{index}_{name}.png"
+                save_figure(figure, os.path.join(self.figures, path), dpi=60)
+                self.writer.image(step, f"image_{index}/{name}", figure_pixels(figure))
+                rows.append((index, name, caption))
+        if count and self.samplers:
+            self.writer.text(step, "captions", samples_table(rows, self.table))
+
+
+def references(table: CaptionTable, hypotheses: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The raw captions of the images that have a hypothesis."""
+    captions = dict(zip(table.image_ids, table.captions, strict=True))
+    return {image_id: captions[image_id] for image_id in hypotheses}
+
+
+def fill_batch(images: np.ndarray) -> dict[str, np.ndarray]:
+    """A batch of images, with rows of index -1 until it divides over the local devices."""
+    fill = -len(images) % jax.local_device_count()
+    index = np.concatenate([np.arange(len(images)), np.full(fill, -1)]).astype(np.int32)
+    return {"image": np.concatenate([images, np.repeat(images[-1:], fill, axis=0)]), "index": index}
+
+
+def samples_table(rows: Sequence[tuple[int, str, Caption]], table: CaptionTable) -> str:
+    """A Markdown table of what was said of the fixed images."""
+    lines = ["| image | how | caption |", "|---|---|---|"]
+    for index in sorted({index for index, _, _ in rows}):
+        said = [(name, caption.text) for row, name, caption in rows if row == index]
+        for name, text in [*said, ("reference", table.captions[index][0])]:
+            lines.append(f"| {table.image_ids[index]} | {name} | {text} |")
+    return "\n".join(lines)

@@ -1,0 +1,103 @@
+"""What a run leaves on disk, and how it is read again.
+
+config.json             the whole config
+tokenizer.json          its tokenizer
+checkpoints/            the latest and the best
+metrics.jsonl           training and validation scalars
+tensorboard/            the same, with texts and figures
+figures/                fixed images, their captions and attention, at every evaluation
+evaluation/             results of `--mode evaluate`
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from capjax.data.tokenizer import Tokenizer
+from capjax.evaluate.results import write_json
+
+# Sections and fields that may change between two visits to a workdir: they do not change training.
+FREE = (
+    "dataset.data_dir",
+    "dataset.cache_dir",
+    "dataset.num_threads",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "evaluation",
+    "decoding",
+)
+
+
+class WorkdirError(ValueError):
+    """A workdir that can't be used as asked; the message says what would work."""
+
+
+def path(workdir: str, *parts: str) -> str:
+    """A file of the workdir."""
+    return os.path.join(workdir, *parts)
+
+
+def save_config(workdir: str, config: ConfigDict) -> None:
+    """Writes `config.json`."""
+    write_json(path(workdir, "config.json"), config.to_dict())
+
+
+def load_config(workdir: str) -> ConfigDict:
+    """The config that made a workdir."""
+    file = path(workdir, "config.json")
+    if not os.path.isfile(file):
+        raise WorkdirError(
+            f"{workdir} is no run: it has no config.json. Train one with "
+            "`python -m capjax.main --config configs/shapes_transformer.py`"
+        )
+    with open(file, encoding="utf-8") as stream:
+        return ConfigDict(_tuples(json.load(stream)))
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples and the configs no lists."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def load_tokenizer(workdir: str) -> Tokenizer:
+    """The tokenizer of a run."""
+    return Tokenizer.load(path(workdir, "tokenizer.json"))
+
+
+def check_same_run(workdir: str, config: ConfigDict) -> None:
+    """Raises WorkdirError, listing the fields, where `config` is not the run's own.
+
+    Fields that do not change training may differ.
+    """
+    saved, given = _flat(load_config(workdir)), _flat(config)
+    changed = [
+        f"  {name}: {saved.get(name, '(absent)')!r} in the run, {given.get(name, '(absent)')!r} now"
+        for name in sorted(saved.keys() | given.keys())
+        if saved.get(name) != given.get(name) and not _is_free(name, FREE)
+    ]
+    if changed:
+        raise WorkdirError(
+            f"{workdir} holds a run with another config; give another --workdir, or the same "
+            "config:\n" + "\n".join(changed)
+        )
+
+
+def _is_free(name: str, free: Sequence[str]) -> bool:
+    return any(name == field or name.startswith(field + ".") for field in free)
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    def walk(section, prefix):
+        for name, value in section.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value
+
+    return dict(walk(_tuples(config.to_dict()), ""))

@@ -1,0 +1,1 @@
+"""Run configurations: `base.py` has every field; the others override it."""

@@ -1,0 +1,177 @@
+"""Every field of a run, one comment each. Variants import this and override.
+
+The encoder and decoder sections come from functions, since each architecture has its own fields.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def patch_encoder() -> ConfigDict:
+    """A vision transformer from scratch (`capjax.models.patch_encoder`)."""
+    encoder = ConfigDict()
+    encoder.name = "patch"
+    # Side of a patch in pixels; must divide dataset.image_size.
+    encoder.patch_size = 8
+    # Width of the memory.
+    encoder.width = 128
+    # Transformer blocks.
+    encoder.depth = 4
+    # Attention heads a block; must divide the width.
+    encoder.num_heads = 4
+    # Inner width of a feed-forward block over the width.
+    encoder.mlp_ratio = 4.0
+    # "learned" or "sincos" (fixed, two-dimensional).
+    encoder.positions = "learned"
+    # Whether a learned class token comes before the patches.
+    encoder.class_token = False
+    # Dropout rate on embeddings and residuals.
+    encoder.dropout = 0.0
+    return encoder
+
+
+def conv_encoder() -> ConfigDict:
+    """A small residual CNN from scratch (`capjax.models.conv_encoder`)."""
+    encoder = ConfigDict()
+    encoder.name = "conv"
+    # Channels of each stage; every stage after the first halves the grid.
+    encoder.widths = (64, 128)
+    # Residual blocks a stage.
+    encoder.blocks = 2
+    # Stride of the first convolution.
+    encoder.stem_stride = 4
+    # Groups of the group norms; must divide every width.
+    encoder.groups = 8
+    return encoder
+
+
+def transformer_decoder() -> ConfigDict:
+    """A transformer decoder (`capjax.models.transformer_decoder`)."""
+    decoder = ConfigDict()
+    decoder.name = "transformer"
+    # Width of the token embeddings and residuals.
+    decoder.width = 128
+    # Decoder blocks.
+    decoder.num_layers = 2
+    # Attention heads a block.
+    decoder.num_heads = 4
+    # Width of a head; None is width / num_heads.
+    decoder.head_dim = placeholder(int)
+    # Inner width of a feed-forward block over the width.
+    decoder.mlp_ratio = 4.0
+    # "pre" or "post": where the norms stand.
+    decoder.norm = "pre"
+    # Activation of the feed-forward blocks: a function of flax.linen.
+    decoder.activation = "gelu"
+    # Dropout rate on embeddings and residuals.
+    decoder.dropout = 0.1
+    # Dropout rate on attention weights.
+    decoder.attention_dropout = 0.0
+    # Whether the output layer is the token embedding, transposed.
+    decoder.tie_embeddings = False
+    # Whether the output bias starts at the log frequency of the train split's tokens.
+    decoder.smart_bias = True
+    return decoder
+
+
+def get_config() -> ConfigDict:
+    """The base config: `shapes`, a patch encoder and a transformer decoder."""
+    config = ConfigDict()
+    # Seed of the parameters, the data order and dropout.
+    config.seed = 0
+
+    config.dataset = ConfigDict()
+    # A TFDS dataset: "shapes", "coco_captions", or any with the latter's features.
+    config.dataset.name = "shapes"
+    # Where TFDS keeps datasets; None is TFDS's own default (~/tensorflow_datasets).
+    config.dataset.data_dir = placeholder(str)
+    # Where captions read once are kept, keyed by the dataset's fingerprint; None keeps nothing.
+    config.dataset.cache_dir = "~/.cache/capjax"
+    # Side of the square that images are resized to, in pixels.
+    config.dataset.image_size = 64
+    # Captions of an image in one training batch; an image with more gives a random choice.
+    config.dataset.captions_per_image = 5
+    # Longest training caption in tokens, its end token counted.
+    config.dataset.max_length = 24
+    # What happens to a longer one: "drop" or "cut".
+    config.dataset.over_length = "drop"
+    # Captions are padded to a multiple of this many tokens, so that short batches cost less;
+    # None pads every batch to max_length.
+    config.dataset.length_bucket = placeholder(int)
+    # Threads that read and decode images.
+    config.dataset.num_threads = 4
+
+    config.tokenizer = ConfigDict()
+    # Words seen less often in the train split are unknown.
+    config.tokenizer.min_count = 1
+    # Only this many of the most frequent words are known; None is all.
+    config.tokenizer.max_words = placeholder(int)
+    # Whether one-letter words and words with other than letters are left out.
+    config.tokenizer.alphabetic_only = False
+
+    config.encoder = patch_encoder()
+    config.decoder = transformer_decoder()
+    # Of the computation: "float32" or "bfloat16". Parameters are always float32.
+    config.dtype = "float32"
+
+    # Images a step, over all devices.
+    config.batch_size = 64
+    # Updates in all.
+    config.num_steps = 1000
+    # Microbatches that a device's share of a batch is cut into, to save memory.
+    config.accumulate = 1
+    # Decay of the moving average of the parameters that is evaluated; 0 has none.
+    config.ema_decay = 0.0
+    # Mass that the loss spreads over all allowed tokens.
+    config.label_smoothing = 0.0
+
+    config.optimizer = ConfigDict()
+    # Peak of the learning rate; a linear warm-up leads to it, a cosine to 0 follows.
+    config.optimizer.learning_rate = 1e-3
+    # Steps of the warm-up.
+    config.optimizer.warmup_steps = 100
+    # AdamW's decay of the gradient's mean.
+    config.optimizer.b1 = 0.9
+    # AdamW's decay of the squared gradient's mean.
+    config.optimizer.b2 = 0.98
+    # AdamW's weight decay, on matrices only.
+    config.optimizer.weight_decay = 0.01
+    # Largest global norm of a gradient; 0 does not clip.
+    config.optimizer.clip_norm = 1.0
+
+    # Steps between training scalars.
+    config.log_every = 20
+    # Steps between evaluations on validation, each followed by a checkpoint.
+    config.eval_every = 500
+    # Steps between further checkpoints; 0 for none.
+    config.checkpoint_every = 0
+
+    config.early_stopping = ConfigDict()
+    # The validation metric that says which checkpoint is best.
+    config.early_stopping.metric = "CIDEr-D"
+    # "max" where more of it is better, "min" where less is.
+    config.early_stopping.mode = "max"
+    # Evaluations without a new best before training stops; 0 never stops.
+    config.early_stopping.patience = 0
+
+    config.evaluation = ConfigDict()
+    # Images a batch, over all devices.
+    config.evaluation.batch_size = 64
+    # Fixed validation images that are captioned and drawn at every evaluation.
+    config.evaluation.num_samples = 4
+    # Temperatures of those captions; 0 is greedy.
+    config.evaluation.temperatures = (0.0, 0.5, 1.0)
+
+    # These mean what transformers.generate gives them.
+    config.decoding = ConfigDict()
+    # Beams an image; 1 is greedy.
+    config.decoding.num_beams = 5
+    # Exponent of the length that divides a hypothesis's log-probability.
+    config.decoding.length_penalty = 1.0
+    # "true": stop at num_beams finished hypotheses; "false": when no better one is likely;
+    # "never": when no better one is possible.
+    config.decoding.early_stopping = "false"
+    # Longest caption in tokens, its start and end tokens counted; at most one more than
+    # dataset.max_length.
+    config.decoding.max_length = 25
+    return config

@@ -1,0 +1,1 @@
+"""Sweeps and reports that use capjax; capjax never imports them."""

@@ -1,0 +1,54 @@
+"""Trains the embedded default, shows captions, and says how far they are true.
+
+    python -m experiments.quickstart [--workdir runs/shapes_transformer]
+
+The same as `capjax.main` in mode train, then evaluate on validation and on heldout.
+"""
+
+import argparse
+import os
+
+import capjax
+from capjax import build
+from capjax.data.images import load_pixels
+from capjax.evaluate.figures import attention_figure, save_figure
+from capjax.run import evaluate, train
+from configs import shapes_transformer
+
+EXAMPLES = 4
+
+
+def show(workdir: str) -> None:
+    """Prints a few validation captions beside a reference, and draws where they looked."""
+    run = capjax.load(workdir)
+    source = build.source(run.config.dataset, "validation")
+    examples = [source[index] for index in range(EXAMPLES)]
+    captions = run.caption([example.image for example in examples], attention=True)
+    for example, caption in zip(examples, captions, strict=True):
+        pixels = load_pixels(example.image, run.config.dataset.image_size)
+        path = os.path.join(workdir, "figures", f"{example.image_id}.png")
+        save_figure(attention_figure(pixels, caption), path)
+        print(f"\n{example.image_id}, looked at: {path}")
+        print(f"  model:     {caption}\n  reference: {example.captions[0]}")
+
+
+def main() -> None:
+    """Trains, evaluates and shows."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workdir", default="runs/shapes_transformer", help="folder of the run")
+    workdir = parser.parse_args().workdir
+    config = shapes_transformer.get_config()
+    train(config, workdir)
+    validation = evaluate(config, workdir, split="validation", checkpoint="best")
+    heldout = evaluate(config, workdir, split="heldout", checkpoint="best")
+    show(workdir)
+    print(
+        f"\ntruth_rate={validation['truth_rate']:.3f} "
+        f"heldout_truth_rate={heldout['truth_rate']:.3f} "
+        f"facts={validation['facts']:.3f} "
+        f"shuffled_truth_rate={validation['shuffled_truth_rate']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

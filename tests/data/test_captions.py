@@ -1,0 +1,128 @@
+import json
+
+import numpy as np
+import pytest
+
+from capjax.data.captions import CaptionTable, encode_captions, read_captions, unigram_counts
+from capjax.data.source import Example
+from capjax.data.tokenizer import train_word_tokenizer
+
+CAPTIONS = (("a dog runs", "A dog."), (), ("...", "a cat sleeps on the red mat"), ("dog",))
+TOKENIZER = train_word_tokenizer(["a dog runs", "a cat sleeps on the mat"])
+
+
+class ListSource:
+    name = "list/train"
+
+    def __init__(self, captions, ids=None, fingerprint="abc"):
+        self.captions, self.fingerprint, self.reads = captions, fingerprint, 0
+        self.ids = ids or [f"image-{i}" for i in range(len(captions))]
+
+    def __len__(self):
+        return len(self.captions)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return Example(b"", self.ids[index], tuple(self.captions[index]))
+
+
+def table(captions=CAPTIONS):
+    return read_captions(ListSource(captions), None)
+
+
+def test_reads_once_with_a_cache(tmp_path):
+    first = read_captions(ListSource(CAPTIONS), tmp_path)
+    assert first == CaptionTable(("image-0", "image-1", "image-2", "image-3"), CAPTIONS, "abc")
+    again = ListSource(CAPTIONS)
+    assert read_captions(again, tmp_path) == first
+    assert again.reads == 0
+    other = ListSource((("b",),), fingerprint="def")
+    assert read_captions(other, tmp_path).captions == (("b",),)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "fewer", "duplicate", "no json"])
+def test_damaged_cache_is_rebuilt(tmp_path, damage):
+    whole = read_captions(ListSource(CAPTIONS), tmp_path)
+    (path,) = tmp_path.iterdir()
+    good = path.read_bytes()
+    content = json.loads(good)
+    if damage == "foreign":
+        content["fingerprint"] = "def"
+    elif damage == "fewer":
+        content["image_ids"].pop()
+        content["captions"].pop()
+    elif damage == "duplicate":
+        content["image_ids"][1] = "image-0"
+    bad = {"truncated": good[:40], "no json": b"[1]"}.get(damage, json.dumps(content).encode())
+    path.write_bytes(bad)
+    assert read_captions(ListSource(CAPTIONS), tmp_path) == whole
+    assert path.read_bytes() == good
+
+
+def test_duplicate_ids_are_named():
+    with pytest.raises(ValueError, match="'x' occurs 2 times"):
+        read_captions(ListSource(CAPTIONS, ids=["x", "y", "x", "z"]), None)
+
+
+@pytest.mark.parametrize("over_length", ["drop", "cut"])
+def test_encodes_words_and_eos(over_length):
+    encoded = encode_captions(table(), TOKENIZER, max_length=4, over_length=over_length)
+    texts = [[TOKENIZER.decode(ids) for ids in captions] for captions in encoded.tokens]
+    long = ["a cat sleeps"] if over_length == "cut" else []
+    assert texts == [["a dog runs", "a dog"], [], long, ["dog"]]
+    for ids in (ids for captions in encoded.tokens for ids in captions):
+        assert ids.dtype == np.int32
+        assert ids[-1] == TOKENIZER.eos_id
+        assert len(ids) <= encoded.max_length
+        assert TOKENIZER.bos_id not in ids
+    assert encoded.most_captions == 2
+
+
+def test_report_counts_everything():
+    dropped = encode_captions(table(), TOKENIZER, max_length=4, over_length="drop").report
+    assert (dropped.images, dropped.captions, dropped.kept) == (4, 5, 3)
+    assert (dropped.dropped, dropped.cut, dropped.empty) == (1, 0, 1)
+    assert (dropped.bare_images, dropped.bare_image_ids) == (2, ("image-1", "image-2"))
+    assert dropped.lengths.tolist() == [0, 0, 1, 1, 1]
+    assert (dropped.words, dropped.unknown) == (6, 0)
+    cut = encode_captions(table(), TOKENIZER, max_length=4, over_length="cut").report
+    assert (cut.kept, cut.dropped, cut.cut, cut.bare_images) == (4, 0, 1, 1)
+    assert "1 cut" in cut.summary()
+    assert "image-1" in cut.summary()
+    assert len(cut.summary().splitlines()) == 3
+
+
+def test_report_names_unknown_words():
+    captions = (("a pink dog", "a pink PIG runs and runs and runs"), ("the pig",))
+    report = encode_captions(table(captions), TOKENIZER, max_length=5, over_length="cut").report
+    assert report.frequent_unknown == (("pig", 2), ("pink", 2))  # "and" was cut off
+    assert (report.unknown, report.words) == (4, 9)
+    assert "pink 2" in report.summary()
+    assert "44.44%" in report.summary()
+
+
+def test_the_limit_counts_eos():
+    seven = (("a cat sleeps on the red mat",),)
+    fits = encode_captions(table(seven), TOKENIZER, max_length=8, over_length="drop")
+    assert fits.report.kept == 1
+    assert len(fits.tokens[0][0]) == 8
+    assert not encode_captions(table(seven), TOKENIZER, max_length=7, over_length="drop").tokens[0]
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="'truncate'"):
+        encode_captions(table(), TOKENIZER, max_length=4, over_length="truncate")
+    with pytest.raises(ValueError, match="max_length"):
+        encode_captions(table(), TOKENIZER, max_length=1, over_length="cut")
+
+
+def test_unigram_counts_are_of_targets():
+    encoded = encode_captions(table(), TOKENIZER, max_length=4, over_length="drop")
+    counts = unigram_counts(encoded, TOKENIZER.vocab_size)
+    assert counts.dtype == np.float64
+    assert counts.shape == (TOKENIZER.vocab_size,)
+    assert counts[TOKENIZER.eos_id] == 3
+    assert counts[TOKENIZER.encode("dog")[0]] == 3
+    assert counts.sum() == 9
+    with pytest.raises(ValueError, match="vocab_size 4"):
+        unigram_counts(encoded, 4)

@@ -1,0 +1,160 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from capjax.data import images
+from capjax.data.images import ImageError, load_pixels
+
+hypothesis = pytest.importorskip("hypothesis")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
+
+# A picture whose every corner differs: red, green / blue, white.
+CORNERS = np.zeros((40, 60, 3), np.uint8)
+CORNERS[:20, :30], CORNERS[:20, 30:] = (250, 0, 0), (0, 250, 0)
+CORNERS[20:, :30], CORNERS[20:, 30:] = (0, 0, 250), (250, 250, 250)
+
+
+def encode(image, kind="PNG", **options) -> bytes:
+    content = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+def test_all_ways_in_give_the_same_pixels(tmp_path):
+    content = encode(CORNERS)
+    path = tmp_path / "corners.png"
+    path.write_bytes(content)
+    expected = load_pixels(content, 32)
+    assert expected.shape == (32, 32, 3)
+    assert expected.dtype == np.uint8
+    assert expected.flags.writeable
+    for image in (path, str(path), bytearray(content), Image.open(io.BytesIO(content)), CORNERS):
+        np.testing.assert_array_equal(load_pixels(image, 32), expected)
+    assert load_pixels(np.full((3, 4), 7, np.uint8), 5).tolist() == [[[7] * 3] * 5] * 5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_obeyed(kind, orientation):
+    upright = Image.fromarray(CORNERS)
+    undo = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    turn = undo.get(orientation, images._UPRIGHT.get(orientation))
+    stored = upright if turn is None else upright.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
+    pixels = load_pixels(encode(stored, kind, exif=exif, **options), 40).astype(int)
+    expected = load_pixels(CORNERS, 40).astype(int)
+    corners = np.ix_([5, 34], [5, 34])
+    assert np.abs(pixels[corners] - expected[corners]).max() < 40
+
+
+def test_resize_is_antialiased():
+    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
+    assert np.ptp(load_pixels(stripes, 8)[:, 1:-1]) < 40
+
+
+def test_alpha_lies_over_white():
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[..., 3] = 128
+    assert load_pixels(encode(rgba), 4).max() == load_pixels(encode(rgba), 4).min() == 127
+    grey_alpha = Image.new("LA", (4, 4), (0, 0))
+    assert load_pixels(encode(grey_alpha), 4).min() == 255
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    assert load_pixels(encode(palette), 4)[0, 0].tolist() == [0, 0, 255]
+    assert load_pixels(encode(palette, transparency=1), 4)[0, 0].tolist() == [255] * 3
+    assert load_pixels(encode(palette, transparency=b"\xff\x00"), 4)[0, 0].tolist() == [255] * 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled(kind):
+    levels = np.array([[0, 257 * 100], [257 * 200, 65535]], np.uint16)
+    assert load_pixels(encode(levels, kind), 2)[..., 0].tolist() == [[0, 100], [200, 255]]
+
+
+def test_other_modes():
+    cmyk = Image.fromarray(CORNERS).convert("CMYK")
+    pixels = load_pixels(encode(cmyk, "JPEG", quality=95), 40)
+    assert np.abs(pixels[5, 5].astype(int) - (250, 0, 0)).max() < 40
+    bits = Image.new("1", (3, 3), 1)
+    assert load_pixels(encode(bits), 3).min() == 255
+    for mode, value in (("F", 0.5), ("I", 1 << 20)):
+        with pytest.raises(ImageError, match="no agreed range"):
+            load_pixels(encode(Image.new(mode, (3, 3), value), "TIFF"), 3)
+
+
+def test_errors_name_the_file(tmp_path):
+    path = tmp_path / "broken.jpg"
+    with pytest.raises(ImageError, match=r"broken\.jpg: cannot be read: No such file"):
+        load_pixels(path, 8)
+    with pytest.raises(ImageError, match="cannot be read"):
+        load_pixels(tmp_path, 8)
+    with pytest.raises(ImageError, match="cannot be read"):
+        load_pixels("nul\0name.jpg", 8)
+    noise = np.random.default_rng(0).integers(0, 255, (50, 50, 3)).astype(np.uint8)
+    whole = encode(noise, "JPEG")
+    for content, why in (
+        (b"", "empty"),
+        (b"no picture at all", "not an image"),
+        (whole[: len(whole) // 2], "truncated"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match=rf"broken\.jpg: .*{why}"):
+            load_pixels(path, 8)
+        with pytest.raises(ImageError, match=rf"^image bytes: .*{why}"):
+            load_pixels(content, 8)
+        with pytest.raises(ImageError, match=rf"^seven: .*{why}"):
+            load_pixels(content, 8, name="seven")
+
+
+@pytest.mark.parametrize("side", [8_950, 11_000, 60_000])
+def test_absurd_sizes_are_refused_by_their_header(side, monkeypatch):
+    header = encode(Image.new("1", (1, 1)), "PPM").split(b"\n", 2)
+    content = b"\n".join([header[0], b"%d %d" % (side, side), b""])
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match="pixels"):
+        load_pixels(content, 8)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4,), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8),
+    ],
+)
+def test_other_arrays_are_refused(array):
+    with pytest.raises(ImageError, match=r"uint8 \[H, W, 3\]"):
+        load_pixels(array, 8)
+
+
+def test_other_types_and_sizes_are_refused():
+    with pytest.raises(ImageError, match="int is not taken"):
+        load_pixels(5, 8)
+    with pytest.raises(ValueError, match="size"):
+        load_pixels(CORNERS, 0)
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_damage_gives_pixels_or_an_image_error(data):
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {"exif": exif} if kind in ("PNG", "JPEG", "WEBP") else {}
+    content = bytearray(encode(CORNERS, kind, **options))
+    for _ in range(data.draw(st.integers(0, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        pixels = load_pixels(bytes(content[: data.draw(st.integers(1, len(content)))]), 8)
+    except ImageError:
+        return
+    assert pixels.shape == (8, 8, 3)

@@ -1,0 +1,137 @@
+"""Captions from batches: rows, attention, lengths, and figures of them."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from capjax import parallel
+from capjax.data.tokenizer import train_word_tokenizer
+from capjax.evaluate.captioning import BeamSearch, CaptionBatches, Sampling
+from capjax.evaluate.figures import attention_figure, figure_pixels, save_figure, word_maps
+from capjax.models.captioner import Captioner
+from capjax.models.patch_encoder import PatchEncoder
+from capjax.models.transformer_decoder import TransformerDecoder
+
+WORDS = ["a cat on the red mat", "two dogs in a park", "one bird over the sea"]
+
+
+@pytest.fixture(scope="module")
+def case():
+    tokenizer = train_word_tokenizer(WORDS)
+    model = Captioner(
+        PatchEncoder(8, 16, 1, 2, class_token=True),
+        TransformerDecoder(
+            tokenizer.vocab_size, 8, 16, 2, 2, banned=tokenizer.banned_ids, tie_embeddings=True
+        ),
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: np.asarray(x) + 0.5 * rng.normal(size=x.shape).astype(np.float32),
+        model.init_params(jax.random.key(0), (16, 16, 3)),
+    )
+    return model, tokenizer, params, rng.integers(0, 256, (5, 16, 16, 3), np.uint8)
+
+
+@pytest.fixture(scope="module", name="search_with")
+def make_search(case):
+    """Compiled once a method, for all tests."""
+
+    @functools.cache
+    def search_with(method, attention):
+        return CaptionBatches(case[0], case[1], method, attention=attention)
+
+    return search_with
+
+
+def captions(case, search, images, size):
+    params = case[2]
+
+    def batches():
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            index = np.full(size, -1, np.int32)
+            index[: len(part)] = np.arange(start, start + len(part))
+            fill = np.zeros((size - len(part), *images.shape[1:]), np.uint8)
+            yield {"image": np.concatenate([part, fill]), "index": index}
+
+    found = dict(search(parallel.replicate(params), batches()))
+    assert sorted(found) == list(range(len(images)))
+    return [found[index] for index in range(len(images))]
+
+
+BEAM = BeamSearch(num_beams=3, length_penalty=1.0, early_stopping=False, max_length=8)
+
+
+def test_batches_and_filling_rows_change_nothing(case, search_with):
+    whole = captions(case, search_with(BEAM, True), case[3], 5)
+    parts = captions(case, search_with(BEAM, True), case[3], 2)
+    assert [caption.text for caption in parts] == [caption.text for caption in whole]
+    np.testing.assert_allclose(
+        [caption.log_prob for caption in parts], [caption.log_prob for caption in whole], rtol=1e-4
+    )
+    assert len({caption.text for caption in whole}) > 1
+
+
+@pytest.mark.parametrize(
+    "method", [BEAM, Sampling(0.0, 8), Sampling(1.0, 8)], ids=["beam", "greedy", "sampled"]
+)
+def test_attention_and_log_prob_are_those_of_teacher_forcing(case, search_with, method):
+    model, tokenizer, params, images = case
+    found = captions(case, search_with(method, True), images, 5)
+    for image, caption in zip(images, found, strict=True):
+        assert caption.text == " ".join(caption.words)
+        ids = [tokenizer.encode(word)[0] for word in caption.words]
+        targets = [*ids, tokenizer.eos_id] if caption.finished else ids
+        memory = model.apply({"params": params}, image[None], method="encode")
+        tokens = np.array([[[tokenizer.bos_id, *targets[:-1]]]], np.int32)
+        forced = model.apply({"params": params}, memory, tokens, attention=True, method="decode")
+        assert caption.attention.shape == (len(ids), 4, 5)
+        np.testing.assert_allclose(caption.attention, forced.attention[0, 0, : len(ids)], atol=1e-4)
+        logs = jax.nn.log_softmax(forced.logits)[0, 0, np.arange(len(targets)), targets]
+        np.testing.assert_allclose(caption.log_prob, logs.sum(), rtol=1e-3)
+
+
+def test_greedy_is_one_beam_and_samples_differ(case, search_with):
+    def texts(method):
+        return [caption.text for caption in captions(case, search_with(method, True), case[3], 5)]
+
+    one = BeamSearch(num_beams=1, length_penalty=1.0, early_stopping=False, max_length=8)
+    assert texts(Sampling(0.0, 8)) == texts(one)
+    assert texts(Sampling(1.0, 8)) == texts(Sampling(1.0, 8)) != texts(Sampling(1.0, 8, seed=1))
+
+
+def test_word_maps_leave_the_class_token_out_and_keep_places(case, search_with):
+    caption = captions(case, search_with(BEAM, True), case[3], 5)[0]
+    attention = np.zeros_like(caption.attention)
+    attention[..., 0] = 0.9  # The class token.
+    attention[..., 1 + 2] = 0.1  # Row 1, column 0 of the 2x2 grid: the lower left.
+    caption = type(caption)(**{**vars(caption), "attention": attention})
+    maps = word_maps(caption, (40, 60))
+    assert maps.shape == (len(caption.words), 40, 60)
+    row, column = np.unravel_index(maps[0].argmax(), (40, 60))
+    assert row > 20
+    assert column < 30
+    assert maps.min() >= 0
+
+
+def test_figures_are_drawn_and_saved_whole(case, search_with, tmp_path):
+    caption = captions(case, search_with(BEAM, True), case[3], 5)[0]
+    caption = type(caption)(**{**vars(caption), "text": "costs $5 and $x_$"})
+    figure = attention_figure(case[3][0], caption)
+    pixels = figure_pixels(figure)
+    assert pixels.dtype == np.uint8
+    assert pixels.std() > 10
+    save_figure(figure, str(tmp_path / "deep" / "figure.png"))
+    with Image.open(tmp_path / "deep" / "figure.png") as saved:
+        assert saved.size[0] > 300
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["figure.png"]
+
+
+def test_a_caption_without_attention_says_so(case, search_with):
+    caption = captions(case, search_with(BEAM, False), case[3], 5)[0]
+    assert caption.attention is None
+    with pytest.raises(ValueError, match="without attention"):
+        word_maps(caption, (8, 8))

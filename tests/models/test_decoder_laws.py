@@ -1,0 +1,166 @@
+"""The laws that every decoder keeps, and that padding, captions and images do not mix."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from capjax.models.captioner import Captioner, FeatureEncoder
+from capjax.models.layers import NEVER
+from capjax.models.transformer_decoder import TransformerDecoder
+
+B, C, T, P, F, V = 2, 3, 7, 6, 8, 19
+BANNED = (0, 1, 3)
+
+
+def transformer(**fields):
+    defaults = {
+        "vocab_size": V,
+        "max_length": 9,
+        "width": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "banned": BANNED,
+    }
+    return Captioner(FeatureEncoder((2, 3)), TransformerDecoder(**{**defaults, **fields}))
+
+
+DECODERS = {
+    "pre": transformer(),
+    "post": transformer(norm="post", activation="relu"),
+    "tied": transformer(tie_embeddings=True),
+    "wide heads": transformer(head_dim=12, num_layers=1),
+}
+
+
+@pytest.fixture(params=DECODERS, name="case")
+def make_case(request):
+    model = DECODERS[request.param]
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.normal(size=(B, P, F)), jnp.float32)
+    tokens = jnp.asarray(rng.integers(0, V, (B, C, T)), jnp.int32)
+    # Larger than fresh ones, so that every path bends the logits.
+    params = jax.tree.map(
+        lambda x: x + 0.3 * jnp.asarray(rng.normal(size=x.shape), x.dtype),
+        model.init_params(jax.random.key(0), (P, F)),
+    )
+    return model, {"params": params}, features, tokens
+
+
+def test_stepping_equals_teacher_forcing(case):
+    model, variables, features, tokens = case
+    memory = model.apply(variables, features, method="encode")
+    whole = model.apply(variables, memory, tokens, attention=True, method="decode")
+    carry = model.apply(variables, memory, C, T, method="init_carry")
+    step = jax.jit(
+        lambda carry, token: model.apply(variables, carry, token, attention=True, method="step")
+    )
+    for position in range(T):
+        carry, logits, attention = step(carry, tokens[:, :, position])
+        np.testing.assert_allclose(logits, whole.logits[:, :, position], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(attention, whole.attention[:, :, position], atol=1e-5)
+    assert int(carry.position) == T
+
+
+def test_a_carry_says_what_follows_the_beams(case):
+    model, variables, features, _ = case
+    memory = model.apply(variables, features, method="encode")
+    carry = model.apply(variables, memory, 5, T, method="init_carry")
+    assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(carry.per_image))
+    assert all(leaf.shape[:2] == (B, 5) for leaf in jax.tree.leaves(carry.per_beam))
+
+
+def test_the_future_never_changes_the_past(case):
+    model, variables, features, tokens = case
+    memory = model.apply(variables, features, method="encode")
+
+    def logits(embedding):
+        params = dict(variables["params"], decoder=dict(variables["params"]["decoder"]))
+        params["decoder"]["positions"] = {"embedding": embedding}
+        return model.apply({"params": params}, memory, tokens, method="decode").logits
+
+    embedding = variables["params"]["decoder"]["positions"]["embedding"]
+    # Positions stand for inputs: d logits[t] / d input[s] must vanish for s > t, and only there.
+    jacobian = jax.jacobian(lambda e: logits(e)[0, 0, :, 4:].sum(-1))(embedding)
+    flow = np.abs(np.asarray(jacobian)).sum(-1)[:, :T]
+    assert np.all(flow[np.triu_indices(T, 1)] == 0)
+    assert np.all(flow[np.tril_indices(T)] > 0)
+
+
+def test_captions_and_images_do_not_mix(case):
+    model, variables, features, tokens = case
+    whole = model.apply(variables, features, tokens, train=False).logits
+    changed = tokens.at[0, 1].set((tokens[0, 1] + 5) % V)
+    again = model.apply(variables, features, changed, train=False).logits
+    np.testing.assert_array_equal(again[1], whole[1])
+    np.testing.assert_allclose(again[0, [0, 2]], whole[0, [0, 2]], atol=1e-6)
+    assert np.abs(again[0, 1] - whole[0, 1]).max() > 1e-2
+    other = features.at[0].add(1.0)
+    moved = model.apply(variables, other, tokens, train=False).logits
+    np.testing.assert_allclose(moved[1], whole[1], atol=1e-6)
+    assert np.abs(moved[0] - whole[0])[..., 4:].max() > 1e-3
+
+
+def test_attention_sums_to_one(case):
+    model, variables, features, tokens = case
+    memory = model.apply(variables, features, method="encode")
+    attention = model.apply(variables, memory, tokens, attention=True, method="decode").attention
+    decoder = model.decoder
+    assert attention.shape == (B, C, T, decoder.num_layers * decoder.num_heads, P)
+    np.testing.assert_allclose(attention.sum(-1), 1.0, atol=1e-5)
+
+
+def test_banned_tokens_are_out_of_reach_and_eos_is_not(case):
+    model, variables, features, tokens = case
+    logits = model.apply(variables, features, tokens, train=False).logits
+    assert np.all(logits[..., list(BANNED)] == NEVER)
+    allowed = np.delete(np.asarray(logits), BANNED, axis=-1)
+    assert np.abs(allowed).max() < 1e3
+
+
+def test_output_bias_is_the_first_prediction():
+    shares = np.log(np.arange(1, V + 1) / 30.0)
+    model = transformer(output_bias=tuple(shares), num_layers=1)
+    params = model.init_params(jax.random.key(0), (P, F))
+    np.testing.assert_allclose(params["decoder"]["bias"], shares, rtol=1e-6)
+    zero = dict(params, decoder=dict(params["decoder"]))
+    zero["decoder"]["output"] = {"kernel": jnp.zeros_like(params["decoder"]["output"]["kernel"])}
+    logits = model.apply(
+        {"params": zero}, jnp.ones((1, P, F)), jnp.ones((1, 1, 2), jnp.int32), train=False
+    ).logits
+    np.testing.assert_allclose(logits[0, 0, 0, 4:], shares[4:], rtol=1e-6)
+
+
+def test_too_many_tokens_are_refused(case):
+    model, variables, features, _ = case
+    with pytest.raises(ValueError, match="max_length 9"):
+        model.apply(variables, features, jnp.zeros((B, 1, 10), jnp.int32), train=False)
+    memory = model.apply(variables, features, method="encode")
+    with pytest.raises(ValueError, match="max_length 9"):
+        model.apply(variables, memory, 2, 10, method="init_carry")
+
+
+def test_dropout_acts_in_training_alone(case):
+    model, variables, features, tokens = case
+    dropping = Captioner(model.encoder, model.decoder.clone(dropout=0.5, attention_dropout=0.5))
+
+    def run(key, train):
+        rngs = {"dropout": jax.random.key(key)}
+        return dropping.apply(variables, features, tokens, train=train, rngs=rngs).logits
+
+    np.testing.assert_array_equal(run(0, False), run(1, False))
+    np.testing.assert_array_equal(run(0, True), run(0, True))
+    assert np.abs(run(0, True) - run(1, True)).max() > 1e-2
+
+
+def test_bfloat16_compute_stays_near():
+    half = transformer(dtype=jnp.bfloat16)
+    whole = transformer()
+    params = {"params": whole.init_params(jax.random.key(0), (P, F))}
+    features = jax.random.normal(jax.random.key(1), (B, P, F))
+    tokens = jnp.ones((B, C, T), jnp.int32)
+    logits = half.apply(params, features, tokens, train=False).logits
+    assert logits.dtype == jnp.float32
+    reference = whole.apply(params, features, tokens, train=False).logits
+    np.testing.assert_allclose(logits[..., 4:], reference[..., 4:], atol=0.05)
+    assert np.abs(logits[..., 4:] - reference[..., 4:]).max() > 0

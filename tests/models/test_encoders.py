@@ -1,0 +1,113 @@
+"""Encoders: shapes, positions, errors, and that images of a batch do not mix."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from capjax.models.captioner import FeatureEncoder
+from capjax.models.conv_encoder import ConvEncoder
+from capjax.models.layers import Dropout
+from capjax.models.patch_encoder import PatchEncoder, scale_pixels, sincos_positions
+
+ENCODERS = {
+    "learned": (PatchEncoder(8, 16, 2, 2), (2, 4), 0, 16),
+    "sincos": (PatchEncoder(4, 16, 1, 2, positions="sincos"), (4, 8), 0, 16),
+    "class": (PatchEncoder(8, 16, 2, 2, class_token=True), (2, 4), 1, 16),
+    "conv": (ConvEncoder((8, 16), 1, stem_stride=2, groups=4), (4, 8), 0, 16),
+    "deep conv": (ConvEncoder((8, 16, 24), 2, stem_stride=2, groups=4), (2, 4), 0, 24),
+}
+
+
+def pictures(count=3):
+    return np.random.default_rng(0).integers(0, 256, (count, 16, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_memory_shape_and_rows(name):
+    encoder, grid, prefix, width = ENCODERS[name]
+    images = pictures()
+    variables = encoder.init(jax.random.key(0), images, train=False)
+    memory = encoder.apply(variables, images, train=False)
+    assert memory.grid == grid
+    assert memory.prefix == prefix
+    assert memory.values.shape == (3, prefix + grid[0] * grid[1], width)
+    alone = encoder.apply(variables, images[1:2], train=False)
+    np.testing.assert_allclose(alone.values[0], memory.values[1], atol=1e-5)
+
+
+def test_patches_lie_by_rows():
+    """The gradient of a position's embedding, without attention, reaches its own patch alone."""
+    encoder = PatchEncoder(8, 16, 0, 2)
+    image = pictures(1)
+    variables = encoder.init(jax.random.key(0), image, train=False)
+    before = encoder.apply(variables, image, train=False).values[0]
+    for position, (row, column) in enumerate((r, c) for r in range(2) for c in range(4)):
+        changed = image.copy()
+        changed[0, row * 8 + 3, column * 8 + 5] ^= 255
+        after = encoder.apply(variables, changed, train=False).values[0]
+        moved = np.flatnonzero(np.abs(after - before).max(-1) > 1e-6)
+        assert moved.tolist() == [position]
+
+
+def test_patch_embedding_is_a_strided_convolution():
+    encoder = PatchEncoder(8, 16, 0, 2, positions="sincos")
+    image = pictures(2)
+    variables = encoder.init(jax.random.key(0), image, train=False)
+    dense = variables["params"]["patch_embedding"]
+    kernel = dense["kernel"].reshape(8, 8, 3, 16)
+    convolved = jax.lax.conv_general_dilated(
+        scale_pixels(image, jnp.float32),
+        kernel,
+        (8, 8),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    x = convolved.reshape(2, 8, 16) + dense["bias"] + sincos_positions((2, 4), 16)
+    x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    values = encoder.apply(variables, image, train=False).values
+    np.testing.assert_allclose(values, x, atol=1e-4)
+
+
+def test_sincos_positions_tell_rows_and_columns_apart():
+    table = sincos_positions((3, 5), 16)
+    assert table.shape == (15, 16)
+    assert len(np.unique(table.round(5), axis=0)) == 15
+    # The column's half is equal down a column, the row's along a row.
+    grid = table.reshape(3, 5, 16)
+    np.testing.assert_allclose(grid[0, :, :8], grid[2, :, :8])
+    np.testing.assert_allclose(grid[:, 0, 8:], grid[:, 4, 8:])
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        (PatchEncoder(7, 16, 1, 2), "patch_size 7 does not divide the image size 16x32"),
+        (PatchEncoder(8, 16, 1, 2, positions="none"), "'learned' or 'sincos'"),
+        (PatchEncoder(8, 18, 1, 2, positions="sincos"), "divisible by 4"),
+        (ConvEncoder((10,), 1, groups=4), "width 10 is no multiple of groups 4"),
+    ],
+)
+def test_errors_say_what_would_work(encoder, message):
+    with pytest.raises(ValueError, match=message):
+        encoder.init(jax.random.key(0), pictures(1), train=False)
+
+
+def test_features_must_fit_their_grid():
+    with pytest.raises(ValueError, match="5 positions for 6"):
+        FeatureEncoder((2, 3)).apply({}, jnp.zeros((1, 5, 4)), train=False)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("shape", [(1000, 37), (3, 7, 1001)])
+def test_dropout_drops_its_share_and_keeps_the_mean(rate, shape):
+    x = jnp.ones(shape)
+    apply = jax.jit(lambda key: Dropout(rate).apply({}, x, train=True, rngs={"dropout": key}))
+    y = np.asarray(apply(jax.random.key(0)))
+    share = round(rate * 256) / 256
+    assert abs((y == 0).mean() - share) < 5 * np.sqrt(share * (1 - share) / y.size)
+    np.testing.assert_allclose(y[y > 0], 1 / (1 - share), rtol=1e-6)
+    # Neighbours, which share a random word, fall independently.
+    both = ((y == 0)[..., :-1] & (y == 0)[..., 1:]).mean()
+    assert abs(both - share**2) < 0.02
+    assert (np.asarray(apply(jax.random.key(1))) != y).any()

@@ -1,0 +1,65 @@
+"""Run by test_step.py in a process of its own: one, or eight simulated devices.
+
+Prints a JSON line of loss, nll, tokens and a digest of the gradient's direction.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import optax
+
+from capjax import parallel
+from capjax.models.captioner import Captioner
+from capjax.models.conv_encoder import ConvEncoder
+from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.train.state import init_state
+from capjax.train.step import make_loss_step, make_train_step
+
+B, C, T, V = 16, 3, 6, 23
+
+
+def main():
+    accumulate = int(sys.argv[1])
+    rng = np.random.default_rng(0)
+    model = Captioner(
+        ConvEncoder((8,), 1, groups=4),
+        TransformerDecoder(V, T, 16, 1, 2, banned=(0, 1, 3)),
+    )
+    batch = {
+        "image": rng.integers(0, 256, (B, 8, 8, 3), np.uint8),
+        "tokens": rng.integers(0, V, (B, C, T + 1)).astype(np.int32),
+        # Very uneven: the mean of per-device means is another number.
+        "lengths": (rng.integers(0, 2, (B, C)) * rng.integers(0, T + 1, (B, C))).astype(np.int32),
+    }
+    batch["lengths"][:4] = 0
+    params = model.init_params(jax.random.key(0), (8, 8, 3))
+    optimizer = optax.sgd(1.0)
+    state = parallel.replicate(init_state(params, optimizer, ema=True))
+    step = parallel.map_devices(
+        make_train_step(
+            model, optimizer, seed=0, label_smoothing=0.1, accumulate=accumulate, ema_decay=0.5
+        )
+    )
+    after, metrics = step(state, parallel.shard(batch))
+    loss = parallel.map_devices(make_loss_step(model))(state.params, parallel.shard(batch))
+    gradient = jax.tree.map(
+        lambda a, b: np.asarray(a) - b,
+        parallel.unreplicate(state.params),
+        parallel.unreplicate(after.params),
+    )
+    flat = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
+    average = np.concatenate(
+        [leaf.ravel() for leaf in jax.tree.leaves(parallel.unreplicate(after.ema))]
+    )
+    values = {name: float(value[0]) for name, value in metrics.items()}
+    values["devices"] = jax.device_count()
+    values["eval_nll"] = float(loss["nll"][0])
+    values["gradient"] = flat.tolist()
+    values["ema"] = average.tolist()
+    print(json.dumps(values))
+
+
+if __name__ == "__main__":
+    main()

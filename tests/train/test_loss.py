@@ -1,0 +1,77 @@
+"""The masked loss against optax, and what must not count."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from capjax.models.layers import NEVER
+from capjax.train.loss import caption_loss
+
+B, C, T, V = 3, 2, 5, 11
+BANNED = (0, 1, 3)
+
+
+def case(seed=0):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(B, C, T, V)).astype(np.float32) * 3
+    logits[..., list(BANNED)] = NEVER
+    targets = rng.choice([2, *range(4, V)], (B, C, T)).astype(np.int32)
+    lengths = np.array([[5, 0], [1, 3], [4, 2]], np.int32)
+    return jnp.asarray(logits), jnp.asarray(targets), jnp.asarray(lengths)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_sums_equal_optax_over_allowed_tokens(smoothing):
+    logits, targets, lengths = case()
+    sums = caption_loss(logits, targets, lengths, banned=BANNED, label_smoothing=smoothing)
+    allowed = [2, *range(4, V)]
+    mask = np.arange(T) < np.asarray(lengths)[..., None]
+    position = {token: index for index, token in enumerate(allowed)}
+    onehot = jax.nn.one_hot(np.vectorize(position.get)(targets), len(allowed))
+    each = optax.softmax_cross_entropy(
+        logits[..., np.array(allowed)], optax.smooth_labels(onehot, smoothing)
+    )
+    np.testing.assert_allclose(sums["loss"], (each * mask).sum(), rtol=1e-5)
+    assert float(sums["tokens"]) == mask.sum() == 15
+    right = (np.argmax(logits, -1) == targets) & mask
+    assert float(sums["correct"]) == right.sum()
+
+
+def test_smoothing_stays_finite_and_the_nll_is_not_smoothed():
+    logits, targets, lengths = case()
+    plain = caption_loss(logits, targets, lengths, banned=BANNED)
+    smooth = caption_loss(logits, targets, lengths, banned=BANNED, label_smoothing=0.1)
+    assert float(smooth["loss"]) < 1e3
+    np.testing.assert_allclose(smooth["nll"], plain["nll"])
+
+
+def test_a_banned_target_has_no_weight_and_no_gradient():
+    logits, targets, lengths = case()
+    unknown = targets.at[0, 0, 1].set(3)
+    sums = caption_loss(logits, unknown, lengths, banned=BANNED, label_smoothing=0.1)
+    assert float(sums["tokens"]) == 14
+    gradient = jax.grad(lambda x: caption_loss(x, unknown, lengths, banned=BANNED)["loss"])(logits)
+    assert np.all(np.isfinite(gradient))
+    assert np.all(gradient[0, 0, 1] == 0)
+    assert np.any(gradient[0, 0, 0] != 0)
+
+
+def test_padding_counts_by_length_not_by_id():
+    """With one id for bos, eos and pad, the one end token counts and the padding does not."""
+    logits, _, _ = case()
+    end = 7
+    targets = jnp.full((B, C, T), end, jnp.int32).at[:, :, :2].set(4)
+    lengths = jnp.full((B, C), 3, jnp.int32)
+    sums = caption_loss(logits, targets, lengths)
+    assert float(sums["tokens"]) == B * C * 3
+    elsewhere = targets.at[:, :, 3:].set(9)
+    again = caption_loss(logits, elsewhere, lengths)
+    np.testing.assert_allclose(again["loss"], sums["loss"])
+
+
+def test_no_caption_at_all_is_no_nan():
+    logits, targets, _ = case()
+    sums = caption_loss(logits, targets, jnp.zeros((B, C), jnp.int32), banned=BANNED)
+    assert all(float(value) == 0 for value in sums.values())

@@ -1,0 +1,135 @@
+"""Eight devices, and microbatches, give one device's loss and gradient."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from capjax import parallel
+from capjax.models.captioner import Captioner, FeatureEncoder
+from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.train.optimizer import adamw, learning_rate_schedule
+from capjax.train.state import init_state, update_ema
+from capjax.train.step import make_train_step
+
+SCRIPT = Path(__file__).with_name("eight_devices.py")
+
+
+def run(devices, accumulate):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(accumulate)],
+        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(SCRIPT.parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def one():
+    return run(1, 1)
+
+
+@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (1, 4), (4, 2)])
+def test_devices_and_microbatches_equal_one(one, devices, accumulate):
+    several = run(devices, accumulate)
+    assert several["devices"] == devices
+    for name in ("tokens", "captions"):
+        assert several[name] == one[name]
+    for name in ("loss", "nll", "accuracy", "grad_norm", "eval_nll"):
+        np.testing.assert_allclose(several[name], one[name], rtol=1e-5, err_msg=name)
+    scale = np.abs(one["gradient"]).max()
+    np.testing.assert_allclose(several["gradient"], one["gradient"], atol=1e-6 * scale + 1e-7)
+    np.testing.assert_allclose(several["ema"], one["ema"], atol=1e-6)
+
+
+def small(**fields):
+    return Captioner(
+        FeatureEncoder((2, 2)), TransformerDecoder(9, 5, 8, 1, 2, banned=(0, 1, 3), **fields)
+    )
+
+
+def batch_of(rng):
+    return {
+        "features": rng.normal(size=(4, 4, 6)).astype(np.float32),
+        "tokens": rng.integers(4, 9, (4, 2, 6)).astype(np.int32),
+        "lengths": rng.integers(1, 6, (4, 2)).astype(np.int32),
+    }
+
+
+def test_training_learns_a_batch_and_dropout_is_by_seed():
+    rng = np.random.default_rng(0)
+    batch = parallel.shard(batch_of(rng))
+    model = small(dropout=0.1)
+    optimizer = adamw(
+        learning_rate_schedule(1e-2, 5, 200), b1=0.9, b2=0.98, weight_decay=0.01, clip_norm=1.0
+    )
+    params = model.init_params(jax.random.key(0), (4, 6))
+
+    def losses(seed, steps):
+        state = parallel.replicate(init_state(params, optimizer, ema=False))
+        step = parallel.map_devices(make_train_step(model, optimizer, seed=seed))
+        found = []
+        for _ in range(steps):
+            state, metrics = step(state, batch)
+            found.append(float(metrics["loss"][0]))
+        return found
+
+    first = losses(0, 120)
+    # Captions of random words can't be told apart before their first word: not zero.
+    assert first[-1] < 0.6 * first[0]
+    assert losses(0, 3) == first[:3]
+    assert losses(1, 3) != first[:3]
+
+
+def test_accumulation_must_divide():
+    optimizer = optax.sgd(1.0)
+    model = small()
+    state = parallel.replicate(
+        init_state(model.init_params(jax.random.key(0), (4, 6)), optimizer, False)
+    )
+    step = parallel.map_devices(make_train_step(model, optimizer, seed=0, accumulate=3))
+    with pytest.raises(ValueError, match="accumulate=3 does not divide the 4 images"):
+        step(state, parallel.shard(batch_of(np.random.default_rng(0))))
+
+
+def test_schedule_warms_up_and_ends_at_zero():
+    schedule = learning_rate_schedule(0.5, 10, 110)
+    assert float(schedule(0)) == 0
+    np.testing.assert_allclose(schedule(5), 0.25)
+    np.testing.assert_allclose(schedule(10), 0.5)
+    np.testing.assert_allclose(schedule(60), 0.25, atol=1e-6)
+    np.testing.assert_allclose(schedule(110), 0, atol=1e-7)
+    with pytest.raises(ValueError, match="warmup_steps=110 must be below num_steps=110"):
+        learning_rate_schedule(0.5, 110, 110)
+
+
+def test_only_matrices_decay_and_gradients_are_clipped():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    options = {"b1": 0.9, "b2": 0.98, "clip_norm": 1.0}
+    optimizer = adamw(lambda step: 0.1, weight_decay=0.5, **options)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.05)
+    np.testing.assert_allclose(updates["bias"], 0)
+    # With the second moment as large as the epsilon is small, only clipping tells sizes apart.
+    state = optimizer.init(params)
+    _, clipped = optimizer.update(jax.tree.map(lambda x: 100 * x, params), state, params)
+    moments = [leaf for leaf in jax.tree.leaves(clipped) if leaf.shape == (2, 2)]
+    np.testing.assert_allclose(moments[0], 0.1 / np.sqrt(6), rtol=1e-5)
+
+
+def test_average_keeps_up_early_and_is_slow_late():
+    old, new = {"w": jnp.zeros(())}, {"w": jnp.ones(())}
+    np.testing.assert_allclose(update_ema(old, new, jnp.int32(0), 0.99)["w"], 0.9)
+    np.testing.assert_allclose(update_ema(old, new, jnp.int32(10**6), 0.99)["w"], 0.01, rtol=1e-4)
