@@ -24,9 +24,13 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
 
 
+class ConfigError(ValueError):
+    """A config that names no model, or one that can't be; the message names the field."""
+
+
 def _choose(options: dict, value: str, field: str):
     if value not in options:
-        raise ValueError(f"config.{field}={value!r}; it may be {', '.join(map(repr, options))}")
+        raise ConfigError(f"config.{field}={value!r}; it may be {', '.join(map(repr, options))}")
     return options[value]
 
 

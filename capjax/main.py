@@ -10,9 +10,11 @@ default runs/<name of the config>; the same command continues a run that was int
 import os
 import sys
 
-from absl import app, flags
+import jax
+from absl import app, flags, logging
 from ml_collections import config_flags
 
+from capjax import build
 from capjax.data.source import DataError
 from capjax.run import evaluate, train
 from capjax.workdir import WorkdirError
@@ -26,6 +28,11 @@ _SPLIT = flags.DEFINE_string("split", "validation", "Split that --mode evaluate 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "best", "Checkpoint that --mode evaluate scores: best, latest or a step."
 )
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    "~/.cache/capjax/xla",
+    "Where JAX keeps compiled programs for the next start; empty keeps none.",
+)
 flags.mark_flag_as_required("config")
 
 
@@ -33,16 +40,18 @@ def main(argv: list[str]) -> None:
     """Reads the flags and runs the mode."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.field=value")
-    name = os.path.splitext(
-        os.path.basename(config_flags.get_config_filename(flags.FLAGS["config"]))
-    )[0]
+    logging.set_verbosity(logging.WARNING)  # JAX and orbax tell much on INFO.
+    if _CACHE.value:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(_CACHE.value))
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    name = os.path.splitext(os.path.basename(file))[0]
     workdir = _WORKDIR.value or os.path.join("runs", name)
     try:
         if _MODE.value == "train":
             train(_CONFIG.value, workdir)
         else:
             evaluate(_CONFIG.value, workdir, split=_SPLIT.value, checkpoint=_CHECKPOINT.value)
-    except (DataError, WorkdirError, ValueError) as error:
+    except (build.ConfigError, DataError, WorkdirError) as error:
         sys.exit(f"error: {error}")
 
 

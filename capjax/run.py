@@ -3,11 +3,9 @@
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -19,6 +17,7 @@ from capjax.evaluate.captioning import CaptionBatches, Sampling
 from capjax.evaluate.results import coco_results, code_version, write_json
 from capjax.load import load
 from capjax.metrics import coco
+from capjax.models.summary import model_summary
 from capjax.train.loop import Cadence, EarlyStopping
 from capjax.train.loop import train as train_loop
 from capjax.train.state import init_state
@@ -60,7 +59,7 @@ def train(config: ConfigDict, directory: str) -> None:
     model = build.captioner(config, tokenizer, bias)
     optimizer = build.optimizer(config)
     shape = (config.dataset.image_size,) * 2 + (3,)
-    print(model_summary(model, shape, config.dataset))
+    print(model_summary(model, shape, config.dataset.captions_per_image, config.dataset.max_length))
 
     @jax.jit
     def fresh(key):
@@ -181,20 +180,6 @@ def _print_smart_start(counts: np.ndarray, banned: tuple[int, ...]) -> None:
         f"vocabulary {len(counts)}: a uniform guess costs {np.log(len(counts)):.3f} nats a token, "
         f"the train split's frequencies {-(share * np.log(share)).sum():.3f}"
     )
-
-
-def model_summary(model: Any, image_shape: tuple[int, ...], dataset: ConfigDict) -> str:
-    """A table of the model's modules, their output shapes and parameters."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), np.uint8)
-    tokens = jax.ShapeDtypeStruct((1, dataset.captions_per_image, dataset.max_length), np.int32)
-    summary = nn.tabulate(
-        model,
-        jax.random.key(0),
-        depth=2,
-        show_repeated=False,
-        console_kwargs={"width": 110, "force_terminal": False},
-    )
-    return summary(images, tokens, train=False)
 
 
 def evaluate(

@@ -39,36 +39,53 @@ def load_pixels(
     *,
     name: str | None = None,
 ) -> np.ndarray:
-    """Decodes, turns upright, converts to RGB and resizes to a square.
+    """The pixels that a model sees: `load_image`, resized to a square.
 
-    Transparency is laid over white, 16-bit grey is scaled to 8 bits, CMYK and palettes are
-    converted. The resize is antialiased and bilinear and, as in the known tutorials, does not
-    keep the aspect ratio.
+    The resize is antialiased and bilinear and, as in the known tutorials, does not keep the
+    aspect ratio.
 
     Args:
-      image: an encoded file as bytes, a path, a Pillow image, or uint8 [H, W, 3] or [H, W].
+      image: see `load_image`.
       size: side of the result in pixels.
-      name: what error messages call the image; by default its path or "image bytes".
+      name: see `load_image`.
 
     Returns:
       uint8 [size, size, 3].
 
     Raises:
-      ImageError: the image is missing, empty, no image, damaged, too large or of a type or depth
-        that is not taken.
+      ImageError: see `load_image`.
       ValueError: `size` is below one.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel, not {size}")
+    resized = load_image(image, name=name).resize((size, size), Image.Resampling.BILINEAR)
+    # A copy, because the array that Pillow lends is read-only.
+    return np.array(resized)
+
+
+def load_image(
+    image: bytes | str | os.PathLike | Image.Image | np.ndarray, *, name: str | None = None
+) -> Image.Image:
+    """Decodes, turns upright by the EXIF orientation and converts to RGB.
+
+    Transparency is laid over white, 16-bit grey is scaled to 8 bits, CMYK and palettes are
+    converted.
+
+    Args:
+      image: an encoded file as bytes, a path, a Pillow image, or uint8 [H, W, 3] or [H, W].
+      name: what error messages call the image; by default its path or "image bytes".
+
+    Raises:
+      ImageError: the image is missing, empty, no image, damaged, too large or of a type or depth
+        that is not taken.
+    """
     name = name or _default_name(image)
     opened = _open(image, name)
     width, height = opened.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS} taken")
     try:
-        rgb = _to_rgb(_turn_upright(opened))
-        # A copy, because the array that Pillow lends is read-only.
-        return np.array(rgb.resize((size, size), Image.Resampling.BILINEAR))
+        return _to_rgb(_turn_upright(opened))
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
     except Exception as error:  # every format's reader raises its own
@@ -92,8 +109,9 @@ def _open(image, name: str) -> Image.Image:
     if isinstance(image, str | os.PathLike):
         try:
             image = Path(image).read_bytes()
-        except OSError as error:
-            raise ImageError(f"{name}: cannot be read: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a path with a null character
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"{name}: cannot be read: {reason}") from error
     if not isinstance(image, bytes | bytearray | memoryview):
         raise ImageError(
             f"{name}: {type(image).__name__} is not taken; give encoded bytes, a path, a Pillow "

@@ -5,23 +5,20 @@ tf.data only spreads the work over threads and reads ahead. Which images a batch
 Python's lock), so batches are the same as if they were made one after the other.
 """
 
-import atexit
 import os
+import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from capjax.data.batches import TrainBatches, eval_indices
 from capjax.data.captions import EncodedCaptions
-from capjax.data.reading import check_same_source, eval_batch, read_pixels
+from capjax.data.reading import CHUNK, check_same_source, eval_batch, read_chunk
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 
 # Batches that are ready and waiting while the accelerator is busy with one.
 _PREFETCH = 2
-
-# Images a call from tf.data into Python: a call costs as much as a few small images.
-_MAX_CHUNK = 16
 
 
 def train_batches(
@@ -139,6 +136,8 @@ def eval_batches(
 def _tensorflow():
     """TensorFlow, quiet and away from the accelerator, which is JAX's alone."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow computes nothing here; with oneDNN it greets with lines that no level silences.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")
@@ -157,21 +156,23 @@ def _read_batches(
     if first == last:
         return
     tf = _tensorflow()
-    op_error = tf.errors.OpError  # looked up now: TensorFlow is gone first when Python shuts down
     failures = []
     rows = len(index_of(first))
-    chunk = max(c for c in range(1, _MAX_CHUNK + 1) if rows % c == 0)
+    chunk = max(c for c in range(1, CHUNK + 1) if rows % c == 0)
+    shape = (image_size, image_size, 3)
 
     def read(index):
+        # An exception would reach the caller as a trace of text in one of TensorFlow's: it waits
+        # in `failures` instead until it is its batch's turn.
         try:
-            return np.stack([read_pixels(source, i, image_size) for i in index])
+            return read_chunk(source, index, image_size), np.int64(-1)
         except Exception as error:
-            failures.append(error)  # tf.data would make a trace of text of it
-            raise
+            failures.append(error)
+            return np.zeros((chunk, *shape), np.uint8), np.int64(failures.index(error))
 
     def read_chunk(index):
-        pixels = tf.numpy_function(read, [index], tf.uint8, stateful=False)
-        return tf.ensure_shape(pixels, (chunk, image_size, image_size, 3))
+        pixels, failure = tf.numpy_function(read, [index], (tf.uint8, tf.int64), stateful=False)
+        return tf.ensure_shape(pixels, (chunk, *shape)), tf.ensure_shape(failure, ())
 
     def plan(step):
         index = tf.numpy_function(index_of, [step], tf.int32, stateful=False)
@@ -183,7 +184,7 @@ def _read_batches(
         .unbatch()
         .map(read_chunk, num_parallel_calls=num_threads, deterministic=True)
         .batch(rows // chunk)
-        .map(lambda pixels: tf.reshape(pixels, (rows, image_size, image_size, 3)))
+        .map(lambda pixels, failure: (tf.reshape(pixels, (rows, *shape)), failure))
         .prefetch(_PREFETCH)
     )
     options = tf.data.Options()
@@ -191,18 +192,14 @@ def _read_batches(
     options.autotune.enabled = False
     options.threading.private_threadpool_size = num_threads
     iterators = [dataset.with_options(options).as_numpy_iterator()]
-    # Reading threads that are still at work when Python shuts down would wait for its lock for
-    # ever: the last reference to the iterator, which stops them, goes before that.
-    atexit.register(iterators.clear)
+    # Threads that still read when Python shuts down would wait for its lock for ever. The last
+    # reference to the iterator, which stops them, goes before that.
+    stop = weakref.finalize(dataset, iterators.clear)
     try:
-        while True:
-            yield next(iterators[0])
-    except StopIteration:
-        return
-    except op_error:
-        if failures:
-            raise failures[0] from None
-        raise
+        while (batch := next(iterators[0], None)) is not None:
+            pixels, failed = batch
+            for number in failed[failed >= 0]:
+                raise failures[number]
+            yield pixels
     finally:
-        iterators.clear()
-        atexit.unregister(iterators.clear)
+        stop()

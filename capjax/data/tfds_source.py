@@ -46,7 +46,7 @@ class TfdsSource:
         except (KeyError, ValueError) as error:
             raise ValueError(
                 f"{builder.info.name} has no split {split!r}; there are "
-                f"{', '.join(builder.info.splits)}"
+                f"{', '.join(sorted(builder.info.splits))}"
             ) from error
         features = _check_features(builder.info)
         self._id_key = next(key for key in ("image/id", "image/filename") if key in features)

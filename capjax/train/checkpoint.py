@@ -35,7 +35,7 @@ class Checkpoints:
             [
                 preservation_policy.LatestN(1),
                 preservation_policy.BestN(
-                    lambda metrics: metrics[metric],
+                    get_metric_fn=lambda metrics: metrics[metric],
                     reverse=mode == "min",
                     n=1,
                     keep_checkpoints_without_metrics=False,

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from capjax.data import images
-from capjax.data.images import ImageError, load_pixels
+from capjax.data.images import ImageError, load_image, load_pixels
 
 hypothesis = pytest.importorskip("hypothesis")
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
@@ -33,6 +33,9 @@ def test_all_ways_in_give_the_same_pixels(tmp_path):
     assert expected.flags.writeable
     for image in (path, str(path), bytearray(content), Image.open(io.BytesIO(content)), CORNERS):
         np.testing.assert_array_equal(load_pixels(image, 32), expected)
+    whole = load_image(path)
+    assert (whole.mode, whole.size) == ("RGB", (60, 40))
+    np.testing.assert_array_equal(whole, CORNERS)
     assert load_pixels(np.full((3, 4), 7, np.uint8), 5).tolist() == [[[7] * 3] * 5] * 5
 
 

@@ -1,7 +1,6 @@
+import itertools
 import json
 import string
-import sys
-import unicodedata
 
 import pytest
 import tokenizers
@@ -42,7 +41,7 @@ def test_special_tokens_come_first():
 
 
 def test_splits_as_the_tutorials_do():
-    assert WORDS.split(CAPTIONS[0]) == "a black dogs tshirt by the sea".split()
+    assert WORDS.split(CAPTIONS[0]) == ["a", "black", "dogs", "tshirt", "by", "the", "sea"]
     assert WORDS.encode("a zebra") == [WORDS.encode("a")[0], WORDS.unk_id]
     assert WORDS.encode("") == WORDS.encode(" .,! ") == WORDS.encode("❤️ ́") == []
 
@@ -72,7 +71,10 @@ def test_decoded_ids_encode_to_themselves(data):
     assert WORDS.encode(WORDS.decode(ids)) == ids
 
 
-@given(st.text() | st.lists(st.sampled_from([*SPECIAL_TOKENS, "＜eos＞", "&lt;bos>", "\u200d"])))
+@given(
+    st.text()
+    | st.lists(st.sampled_from([*SPECIAL_TOKENS, "\uff1ceos\uff1e", "&lt;bos>", "\u200d"]))
+)
 @settings(max_examples=300)
 def test_no_text_forges_a_special_token(text):
     text = text if isinstance(text, str) else " ".join(text)
@@ -83,13 +85,15 @@ def test_no_text_forges_a_special_token(text):
 
 
 def test_splitting_is_idempotent_and_ignores_the_unicode_form():
-    for point in range(sys.maxunicode + 1):
-        if 0xD800 <= point < 0xE000 or (0x4E00 < point < 0xD7A0) or 0x20000 < point < 0xE0000:
-            continue  # surrogates, and ideographs and syllables much like the first one
+    # Not Python's unicodedata: its Unicode version may be another.
+    decompose = tokenizers.normalizers.NFD().normalize_str
+    # The blocks that have anything but ideographs, syllables and private use.
+    blocks = (0, 0x3400), (0xA000, 0xAC00), (0xF900, 0x12000), (0x1D000, 0x1FB00)
+    for point in itertools.chain(*itertools.starmap(range, blocks), range(0xE0000, 0xE0200)):
         text = f"x{chr(point)}\u0301 {chr(point)} y"
         words = WORDS.split(text)
         assert WORDS.split(" ".join(words)) == words, hex(point)
-        assert WORDS.split(unicodedata.normalize("NFD", text)) == words, hex(point)
+        assert WORDS.split(decompose(text)) == words, hex(point)
         assert not set("".join(words)) & set(string.punctuation + string.whitespace), hex(point)
 
 

@@ -293,18 +293,17 @@ def test_one_id_for_bos_eos_and_pad(toy, num_beams):
 
 
 def test_ranks_beyond_what_exists_are_empty(toy):
-    # Two tokens are allowed beside eos and two may be said: 1 + 2 + 4 captions for 9 beams.
-    decoder = toy(6, banned=[PAD, BOS, 3])
-    result = search(decoder, np.arange(8), num_beams=9, max_length=3)
-    exist = 1 + 2 + 4
+    # Two tokens are allowed beside eos (id 0 here), and two may be said: 1 + 2 + 4 captions.
+    decoder, exist = toy(6, banned=[1, 2, 3]), 1 + 2 + 4
+    result = search(decoder, np.arange(8), num_beams=9, max_length=3, eos_id=0, pad_id=3)
     assert (result.lengths[:, :exist] > 0).all()
     assert np.isfinite(result.scores[:, :exist]).all()
     assert (result.lengths[:, exist:] == 0).all()
-    assert (result.tokens[:, exist:] == PAD).all()
+    assert (result.tokens[:, exist:] == 3).all()
     assert (result.scores[:, exist:] == -np.inf).all()
     assert not result.finished[:, exist:].any()
     inside = np.arange(2) < result.lengths[..., None]
-    assert not np.isin(result.tokens[inside], [PAD, BOS, 3]).any()
+    assert not np.isin(result.tokens[inside], [1, 2, 3]).any()
     assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(result))
 
 

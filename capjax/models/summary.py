@@ -1,0 +1,71 @@
+"""A table of a model's modules, their output shapes and their parameters."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from capjax.models.captioner import Captioner
+
+_DEPTH = 2
+
+
+def model_summary(
+    model: Captioner, image_shape: tuple[int, ...], captions: int, length: int
+) -> str:
+    """The modules down to two levels, in the order in which they are called.
+
+    Nothing is computed: shapes come from tracing one image, uint8 of `image_shape`, with
+    `captions` captions of `length` tokens. Raises ValueError where the model's fields or the
+    image's size do not fit together.
+    """
+    outputs: dict[tuple[str, ...], tuple[str, str]] = {}
+
+    def record(call, args, kwargs, context):
+        result = call(*args, **kwargs)
+        path = tuple(context.module.path)
+        if context.method_name == "__call__" and len(path) <= _DEPTH:
+            outputs[path] = (type(context.module).__name__, _shapes(result))
+        return result
+
+    def trace(key):
+        images = np.zeros((1, *image_shape), np.uint8)
+        with nn.intercept_methods(record):
+            return model.init(key, images, np.zeros((1, captions, length), np.int32), train=False)
+
+    params = jax.eval_shape(trace, jax.random.key(0))["params"]
+    rows = [("module", "type", "output", "parameters")]
+    for path, (kind, shapes) in sorted(outputs.items(), key=lambda item: _order(item[0], outputs)):
+        count = _count(params, path)
+        name = "  " * (len(path) - 1) + path[-1] if path else "captioner"
+        if count or len(path) < _DEPTH:
+            rows.append((name, kind, shapes, f"{count:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=True))][:-1])
+        + "  "
+        + row[-1].rjust(widths[-1])
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _order(path: tuple[str, ...], outputs: dict) -> tuple:
+    """A parent before its children, which stay in the order in which they were called."""
+    calls = list(outputs)
+    return tuple(calls.index(path[: depth + 1]) for depth in range(len(path)))
+
+
+def _shapes(result: Any) -> str:
+    leaves = [leaf for leaf in jax.tree.leaves(result) if hasattr(leaf, "shape")]
+    return ", ".join("x".join(map(str, leaf.shape)) for leaf in leaves[:1])
+
+
+def _count(params: Any, path: tuple[str, ...]) -> int:
+    for name in path:
+        if name not in params:
+            return 0
+        params = params[name]
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

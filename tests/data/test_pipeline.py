@@ -1,0 +1,180 @@
+import io
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from capjax.data.captions import encode_captions, read_captions
+from capjax.data.images import ImageError, load_pixels
+from capjax.data.reading import numpy_eval_batches
+from capjax.data.source import Example
+from capjax.data.tokenizer import train_word_tokenizer
+
+pytest.importorskip("tensorflow")
+pipeline = pytest.importorskip("capjax.data.pipeline")
+train_batches, eval_batches = pipeline.train_batches, pipeline.eval_batches
+
+TOKENIZER = train_word_tokenizer([" ".join("abcdefgh")])
+SIZE = 6
+
+
+class TinySource:
+    """Images of one colour, a different one each; image i has i % 4 captions."""
+
+    name, fingerprint = "tiny/train", "abc"
+
+    def __init__(self, images=11, broken=()):
+        rng = np.random.default_rng(0)
+        self.examples = []
+        for i in range(images):
+            content = io.BytesIO()
+            Image.new("RGB", (8 + i, 9), (20 * i, 7, 255 - i)).save(content, "PNG")
+            captions = (
+                " ".join(rng.choice(list("abcdefgh"), n)) for n in rng.integers(1, 9, i % 4)
+            )
+            encoded = b"not an image" if i in broken else content.getvalue()
+            self.examples.append(Example(encoded, f"id-{i}", tuple(captions)))
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        return self.examples[index]
+
+
+SOURCE = TinySource()
+ENCODED = encode_captions(read_captions(SOURCE, None), TOKENIZER, max_length=9, over_length="drop")
+OPTIONS = {"batch_size": 4, "captions_per_image": 2, "image_size": SIZE, "seed": 1}
+
+
+def take(count, source=SOURCE, **options):
+    batches = train_batches(source, ENCODED, TOKENIZER, **(OPTIONS | options))
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+def assert_equal(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert a[key].dtype == b[key].dtype
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def test_pixels_belong_to_their_captions():
+    for batch in take(9, length_bucket=3):
+        assert batch["image"].shape == (4, SIZE, SIZE, 3)
+        assert batch["image"].dtype == np.uint8
+        assert batch["tokens"].shape[:2] == batch["lengths"].shape == (4, 2)
+        for pixels, tokens, lengths in zip(*batch.values(), strict=True):
+            i = pixels[0, 0, 0] // 20
+            np.testing.assert_array_equal(pixels, load_pixels(SOURCE[i].image, SIZE))
+            for ids, length in zip(tokens, lengths, strict=True):
+                if length:
+                    assert TOKENIZER.decode(ids[1:]) in SOURCE[i].captions
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 17])
+@pytest.mark.parametrize("bucket", [None, 3])
+def test_resuming_gives_the_same_batches(batch_size, bucket):
+    options = {"batch_size": batch_size, "length_bucket": bucket, "bucket_window": 3}
+    whole = take(11, **options)
+    for first in (1, 7):
+        assert_equal(take(11 - first, first_step=first, **options), whole[first:])
+
+
+def test_number_of_threads_changes_nothing():
+    assert_equal(take(6, num_threads=1), take(6, num_threads=5))
+
+
+@pytest.mark.parametrize("bucket", [None, 3])
+def test_shares_of_two_hosts_make_up_the_batch(bucket):
+    options = {"length_bucket": bucket, "bucket_window": 3}
+    halves = [take(7, process_index=h, process_count=2, **options) for h in range(2)]
+    joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*halves, strict=True)]
+    assert_equal(joined, take(7, **options))
+
+
+@pytest.mark.parametrize("batch_size", [4, 11, 16])
+@pytest.mark.parametrize("evaluate", [eval_batches, numpy_eval_batches])
+def test_evaluation_has_every_image_once(batch_size, evaluate):
+    options = {"batch_size": batch_size, "image_size": SIZE}
+    batches = list(evaluate(SOURCE, ENCODED, TOKENIZER, **options))
+    assert {batch["image"].shape[0] for batch in batches} == {batch_size}
+    assert len({batch["tokens"].shape for batch in batches}) == 1
+    index = np.concatenate([batch["index"] for batch in batches])
+    assert index[index >= 0].tolist() == list(range(11))
+    for batch in batches:
+        for i, pixels, lengths in zip(
+            batch["index"], batch["image"], batch["lengths"], strict=True
+        ):
+            expected = load_pixels(SOURCE[i].image, SIZE) if i >= 0 else np.zeros_like(pixels)
+            np.testing.assert_array_equal(pixels, expected)
+            assert (lengths > 0).sum() == (i % 4 if i >= 0 else 0)
+
+
+def test_evaluation_without_captions_and_with_hosts():
+    options = {"batch_size": 4, "image_size": SIZE, "process_count": 2}
+    both = [
+        list(eval_batches(SOURCE, None, TOKENIZER, process_index=h, **options)) for h in range(2)
+    ]
+    assert [len(batches) for batches in both] == [3, 3]
+    assert all(batch.keys() == {"image", "index"} for batches in both for batch in batches)
+    index = np.concatenate([b["index"] for pair in zip(*both, strict=True) for b in pair])
+    assert index.tolist() == [*range(11), -1]
+    assert list(eval_batches(TinySource(0), None, TOKENIZER, batch_size=4, image_size=SIZE)) == []
+
+
+@pytest.mark.parametrize("evaluate", [eval_batches, numpy_eval_batches])
+def test_an_unusable_image_is_named_after_the_good_batches(evaluate):
+    batches = evaluate(TinySource(broken=[6]), ENCODED, TOKENIZER, batch_size=2, image_size=SIZE)
+    assert [next(batches)["index"].tolist() for _ in range(3)] == [[0, 1], [2, 3], [4, 5]]
+    with pytest.raises(ImageError, match="'id-6' of tiny/train: not an image"):
+        next(batches)
+
+
+def test_an_unusable_image_stops_training():
+    with pytest.raises(ImageError, match="'id-9' of tiny/train"):
+        take(20, source=TinySource(broken=[9]))
+
+
+def test_an_error_of_the_source_comes_through():
+    class Failing(TinySource):
+        def __getitem__(self, index):
+            if index == 5:
+                raise OSError("the disk is gone")
+            return super().__getitem__(index)
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        take(20, source=Failing())
+
+
+def test_wrong_arguments_are_refused_before_reading():
+    with pytest.raises(ValueError, match="multiple of the 3"):
+        train_batches(SOURCE, ENCODED, TOKENIZER, process_count=3, **OPTIONS)
+    with pytest.raises(ValueError, match="not read from tiny/train"):
+        train_batches(TinySource(5), ENCODED, TOKENIZER, **OPTIONS)
+
+
+def test_leaving_in_the_middle_ends_the_process(tmp_path):
+    # Threads of tf.data that still want Python's lock while it shuts down would hang it.
+    script = tmp_path / "leave.py"
+    script.write_text(
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('test', {__file__!r})\n"
+        "test = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(test)\n"
+        "batches = test.train_batches(test.SOURCE, test.ENCODED, test.TOKENIZER, **test.OPTIONS)\n"
+        "next(batches)\n"
+    )
+    environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin"}
+    done = subprocess.run(
+        [sys.executable, script], timeout=120, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr

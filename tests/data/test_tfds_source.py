@@ -1,0 +1,188 @@
+import concurrent.futures
+import io
+import shutil
+import urllib.error
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from capjax.data.captions import read_captions
+from capjax.data.images import load_pixels
+from capjax.data.source import DataError
+
+tfds = pytest.importorskip("tensorflow_datasets")
+tfds_source = pytest.importorskip("capjax.data.tfds_source")
+TfdsSource, open_tfds = tfds_source.TfdsSource, tfds_source.open_tfds
+
+SPLITS = {"train": range(40), "restval": range(40, 50), "val": range(50, 53), "test": range(53, 55)}
+
+
+def image(i):
+    content = io.BytesIO()
+    Image.new("RGB", (9, 7), (i, 2 * i, 255 - i)).save(content, "JPEG", quality=95)
+    return content.getvalue()
+
+
+def builder_class(features, *, splits=SPLITS, dataset="coco_captions", **changed):
+    """A dataset of the given features, laid out as TFDS lays out the one of that name."""
+
+    class Dataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.1.0")
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="2014")]  # noqa: RUF012
+        name = dataset
+        code_path = None  # TFDS would look beside this file for checksums
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {name: self._generate_examples(ids) for name, ids in splits.items()}
+
+        def _generate_examples(self, ids):
+            for i in ids:
+                captions = [{"id": k, "text": f"caption {k} of {i}, é"} for k in range(i % 3 + 1)]
+                box = tfds.features.BBox(0.0, 0.0, 1.0, 1.0)
+                example = {
+                    "image": image(i),
+                    "image/filename": f"COCO_{i:012d}.jpg",
+                    "image/id": i,
+                    "objects": [
+                        {"id": 1, "area": 2, "bbox": box, "label": 3, "is_crowd": False},
+                    ],
+                    "captions": captions,
+                } | changed
+                yield i, {key: example[key] for key in features}
+
+    return Dataset
+
+
+def coco_features():
+    """The features of TFDS 4.9's coco_captions."""
+    return {
+        "image": tfds.features.Image(encoding_format="jpeg"),
+        "image/filename": tfds.features.Text(),
+        "image/id": np.int64,
+        "objects": tfds.features.Sequence(
+            {
+                "id": np.int64,
+                "area": np.int64,
+                "bbox": tfds.features.BBoxFeature(),
+                "label": tfds.features.ClassLabel(num_classes=80),
+                "is_crowd": np.bool_,
+            }
+        ),
+        "captions": tfds.features.Sequence({"text": np.str_, "id": np.int64}),
+    }
+
+
+def prepare(folder, cls, file_format="array_record"):
+    builder = cls(data_dir=folder, file_format=file_format)
+    builder.download_and_prepare()
+    return builder
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coco")
+    prepare(folder, builder_class(coco_features()))
+    return folder
+
+
+def test_reads_coco_captions(coco):
+    train = open_tfds("coco_captions", "train", data_dir=coco)
+    assert train.name == "coco_captions/train+restval"
+    assert len(train) == 50
+    table = read_captions(train, None)
+    assert sorted(map(int, table.image_ids)) == list(range(50))
+    for index in (0, 17, 49):
+        pixels, image_id, captions = train[np.int32(index)]
+        i = int(image_id)
+        assert captions == tuple(f"caption {k} of {i}, é" for k in range(i % 3 + 1))
+        assert isinstance(pixels, bytes)
+        assert pixels == image(i)
+        assert load_pixels(pixels, 4).shape == (4, 4, 3)
+
+
+def test_splits_and_their_names(coco):
+    sizes = {"validation": 3, "val": 3, "test": 2, "restval": 10, "train[:5]": 5}
+    for split, size in sizes.items():
+        assert len(open_tfds("coco_captions", split, coco)) == size
+    assert len(open_tfds("coco_captions/2014", "test", coco)) == 2
+    with pytest.raises(ValueError, match=r"'dev'.*restval, test, train, val"):
+        open_tfds("coco_captions", "dev", coco)
+
+
+def test_indices_out_of_range_end_a_loop(coco):
+    source = open_tfds("coco_captions", "test", coco)
+    assert len(list(source)) == 2
+    for index in (-1, 2):
+        with pytest.raises(IndexError, match="only 2"):
+            source[index]
+
+
+def test_fingerprint_is_of_the_content(coco, tmp_path):
+    ours = open_tfds("coco_captions", "train", coco).fingerprint
+    assert ours == open_tfds("coco_captions", "train", coco).fingerprint
+    assert ours != open_tfds("coco_captions", "val", coco).fingerprint
+    shutil.copytree(coco / "coco_captions", tmp_path / "copy" / "coco_captions")
+    assert ours == open_tfds("coco_captions", "train", tmp_path / "copy").fingerprint
+    blue = Image.new("RGB", (9, 7), "blue")
+    content = io.BytesIO()
+    blue.save(content, "JPEG")
+    prepare(tmp_path / "other", builder_class(coco_features(), image=content.getvalue()))
+    assert ours != open_tfds("coco_captions", "train", tmp_path / "other").fingerprint
+
+
+def test_threads_read_what_one_reads(coco):
+    source = open_tfds("coco_captions", "train", coco)
+    order = np.random.default_rng(0).integers(0, 50, 400).tolist()
+    fresh = open_tfds("coco_captions", "train", coco)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(fresh.__getitem__, order)) == [source[i] for i in order]
+
+
+def test_missing_features_are_named(tmp_path):
+    features = {"image/filename": tfds.features.Text(), "label": np.int64}
+    cls = builder_class(features, splits={"train": range(2)}, dataset="other", label=1)
+    with pytest.raises(DataError, match=r"other .*lacks image: .*captions: .*has .*label"):
+        TfdsSource(prepare(tmp_path, cls), "train")
+
+
+def test_file_name_serves_as_id(tmp_path):
+    features = {key: f for key, f in coco_features().items() if key != "image/id"}
+    cls = builder_class(features, splits={"train": range(2)}, dataset="other")
+    ids = {example.image_id for example in TfdsSource(prepare(tmp_path, cls), "train")}
+    assert ids == {"COCO_000000000000.jpg", "COCO_000000000001.jpg"}
+
+
+def test_other_file_formats_are_explained(tmp_path):
+    pytest.importorskip("tensorflow")
+    cls = builder_class(coco_features(), splits={"test": range(2)})
+    prepare(tmp_path, cls, file_format="tfrecord")
+    with pytest.raises(DataError, match="convert_format"):
+        open_tfds("coco_captions", "test", tmp_path)
+
+
+def test_without_network_it_says_what_would_work(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow")  # TFDS's own coco_captions imports it
+
+    def unreachable(*_, **__):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    unfinished = tmp_path / "coco_captions" / "2014" / "1.1.0.incompleteABC"
+    unfinished.mkdir(parents=True)
+    (unfinished / "dataset_info.json").write_text("{}")
+    with pytest.raises(DataError) as caught:
+        open_tfds("coco_captions", "train", tmp_path)
+    message = str(caught.value)
+    for part in (str(tmp_path), "images.cocodataset.org", "no route", "40 GB", "copy"):
+        assert part in message
+
+
+def test_unknown_datasets_are_refused(tmp_path):
+    with pytest.raises(DataError, match="nonesuch does not lie ready in"):
+        open_tfds("nonesuch", "train", tmp_path)
