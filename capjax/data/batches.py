@@ -7,8 +7,11 @@ T tokens, W batches in a bucketing window.
 Position p of the endless stream of images is image `permutation(epoch p // n)[p % n]`, and batches
 follow each other through it over the borders of epochs, so that no image is ever dropped: after
 any number of windows the counts of two images differ by one at most. With length bucketing the
-positions of a window of W batches are sorted by their longest caption before they are cut into
-batches, and the batches of the window are shuffled.
+positions of a window of W batches are sorted by length before they are cut into batches, and the
+batches of the window are shuffled.
+
+A batch is padded to the longest caption of all, or it is packed: then it says where the captions'
+tokens lie, so that a model computes on them alone and not on the padding between them.
 
 Random numbers come from Philox, a counter-based generator (Salmon et al., 2011): the seed and the
 purpose are its key, the number of the epoch, window or position is its counter. NumPy may draw
@@ -53,12 +56,10 @@ class BatchPlan(NamedTuple):
     Attributes:
       positions: int64 [B], places in the endless stream of images.
       index: int32 [B], the images at these places, as indices into the source.
-      length: T, for all hosts.
     """
 
     positions: np.ndarray
     index: np.ndarray
-    length: int
 
 
 class Schedule:
@@ -70,7 +71,7 @@ class Schedule:
         *,
         batch_size: int,
         seed: int,
-        length_bucket: int | None = None,
+        sort_by: np.ndarray | None = None,
         bucket_window: int = 50,
     ):
         """Plans over the images that have captions.
@@ -79,8 +80,7 @@ class Schedule:
           encoded: the captions of the train split.
           batch_size: B, images in the global batch; may exceed n.
           seed: below 2**63, not negative.
-          length_bucket: sort by length inside windows and round T up to a multiple of this; None
-            for one T, `encoded.max_length`, in all batches.
+          sort_by: a number for each image; images of near numbers come in one batch.
           bucket_window: W, batches in a window; more of them sort better and mix less.
 
         Raises:
@@ -89,21 +89,17 @@ class Schedule:
         for name, value in (("batch_size", batch_size), ("bucket_window", bucket_window)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        if length_bucket is not None and length_bucket < 1:
-            raise ValueError(f"length_bucket must be at least 1 or None, not {length_bucket}")
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed must be in [0, 2**63), not {seed}")
-        longest = [max(map(len, captions), default=0) for captions in encoded.tokens]
-        self._images = np.flatnonzero(longest).astype(np.int32)
+        self._images = np.flatnonzero([len(captions) for captions in encoded.tokens])
+        self._images = self._images.astype(np.int32)
         if not len(self._images):
             raise ValueError("there is nothing to train on: no image has a caption")
-        self._longest = np.array(longest, np.int32)
-        self._max_length = encoded.max_length
+        self._sort_by = sort_by
         self._batch_size = batch_size
         self._seed = seed
-        self._length_bucket = length_bucket
-        # Without bucketing a window has nothing to sort or shuffle, so it is one batch.
-        self._window_batches = bucket_window if length_bucket else 1
+        # Without sorting a window has nothing to shuffle, so it is one batch.
+        self._window_batches = 1 if sort_by is None else bucket_window
         self._last_permutation = (-1, self._images)
         self._last_window = (-1, [])
 
@@ -125,13 +121,13 @@ class Schedule:
         size = self._window_batches * self._batch_size
         positions = np.arange(window * size, (window + 1) * size)
         index = self._images_at(positions)
-        if self._length_bucket:
+        if self._sort_by is not None:
             # Stable: images of one length keep the epoch's random order.
-            order = np.argsort(self._longest[index], kind="stable")
+            order = np.argsort(self._sort_by[index], kind="stable")
             positions, index = positions[order], index[order]
         shape = (self._window_batches, self._batch_size)
         rows = zip(positions.reshape(shape), index.reshape(shape), strict=True)
-        plans = [BatchPlan(p, i, self._length(i)) for p, i in rows]
+        plans = [BatchPlan(p, i) for p, i in rows]
         shuffled = _generator(self._seed, _WINDOW, window).permutation(self._window_batches)
         return [plans[k] for k in shuffled]
 
@@ -149,13 +145,6 @@ class Schedule:
             self._last_permutation = (epoch, images)
         return images
 
-    def _length(self, index: np.ndarray) -> int:
-        if not self._length_bucket:
-            return self._max_length
-        longest = int(self._longest[index].max())
-        rounded = -(-longest // self._length_bucket) * self._length_bucket
-        return min(rounded, self._max_length)
-
 
 class Batch(NamedTuple):
     """The rows of one host, before pixels or features are read.
@@ -163,12 +152,14 @@ class Batch(NamedTuple):
     Attributes:
       index: int32 [b], indices into the source; -1 where a row only fills the batch.
       tokens: int32 [b, C, T + 1], bos ... eos pad.
-      lengths: int32 [b, C], see `pack`.
+      lengths: int32 [b, C], see `lay_out`.
+      packing: int32 [b, S], see `pack`; None where the batch is padded.
     """
 
     index: np.ndarray
     tokens: np.ndarray
     lengths: np.ndarray
+    packing: np.ndarray | None = None
 
 
 class TrainBatches:
@@ -183,14 +174,14 @@ class TrainBatches:
         captions_per_image: int,
         seed: int,
         length_bucket: int | None = None,
+        packed: bool = False,
         bucket_window: int = 50,
         process_index: int = 0,
         process_count: int = 1,
     ):
         """Takes rows [h * b, (h + 1) * b) of the global batch for host h.
 
-        All hosts plan the same global batch, so they agree on T. The other arguments are those
-        of `Schedule`.
+        All hosts plan the same global batch, so they agree on T and S.
 
         Args:
           encoded: the captions of the train split.
@@ -198,7 +189,9 @@ class TrainBatches:
           batch_size: B, over all hosts.
           captions_per_image: C; of an image with more, C are drawn anew each time it comes.
           seed: of images and captions alike.
-          length_bucket: see `Schedule`.
+          length_bucket: images of like length come in one batch, whose T (or S, when packed) is
+            rounded up to a multiple of this; None for the same T and S in all batches.
+          packed: whether batches say where their tokens lie, see `pack`.
           bucket_window: see `Schedule`.
           process_index: h.
           process_count: hosts.
@@ -208,16 +201,19 @@ class TrainBatches:
         """
         if captions_per_image < 1:
             raise ValueError(f"captions_per_image must be at least 1, not {captions_per_image}")
+        if length_bucket is not None and length_bucket < 1:
+            raise ValueError(f"length_bucket must be at least 1 or None, not {length_bucket}")
         self._rows = host_rows(batch_size, process_index, process_count)
         self._schedule = Schedule(
             encoded,
             batch_size=batch_size,
             seed=seed,
-            length_bucket=length_bucket,
+            sort_by=_lengths(encoded, sum if packed else max) if length_bucket else None,
             bucket_window=bucket_window,
         )
         self._encoded, self._tokenizer = encoded, tokenizer
         self._captions_per_image, self._seed = captions_per_image, seed
+        self._length_bucket, self._packed = length_bucket, packed
 
     def index(self, step: int) -> np.ndarray:
         """Only the images of a step, int32 [b]."""
@@ -226,13 +222,27 @@ class TrainBatches:
     def __call__(self, step: int) -> Batch:
         """This host's rows of a step's batch."""
         plan = self._schedule(step)
-        index = plan.index[self._rows]
+        # For the whole global batch, since its lengths give the shape that all hosts take.
         chosen = [
             self._choose(self._encoded.tokens[image], int(position))
-            for image, position in zip(index, plan.positions[self._rows], strict=True)
+            for image, position in zip(plan.index, plan.positions, strict=True)
         ]
-        tokens, lengths = pack(chosen, self._captions_per_image, plan.length, self._tokenizer)
-        return Batch(index, tokens, lengths)
+        lengths = [[len(ids) for ids in captions] for captions in chosen]
+        captions_per_image, longest = self._captions_per_image, self._encoded.max_length
+        own = chosen[self._rows]
+        if self._packed:
+            tokens, own_lengths = lay_out(own, captions_per_image, longest, self._tokenizer)
+            size = self._round_up(max(map(sum, lengths)), captions_per_image * longest)
+            packing = pack(own_lengths, longest, size)
+        else:
+            length = self._round_up(max(map(max, lengths)), longest)
+            tokens, own_lengths = lay_out(own, captions_per_image, length, self._tokenizer)
+            packing = None
+        return Batch(plan.index[self._rows], tokens, own_lengths, packing)
+
+    def _round_up(self, length: int, limit: int) -> int:
+        bucket = self._length_bucket or limit
+        return min(-(-length // bucket) * bucket, limit)
 
     def _choose(self, captions: Sequence[np.ndarray], position: int) -> Sequence[np.ndarray]:
         if len(captions) <= self._captions_per_image:
@@ -240,6 +250,11 @@ class TrainBatches:
         # A position stands for an epoch and an image, and bucketing does not change it.
         order = _generator(self._seed, _CAPTIONS, position).permutation(len(captions))
         return [captions[k] for k in order[: self._captions_per_image]]
+
+
+def _lengths(encoded: EncodedCaptions, combine) -> np.ndarray:
+    """The sum, or the maximum, of each image's caption lengths."""
+    return np.array([combine(map(len, captions)) if captions else 0 for captions in encoded.tokens])
 
 
 def eval_indices(
@@ -265,16 +280,16 @@ def eval_indices(
 def eval_text(
     encoded: EncodedCaptions, index: np.ndarray, tokenizer: Tokenizer
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All captions of some images, `pack`ed: one shape for all batches of a split.
+    """All captions of some images, laid out: one shape for all batches of a split.
 
     C is the most captions that an image of the split has (1 at least), T is
     `encoded.max_length`. Rows with index -1 have no captions.
     """
     captions = [encoded.tokens[i] if i >= 0 else () for i in index]
-    return pack(captions, max(encoded.most_captions, 1), encoded.max_length, tokenizer)
+    return lay_out(captions, max(encoded.most_captions, 1), encoded.max_length, tokenizer)
 
 
-def pack(
+def lay_out(
     captions: Sequence[Sequence[np.ndarray]],
     captions_per_image: int,
     length: int,
@@ -309,3 +324,22 @@ def pack(
             tokens[row, column, 1 : len(ids) + 1] = ids
             lengths[row, column] = len(ids)
     return tokens, lengths
+
+
+def pack(lengths: np.ndarray, length: int, size: int) -> np.ndarray:
+    """Where the tokens of each image's captions lie among their C * T places.
+
+    Args:
+      lengths: int32 [b, C], see `lay_out`.
+      length: T.
+      size: S, at least the most tokens that an image has.
+
+    Returns:
+      int32 [b, S]: caption * T + place for each token, by caption and place, then -1.
+    """
+    real = (np.arange(length) < lengths[..., None]).reshape(len(lengths), -1)
+    packing = np.full((len(lengths), size), -1, np.int32)
+    for row, places in enumerate(real):
+        found = np.flatnonzero(places)
+        packing[row, : len(found)] = found
+    return packing

@@ -32,6 +32,7 @@ def train_batches(
     seed: int,
     first_step: int = 0,
     length_bucket: int | None = None,
+    packed: bool = False,
     bucket_window: int = 50,
     process_index: int = 0,
     process_count: int = 1,
@@ -50,7 +51,8 @@ def train_batches(
       image_size: S, side of the pixels.
       seed: of the order and of the choice of captions.
       first_step: where to start.
-      length_bucket: see `batches.Schedule`.
+      length_bucket: see `batches.TrainBatches`.
+      packed: see `batches.TrainBatches`.
       bucket_window: see `batches.Schedule`.
       process_index: this host.
       process_count: all hosts.
@@ -58,7 +60,7 @@ def train_batches(
 
     Returns:
       An iterator of {"image": uint8 [b, S, S, 3], "tokens": int32 [b, C, T+1], "lengths":
-      int32 [b, C]}; see `batches.pack`. The arrays are read-only.
+      int32 [b, C]} and, when packed, "packing"; see `batches.Batch`.
 
     Raises:
       ImageError: from the iterator, for an unusable image, which it names.
@@ -72,6 +74,7 @@ def train_batches(
         captions_per_image=captions_per_image,
         seed=seed,
         length_bucket=length_bucket,
+        packed=packed,
         bucket_window=bucket_window,
         process_index=process_index,
         process_count=process_count,
@@ -80,8 +83,11 @@ def train_batches(
 
     def iterate():
         for step, image in enumerate(pixels, first_step):
-            _, tokens, lengths = batches(step)
-            yield {"image": image, "tokens": tokens, "lengths": lengths}
+            plan = batches(step)
+            batch = {"image": image, "tokens": plan.tokens, "lengths": plan.lengths}
+            if plan.packing is not None:
+                batch["packing"] = plan.packing
+            yield batch
 
     return iterate()
 
@@ -170,7 +176,7 @@ def _read_batches(
             failures.append(error)
             return np.zeros((chunk, *shape), np.uint8), np.int64(failures.index(error))
 
-    def read_chunk(index):
+    def pixels_of(index):
         pixels, failure = tf.numpy_function(read, [index], (tf.uint8, tf.int64), stateful=False)
         return tf.ensure_shape(pixels, (chunk, *shape)), tf.ensure_shape(failure, ())
 
@@ -182,7 +188,7 @@ def _read_batches(
         tf.data.Dataset.range(first, tf.int64.max if last is None else last)
         .map(plan)
         .unbatch()
-        .map(read_chunk, num_parallel_calls=num_threads, deterministic=True)
+        .map(pixels_of, num_parallel_calls=num_threads, deterministic=True)
         .batch(rows // chunk)
         .map(lambda pixels, failure: (tf.reshape(pixels, (rows, *shape)), failure))
         .prefetch(_PREFETCH)

@@ -40,9 +40,17 @@ class Captioner(nn.Module):
     encoder: nn.Module
     decoder: nn.Module
 
-    def __call__(self, images: jax.Array, tokens: jax.Array, *, train: bool) -> DecoderOutput:
+    def __call__(
+        self,
+        images: jax.Array,
+        tokens: jax.Array,
+        *,
+        train: bool,
+        packing: jax.Array | None = None,
+    ) -> DecoderOutput:
         """Teacher forcing: images [B, ...], tokens [B, C, T] -> logits [B, C, T, V]."""
-        return self.decode(self.encode(images, train=train), tokens, train=train)
+        memory = self.encode(images, train=train)
+        return self.decoder(memory, tokens, train=train, packing=packing)
 
     def encode(self, images: jax.Array, *, train: bool = False) -> Memory:
         """Encodes images, once for all their captions."""

@@ -5,17 +5,23 @@ decoding), T tokens, V vocabulary, N attention maps (layers x heads, or 1).
 
 A decoder is a `flax.linen.Module` with three methods:
 
-    __call__(memory, tokens [B, C, T], *, train, attention=False) -> DecoderOutput
+    __call__(memory, tokens [B, C, T], *, train, attention=False, packing=None) -> DecoderOutput
     init_carry(memory, width, max_length) -> Carry         # width = beams an image
     step(carry, token [B, K], *, attention=False) -> (carry, logits [B, K, V], attention | None)
 
 and two laws: stepping gives the logits of teacher forcing, and a future token never changes an
 earlier logit. The memory of an image is never repeated for its captions or beams.
+
+With a `packing`, int32 [B, S], a decoder gives its logits at those places alone, as [B, 1, S, V]:
+c * T + t for the token t of caption c, by caption and place; -1 where a row has no more, whose
+logits mean nothing. It may save all work on other places, since captions are causal and no other
+place is seen from these. `take_packed` brings targets into the same order.
 """
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 
@@ -65,3 +71,12 @@ class Carry:
     per_image: Any
     per_beam: Any
     position: jax.Array
+
+
+def take_packed(x: jax.Array, packing: jax.Array) -> jax.Array:
+    """What x [B, C, T] holds at the places of a packing [B, S]: [B, 1, S].
+
+    The fill, -1, takes the first place: mask it out.
+    """
+    flat = x.reshape(x.shape[0], -1)
+    return jnp.take_along_axis(flat, jnp.maximum(packing, 0), axis=1)[:, None]

@@ -30,6 +30,7 @@ class Dropout(nn.Module):
             return x
         words = -(-x.size // 4)
         bits = jax.random.bits(self.make_rng("dropout"), (words,), jnp.uint32)
+        bits = jax.lax.optimization_barrier(bits)
         lanes = jax.lax.bitcast_convert_type(bits, jnp.uint8).reshape(-1)[: x.size]
         keep = lanes.reshape(x.shape) >= dropped
         return jnp.where(keep, x * (256 / (256 - dropped)), 0).astype(x.dtype)

@@ -12,7 +12,7 @@ import numpy as np
 from einops import rearrange
 from flax import linen as nn
 
-from capjax.models.contract import Carry, DecoderOutput, Memory
+from capjax.models.contract import Carry, DecoderOutput, Memory, take_packed
 from capjax.models.layers import NEVER, Attention, Dropout, FeedForward
 
 KeyValue = tuple[jax.Array, jax.Array]
@@ -58,15 +58,17 @@ class DecoderBlock(nn.Module):
         return self._residual(2, x, y, train), weights
 
     def __call__(
-        self, x: jax.Array, memory: KeyValue, *, train: bool
+        self, x: jax.Array, memory: KeyValue, mask: jax.Array, *, train: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """Whole captions: x [B, C, T, D] -> x, weights on the image [B, H, C * T, P]."""
-        batch, captions, length, _ = x.shape
+        """Whole captions: x [B, C, T, D] -> x, weights on the image [B, H, C * T, P].
+
+        `mask`, broadcastable to [B * C, H, T, T], says which tokens a token sees.
+        """
+        batch, captions, _, _ = x.shape
         # Self-attention stays in a caption, so captions are its batch ...
         x = rearrange(x, "b c t d -> (b c) t d")
         y = self._before(0, x)
-        causal = jnp.tril(jnp.ones((length, length), bool))
-        y, _ = self.self_attention(y, *self.self_attention.keys_values(y), causal, train=train)
+        y, _ = self.self_attention(y, *self.self_attention.keys_values(y), mask, train=train)
         x = self._residual(0, x, y, train)
         # ... and an image's captions are queries to one memory, which is never repeated.
         x = rearrange(x, "(b c) t d -> b (c t) d", b=batch)
@@ -193,16 +195,32 @@ class TransformerDecoder(nn.Module):
         return tuple(block.cross_attention.keys_values(values) for block in self.blocks)
 
     def __call__(
-        self, memory: Memory, tokens: jax.Array, *, train: bool, attention: bool = False
+        self,
+        memory: Memory,
+        tokens: jax.Array,
+        *,
+        train: bool,
+        attention: bool = False,
+        packing: jax.Array | None = None,
     ) -> DecoderOutput:
-        """Teacher forcing: tokens int32 [B, C, T] -> logits [B, C, T, V]."""
+        """Teacher forcing: tokens int32 [B, C, T] -> logits [B, C, T, V]; packed, [B, 1, S, V]."""
         length = tokens.shape[-1]
         if length > self.max_length:
             raise ValueError(f"{length} tokens for a decoder of max_length {self.max_length}")
-        x = self._embed(tokens, jnp.arange(length), train)
+        if packing is None:
+            positions = jnp.arange(length)
+            mask = jnp.tril(jnp.ones((length, length), bool))
+        else:
+            tokens = take_packed(tokens, packing)
+            positions = (packing % length)[:, None]
+            mask = jnp.tril(jnp.ones((packing.shape[1],) * 2, bool))
+            # One long sequence an image, in which a caption sees itself alone.
+            caption = packing // length
+            mask = mask & (caption[:, None, :, None] == caption[:, None, None, :])
+        x = self._embed(tokens, positions, train)
         maps = []
         for block, keys in zip(self.blocks, self._memory_keys(memory), strict=True):
-            x, weights = block(x, keys, train=train)
+            x, weights = block(x, keys, mask, train=train)
             maps.append(weights)
         if not attention:
             return DecoderOutput(self._logits(x))

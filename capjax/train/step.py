@@ -13,6 +13,7 @@ import optax
 
 from capjax import parallel
 from capjax.models.captioner import Captioner
+from capjax.models.contract import take_packed
 from capjax.train.loss import caption_loss
 from capjax.train.state import TrainState, update_ema
 
@@ -22,6 +23,39 @@ Batch = dict[str, jax.Array]
 def inputs(batch: Batch) -> jax.Array:
     """The pixels of a batch, or its cached features."""
     return batch["image"] if "image" in batch else batch["features"]
+
+
+def batch_loss(
+    model: Captioner,
+    params: Any,
+    batch: Batch,
+    *,
+    train: bool,
+    key: jax.Array | None = None,
+    label_smoothing: float = 0.0,
+) -> dict[str, jax.Array]:
+    """The sums of `caption_loss` over one device's batch; `key` is dropout's."""
+    tokens, packing = batch["tokens"], batch.get("packing")
+    targets = tokens[..., 1:]
+    if packing is None:
+        real = jnp.arange(targets.shape[-1]) < batch["lengths"][..., None]
+    else:
+        targets, real = take_packed(targets, packing), packing[:, None] >= 0
+    output = model.apply(
+        {"params": params},
+        inputs(batch),
+        tokens[..., :-1],
+        train=train,
+        packing=packing,
+        rngs=None if key is None else {"dropout": key},
+    )
+    return caption_loss(
+        output.logits,
+        targets,
+        real,
+        banned=model.decoder.banned,
+        label_smoothing=label_smoothing,
+    )
 
 
 def make_train_step(
@@ -49,20 +83,8 @@ def make_train_step(
     """
 
     def loss_sum(params: Any, batch: Batch, key: jax.Array):
-        tokens = batch["tokens"]
-        output = model.apply(
-            {"params": params},
-            inputs(batch),
-            tokens[..., :-1],
-            train=True,
-            rngs={"dropout": key},
-        )
-        sums = caption_loss(
-            output.logits,
-            tokens[..., 1:],
-            batch["lengths"],
-            banned=model.decoder.banned,
-            label_smoothing=label_smoothing,
+        sums = batch_loss(
+            model, params, batch, train=True, key=key, label_smoothing=label_smoothing
         )
         return sums["loss"], sums
 
@@ -115,11 +137,7 @@ def make_loss_step(model: Captioner) -> Callable[[Any, Batch], dict[str, jax.Arr
     """A per-device (params, batch) -> sums of teacher-forced nll, correct and tokens."""
 
     def step(params: Any, batch: Batch) -> dict[str, jax.Array]:
-        tokens = batch["tokens"]
-        output = model.apply({"params": params}, inputs(batch), tokens[..., :-1], train=False)
-        sums = caption_loss(
-            output.logits, tokens[..., 1:], batch["lengths"], banned=model.decoder.banned
-        )
+        sums = batch_loss(model, params, batch, train=False)
         return parallel.psum({name: sums[name] for name in ("nll", "correct", "tokens")})
 
     return step

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from capjax.data.batches import Schedule, TrainBatches, eval_indices, eval_text, pack
+from capjax.data.batches import Schedule, TrainBatches, eval_indices, eval_text, lay_out, pack
 from capjax.data.captions import CaptionTable, encode_captions
 from capjax.data.tokenizer import train_word_tokenizer
 
@@ -25,12 +25,13 @@ def encode(counts, seed=0):
     return encode_captions(table, TOKENIZER, max_length=MAX_LENGTH, over_length="drop")
 
 
-def longest(encoded, index):
-    return [max(map(len, encoded.tokens[i])) for i in index]
+def longest(encoded):
+    return np.array([max(map(len, captions), default=0) for captions in encoded.tokens])
 
 
 def assert_equal(left, right):
     for a, b in zip(left, right, strict=True):
+        assert (a is None) == (b is None)
         np.testing.assert_array_equal(a, b)
 
 
@@ -38,17 +39,18 @@ def assert_equal(left, right):
     n=st.integers(1, 40),
     batch_size=st.integers(1, 50),
     seed=st.sampled_from([0, 1, 2**63 - 1]),
-    bucket=st.sampled_from([None, 1, 4]),
+    bucket=st.booleans(),
     window=st.integers(1, 5),
     windows=st.integers(1, 4),
 )
 @settings(max_examples=60, deadline=None)
 def test_images_occur_equally_often(n, batch_size, seed, bucket, window, windows):
+    encoded = encode([1] * n)
     schedule = Schedule(
-        encode([1] * n),
+        encoded,
         batch_size=batch_size,
         seed=seed,
-        length_bucket=bucket,
+        sort_by=longest(encoded) if bucket else None,
         bucket_window=window,
     )
     assert len(schedule) == n
@@ -74,35 +76,63 @@ def test_every_epoch_has_every_image_in_a_new_order():
     assert other.tolist() != epochs[0]
 
 
-@given(st.lists(st.integers(0, 200), min_size=1, max_size=8), st.sampled_from([None, 3]))
+@given(
+    st.lists(st.integers(0, 200), min_size=1, max_size=8),
+    st.sampled_from([None, 3]),
+    st.booleans(),
+)
 @settings(max_examples=25, deadline=None)
-def test_a_batch_depends_on_its_step_alone(steps, bucket):
-    encoded = encode([2] * 13)
+def test_a_batch_depends_on_its_step_alone(steps, bucket, packed):
+    encoded = encode([3] * 13)
     options = {"batch_size": 4, "seed": 5, "length_bucket": bucket, "bucket_window": 7}
-    schedule = Schedule(encoded, **options)
+    options |= {"captions_per_image": 2, "packed": packed}
+    batches = TrainBatches(encoded, TOKENIZER, **options)
     for step in steps:
-        assert_equal(schedule(step), Schedule(encoded, **options)(step))
+        assert_equal(batches(step), TrainBatches(encoded, TOKENIZER, **options)(step))
 
 
 def test_bucketing_sorts_by_length_and_shuffles_batches():
     encoded = encode([3] * 200)
-    schedule = Schedule(encoded, batch_size=10, seed=0, length_bucket=4, bucket_window=20)
+    lengths = longest(encoded)
+    sorting = Schedule(encoded, batch_size=10, seed=0, sort_by=lengths, bucket_window=20)
     plain = Schedule(encoded, batch_size=10, seed=0)
-    plans = [schedule(step) for step in range(20)]
-    spread = np.mean([np.ptp(longest(encoded, plan.index)) for plan in plans])
-    assert spread < 0.3 * np.mean([np.ptp(longest(encoded, plain(s).index)) for s in range(20)])
-    for plan in plans:
-        rounded = -(-max(longest(encoded, plan.index)) // 4) * 4
-        assert plan.length == min(rounded, MAX_LENGTH)
-    lengths = [plan.length for plan in plans]
-    assert len(set(lengths)) > 1
-    assert lengths != sorted(lengths)
-    assert {plain(step).length for step in range(20)} == {MAX_LENGTH}
+    sorted_, mixed = ([lengths[s(step).index] for step in range(20)] for s in (sorting, plain))
+    assert np.mean(np.ptp(sorted_, axis=1)) < 0.3 * np.mean(np.ptp(mixed, axis=1))
+    means = [batch.mean() for batch in sorted_]
+    assert means != sorted(means)
 
 
-def test_length_never_exceeds_the_limit():
-    schedule = Schedule(encode([5] * 9), batch_size=3, seed=0, length_bucket=7)
-    assert {schedule(step).length for step in range(20)} <= {7, MAX_LENGTH}
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("bucket", [4, 7, None])
+def test_shapes_are_multiples_of_the_bucket_up_to_the_limit(bucket, packed):
+    options = {"batch_size": 3, "captions_per_image": 2, "seed": 0, "packed": packed}
+    batches = TrainBatches(encode([2, 1, 2] * 5), TOKENIZER, length_bucket=bucket, **options)
+    seen = set()
+    for step in range(60):
+        batch = batches(step)
+        tokens, limit = batch.lengths.max(), MAX_LENGTH
+        size = batch.tokens.shape[2] - 1
+        if packed:
+            assert size == MAX_LENGTH
+            tokens, limit = batch.lengths.sum(axis=1).max(), 2 * MAX_LENGTH
+            size = batch.packing.shape[1]
+        assert size == (min(-(-tokens // bucket) * bucket, limit) if bucket else limit)
+        seen.add(int(size))
+    assert len(seen) == 1 if bucket is None else len(seen) > 1
+
+
+def test_packing_finds_all_tokens_in_order():
+    options = {"batch_size": 6, "captions_per_image": 3, "seed": 0, "length_bucket": 4}
+    batches = TrainBatches(encode([5, 1, 3, 2]), TOKENIZER, packed=True, **options)
+    for step in range(10):
+        _, tokens, lengths, packing = batches(step)
+        targets = tokens[:, :, 1:].reshape(len(tokens), -1)
+        for row, places, ends in zip(targets, packing, lengths, strict=True):
+            expected = [row[MAX_LENGTH * c + t] for c, end in enumerate(ends) for t in range(end)]
+            assert row[places[places >= 0]].tolist() == expected
+            assert (places[ends.sum() :] == -1).all()
+    with pytest.raises(ValueError, match="broadcast"):
+        pack(np.array([[3, 2]], np.int32), 4, 4)
 
 
 def test_images_without_captions_are_left_out():
@@ -113,18 +143,21 @@ def test_images_without_captions_are_left_out():
         Schedule(encode([0, 0]), batch_size=4, seed=0)
 
 
-@pytest.mark.parametrize("bucket", [None, 3])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("bucket", [None, 1])
 @pytest.mark.parametrize("hosts", [2, 3])
-def test_shares_of_the_hosts_make_up_the_batch(bucket, hosts):
+def test_shares_of_the_hosts_make_up_the_batch(bucket, hosts, packed):
     encoded = encode([5, 4, 1, 7, 2])
     options = {"batch_size": 6, "captions_per_image": 3, "seed": 0, "length_bucket": bucket}
+    options["packed"] = packed
     whole = TrainBatches(encoded, TOKENIZER, **options)
     parts = [
         TrainBatches(encoded, TOKENIZER, **options, process_index=h, process_count=hosts)
         for h in range(hosts)
     ]
     for step in range(12):
-        joined = [np.concatenate(x) for x in zip(*(part(step) for part in parts), strict=True)]
+        shares = zip(*(part(step) for part in parts), strict=True)
+        joined = [None if x[0] is None else np.concatenate(x) for x in shares]
         assert_equal(joined, whole(step))
         np.testing.assert_array_equal(whole.index(step), whole(step).index)
 
@@ -134,7 +167,7 @@ def test_captions_are_the_images_own_and_drawn_anew():
     batches = TrainBatches(encoded, TOKENIZER, batch_size=4, captions_per_image=4, seed=0)
     drawn = {i: Counter() for i in range(4)}
     for step in range(60):
-        index, tokens, lengths = batches(step)
+        index, tokens, lengths, _ = batches(step)
         assert (lengths > 0).sum(axis=1).tolist() == [min(4, len(encoded.tokens[i])) for i in index]
         for i, rows, ends in zip(index.tolist(), tokens, lengths, strict=True):
             own = [ids.tolist() for ids in encoded.tokens[i]]
@@ -146,9 +179,9 @@ def test_captions_are_the_images_own_and_drawn_anew():
     assert min(drawn[3].values()) > 60 * 4 / 7 / 2
 
 
-def test_pack():
+def test_lay_out():
     first, second = np.array([7, 8, 2], np.int32), np.array([9, 2], np.int32)
-    tokens, lengths = pack([[first, second], [second], []], 2, 4, TOKENIZER)
+    tokens, lengths = lay_out([[first, second], [second], []], 2, 4, TOKENIZER)
     assert tokens.dtype == lengths.dtype == np.int32
     assert tokens.tolist() == [
         [[1, 7, 8, 2, 0], [1, 9, 2, 0, 0]],
@@ -157,9 +190,9 @@ def test_pack():
     ]
     assert lengths.tolist() == [[3, 2], [2, 0], [0, 0]]
     with pytest.raises(ValueError, match="2 captions do not fit into 1"):
-        pack([[first, second]], 1, 4, TOKENIZER)
+        lay_out([[first, second]], 1, 4, TOKENIZER)
     with pytest.raises(ValueError, match="3 tokens does not fit into 2"):
-        pack([[first]], 1, 2, TOKENIZER)
+        lay_out([[first]], 1, 2, TOKENIZER)
 
 
 @given(st.integers(0, 30), st.integers(1, 4), st.integers(1, 4))

@@ -102,11 +102,14 @@ def test_report_names_unknown_words():
 
 
 def test_the_limit_counts_eos():
-    seven = (("a cat sleeps on the red mat",),)
+    seven = (("a cat sleeps on the RED mat",),)
     fits = encode_captions(table(seven), TOKENIZER, max_length=8, over_length="drop")
     assert fits.report.kept == 1
     assert len(fits.tokens[0][0]) == 8
-    assert not encode_captions(table(seven), TOKENIZER, max_length=7, over_length="drop").tokens[0]
+    assert fits.report.dropped == 0
+    misses = encode_captions(table(seven), TOKENIZER, max_length=7, over_length="drop")
+    assert misses.tokens == ((),)
+    assert (misses.report.dropped, misses.report.unknown) == (1, 0)
 
 
 def test_wrong_arguments_are_refused():

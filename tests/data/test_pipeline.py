@@ -2,6 +2,7 @@ import io
 import itertools
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -88,8 +89,17 @@ def test_resuming_gives_the_same_batches(batch_size, bucket):
         assert_equal(take(11 - first, first_step=first, **options), whole[first:])
 
 
-def test_number_of_threads_changes_nothing():
-    assert_equal(take(6, num_threads=1), take(6, num_threads=5))
+class SlowSource(TinySource):
+    """Some of its images take their time."""
+
+    def __getitem__(self, index):
+        time.sleep(0.02 * (index % 3 == 0))
+        return super().__getitem__(index)
+
+
+def test_slow_images_change_nothing():
+    quick = take(12, num_threads=1, batch_size=1)
+    assert_equal(take(12, num_threads=5, batch_size=1, source=SlowSource()), quick)
 
 
 @pytest.mark.parametrize("bucket", [None, 3])
@@ -169,7 +179,8 @@ def test_leaving_in_the_middle_ends_the_process(tmp_path):
         f"spec = importlib.util.spec_from_file_location('test', {__file__!r})\n"
         "test = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(test)\n"
-        "batches = test.train_batches(test.SOURCE, test.ENCODED, test.TOKENIZER, **test.OPTIONS)\n"
+        "source = test.SlowSource()\n"
+        "batches = test.train_batches(source, test.ENCODED, test.TOKENIZER, **test.OPTIONS)\n"
         "next(batches)\n"
     )
     environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin"}

@@ -42,6 +42,7 @@ def test_special_tokens_come_first():
 
 def test_splits_as_the_tutorials_do():
     assert WORDS.split(CAPTIONS[0]) == ["a", "black", "dogs", "tshirt", "by", "the", "sea"]
+    assert WORDS.split("a dog\u2764\ufe0f.") == ["a", "dog"]
     assert WORDS.encode("a zebra") == [WORDS.encode("a")[0], WORDS.unk_id]
     assert WORDS.encode("") == WORDS.encode(" .,! ") == WORDS.encode("❤️ ́") == []
 

@@ -38,15 +38,10 @@ def search(decoder, images, *, num_beams, bos_id=BOS, **options):
 
 def captions(result, row):
     """The hypotheses of an image as (tokens, finished, score), best first."""
+    fields = (result.tokens, result.lengths, result.finished, result.scores)
     return [
         (tuple(tokens[:length].tolist()), bool(finished), float(score))
-        for tokens, length, finished, score in zip(
-            result.tokens[row],
-            result.lengths[row],
-            result.finished[row],
-            result.scores[row],
-            strict=True,
-        )
+        for tokens, length, finished, score in zip(*(f[row] for f in fields), strict=True)
         if length
     ]
 
@@ -84,7 +79,7 @@ def test_a_beam_as_wide_as_the_tree_finds_every_caption_in_order(toy, penalty):
         assert_same(captions(result, image), expected)
 
 
-def restated(decoder, image, *, num_beams, steps, penalty, early_stopping):
+def restated(decoder, image, num_beams, steps, penalty, early_stopping):
     """The algorithm of the module's docstring in lists and tuples, for one image."""
     live, done = [((), 0.0)], []
     for n in range(1, steps + 1):
@@ -124,14 +119,7 @@ def test_narrow_beams_follow_the_algorithm(toy, num_beams, vocabulary, penalty, 
         early_stopping=early_stopping,
     )
     for image in images:
-        expected = restated(
-            decoder,
-            image,
-            num_beams=num_beams,
-            steps=8,
-            penalty=penalty,
-            early_stopping=early_stopping,
-        )
+        expected = restated(decoder, image, num_beams, 8, penalty, early_stopping)
         assert_same(captions(result, image), expected)
 
 
@@ -340,9 +328,8 @@ import runpy, sys, jax, numpy as np
 from capjax.decode.beam import beam_search
 decoder = runpy.run_path(sys.argv[1])["ToyDecoder"](11, seed=11, boost=[(2, 1.0)])
 def run(carry):
-    return beam_search(
-        decoder.step, carry, num_beams=3, bos_id=1, eos_id=2, pad_id=0, max_length=12
-    )
+    ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
+    return beam_search(decoder.step, carry, num_beams=3, max_length=12, **ids)
 assert jax.device_count() == 8
 images = np.arange(24)
 one = jax.jit(run)(decoder.carry(images, 3))

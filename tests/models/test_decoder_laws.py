@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from capjax.data.batches import pack
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.layers import NEVER
 from capjax.models.transformer_decoder import TransformerDecoder
@@ -99,6 +100,20 @@ def test_captions_and_images_do_not_mix(case):
     moved = model.apply(variables, other, tokens, train=False).logits
     np.testing.assert_allclose(moved[1], whole[1], atol=1e-6)
     assert np.abs(moved[0] - whole[0])[..., 4:].max() > 1e-3
+
+
+def test_packed_logits_are_the_same_logits(case):
+    model, variables, features, tokens = case
+    lengths = np.array([[3, 7, 0], [1, 2, 6]], np.int32)
+    packing = pack(lengths, T, 12)
+    whole = model.apply(variables, features, tokens, train=False).logits
+    packed = model.apply(variables, features, tokens, train=False, packing=packing).logits
+    assert packed.shape == (B, 1, 12, V)
+    for image in range(B):
+        places = packing[image][packing[image] >= 0]
+        assert len(places) == lengths[image].sum()
+        expected = whole[image].reshape(C * T, V)[places]
+        np.testing.assert_allclose(packed[image, 0, : len(places)], expected, atol=1e-4)
 
 
 def test_attention_sums_to_one(case):

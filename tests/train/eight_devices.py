@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from capjax import parallel
+from capjax.data.batches import pack
 from capjax.models.captioner import Captioner
 from capjax.models.conv_encoder import ConvEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
@@ -21,7 +22,7 @@ B, C, T, V = 16, 3, 6, 23
 
 
 def main():
-    accumulate = int(sys.argv[1])
+    accumulate, packed = int(sys.argv[1]), sys.argv[2] == "packed"
     rng = np.random.default_rng(0)
     model = Captioner(
         ConvEncoder((8,), 1, groups=4),
@@ -34,6 +35,8 @@ def main():
         "lengths": (rng.integers(0, 2, (B, C)) * rng.integers(0, T + 1, (B, C))).astype(np.int32),
     }
     batch["lengths"][:4] = 0
+    if packed:
+        batch["packing"] = pack(batch["lengths"], T, C * T)
     params = model.init_params(jax.random.key(0), (8, 8, 3))
     optimizer = optax.sgd(1.0)
     state = parallel.replicate(init_state(params, optimizer, ema=True))

@@ -13,13 +13,17 @@ B, C, T, V = 3, 2, 5, 11
 BANNED = (0, 1, 3)
 
 
+def real(lengths):
+    return jnp.arange(T) < jnp.asarray(lengths)[..., None]
+
+
 def case(seed=0):
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(B, C, T, V)).astype(np.float32) * 3
     logits[..., list(BANNED)] = NEVER
     targets = rng.choice([2, *range(4, V)], (B, C, T)).astype(np.int32)
     lengths = np.array([[5, 0], [1, 3], [4, 2]], np.int32)
-    return jnp.asarray(logits), jnp.asarray(targets), jnp.asarray(lengths)
+    return jnp.asarray(logits), jnp.asarray(targets), real(lengths)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -27,7 +31,7 @@ def test_sums_equal_optax_over_allowed_tokens(smoothing):
     logits, targets, lengths = case()
     sums = caption_loss(logits, targets, lengths, banned=BANNED, label_smoothing=smoothing)
     allowed = [2, *range(4, V)]
-    mask = np.arange(T) < np.asarray(lengths)[..., None]
+    mask = np.asarray(lengths)
     position = {token: index for index, token in enumerate(allowed)}
     onehot = jax.nn.one_hot(np.vectorize(position.get)(targets), len(allowed))
     each = optax.softmax_cross_entropy(
@@ -63,7 +67,7 @@ def test_padding_counts_by_length_not_by_id():
     logits, _, _ = case()
     end = 7
     targets = jnp.full((B, C, T), end, jnp.int32).at[:, :, :2].set(4)
-    lengths = jnp.full((B, C), 3, jnp.int32)
+    lengths = real(jnp.full((B, C), 3))
     sums = caption_loss(logits, targets, lengths)
     assert float(sums["tokens"]) == B * C * 3
     elsewhere = targets.at[:, :, 3:].set(9)
@@ -73,5 +77,5 @@ def test_padding_counts_by_length_not_by_id():
 
 def test_no_caption_at_all_is_no_nan():
     logits, targets, _ = case()
-    sums = caption_loss(logits, targets, jnp.zeros((B, C), jnp.int32), banned=BANNED)
+    sums = caption_loss(logits, targets, real(jnp.zeros((B, C))), banned=BANNED)
     assert all(float(value) == 0 for value in sums.values())

@@ -22,10 +22,10 @@ from capjax.train.step import make_train_step
 SCRIPT = Path(__file__).with_name("eight_devices.py")
 
 
-def run(devices, accumulate):
+def run(devices, accumulate, layout="padded"):
     flags = f"--xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(accumulate)],
+        [sys.executable, str(SCRIPT), str(accumulate), layout],
         env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(SCRIPT.parents[2])},
         capture_output=True,
         text=True,
@@ -40,9 +40,12 @@ def one():
     return run(1, 1)
 
 
-@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (1, 4), (4, 2)])
-def test_devices_and_microbatches_equal_one(one, devices, accumulate):
-    several = run(devices, accumulate)
+@pytest.mark.parametrize(
+    ("devices", "accumulate", "layout"),
+    [(8, 1, "padded"), (1, 4, "padded"), (4, 2, "packed"), (1, 1, "packed")],
+)
+def test_devices_microbatches_and_packing_equal_one(one, devices, accumulate, layout):
+    several = run(devices, accumulate, layout)
     assert several["devices"] == devices
     for name in ("tokens", "captions"):
         assert several[name] == one[name]
