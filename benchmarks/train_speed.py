@@ -3,17 +3,19 @@
     python -m benchmarks.train_speed [--rounds 3]
 
 Both train 2 post-norm layers of 256 units, 2 heads with key_dim 256, feed-forward 512, dropout
-0.5, on the same cached 7x7x576 features (16 images x 5 captions), the same vocabulary of 2541, the
-same caption lengths, and Adam. The Keras side pads every caption to T = 20 and repeats an image's
-features for each caption, as the tutorial does; it is compiled by `model.compile` at its defaults.
-The capjax side is the real training step, on batches padded to T = 20 ("plain") and on batches by
-length bucket as `dataset.length_bucket=4` makes them ("bucketed"). Each side runs in a process of
-its own, in turn; the ratio is of the medians.
+0.5, on cached 7x7x576 features, 16 images x 5 captions a step, the same vocabulary of 2541, the
+same captions of T = 20 tokens at most, and Adam. Keras repeats an image's features for each of its
+captions and pads every caption to T, as the tutorial does, and compiles with `model.compile`'s
+defaults. capjax runs its real training step, fed by its real batches: "padded" to T as Keras,
+"bucketed" (`dataset.length_bucket=4`), and "packed" (`dataset.packed`, bucket 8). Each side runs in
+a process of its own, in turn; a process says its median step, and the ratio is of medians.
 """
 
 import argparse
 import json
+import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -23,20 +25,201 @@ import numpy as np
 IMAGES, CAPTIONS, LENGTH, VOCABULARY = 16, 5, 20, 2541
 POSITIONS, FEATURES = 49, 576
 UNITS, HEADS, LAYERS, DROPOUT = 256, 2, 2, 0.5
-WARMUP, STEPS = 12, 40
-# Flickr8k's caption lengths in words, mean 10.8 and deviation 3.8 (train split, punctuation out).
+# Flickr8k's train captions, punctuation out: words on average, and their deviation.
 MEAN_WORDS, DEVIATION_WORDS = 10.8, 3.8
+POOL = 3200  # Images that the batches are drawn from.
+WARMUP, STEPS = 60, 60
 
 
-def make_data(count: int = 20):
-    """`count` batches of features, tokens (bos ... eos pad) and lengths."""
-    rng = np.random.default_rng(0)
-    shape = (count * IMAGES, CAPTIONS)
-    words = rng.normal(MEAN_WORDS, DEVIATION_WORDS, shape).round().clip(3, LENGTH - 1).astype(int)
-    tokens = rng.integers(4, VOCABULARY, (*shape, LENGTH + 1)).astype(np.int32)
-    tokens[..., 0] = 1
-    position = np.arange(LENGTH + 1)
-    tokens[position == words[..., None] + 1] = 2
-    tokens[position > words[..., None] + 1] = 0
-    features = rng.normal(size=(IMAGES, POSITIONS, FEATURES)).astype(np.float32)
-    return features, tokens, (words + 1).astype(np.int32)
+def captions(seed: int = 0) -> list[list[np.ndarray]]:
+    """Token ids "words ... eos" of each image's captions."""
+    rng = np.random.default_rng(seed)
+    words = rng.normal(MEAN_WORDS, DEVIATION_WORDS, (POOL, CAPTIONS)).round()
+    return [
+        [np.append(rng.integers(4, VOCABULARY, count), 2).astype(np.int32) for count in row]
+        for row in words.clip(3, LENGTH - 1).astype(int)
+    ]
+
+
+def timed(step, batches) -> dict[str, float]:
+    """Runs `step` on WARMUP + STEPS batches; the median of the latter in seconds."""
+    times = []
+    for batch in batches:
+        start = time.perf_counter()
+        step(batch)
+        times.append(time.perf_counter() - start)
+    seconds = statistics.median(times[WARMUP:])
+    return {
+        "captions_per_second": IMAGES * CAPTIONS / seconds,
+        "step_ms": 1e3 * seconds,
+        "first_step_s": times[0],
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def run_capjax(layout: str) -> dict[str, float]:
+    """The real step on real batches of a layout."""
+    import jax
+    import optax
+
+    from capjax import parallel
+    from capjax.data.batches import TrainBatches
+    from capjax.data.captions import CaptionReport, EncodedCaptions
+    from capjax.data.tokenizer import train_word_tokenizer
+    from capjax.models.captioner import Captioner, FeatureEncoder
+    from capjax.models.transformer_decoder import TransformerDecoder
+    from capjax.train.state import init_state
+    from capjax.train.step import make_train_step
+
+    report = CaptionReport(POOL, 0, 0, 0, 0, 0, 0, (), 0, 0, (), np.zeros(1))
+    tokens = tuple(map(tuple, captions()))
+    encoded = EncodedCaptions(tuple(map(str, range(POOL))), tokens, LENGTH, "synthetic", report)
+    tokenizer = train_word_tokenizer([f"w{word}" for word in range(VOCABULARY - 4)])
+    batches = TrainBatches(
+        encoded,
+        tokenizer,
+        batch_size=IMAGES,
+        captions_per_image=CAPTIONS,
+        seed=0,
+        length_bucket={"padded": None, "bucketed": 4, "packed": 8}[layout],
+        packed=layout == "packed",
+    )
+    model = Captioner(
+        FeatureEncoder((7, 7)),
+        TransformerDecoder(
+            vocab_size=VOCABULARY,
+            max_length=LENGTH,
+            width=UNITS,
+            num_layers=LAYERS,
+            num_heads=HEADS,
+            head_dim=UNITS,
+            mlp_ratio=2.0,
+            norm="post",
+            activation="relu",
+            dropout=DROPOUT,
+            attention_dropout=DROPOUT,
+            banned=tokenizer.banned_ids,
+        ),
+    )
+    optimizer = optax.adam(1e-4)
+    params = model.init_params(jax.random.key(0), (POSITIONS, FEATURES))
+    state = parallel.replicate(init_state(params, optimizer, ema=False))
+    step = parallel.map_devices(make_train_step(model, optimizer, seed=0), donate=(0,))
+    pool = np.random.default_rng(1).normal(size=(POOL, POSITIONS, FEATURES)).astype(np.float32)
+
+    def make(number):
+        batch = batches(number)
+        found = {"tokens": batch.tokens, "lengths": batch.lengths}
+        if batch.packing is not None:
+            found["packing"] = batch.packing
+        return {"features": pool[batch.index], **found}
+
+    def train(batch):
+        nonlocal state
+        state, metrics = step(state, parallel.shard(batch))
+        jax.block_until_ready(metrics)
+
+    # Steady state: every shape of the measured steps is compiled in the warm-up. Two windows of
+    # 50 batches have the same shapes but for a rare one; the median does not see it.
+    return timed(train, (make(number) for number in range(WARMUP + STEPS)))
+
+
+def run_keras() -> dict[str, float]:
+    """The tutorial's layers under `train_on_batch`, compiled at Keras's defaults."""
+    os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
+    import keras
+    from keras import layers, ops
+
+    class Embedding(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.tokens = layers.Embedding(VOCABULARY, UNITS, mask_zero=True)
+            self.positions = layers.Embedding(LENGTH, UNITS)
+
+        def call(self, x):
+            return self.tokens(x) + self.positions(ops.arange(LENGTH))[None]
+
+    class Block(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.itself = layers.MultiHeadAttention(HEADS, UNITS, dropout=DROPOUT)
+            self.image = layers.MultiHeadAttention(HEADS, UNITS, dropout=DROPOUT)
+            self.norms = [layers.LayerNormalization() for _ in range(3)]
+            dense = [layers.Dense(2 * UNITS, activation="relu"), layers.Dense(UNITS)]
+            self.feed_forward = keras.Sequential([*dense, layers.Dropout(DROPOUT)])
+
+        def call(self, x, features, training=None):
+            y = self.itself(x, x, use_causal_mask=True, training=training)
+            x = self.norms[0](x + y)
+            x = self.norms[1](x + self.image(x, features, training=training))
+            return self.norms[2](x + self.feed_forward(x, training=training))
+
+    def loss(labels, logits):
+        each = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        mask = ops.cast((labels != 0) & (each < 1e8), each.dtype)
+        return ops.sum(each * mask) / ops.sum(mask)
+
+    features = keras.Input((POSITIONS, FEATURES))
+    tokens = keras.Input((LENGTH,), dtype="int32")
+    x = Embedding()(tokens)
+    for _ in range(LAYERS):
+        x = Block()(x, features)
+    model = keras.Model([features, tokens], layers.Dense(VOCABULARY)(x))
+    model.compile(optimizer=keras.optimizers.Adam(1e-4), loss=loss)
+
+    texts = captions()
+    pool = np.random.default_rng(1).normal(size=(POOL, POSITIONS, FEATURES)).astype(np.float32)
+    order = np.random.default_rng(0).permutation(POOL)
+
+    def make(number):
+        index = order[np.arange(number * IMAGES, (number + 1) * IMAGES) % POOL]
+        padded = np.zeros((IMAGES * CAPTIONS, LENGTH + 1), np.int32)
+        padded[:, 0] = 1
+        for row, ids in enumerate(ids for image in index for ids in texts[image]):
+            padded[row, 1 : len(ids) + 1] = ids
+        return np.repeat(pool[index], CAPTIONS, axis=0), padded
+
+    def train(batch):
+        images, padded = batch
+        model.train_on_batch([images, padded[:, :-1]], padded[:, 1:])
+
+    return timed(train, (make(number) for number in range(WARMUP + STEPS)))
+
+
+SIDES = ("keras", "padded", "bucketed", "packed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3, help="times each side runs")
+    parser.add_argument("--side", choices=SIDES, help="run one side here and print its figures")
+    arguments = parser.parse_args()
+    if arguments.side:
+        keras = arguments.side == "keras"
+        print(json.dumps(run_keras() if keras else run_capjax(arguments.side)))
+        return
+    found = {side: [] for side in SIDES}
+    for _ in range(arguments.rounds):
+        for side in SIDES:
+            command = [sys.executable, "-m", "benchmarks.train_speed", "--side", side]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found[side].append(json.loads(done.stdout.splitlines()[-1]))
+            print(side, found[side][-1], file=sys.stderr)
+    median = {
+        side: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        for side, runs in found.items()
+    }
+    print(
+        "| side | captions/s | ratio | step ms | first step s | peak MiB |\n" + "|---" * 6 + "|"
+    )
+    for side, values in median.items():
+        ratio = values["captions_per_second"] / median["keras"]["captions_per_second"]
+        print(
+            f"| {side} | {values['captions_per_second']:.0f} | {ratio:.2f} | "
+            f"{values['step_ms']:.0f} | {values['first_step_s']:.1f} | "
+            f"{values['peak_memory_mib']:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

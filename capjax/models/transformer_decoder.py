@@ -186,9 +186,11 @@ class TransformerDecoder(nn.Module):
             x = x @ self.tokens.embedding.T.astype(self.dtype)
         else:
             x = self.output(x)
-        allowed = np.ones(self.vocab_size, bool)
-        allowed[list(self.banned)] = False
-        return jnp.where(allowed, x.astype(jnp.float32) + self.bias, NEVER)
+        # Banned by the bias, since a `where` over all logits is a pass over memory each way. Next
+        # to -1e9 a float32 forgets any logit of a model.
+        banned = np.zeros(self.vocab_size, bool)
+        banned[list(self.banned)] = True
+        return x.astype(jnp.float32) + jnp.where(banned, NEVER, self.bias)
 
     def _memory_keys(self, memory: Memory) -> tuple[KeyValue, ...]:
         values = memory.values.astype(self.dtype)

@@ -1,0 +1,1 @@
+"""Measurements: speed and memory beside a peer, in one run. See README.md."""
