@@ -209,9 +209,7 @@ def main() -> None:
         side: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
         for side, runs in found.items()
     }
-    print(
-        "| side | captions/s | ratio | step ms | first step s | peak MiB |\n" + "|---" * 6 + "|"
-    )
+    print("| side | captions/s | ratio | step ms | first step s | peak MiB |\n" + "|---" * 6 + "|")
     for side, values in median.items():
         ratio = values["captions_per_second"] / median["keras"]["captions_per_second"]
         print(

@@ -1,24 +1,23 @@
 """A trained captioner from its workdir, ready to caption. Needs no TensorFlow."""
 
-import concurrent.futures
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from capjax import build, parallel, workdir
-from capjax.data.images import load_pixels
+from capjax.data.reading import eval_batches
+from capjax.data.source import Example
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import Caption, CaptionBatches, Method
 from capjax.models.captioner import Captioner
 from capjax.train.checkpoint import Checkpoints
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Run:
     """A trained captioner.
 
@@ -35,6 +34,7 @@ class Run:
     model: Captioner
     params: Any
     step: int
+    _ready: dict = dataclasses.field(default_factory=dict, repr=False)
 
     def caption(
         self,
@@ -59,22 +59,38 @@ class Run:
         method = method or build.beam_search(self.config.decoding)
         size = batch_size or self.config.evaluation.batch_size
         size += -size % jax.local_device_count()
-        search = CaptionBatches(self.model, self.tokenizer, method, attention=attention)
-        batches = self._batches(images, size)
-        found = dict(search(parallel.replicate(self.params), batches))
+        # Kept, since each is compiled at its first use.
+        if (method, attention) not in self._ready:
+            self._ready[method, attention] = CaptionBatches(
+                self.model, self.tokenizer, method, attention=attention
+            )
+        batches = eval_batches(
+            _Images(images),
+            None,
+            self.tokenizer,
+            batch_size=size,
+            image_size=self.config.dataset.image_size,
+            num_threads=self.config.dataset.num_threads,
+        )
+        captions = self._ready[method, attention](parallel.replicate(self.params), batches)
+        found = dict(captions)
         return [found[index] for index in range(len(images))]
 
-    def _batches(self, images: Sequence[Any], size: int) -> Iterator[dict[str, np.ndarray]]:
-        side = self.config.dataset.image_size
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            for start in range(0, len(images), size):
-                part = images[start : start + size]
-                pixels = np.zeros((size, side, side, 3), np.uint8)
-                for row, loaded in enumerate(pool.map(lambda one: load_pixels(one, side), part)):
-                    pixels[row] = loaded
-                index = np.arange(start, start + size, dtype=np.int32)
-                index[len(part) :] = -1
-                yield {"image": pixels, "index": index}
+
+class _Images:
+    """A user's images as a source."""
+
+    name = "the images given"
+    fingerprint = ""
+
+    def __init__(self, images: Sequence[Any]):
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self._images[index], str(index), ())
 
 
 def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:

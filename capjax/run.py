@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from capjax import build, parallel, workdir
 from capjax.data.captions import encode_captions, unigram_counts
-from capjax.data.reading import numpy_eval_batches, read_pixels
+from capjax.data.reading import eval_batches, read_pixels
 from capjax.data.shapes import facts
 from capjax.evaluate.captioning import CaptionBatches, Sampling
+from capjax.evaluate.figures import save_figure, training_curve
 from capjax.evaluate.results import coco_results, code_version, write_json
 from capjax.load import load
 from capjax.metrics import coco
@@ -23,7 +24,7 @@ from capjax.train.loop import train as train_loop
 from capjax.train.state import init_state
 from capjax.train.step import make_loss_step, make_train_step
 from capjax.train.validate import Validation, references, teacher_forced
-from capjax.train.writer import Writer
+from capjax.train.writer import Writer, read_metrics
 
 
 def scorers(dataset: ConfigDict) -> tuple[Callable[[Mapping[str, str]], dict[str, float]], ...]:
@@ -96,7 +97,10 @@ def train(config: ConfigDict, directory: str) -> None:
                 checkpoints=checkpoints,
                 writer=writer,
             )
-    print(f"done: {directory}")
+    curve = workdir.path(directory, "figures", "training.png")
+    rows = read_metrics(workdir.path(directory, "metrics.jsonl"))
+    save_figure(training_curve(rows, config.early_stopping.metric), curve)
+    print(f"done: {directory}; its curves are {curve}")
 
 
 def _train_step(config, model, optimizer):
@@ -125,6 +129,7 @@ def _train_batches(config, source, encoded, tokenizer, first_step):
         seed=config.seed,
         first_step=first_step,
         length_bucket=config.dataset.length_bucket,
+        packed=config.dataset.packed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         num_threads=config.dataset.num_threads,
@@ -132,7 +137,7 @@ def _train_batches(config, source, encoded, tokenizer, first_step):
 
 
 def _eval_batches(config, source, encoded, tokenizer):
-    return numpy_eval_batches(
+    return eval_batches(
         source,
         encoded,
         tokenizer,

@@ -95,9 +95,11 @@ def get_config() -> ConfigDict:
     config.dataset.max_length = 24
     # What happens to a longer one: "drop" or "cut".
     config.dataset.over_length = "drop"
-    # Captions are padded to a multiple of this many tokens, so that short batches cost less;
-    # None pads every batch to max_length.
-    config.dataset.length_bucket = placeholder(int)
+    # Whether a step computes on the captions' tokens alone, packed, or on their padding too.
+    config.dataset.packed = True
+    # Images of like caption length come in one batch, padded or packed to a multiple of this many
+    # tokens; None gives all batches one shape.
+    config.dataset.length_bucket = 8
     # Threads that read and decode images.
     config.dataset.num_threads = 4
 

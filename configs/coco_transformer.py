@@ -10,7 +10,6 @@ def get_config():
     config.dataset.image_size = 224
     config.dataset.max_length = 22
     config.dataset.over_length = "cut"
-    config.dataset.length_bucket = 4
     config.dataset.num_threads = 16
     # The usual COCO vocabulary: words seen five times or more (Karpathy and Fei-Fei 2015).
     config.tokenizer.min_count = 5

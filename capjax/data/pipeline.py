@@ -1,4 +1,4 @@
-"""The tf.data pipeline: batches of pixels and captions for any source.
+"""The tf.data pipeline: training batches of pixels and captions for any source.
 
 tf.data only spreads the work over threads and reads ahead. Which images a batch holds comes from
 `batches`, pixels come from `reading` (the one way from bytes to pixels; Pillow works outside of
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from capjax.data.batches import TrainBatches, eval_indices
+from capjax.data.batches import TrainBatches
 from capjax.data.captions import EncodedCaptions
-from capjax.data.reading import CHUNK, check_same_source, eval_batch, read_chunk
+from capjax.data.reading import CHUNK, check_same_source, read_chunk
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 
@@ -79,7 +79,7 @@ def train_batches(
         process_index=process_index,
         process_count=process_count,
     )
-    pixels = _read_batches(source, batches.index, (first_step, None), image_size, num_threads)
+    pixels = _read_batches(source, batches.index, first_step, image_size, num_threads)
 
     def iterate():
         for step, image in enumerate(pixels, first_step):
@@ -90,53 +90,6 @@ def train_batches(
             yield batch
 
     return iterate()
-
-
-def eval_batches(
-    source: Source,
-    encoded: EncodedCaptions | None,
-    tokenizer: Tokenizer,
-    *,
-    batch_size: int,
-    image_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    num_threads: int = 8,
-) -> Iterator[dict[str, np.ndarray]]:
-    """A split in order, each image once, the last batch filled up.
-
-    Args:
-      source: the images.
-      encoded: its captions, or None for images alone.
-      tokenizer: the one that encoded them.
-      batch_size: images in the global batch, B, of which this host has b.
-      image_size: S, side of the pixels.
-      process_index: this host.
-      process_count: all hosts; each has the same number of batches.
-      num_threads: threads that read, decode and resize.
-
-    Returns:
-      An iterator of {"image": uint8 [b, S, S, 3], "index": int32 [b]} and, with captions,
-      "tokens" and "lengths" (see `batches.eval_text`). A row with index -1 only fills the batch.
-
-    Raises:
-      ImageError: from the iterator, for an unusable image, which it names.
-      ValueError: the batch does not divide, or the captions are another source's.
-    """
-    if encoded is not None:
-        check_same_source(source, encoded)
-    indices = eval_indices(
-        len(source),
-        batch_size=batch_size,
-        process_index=process_index,
-        process_count=process_count,
-    )
-    steps = (0, len(indices))
-    pixels = _read_batches(source, indices.__getitem__, steps, image_size, num_threads)
-    return (
-        eval_batch(image, index, encoded, tokenizer)
-        for image, index in zip(pixels, indices, strict=True)
-    )
 
 
 def _tensorflow():
@@ -153,14 +106,11 @@ def _tensorflow():
 def _read_batches(
     source: Source,
     index_of: Callable[[int], np.ndarray],
-    steps: tuple[int, int | None],
+    first: int,
     image_size: int,
     num_threads: int,
 ) -> Iterator[np.ndarray]:
-    """Yields the pixels [b, S, S, 3] of the images `index_of(step)` for a range of steps."""
-    first, last = steps
-    if first == last:
-        return
+    """Yields the pixels [b, S, S, 3] of the images `index_of(step)` from step `first` on."""
     tf = _tensorflow()
     failures = []
     rows = len(index_of(first))
@@ -185,7 +135,7 @@ def _read_batches(
         return tf.reshape(index, (rows // chunk, chunk))
 
     dataset = (
-        tf.data.Dataset.range(first, tf.int64.max if last is None else last)
+        tf.data.Dataset.range(first, tf.int64.max)
         .map(plan)
         .unbatch()
         .map(pixels_of, num_parallel_calls=num_threads, deterministic=True)

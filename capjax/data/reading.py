@@ -44,7 +44,7 @@ def check_same_source(source: Source, encoded: EncodedCaptions) -> None:
         )
 
 
-def numpy_eval_batches(
+def eval_batches(
     source: Source,
     encoded: EncodedCaptions | None,
     tokenizer: Tokenizer,
@@ -55,9 +55,23 @@ def numpy_eval_batches(
     process_count: int = 1,
     num_threads: int = 8,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of `pipeline.eval_batches`, read by threads: needs no TensorFlow.
+    """A split in order, each image once, the last batch filled up. Needs no TensorFlow.
 
-    One batch is read ahead of the one in use.
+    Threads read one batch ahead of the one in use.
+
+    Args:
+      source: the images.
+      encoded: its captions, or None for images alone.
+      tokenizer: the one that encoded them.
+      batch_size: images in the global batch, B, of which this host has b.
+      image_size: S, side of the pixels.
+      process_index: this host.
+      process_count: all hosts; each has the same number of batches.
+      num_threads: threads that read, decode and resize.
+
+    Returns:
+      An iterator of {"image": uint8 [b, S, S, 3], "index": int32 [b]} and, with captions,
+      "tokens" and "lengths" (see `batches.eval_text`). A row with index -1 only fills the batch.
 
     Raises:
       ImageError: see `read_pixels`.

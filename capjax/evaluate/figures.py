@@ -1,7 +1,7 @@
 """Attention figures: the picture, then a heat map for every word."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -62,16 +62,29 @@ def save_figure(figure: Figure, path: str, dpi: int = 100) -> None:
     os.replace(path + ".tmp", path)
 
 
-def caption_grid(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
-    """Pictures, uint8 [H, W, 3], side by side in rows, each under its own title."""
-    columns = min(4, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(3.4 * columns, 3.9 * rows), layout="constrained")
+def training_curve(rows: Sequence[Mapping], metric: str) -> Figure:
+    """Losses, and one validation metric, by step.
+
+    Args:
+      rows: of a run's `metrics.jsonl`.
+      metric: drawn on an axis of its own.
+    """
+    groups = {
+        name: [row for row in rows if row["group"] == name] for name in ("train", "validation")
+    }
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.axis("off")
-    for axis, pixels, title in zip(axes, pictures, titles, strict=False):
-        axis.imshow(pixels, interpolation="nearest")
-        axis.set_title(title, fontsize=9, wrap=True, parse_math=False)
+    left, right = figure.subplots(1, 2)
+    for name, group in groups.items():
+        steps = [row["step"] for row in group]
+        marker = "o" if name == "validation" else None
+        left.plot(steps, [row["loss"] for row in group], marker=marker, label=name)
+    left.set(xlabel="step", ylabel="loss, nats a token")
+    left.legend()
+    validation = [row for row in groups["validation"] if metric in row]
+    steps = [row["step"] for row in validation]
+    right.plot(steps, [row[metric] for row in validation], marker="o", color="tab:orange")
+    right.set(xlabel="step", ylabel=f"validation {metric}")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
     return figure

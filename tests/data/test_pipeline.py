@@ -10,13 +10,13 @@ from PIL import Image
 
 from capjax.data.captions import encode_captions, read_captions
 from capjax.data.images import ImageError, load_pixels
-from capjax.data.reading import numpy_eval_batches
+from capjax.data.reading import eval_batches
 from capjax.data.source import Example
 from capjax.data.tokenizer import train_word_tokenizer
 
 pytest.importorskip("tensorflow")
 pipeline = pytest.importorskip("capjax.data.pipeline")
-train_batches, eval_batches = pipeline.train_batches, pipeline.eval_batches
+train_batches = pipeline.train_batches
 
 TOKENIZER = train_word_tokenizer([" ".join("abcdefgh")])
 SIZE = 6
@@ -111,10 +111,9 @@ def test_shares_of_two_hosts_make_up_the_batch(bucket):
 
 
 @pytest.mark.parametrize("batch_size", [4, 11, 16])
-@pytest.mark.parametrize("evaluate", [eval_batches, numpy_eval_batches])
-def test_evaluation_has_every_image_once(batch_size, evaluate):
+def test_evaluation_has_every_image_once(batch_size):
     options = {"batch_size": batch_size, "image_size": SIZE}
-    batches = list(evaluate(SOURCE, ENCODED, TOKENIZER, **options))
+    batches = list(eval_batches(SOURCE, ENCODED, TOKENIZER, **options))
     assert {batch["image"].shape[0] for batch in batches} == {batch_size}
     assert len({batch["tokens"].shape for batch in batches}) == 1
     index = np.concatenate([batch["index"] for batch in batches])
@@ -140,9 +139,10 @@ def test_evaluation_without_captions_and_with_hosts():
     assert list(eval_batches(TinySource(0), None, TOKENIZER, batch_size=4, image_size=SIZE)) == []
 
 
-@pytest.mark.parametrize("evaluate", [eval_batches, numpy_eval_batches])
-def test_an_unusable_image_is_named_after_the_good_batches(evaluate):
-    batches = evaluate(TinySource(broken=[6]), ENCODED, TOKENIZER, batch_size=2, image_size=SIZE)
+def test_an_unusable_image_is_named_after_the_good_batches():
+    batches = eval_batches(
+        TinySource(broken=[6]), ENCODED, TOKENIZER, batch_size=2, image_size=SIZE
+    )
     assert [next(batches)["index"].tolist() for _ in range(3)] == [[0, 1], [2, 3], [4, 5]]
     with pytest.raises(ImageError, match="'id-6' of tiny/train: not an image"):
         next(batches)

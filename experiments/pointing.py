@@ -1,0 +1,59 @@
+"""Does attention point at the thing that is named? The pointing game, on `shapes`.
+
+    python -m experiments.pointing --workdir runs/shapes_transformer
+
+For every true caption, at every singular shape word, the attention's maximum is a hit where it
+falls on a thing of that shape (Zhang et al. 2018, "Top-down neural attention by excitation
+backprop", section 4.2). Chance is what the same maxima score against other pictures.
+"""
+
+import argparse
+
+import numpy as np
+
+import capjax
+from capjax import build
+from capjax.data.shapes.draw import object_mask
+from capjax.data.shapes.facts import is_true
+from capjax.data.shapes.scene import SHAPES, SIZE, Scene, scene_of
+from capjax.evaluate.figures import word_maps
+
+
+def hits(scene: Scene, shape: str, heat: np.ndarray) -> bool:
+    """Whether the maximum of heat [SIZE, SIZE] lies on a thing of a shape."""
+    place = np.unravel_index(heat.argmax(), heat.shape)
+    masks = [object_mask(scene, thing) for thing in scene.things if thing.shape == shape]
+    return any(mask[place] for mask in masks)
+
+
+def pointing(workdir: str, images: int) -> dict[str, float]:
+    """Shares of hits over the first validation images: `pointing`, and `chance`."""
+    run = capjax.load(workdir)
+    source = build.source(run.config.dataset, "validation")
+    examples = [source[index] for index in range(min(images, len(source)))]
+    captions = run.caption([example.image for example in examples], attention=True)
+    scenes = [scene_of(example.image_id) for example in examples]
+    found, chance = [], []
+    for number, (scene, caption) in enumerate(zip(scenes, captions, strict=True)):
+        if not is_true(caption.text, scene):
+            continue
+        other = scenes[(number + 1) % len(scenes)]
+        for word, heat in zip(caption.words, word_maps(caption, (SIZE, SIZE)), strict=True):
+            if word in SHAPES:
+                found.append(hits(scene, word, heat))
+                chance.append(hits(other, word, heat))
+    return {"pointing": np.mean(found), "chance": np.mean(chance), "words": len(found)}
+
+
+def main() -> None:
+    """Prints the shares."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workdir", default="runs/shapes_transformer", help="folder of the run")
+    parser.add_argument("--images", type=int, default=300, help="validation images")
+    arguments = parser.parse_args()
+    found = pointing(arguments.workdir, arguments.images)
+    print(" ".join(f"{name}={value:.3g}" for name, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Calls the command lines in processes of their own, away from the user's caches."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def call(home, *arguments, check=True, **environment):
+    own = {"TFDS_DATA_DIR": str(home / "data"), "HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **own, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def main(home, *arguments, config="configs/shapes_transformer.py", **options):
+    return call(home, "capjax.main", "--config", config, *arguments, **options)

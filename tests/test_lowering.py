@@ -1,0 +1,75 @@
+"""The training step and the beam search lower for accelerators that are not here."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from capjax import parallel
+from capjax.data.tokenizer import train_word_tokenizer
+from capjax.evaluate.captioning import BeamSearch, make_decode
+from capjax.models.captioner import Captioner
+from capjax.models.conv_encoder import ConvEncoder
+from capjax.models.patch_encoder import PatchEncoder
+from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.train.optimizer import adamw, learning_rate_schedule
+from capjax.train.state import init_state
+from capjax.train.step import make_train_step
+
+TOKENIZER = train_word_tokenizer(["a cat on a red mat", "two dogs in the park"])
+ENCODERS = {
+    "patch": PatchEncoder(8, 16, 1, 2, class_token=True, dtype=jnp.bfloat16),
+    "conv": ConvEncoder((8, 16), 1, groups=4, dtype=jnp.bfloat16),
+}
+
+
+@pytest.fixture(params=ENCODERS, name="model")
+def make_model(request):
+    decoder = TransformerDecoder(
+        TOKENIZER.vocab_size, 8, 16, 2, 2, dropout=0.1, banned=(0, 1, 3), dtype=jnp.bfloat16
+    )
+    return Captioner(ENCODERS[request.param], decoder)
+
+
+def one_device(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)
+
+
+def lower(function, platform, *arguments):
+    """Over an axis of one device, as `pmap` maps it."""
+    mapped = jax.jit(jax.vmap(function, axis_name=parallel.AXIS))
+    text = mapped.trace(*map(one_device, arguments)).lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo" in text
+    return text
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_training_step(model, platform, packed):
+    optimizer = adamw(
+        learning_rate_schedule(1e-3, 1, 10), b1=0.9, b2=0.98, weight_decay=0.1, clip_norm=1.0
+    )
+    state = jax.eval_shape(
+        lambda: init_state(model.init_params(jax.random.key(0), (16, 16, 3)), optimizer, ema=True)
+    )
+    batch = {
+        "image": jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8),
+        "tokens": jax.ShapeDtypeStruct((4, 3, 9), jnp.int32),
+        "lengths": jax.ShapeDtypeStruct((4, 3), jnp.int32),
+    }
+    if packed:
+        batch["packing"] = jax.ShapeDtypeStruct((4, 20), jnp.int32)
+    step = make_train_step(model, optimizer, seed=0, accumulate=2, ema_decay=0.9)
+    lower(step, platform, state, batch)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_beam_search_with_attention(model, platform):
+    params = jax.eval_shape(lambda: model.init_params(jax.random.key(0), (16, 16, 3)))
+    method = BeamSearch(num_beams=3, length_penalty=1.0, early_stopping=True, max_length=9)
+    decode = make_decode(model, TOKENIZER, method, attention=True)
+
+    def caption(params, images):
+        return decode(params, model.apply({"params": params}, images, method="encode"))
+
+    text = lower(caption, platform, params, jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8))
+    assert "while" in text
