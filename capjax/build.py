@@ -1,8 +1,11 @@
 """From a config to the parts that it names."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -10,9 +13,12 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from capjax.data.captions import CaptionTable, read_captions
+from capjax.data.shapes import facts
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
 from capjax.evaluate.captioning import BeamSearch
+from capjax.evaluate.scoring import Scorer
+from capjax.metrics import coco
 from capjax.models.captioner import Captioner
 from capjax.models.conv_encoder import ConvEncoder
 from capjax.models.patch_encoder import PatchEncoder
@@ -20,6 +26,7 @@ from capjax.models.transformer_decoder import TransformerDecoder
 from capjax.train import optimizer as optimizers
 from capjax.train.checkpoint import Checkpoints
 
+COMPILATION_CACHE = "~/.cache/capjax/xla"
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
 
@@ -34,12 +41,70 @@ def _choose(options: dict, value: str, field: str):
     return options[value]
 
 
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for what would otherwise be found out hours later, naming the field."""
+    for field in ("batch_size", "num_steps", "accumulate", "log_every", "eval_every"):
+        if config[field] < 1:
+            raise ConfigError(f"config.{field}={config[field]} must be 1 or more")
+    sizes = {"batch_size": config.batch_size, "evaluation.batch_size": config.evaluation.batch_size}
+    for field, size in sizes.items():
+        if size < 1 or size % jax.device_count():
+            raise ConfigError(
+                f"config.{field}={size} must be a multiple of the {jax.device_count()} devices"
+            )
+    per_device = config.batch_size // jax.device_count()
+    if per_device % config.accumulate:
+        raise ConfigError(
+            f"config.accumulate={config.accumulate} must divide the {per_device} images a device "
+            "has of config.batch_size"
+        )
+    if not 0 <= config.optimizer.warmup_steps < config.num_steps:
+        raise ConfigError(
+            f"config.optimizer.warmup_steps={config.optimizer.warmup_steps} must be below "
+            f"config.num_steps={config.num_steps}"
+        )
+    check_decoding(config.decoding, config.dataset.max_length)
+    _choose({"drop": 0, "cut": 0}, config.dataset.over_length, "dataset.over_length")
+    _choose({"max": 0, "min": 0}, config.early_stopping.mode, "early_stopping.mode")
+    metrics = ("loss", "accuracy", *coco.METRICS, *(facts.METRICS if has_facts(config) else ()))
+    _choose(dict.fromkeys(metrics), config.early_stopping.metric, "early_stopping.metric")
+    if jax.process_count() > 1:
+        raise ConfigError("this version trains and evaluates on the devices of one process")
+
+
+def check_decoding(decoding: ConfigDict, positions: int) -> None:
+    """Raises ConfigError for a search that a decoder with so many positions can't make."""
+    if decoding.num_beams < 1:
+        raise ConfigError(f"config.decoding.num_beams={decoding.num_beams} must be 1 or more")
+    if not 2 <= decoding.max_length <= positions + 1:
+        raise ConfigError(
+            f"config.decoding.max_length={decoding.max_length} must lie in 2 to {positions + 1}, "
+            f"one more than the dataset.max_length={positions} that the model is made for"
+        )
+
+
+def has_facts(config: ConfigDict) -> bool:
+    """Whether the dataset's captions can be checked for truth."""
+    return config.dataset.name == "shapes"
+
+
+def scorers(config: ConfigDict) -> tuple[Scorer, ...]:
+    """Metrics of a dataset beside the COCO scores: for `shapes`, whether captions are true."""
+    return (facts.caption_metrics,) if has_facts(config) else ()
+
+
+def compilation_cache(directory: str) -> None:
+    """Has JAX keep compiled programs in `directory` for the next start; "" keeps none."""
+    if directory:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+
+
 def source(dataset: ConfigDict, split: str) -> Source:
     """One split of the dataset, prepared where it is not yet."""
     # Here, because it needs tensorflow-datasets and captioning does not.
     from capjax.data.tfds_source import open_tfds
 
-    return open_tfds(dataset.name, split, data_dir=dataset.data_dir)
+    return open_tfds(dataset.name, split, data_dir=dataset.data_dir or None)
 
 
 def captions(dataset: ConfigDict, split: Source) -> CaptionTable:
@@ -51,7 +116,8 @@ def captions(dataset: ConfigDict, split: Source) -> CaptionTable:
 def tokenizer(config: ConfigDict, train: CaptionTable) -> Tokenizer:
     """A word tokenizer of the train split."""
     return train_word_tokenizer(
-        (caption for image in train.captions for caption in image), **config
+        (caption for image in train.captions for caption in image),
+        **{**config, "max_words": config.max_words or None},
     )
 
 
@@ -66,23 +132,38 @@ def captioner(
       output_bias: where the output bias starts in a new model.
     """
     dtype = _choose(DTYPES, config.dtype, "dtype")
-    fields = dict(config.encoder)
-    encoders = {"patch": PatchEncoder, "conv": ConvEncoder}
-    encoder: nn.Module = _choose(encoders, fields.pop("name"), "encoder.name")(
-        **fields, dtype=dtype
-    )
-    fields = dict(config.decoder)
-    fields.pop("smart_bias")
-    decoder = _choose({"transformer": TransformerDecoder}, fields.pop("name"), "decoder.name")(
+    encoder = _make({"patch": PatchEncoder, "conv": ConvEncoder}, config.encoder, "encoder", dtype)
+    section = config.decoder.copy_and_resolve_references()
+    del section["smart_bias"]
+    section.head_dim = section.head_dim or None
+    if not hasattr(nn, section.activation):
+        raise ConfigError(f"config.decoder.activation={section.activation!r} is not in flax.linen")
+    decoder = _make(
+        {"transformer": TransformerDecoder},
+        section,
+        "decoder",
+        dtype,
         vocab_size=tokenizer.vocab_size,
         # Positions: bos and the words of the longest caption.
         max_length=config.dataset.max_length,
         banned=tokenizer.banned_ids,
         output_bias=None if output_bias is None else tuple(output_bias),
-        dtype=dtype,
-        **fields,
     )
     return Captioner(encoder, decoder)
+
+
+def _make(options: dict, section: ConfigDict, name: str, dtype: Any, **more: Any) -> nn.Module:
+    """The module that a section names, of the section's fields."""
+    fields = dict(section)
+    module = _choose(options, fields.pop("name"), f"{name}.name")
+    unknown = sorted(fields.keys() - {field.name for field in dataclasses.fields(module)})
+    if unknown:
+        raise ConfigError(
+            f"config.{name} has the name {section.name!r} and fields of another {name}: "
+            f"{', '.join(unknown)}. Write a config with config.{name} = "
+            f"base.{section.name}_{name}()"
+        )
+    return module(**fields, **more, dtype=dtype)
 
 
 def log_frequencies(counts: np.ndarray) -> np.ndarray:

@@ -5,18 +5,20 @@ python -m capjax.caption --workdir runs/shapes_transformer photo.jpg holiday/ ht
 
 import argparse
 import concurrent.futures
+import functools
+import hashlib
 import json
 import os
 import re
 import sys
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 from tqdm import tqdm
 
 from capjax import build
-from capjax.data.images import ImageError, load_image
+from capjax.data.images import ImageError, load_image, load_pixels
 from capjax.data.inputs import download, expand, is_url
 from capjax.evaluate.captioning import Caption, Method, Sampling
 from capjax.evaluate.figures import attention_figure, save_figure
@@ -39,45 +41,57 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of --temperature's samples")
     parser.add_argument("--batch_size", type=int, help="images at once (default: the run's)")
     parser.add_argument("--attention", metavar="DIR", help="draw where each word looked, into DIR")
+    parser.add_argument(
+        "--compilation_cache",
+        default=build.COMPILATION_CACHE,
+        help="where JAX keeps compiled programs (default: %(default)s); empty keeps none",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     return parser.parse_args(argv)
 
 
 def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
-    """The run's decoding settings, with those of the command line over them."""
+    """The run's decoding settings, with those of the command line over them.
+
+    Raises:
+      ConfigError: settings that the run's model can't search with.
+    """
     section = config.decoding.copy_and_resolve_references()
-    named = {
-        "beam_size": "num_beams",
-        "length_penalty": "length_penalty",
-        "max_length": "max_length",
+    given = {
+        "num_beams": arguments.beam_size,
+        "length_penalty": arguments.length_penalty,
+        "max_length": arguments.max_length,
     }
-    for option, field in named.items():
-        if getattr(arguments, option) is not None:
-            section[field] = getattr(arguments, option)
+    section.update({field: value for field, value in given.items() if value is not None})
+    build.check_decoding(section, config.dataset.max_length)
     if arguments.temperature is None:
         return build.beam_search(section)
+    if arguments.temperature < 0:
+        raise build.ConfigError(f"--temperature {arguments.temperature} must be 0 or more")
     return Sampling(arguments.temperature, section.max_length, arguments.seed)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Captions what can be read; returns 1 where an input could not be."""
     arguments = parse_arguments(argv)
+    build.compilation_cache(arguments.compilation_cache)
     try:
         names = expand(arguments.images)
         run = load(arguments.workdir, _checkpoint(arguments.checkpoint))
         method = choose_method(arguments, run.config)
-    except (WorkdirError, ImageError) as error:
+    except (build.ConfigError, WorkdirError, ImageError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     size = arguments.batch_size or run.config.evaluation.batch_size
+    read = functools.partial(_read, side=run.config.dataset.image_size)
     failures = 0
     progress = tqdm(total=len(names), unit="image", disable=None)
     for start in range(0, len(names), size):
         part = names[start : start + size]
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            pictures = list(pool.map(_read, part))
-        good = [(n, p) for n, p in zip(part, pictures, strict=True) if isinstance(p, Image.Image)]
+        with concurrent.futures.ThreadPoolExecutor(run.config.dataset.num_threads) as pool:
+            pictures = list(pool.map(read, part))
+        good = [(n, p) for n, p in zip(part, pictures, strict=True) if isinstance(p, _Picture)]
         captions = run.caption(
-            [picture for _, picture in good],
+            [picture.pixels for _, picture in good],
             method=method,
             attention=bool(arguments.attention),
             batch_size=size,
@@ -88,22 +102,33 @@ def main(argv: list[str] | None = None) -> int:
         for (name, picture), caption in zip(good, captions, strict=True):
             progress.write(_line(name, caption, arguments.json), file=sys.stdout)
             if arguments.attention:
-                _draw(name, picture, caption, arguments.attention)
+                path = os.path.join(arguments.attention, _figure_name(name))
+                save_figure(attention_figure(picture.thumbnail, caption), path)
         sys.stdout.flush()
         progress.update(len(part))
     progress.close()
     return 1 if failures else 0
 
 
+class _Picture(NamedTuple):
+    """What is kept of a photograph: the model's pixels, and a small one to draw on."""
+
+    pixels: np.ndarray
+    thumbnail: np.ndarray
+
+
 def _checkpoint(name: str) -> str | int:
     return int(name) if name.isdecimal() else name
 
 
-def _read(name: str) -> Image.Image | ImageError:
+def _read(name: str, side: int) -> _Picture | ImageError:
     try:
-        return load_image(download(name) if is_url(name) else name, name=name)
+        picture = load_image(download(name) if is_url(name) else name, name=name)
+        pixels = load_pixels(picture, side, name=name)
     except ImageError as error:
         return error
+    picture.thumbnail((448, 448))
+    return _Picture(pixels, np.asarray(picture))
 
 
 def _line(name: str, caption: Caption, as_json: bool) -> str:
@@ -114,11 +139,10 @@ def _line(name: str, caption: Caption, as_json: bool) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
-def _draw(name: str, picture: Image.Image, caption: Caption, folder: str) -> None:
-    """Draws into `folder`, in a file whose name keeps apart equal names of other folders."""
-    picture.thumbnail((448, 448))
-    stem = re.sub(r"[^\w.-]+", "_", os.path.relpath(name) if not is_url(name) else name).strip("_.")
-    save_figure(attention_figure(np.asarray(picture), caption), os.path.join(folder, f"{stem}.png"))
+def _figure_name(name: str) -> str:
+    """A file name that tells a person which picture it is, and no two pictures share."""
+    stem = re.sub(r"[^\w.-]+", "_", os.path.basename(name.rstrip("/")))[:80]
+    return f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.png"
 
 
 if __name__ == "__main__":

@@ -50,20 +50,23 @@ class Run:
           images: paths, encoded bytes, Pillow images or uint8 arrays [H, W, 3], in any mixture.
           method: a `BeamSearch` or `Sampling`; the run's own decoding settings by default.
           attention: whether each caption carries where the model looked.
-          batch_size: images at once; the run's evaluation batch by default, so that these are
-            the very captions of `--mode evaluate`.
+          batch_size: images at once, at most; the run's evaluation batch by default.
 
         Raises:
           capjax.data.images.ImageError: naming the first image that can't be used.
         """
         method = method or build.beam_search(self.config.decoding)
         size = batch_size or self.config.evaluation.batch_size
+        # A few images need no whole batch, and few sizes keep compilations few.
+        size = min(size, 1 << max(len(images) - 1, 0).bit_length())
         size += -size % jax.local_device_count()
         # Kept, since each is compiled at its first use.
         if (method, attention) not in self._ready:
             self._ready[method, attention] = CaptionBatches(
                 self.model, self.tokenizer, method, attention=attention
             )
+        if "params" not in self._ready:
+            self._ready["params"] = parallel.replicate(self.params)
         batches = eval_batches(
             _Images(images),
             None,
@@ -72,7 +75,7 @@ class Run:
             image_size=self.config.dataset.image_size,
             num_threads=self.config.dataset.num_threads,
         )
-        captions = self._ready[method, attention](parallel.replicate(self.params), batches)
+        captions = self._ready[method, attention](self._ready["params"], batches)
         found = dict(captions)
         return [found[index] for index in range(len(images))]
 

@@ -10,7 +10,6 @@ default runs/<name of the config>; the same command continues a run that was int
 import os
 import sys
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -30,7 +29,7 @@ _CHECKPOINT = flags.DEFINE_string(
 )
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
-    "~/.cache/capjax/xla",
+    build.COMPILATION_CACHE,
     "Where JAX keeps compiled programs for the next start; empty keeps none.",
 )
 flags.mark_flag_as_required("config")
@@ -41,8 +40,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.field=value")
     logging.set_verbosity(logging.WARNING)  # JAX and orbax tell much on INFO.
-    if _CACHE.value:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(_CACHE.value))
+    build.compilation_cache(_CACHE.value)
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     name = os.path.splitext(os.path.basename(file))[0]
     workdir = _WORKDIR.value or os.path.join("runs", name)

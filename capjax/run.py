@@ -1,8 +1,6 @@
 """The two modes of the command line: train a run, evaluate a run."""
 
 import json
-import os
-from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -10,47 +8,56 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from capjax import build, parallel, workdir
-from capjax.data.captions import encode_captions, unigram_counts
+from capjax.data.captions import CaptionTable, EncodedCaptions, encode_captions, unigram_counts
 from capjax.data.reading import eval_batches, read_pixels
-from capjax.data.shapes import facts
+from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import CaptionBatches, Sampling
 from capjax.evaluate.figures import save_figure, training_curve
 from capjax.evaluate.results import coco_results, code_version, write_json
+from capjax.evaluate.scoring import score_captions
 from capjax.load import load
 from capjax.metrics import coco
 from capjax.models.summary import model_summary
+from capjax.train.checkpoint import Checkpoints
 from capjax.train.loop import Cadence, EarlyStopping
 from capjax.train.loop import train as train_loop
 from capjax.train.state import init_state
 from capjax.train.step import make_loss_step, make_train_step
-from capjax.train.validate import Validation, references, teacher_forced
+from capjax.train.validate import TeacherForced, Validation
 from capjax.train.writer import Writer, read_metrics
 
 
-def scorers(dataset: ConfigDict) -> tuple[Callable[[Mapping[str, str]], dict[str, float]], ...]:
-    """Metrics of a dataset beside the COCO scores: for `shapes`, whether captions are true."""
-    return (facts.caption_metrics,) if dataset.name == "shapes" else ()
-
-
 def train(config: ConfigDict, directory: str) -> None:
-    """Trains the run in `directory`, from its latest checkpoint where there is one."""
-    parallel.check_divides(config.batch_size)
-    parallel.check_divides(config.evaluation.batch_size, "evaluation.batch_size")
-    if os.path.exists(workdir.path(directory, "config.json")):
-        workdir.check_same_run(directory, config)
+    """Trains the run in `directory`, from its latest checkpoint where there is one.
 
+    Raises:
+      ConfigError, DataError, WorkdirError: before anything is computed.
+    """
+    build.check(config)
+    with build.checkpoints(directory, config) as checkpoints:
+        latest = checkpoints.latest_step()
+        if latest is not None:
+            workdir.check_same_run(directory, config)
+        _train(config, directory, checkpoints, latest)
+    curve = workdir.path(directory, "figures", "training.png")
+    rows = read_metrics(workdir.path(directory, "metrics.jsonl"))
+    save_figure(training_curve(rows, config.early_stopping.metric), curve)
+    print(f"done: {directory}; its curves are {curve}")
+
+
+def _train(
+    config: ConfigDict, directory: str, checkpoints: Checkpoints, latest: int | None
+) -> None:
     source = {split: build.source(config.dataset, split) for split in ("train", "validation")}
     table = {split: build.captions(config.dataset, source[split]) for split in source}
     tokenizer = build.tokenizer(config.tokenizer, table["train"])
-    encoded = {
-        split: encode_captions(
-            table[split],
-            tokenizer,
-            max_length=config.dataset.max_length,
-            over_length=config.dataset.over_length,
-        )
-        for split in source
+    fingerprints = {
+        "tokenizer": tokenizer.fingerprint,
+        **{split: source[split].fingerprint for split in source},
     }
+    if latest is not None:
+        workdir.check_same_data(directory, fingerprints)
+    encoded = {split: _encode(config, table[split], tokenizer) for split in source}
     for split, captions in encoded.items():
         print(f"{source[split].name}: {captions.report.summary()}")
 
@@ -60,47 +67,48 @@ def train(config: ConfigDict, directory: str) -> None:
     model = build.captioner(config, tokenizer, bias)
     optimizer = build.optimizer(config)
     shape = (config.dataset.image_size,) * 2 + (3,)
-    print(model_summary(model, shape, config.dataset.captions_per_image, config.dataset.max_length))
+    try:
+        lengths = (config.dataset.captions_per_image, config.dataset.max_length)
+        print(model_summary(model, shape, *lengths))
+    except ValueError as error:  # Fields that do not fit each other or the image's size.
+        raise build.ConfigError(f"this config makes no model: {error}") from error
 
     @jax.jit
     def fresh(key):
         return init_state(model.init_params(key, shape), optimizer, ema=config.ema_decay > 0)
 
     state = fresh(jax.random.key(config.seed))
-    workdir.save_config(directory, config)
-    tokenizer.save(workdir.path(directory, "tokenizer.json"))
     stopping = EarlyStopping(**config.early_stopping)
-    with build.checkpoints(directory, config) as checkpoints:
-        latest = checkpoints.latest_step()
-        if latest is not None:
-            state, progress = checkpoints.restore(latest, state)
-            stopping.best, stopping.waited = progress["best"], progress["waited"]
-            print(f"continuing {directory} from step {latest}")
-        step = latest or 0
-        with Writer(directory, resume_step=step) as writer:
-            validation = _validation(
-                config, directory, model, tokenizer, source, encoded, table, writer
-            )
-            train_loop(
-                parallel.replicate(state),
-                _train_step(config, model, optimizer),
-                parallel.prefetch(_train_batches(config, source, encoded, tokenizer, step)),
-                validation,
-                cadence=Cadence(
-                    config.num_steps,
-                    config.log_every,
-                    config.eval_every,
-                    config.checkpoint_every,
-                ),
-                schedule=build.schedule(config),
-                stopping=stopping,
-                checkpoints=checkpoints,
-                writer=writer,
-            )
-    curve = workdir.path(directory, "figures", "training.png")
-    rows = read_metrics(workdir.path(directory, "metrics.jsonl"))
-    save_figure(training_curve(rows, config.early_stopping.metric), curve)
-    print(f"done: {directory}; its curves are {curve}")
+    if latest is None:
+        workdir.save(directory, config, tokenizer, fingerprints)
+    else:
+        state, progress = checkpoints.restore(latest, state)
+        stopping.best, stopping.waited = progress["best"], progress["waited"]
+        print(f"continuing {directory} from step {latest}")
+    state = parallel.replicate(state)
+    with Writer(directory, resume_step=latest or 0) as writer:
+        train_loop(
+            state,
+            _train_step(config, model, optimizer),
+            parallel.prefetch(
+                _train_batches(config, source["train"], encoded["train"], tokenizer, latest or 0)
+            ),
+            _validation(config, directory, model, tokenizer, source, encoded, table, writer),
+            cadence=Cadence(
+                config.num_steps, config.log_every, config.eval_every, config.checkpoint_every
+            ),
+            schedule=build.schedule(config),
+            stopping=stopping,
+            checkpoints=checkpoints,
+            writer=writer,
+        )
+
+
+def _encode(config: ConfigDict, table: CaptionTable, tokenizer: Tokenizer) -> EncodedCaptions:
+    section = config.dataset
+    return encode_captions(
+        table, tokenizer, max_length=section.max_length, over_length=section.over_length
+    )
 
 
 def _train_step(config, model, optimizer):
@@ -120,18 +128,16 @@ def _train_batches(config, source, encoded, tokenizer, first_step):
     from capjax.data.pipeline import train_batches
 
     return train_batches(
-        source["train"],
-        encoded["train"],
+        source,
+        encoded,
         tokenizer,
         batch_size=config.batch_size,
         captions_per_image=config.dataset.captions_per_image,
         image_size=config.dataset.image_size,
         seed=config.seed,
         first_step=first_step,
-        length_bucket=config.dataset.length_bucket,
+        length_bucket=config.dataset.length_bucket or None,
         packed=config.dataset.packed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
         num_threads=config.dataset.num_threads,
     )
 
@@ -171,7 +177,7 @@ def _validation(config, directory, model, tokenizer, source, encoded, table, wri
         batches=lambda: _eval_batches(config, split, encoded["validation"], tokenizer),
         table=table["validation"],
         samples=np.array([read_pixels(split, index, size) for index in range(count)]),
-        scorers=scorers(config.dataset),
+        scorers=build.scorers(config),
         writer=writer,
         figures=workdir.path(directory, "figures"),
     )
@@ -192,43 +198,35 @@ def evaluate(
 ) -> dict[str, float]:
     """Captions and scores a split; writes the results and prints the metrics, one JSON line last.
 
-    Decoding, evaluation and data fields are `config`'s; the rest must be the run's own.
+    Fields of `workdir.FREE` are `config`'s; the rest must be the run's own.
     """
+    build.check(config)
     workdir.check_same_run(directory, config)
-    parallel.check_divides(config.evaluation.batch_size, "evaluation.batch_size")
     run = load(directory, int(checkpoint) if checkpoint.isdecimal() else checkpoint)
     source = build.source(config.dataset, split)
     table = build.captions(config.dataset, source)
-    encoded = encode_captions(
-        table,
-        run.tokenizer,
-        max_length=config.dataset.max_length,
-        over_length=config.dataset.over_length,
-    )
+    encoded = _encode(config, table, run.tokenizer)
     params = parallel.replicate(run.params)
     search = build.beam_search(config.decoding)
-    loss_step = parallel.map_devices(make_loss_step(run.model))
-    metrics = teacher_forced(
-        loss_step, params, _eval_batches(config, source, encoded, run.tokenizer)
-    )
-    batches = _eval_batches(config, source, None, run.tokenizer)
+    forced = TeacherForced(parallel.map_devices(make_loss_step(run.model)), params)
+    batches = forced.watch(_eval_batches(config, source, encoded, run.tokenizer))
     captioned = CaptionBatches(run.model, run.tokenizer, search)(params, batches)
     captions = {
         table.image_ids[index]: caption
         for index, caption in tqdm(captioned, total=len(source), desc=f"caption {source.name}")
     }
-    texts = {image_id: caption.text for image_id, caption in captions.items()}
-    metrics.update(coco.score(references(table, texts), texts))
-    for scorer in scorers(config.dataset):
-        metrics.update(scorer(texts))
-    metrics["finished"] = float(np.mean([caption.finished for caption in captions.values()]))
-
     stem = workdir.path(directory, "evaluation", f"{split}-step{run.step}-{search.label}")
     write_json(f"{stem}.captions.json", coco_results(captions))
+
+    texts = {image_id: caption.text for image_id, caption in captions.items()}
+    metrics = {**forced.metrics(), **score_captions(table, texts, build.scorers(config))}
+    metrics["finished"] = float(np.mean([caption.finished for caption in captions.values()]))
+    notes = {} if "METEOR" in metrics else {"METEOR": f"not computed: {coco.why_no_meteor()}"}
     write_json(
         f"{stem}.metrics.json",
         {
             "metrics": metrics,
+            "notes": notes,
             "split": split,
             "source": {"name": source.name, "fingerprint": source.fingerprint},
             "images": len(source),
@@ -240,6 +238,8 @@ def evaluate(
             "config": config.to_dict(),
         },
     )
+    for name, note in notes.items():
+        print(f"{name} {note}")
     print(f"wrote {stem}.captions.json and {stem}.metrics.json")
     print(json.dumps({name: round(value, 4) for name, value in metrics.items()}))
     return metrics

@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.results import write_json
 
-# Sections and fields that may change between two visits to a workdir: they do not change training.
+# Sections and fields that may change between two visits to a workdir: they change no update of the
+# parameters, only what is looked at and when.
 FREE = (
     "dataset.data_dir",
     "dataset.cache_dir",
@@ -41,9 +42,13 @@ def path(workdir: str, *parts: str) -> str:
     return os.path.join(workdir, *parts)
 
 
-def save_config(workdir: str, config: ConfigDict) -> None:
-    """Writes `config.json`."""
+def save(
+    workdir: str, config: ConfigDict, tokenizer: Tokenizer, fingerprints: dict[str, str]
+) -> None:
+    """Writes what a run needs before its first step."""
     write_json(path(workdir, "config.json"), config.to_dict())
+    write_json(path(workdir, "data.json"), fingerprints)
+    tokenizer.save(path(workdir, "tokenizer.json"))
 
 
 def load_config(workdir: str) -> ConfigDict:
@@ -73,7 +78,7 @@ def load_tokenizer(workdir: str) -> Tokenizer:
 def check_same_run(workdir: str, config: ConfigDict) -> None:
     """Raises WorkdirError, listing the fields, where `config` is not the run's own.
 
-    Fields that do not change training may differ.
+    The fields of FREE may differ.
     """
     saved, given = _flat(load_config(workdir)), _flat(config)
     changed = [
@@ -85,6 +90,18 @@ def check_same_run(workdir: str, config: ConfigDict) -> None:
         raise WorkdirError(
             f"{workdir} holds a run with another config; give another --workdir, or the same "
             "config:\n" + "\n".join(changed)
+        )
+
+
+def check_same_data(workdir: str, fingerprints: dict[str, str]) -> None:
+    """Raises WorkdirError where the data or the tokenizer are not those the run began with."""
+    with open(path(workdir, "data.json"), encoding="utf-8") as stream:
+        saved = json.load(stream)
+    changed = [name for name, value in fingerprints.items() if saved.get(name) != value]
+    if changed:
+        raise WorkdirError(
+            f"{workdir} was trained on other data: {', '.join(changed)} changed. Continue it with "
+            "the data it began with (config.dataset.data_dir), or give another --workdir"
         )
 
 

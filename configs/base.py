@@ -4,7 +4,6 @@ The encoder and decoder sections come from functions, since each architecture ha
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 
 def patch_encoder() -> ConfigDict:
@@ -42,6 +41,8 @@ def conv_encoder() -> ConfigDict:
     encoder.stem_stride = 4
     # Groups of the group norms; must divide every width.
     encoder.groups = 8
+    # "learned" or "sincos" (fixed, two-dimensional).
+    encoder.positions = "sincos"
     return encoder
 
 
@@ -55,8 +56,8 @@ def transformer_decoder() -> ConfigDict:
     decoder.num_layers = 2
     # Attention heads a block.
     decoder.num_heads = 4
-    # Width of a head; None is width / num_heads.
-    decoder.head_dim = placeholder(int)
+    # Width of a head; 0 is width / num_heads.
+    decoder.head_dim = 0
     # Inner width of a feed-forward block over the width.
     decoder.mlp_ratio = 4.0
     # "pre" or "post": where the norms stand.
@@ -83,9 +84,9 @@ def get_config() -> ConfigDict:
     config.dataset = ConfigDict()
     # A TFDS dataset: "shapes", "coco_captions", or any with the latter's features.
     config.dataset.name = "shapes"
-    # Where TFDS keeps datasets; None is TFDS's own default (~/tensorflow_datasets).
-    config.dataset.data_dir = placeholder(str)
-    # Where captions read once are kept, keyed by the dataset's fingerprint; None keeps nothing.
+    # Where TFDS keeps datasets; "" is TFDS's own default (~/tensorflow_datasets).
+    config.dataset.data_dir = ""
+    # Where captions read once are kept, keyed by the dataset's fingerprint; "" keeps nothing.
     config.dataset.cache_dir = "~/.cache/capjax"
     # Side of the square that images are resized to, in pixels.
     config.dataset.image_size = 64
@@ -98,7 +99,7 @@ def get_config() -> ConfigDict:
     # Whether a step computes on the captions' tokens alone, packed, or on their padding too.
     config.dataset.packed = True
     # Images of like caption length come in one batch, padded or packed to a multiple of this many
-    # tokens; None gives all batches one shape.
+    # tokens; 0 gives all batches one shape.
     config.dataset.length_bucket = 8
     # Threads that read and decode images.
     config.dataset.num_threads = 4
@@ -106,8 +107,8 @@ def get_config() -> ConfigDict:
     config.tokenizer = ConfigDict()
     # Words seen less often in the train split are unknown.
     config.tokenizer.min_count = 1
-    # Only this many of the most frequent words are known; None is all.
-    config.tokenizer.max_words = placeholder(int)
+    # Only this many of the most frequent words are known; 0 is all.
+    config.tokenizer.max_words = 0
     # Whether one-letter words and words with other than letters are left out.
     config.tokenizer.alphabetic_only = False
 

@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", default="runs/shapes_transformer", help="folder of the run")
     workdir = parser.parse_args().workdir
+    build.compilation_cache(build.COMPILATION_CACHE)
     config = shapes_transformer.get_config()
     train(config, workdir)
     validation = evaluate(config, workdir, split="validation", checkpoint="best")

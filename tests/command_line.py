@@ -8,12 +8,15 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parent.parent
 
 
-def call(home, *arguments, check=True, **environment):
-    own = {"TFDS_DATA_DIR": str(home / "data"), "HOME": str(home)}
+def environment(home):
+    return {**os.environ, "TFDS_DATA_DIR": str(home / "data"), "HOME": str(home)}
+
+
+def call(home, *arguments, check=True, **more):
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=REPOSITORY,
-        env={**os.environ, **own, **environment},
+        env={**environment(home), **more},
         capture_output=True,
         text=True,
         check=False,

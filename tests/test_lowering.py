@@ -68,8 +68,9 @@ def test_beam_search_with_attention(model, platform):
     method = BeamSearch(num_beams=3, length_penalty=1.0, early_stopping=True, max_length=9)
     decode = make_decode(model, TOKENIZER, method, attention=True)
 
-    def caption(params, images):
-        return decode(params, model.apply({"params": params}, images, method="encode"))
+    def caption(params, images, index):
+        return decode(params, model.apply({"params": params}, images, method="encode"), index)
 
-    text = lower(caption, platform, params, jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8))
+    images = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)
+    text = lower(caption, platform, params, images, jax.ShapeDtypeStruct((4,), jnp.int32))
     assert "while" in text

@@ -3,9 +3,13 @@
 import http.server
 import json
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +18,7 @@ import capjax
 from capjax.data.shapes.builder import encode_png
 from capjax.data.shapes.scene import image_id
 from capjax.workdir import load_config
-from tests.command_line import call, main
+from tests.command_line import REPOSITORY, call, environment, main
 
 SMALL = [
     "--config.num_steps=4",
@@ -67,6 +71,34 @@ def test_the_same_command_continues_and_another_config_is_refused(home, trained)
     assert other.returncode == 1
     assert "decoder.num_heads: 4 in the run, 2 now" in other.stderr
     assert "Traceback" not in other.stderr
+
+
+def test_a_killed_run_ends_as_if_it_never_was(home, trained, tmp_path):
+    command = [sys.executable, "-m", "capjax.main", "--config", "configs/shapes_transformer.py"]
+    log = tmp_path / "metrics.jsonl"
+    with subprocess.Popen(
+        [*command, "--workdir", str(tmp_path), *SMALL],
+        cwd=REPOSITORY,
+        env=environment(home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        # Past the checkpoint of step 2, and in the middle of what follows.
+        while process.poll() is None and not (log.exists() and '"step": 3' in log.read_text()):
+            time.sleep(0.01)
+        process.kill()
+    again = main(home, "--workdir", str(tmp_path), *SMALL)
+    assert f"continuing {tmp_path} from step" in again.stdout
+    assert untimed(log) == untimed(trained[0] / "metrics.jsonl")
+    whole, killed = capjax.load(trained[0], "latest"), capjax.load(tmp_path, "latest")
+    for left, right in zip(*map(jax.tree.leaves, (whole.params, killed.params)), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def untimed(log):
+    timed = ("captions_per_second", "step_seconds")
+    rows = map(json.loads, log.read_text().splitlines())
+    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 
 def test_evaluation_prints_one_json_line_last_and_writes_provenance(home, trained):

@@ -1,19 +1,29 @@
 """A workdir knows its run, and refuses another's config."""
 
 import json
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
 from capjax import build, workdir
+from capjax.data.captions import CaptionTable
 from capjax.data.tokenizer import train_word_tokenizer
+from capjax.train.loop import EarlyStopping
 from configs import base, coco_transformer, shapes_transformer
+
+REPOSITORY = Path(__file__).parent.parent
+TOKENIZER = train_word_tokenizer(["a cat", "a dog"])
+
+
+def save(folder, config):
+    workdir.save(str(folder), config, TOKENIZER, {"train": "1", "tokenizer": "2"})
 
 
 @pytest.mark.parametrize("module", [base, coco_transformer, shapes_transformer])
 def test_configs_come_back_as_they_were(module, tmp_path):
     config = module.get_config()
-    workdir.save_config(str(tmp_path), config)
+    save(tmp_path, config)
     again = workdir.load_config(str(tmp_path))
     assert again.to_dict() == config.to_dict()
     workdir.check_same_run(str(tmp_path), module.get_config())
@@ -21,7 +31,7 @@ def test_configs_come_back_as_they_were(module, tmp_path):
 
 def test_another_training_config_is_refused_by_field(tmp_path):
     config = base.get_config()
-    workdir.save_config(str(tmp_path), config)
+    save(tmp_path, config)
     config.decoder.num_layers = 7
     config.decoding.num_beams = 3
     config.dataset.data_dir = "/elsewhere"
@@ -34,7 +44,7 @@ def test_another_training_config_is_refused_by_field(tmp_path):
 
 
 def test_another_encoder_is_refused(tmp_path):
-    workdir.save_config(str(tmp_path), base.get_config())
+    save(tmp_path, base.get_config())
     config = base.get_config()
     config.encoder = base.conv_encoder()
     with pytest.raises(workdir.WorkdirError, match=r"encoder.blocks: '\(absent\)' in the run, 2"):
@@ -47,15 +57,53 @@ def test_a_folder_that_is_no_run_says_so(tmp_path):
 
 
 def test_every_config_field_is_read():
-    """Sections become arguments of what they build: an unread field is a TypeError."""
-    tokenizer = train_word_tokenizer(["a cat", "a dog"])
-    for config in (base.get_config(), shapes_transformer.get_config()):
-        build.captioner(config, tokenizer)
+    """A section is spread over what it builds, which takes no unknown field, or read by name."""
+    spread = ("encoder", "decoder", "tokenizer", "decoding", "early_stopping")
+    text = "".join(file.read_text() for file in (REPOSITORY / "capjax").glob("*.py"))
+    for module in (base, coco_transformer, shapes_transformer):
+        config = module.get_config()
+        for section, value in config.items():
+            if section not in spread:
+                for field in value if hasattr(value, "items") else (section,):
+                    assert f".{field}" in text, f"nothing reads {section}.{field}"
+        build.check(config)
+        build.captioner(config, TOKENIZER)
+        build.tokenizer(config.tokenizer, CaptionTable(("1",), (("a cat",),), ""))
         build.beam_search(config.decoding)
-        build.optimizer(config)
-    config.encoder.extra = 1
-    with pytest.raises(TypeError, match="extra"):
-        build.captioner(config, tokenizer)
+        EarlyStopping(**config.early_stopping)
+
+
+def test_another_dataset_under_a_run_is_refused(tmp_path):
+    save(tmp_path, base.get_config())
+    workdir.check_same_data(str(tmp_path), {"train": "1", "tokenizer": "2"})
+    with pytest.raises(workdir.WorkdirError, match="other data: tokenizer changed"):
+        workdir.check_same_data(str(tmp_path), {"train": "1", "tokenizer": "3"})
+
+
+def test_fields_of_another_encoder_are_named():
+    config = base.get_config()
+    config.encoder.name = "conv"
+    with pytest.raises(build.ConfigError, match=r"class_token.*base\.conv_encoder\(\)"):
+        build.captioner(config, TOKENIZER)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("early_stopping.metric", "CIDEr", "early_stopping.metric='CIDEr'; it may be 'loss'"),
+        ("decoding.max_length", 40, "max_length=40 must lie in 2 to 25"),
+        ("decoding.num_beams", 0, "num_beams=0 must be 1 or more"),
+        ("accumulate", 3, "accumulate=3 must divide the 64 images"),
+        ("optimizer.warmup_steps", 1000, "warmup_steps=1000 must be below config.num_steps=1000"),
+        ("log_every", 0, "log_every=0 must be 1 or more"),
+        ("dataset.over_length", "split", "over_length='split'; it may be 'drop', 'cut'"),
+    ],
+)
+def test_mistakes_are_found_before_training(field, value, message):
+    config = base.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(build.ConfigError, match=message):
+        build.check(config)
 
 
 @pytest.mark.parametrize(
@@ -74,5 +122,5 @@ def test_unknown_names_are_config_errors(section, field, value, message):
 
 
 def test_config_json_is_plain(tmp_path):
-    workdir.save_config(str(tmp_path), ConfigDict({"a": (1, 2), "b": None}))
+    save(tmp_path, ConfigDict({"a": (1, 2), "b": None}))
     assert json.loads((tmp_path / "config.json").read_text()) == {"a": [1, 2], "b": None}

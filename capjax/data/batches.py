@@ -98,8 +98,10 @@ class Schedule:
         self._sort_by = sort_by
         self._batch_size = batch_size
         self._seed = seed
-        # Without sorting a window has nothing to shuffle, so it is one batch.
-        self._window_batches = 1 if sort_by is None else bucket_window
+        # Without sorting a window has nothing to shuffle, so it is one batch. A window of several
+        # epochs would sort an image's copies next to each other.
+        epoch_batches = max(len(self._images) // batch_size, 1)
+        self._window_batches = 1 if sort_by is None else min(bucket_window, epoch_batches)
         self._last_permutation = (-1, self._images)
         self._last_window = (-1, [])
 

@@ -85,7 +85,10 @@ def load_image(
     if width * height > MAX_PIXELS:
         raise ImageError(f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS} taken")
     try:
-        return _to_rgb(_turn_upright(opened))
+        rgb = _to_rgb(_turn_upright(opened))
+        # Upright now: with its tag it would be turned again by whoever loads it next.
+        rgb.info.clear()
+        return rgb
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
     except Exception as error:  # every format's reader raises its own

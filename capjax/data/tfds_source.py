@@ -38,13 +38,12 @@ class TfdsSource:
 
         Raises:
           DataError: the dataset is not laid out like coco_captions, or its files do not allow
-            random access.
-          ValueError: there is no such split; the message lists those that exist.
+            random access, or there is no such split; the message lists those that exist.
         """
         try:
             files = builder.info.splits[split].file_instructions
         except (KeyError, ValueError) as error:
-            raise ValueError(
+            raise DataError(
                 f"{builder.info.name} has no split {split!r}; there are "
                 f"{', '.join(sorted(builder.info.splits))}"
             ) from error
@@ -125,8 +124,8 @@ def open_tfds(name: str, split: str, data_dir: str | os.PathLike | None = None) 
         ~/tensorflow_datasets.
 
     Raises:
-      DataError: the dataset is neither there nor to be had; the message says what would work.
-      ValueError: there is no such split.
+      DataError: the dataset is neither there nor to be had, or has no such split; the message
+        says what would work.
     """
     root = tfds.core.Path(
         data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")

@@ -75,13 +75,13 @@ def sample(
 ) -> SampleResult:
     """K captions an image, each drawn token by token; K is the width of the carry.
 
-    A token is drawn with `key` folded with its row in the batch, its sample and its position, so a
-    sample does not change with the rows or samples that follow it. Give each device its own key.
+    A token is drawn with its image's key folded with its sample and its position, so a sample does
+    not change with the rows or samples beside it.
 
     Args:
       step: (carry, token int32 [B, K]) -> (carry, logits [B, K, V], attention [B, K, N, P] | None).
       carry: of width K, nothing fed yet.
-      key: one PRNG key.
+      key: a PRNG key for each image [B], or one, which is folded with the rows of the batch.
       bos_id: the prompt.
       eos_id: the token that ends a caption.
       pad_id: what fills the tokens after the end.
@@ -104,7 +104,8 @@ def sample(
         raise ValueError(f"top_p must lie in (0, 1], or be None for every token: {top_p}")
     check_step(step, carry, eos_id=eos_id, max_length=max_length, attention=return_attention)
     batch, width = width_of(carry)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+    rows = jax.vmap(jax.random.fold_in, (None, 0))
+    keys = key if key.ndim else rows(key, jnp.arange(batch))
     keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, jnp.arange(width))
 
     def draw(logits: jax.Array, lengths: jax.Array) -> jax.Array:

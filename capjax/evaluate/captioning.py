@@ -16,6 +16,7 @@ from capjax.data.tokenizer import Tokenizer
 from capjax.decode.beam import beam_search
 from capjax.decode.sampling import sample
 from capjax.models.captioner import Captioner
+from capjax.models.contract import Memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +107,12 @@ class CaptionBatches:
         self._grid: tuple[tuple[int, int], int] | None = None
         decode = make_decode(model, tokenizer, method, attention=attention)
 
-        def decode_and_note(params: Any, images: jax.Array) -> dict[str, jax.Array]:
+        def decode_and_note(
+            params: Any, images: jax.Array, index: jax.Array
+        ) -> dict[str, jax.Array]:
             memory = model.apply({"params": params}, images, method="encode")
             self._grid = (memory.grid, memory.prefix)  # Static: known when this is traced.
-            return decode(params, memory)
+            return decode(params, memory, index)
 
         self._decode = parallel.map_devices(decode_and_note)
 
@@ -125,9 +128,11 @@ class CaptionBatches:
         """
         for batch in batches:
             images = batch["image"] if "image" in batch else batch["features"]
-            result = parallel.unshard(self._decode(params, parallel.shard(images)))
-            for row in np.flatnonzero(batch["index"] >= 0):
-                yield int(batch["index"][row]), self._caption(result, row)
+            index = batch["index"]
+            inputs = parallel.shard((images, index))
+            result = parallel.unshard(self._decode(params, *inputs))
+            for row in np.flatnonzero(index >= 0):
+                yield int(index[row]), self._caption(result, row)
 
     def _caption(self, result: dict[str, np.ndarray], row: int) -> Caption:
         finished = bool(result["finished"][row])
@@ -149,15 +154,16 @@ class CaptionBatches:
 
 def make_decode(
     model: Captioner, tokenizer: Tokenizer, method: Method, *, attention: bool
-) -> Callable[[Any, Any], dict[str, jax.Array]]:
-    """A per-device (params, memory) -> the best caption of each image.
+) -> Callable[[Any, Memory, jax.Array], dict[str, jax.Array]]:
+    """A per-device (params, memory, index [B]) -> the best caption of each image.
 
+    A sample depends on its image's index, not on the batch or the device that it falls to.
     Its result has tokens int32 [B, T] without bos, lengths int32 [B] with eos, scores and
     log_probs float32 [B], finished bool [B], and attention float32 [B, T, N, P] when asked.
     """
     ids = {name: getattr(tokenizer, name) for name in ("bos_id", "eos_id", "pad_id")}
 
-    def decode(params: Any, memory: Any) -> dict[str, jax.Array]:
+    def decode(params: Any, memory: Memory, index: jax.Array) -> dict[str, jax.Array]:
         def step(carry, token):
             return model.apply({"params": params}, carry, token, attention=attention, method="step")
 
@@ -177,8 +183,8 @@ def make_decode(
             )
             maps = result.attention
         else:
-            key = jax.random.fold_in(jax.random.key(method.seed), parallel.device_index())
-            result = sample(step, carry, key, temperature=method.temperature, **common)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(method.seed), index)
+            result = sample(step, carry, keys, temperature=method.temperature, **common)
             maps = result.attention[:, 0] if attention else None
         best = {
             "tokens": result.tokens[:, 0],

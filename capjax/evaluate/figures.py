@@ -1,6 +1,6 @@
 """Attention figures: the picture, then a heat map for every word."""
 
-import os
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from capjax.data.atomic import write_atomic
 from capjax.evaluate.captioning import Caption
 
 COLUMNS = 5
@@ -57,9 +58,9 @@ def figure_pixels(figure: Figure) -> np.ndarray:
 
 def save_figure(figure: Figure, path: str, dpi: int = 100) -> None:
     """Writes a PNG atomically, making its folder."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    figure.savefig(path + ".tmp", dpi=dpi, format="png")
-    os.replace(path + ".tmp", path)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=dpi, format="png")
+    write_atomic(path, content.getvalue())
 
 
 def training_curve(rows: Sequence[Mapping], metric: str) -> Figure:

@@ -2,10 +2,10 @@
 
 import importlib.metadata
 import json
-import os
 import re
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,17 +33,29 @@ def coco_results(captions: Mapping[str, Caption]) -> list[dict[str, Any]]:
 
 def code_version() -> dict[str, str]:
     """capjax's version, its git commit where it is a checkout, and JAX's version and backend."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
-        "capjax": importlib.metadata.version("capjax"),
-        "commit": commit.stdout.strip() or "unknown",
+        "capjax": _package_version(),
+        "commit": _commit(),
         "jax": jax.__version__,
         "backend": jax.default_backend(),
     }
+
+
+def _package_version() -> str:
+    try:
+        return importlib.metadata.version("capjax")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """The checkout's commit; not that of a repository that capjax is installed inside of."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return "no checkout"
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

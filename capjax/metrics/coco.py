@@ -24,6 +24,10 @@ _METEOR_SECONDS = 1800.0  # 5,000 images take about a minute; past this the proc
 _Tokens = dict[Hashable, list[str]]
 
 
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
+"""What `score` gives everywhere; METEOR needs Java."""
+
+
 def score(
     references: Mapping[Hashable, Sequence[str]],
     hypotheses: Mapping[Hashable, str],

@@ -4,13 +4,14 @@ Pre-activation residual blocks (He et al. 2016b) with group norm (Wu and He 2018
 no batch statistics, so that a step is a pure function of its batch on any number of devices.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from capjax.models.contract import Memory
+from capjax.models.layers import GridPositions
 from capjax.models.patch_encoder import scale_pixels
 
 
@@ -52,6 +53,8 @@ class ConvEncoder(nn.Module):
       blocks: residual blocks a stage.
       stem_stride: of the first convolution, whose kernel is one larger than twice the stride.
       groups: of the group norms; each width must be its multiple.
+      positions: "learned" or "sincos", added to the memory: attention has no other way to know
+        where a feature lies, and captions say left and right.
       dtype: of the computation; parameters are float32.
     """
 
@@ -59,6 +62,7 @@ class ConvEncoder(nn.Module):
     blocks: int
     stem_stride: int = 2
     groups: int = 8
+    positions: Literal["learned", "sincos"] = "sincos"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -84,4 +88,6 @@ class ConvEncoder(nn.Module):
                 )(x)
         x = nn.relu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm")(x))
         batch, height, width, channels = x.shape
-        return Memory(x.reshape(batch, height * width, channels), (height, width))
+        x = x.reshape(batch, height * width, channels)
+        grid = (height, width)
+        return Memory(GridPositions(self.positions, grid, name="grid_positions")(x), grid)

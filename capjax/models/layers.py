@@ -3,15 +3,47 @@
 Legend: B images, Q queries, S keys, D width, H heads, E width of a head.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import linen as nn
 
 # Added to the logit of what must not be seen. Finite, so that a row of nothing else is no NaN.
 NEVER = -1e9
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
+    """Fixed 2-D positions [h * w, width]: sines and cosines of the column and of the row.
+
+    Follows the 2-D form of MoCo v3 (Chen et al. 2021, section 5): a quarter of the width each
+    for the sine and cosine of x and of y, with wavelengths up to 10,000.
+    """
+    if width % 4:
+        raise ValueError(f"sin-cos positions need a width divisible by 4, and it is {width}")
+    rows, columns = np.mgrid[: grid[0], : grid[1]].reshape(2, -1, 1)
+    omega = 10_000.0 ** -(np.arange(width // 4) / max(width // 4 - 1, 1))
+    parts = [f(axis * omega) for axis in (columns, rows) for f in (np.sin, np.cos)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+class GridPositions(nn.Module):
+    """Adds to features [B, h * w, D] where they lie: a table that is learned, or sines."""
+
+    kind: Literal["learned", "sincos"]
+    grid: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.kind == "sincos":
+            table = jnp.asarray(sincos_positions(self.grid, x.shape[-1]))
+        elif self.kind == "learned":
+            table = self.param("table", nn.initializers.normal(0.02), x.shape[1:])
+        else:
+            raise ValueError(f"positions is {self.kind!r}; it may be 'learned' or 'sincos'")
+        return x + table.astype(x.dtype)
 
 
 class Dropout(nn.Module):
@@ -75,6 +107,8 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
+        if not self.head_dim and self.width % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide the width {self.width}")
         head_dim = self.head_dim or self.width // self.num_heads
         inner = self.num_heads * head_dim
         self.query = nn.Dense(inner, dtype=self.dtype)

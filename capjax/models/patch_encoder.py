@@ -7,31 +7,16 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 from flax import linen as nn
 
 from capjax.models.contract import Memory
-from capjax.models.layers import Attention, Dropout, FeedForward
+from capjax.models.layers import Attention, Dropout, FeedForward, GridPositions
 
 
 def scale_pixels(images: jax.Array, dtype: Any) -> jax.Array:
     """Pixels of 0 to 255 as floats in [-1, 1]."""
     return (images.astype(jnp.float32) / 127.5 - 1.0).astype(dtype)
-
-
-def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
-    """Fixed 2-D positions [h * w, width]: sines and cosines of the row and of the column.
-
-    Follows the 2-D form of MoCo v3 (Chen et al. 2021, section 5): a quarter of the width each
-    for the sine and cosine of x and of y, with wavelengths up to 10,000.
-    """
-    if width % 4:
-        raise ValueError(f"sin-cos positions need a width divisible by 4, and it is {width}")
-    rows, columns = np.mgrid[: grid[0], : grid[1]].reshape(2, -1, 1)
-    omega = 10_000.0 ** -(np.arange(width // 4) / max(width // 4 - 1, 1))
-    parts = [f(axis * omega) for axis in (columns, rows) for f in (np.sin, np.cos)]
-    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 class EncoderBlock(nn.Module):
@@ -98,7 +83,7 @@ class PatchEncoder(nn.Module):
             j=size,
         )
         x = nn.Dense(self.width, dtype=self.dtype, name="patch_embedding")(patches)
-        x = x + self._positions(grid).astype(self.dtype)
+        x = GridPositions(self.positions, grid, name="grid_positions")(x)
         if self.class_token:
             token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
             token = jnp.broadcast_to(token, (x.shape[0], 1, self.width)).astype(self.dtype)
@@ -115,11 +100,3 @@ class PatchEncoder(nn.Module):
             )(x, train=train)
         x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
         return Memory(x, grid, prefix=int(self.class_token))
-
-    def _positions(self, grid: tuple[int, int]) -> jax.Array:
-        if self.positions == "sincos":
-            return jnp.asarray(sincos_positions(grid, self.width))
-        if self.positions == "learned":
-            shape = (grid[0] * grid[1], self.width)
-            return self.param("positions", nn.initializers.normal(0.02), shape)
-        raise ValueError(f"positions is {self.positions!r}; it may be 'learned' or 'sincos'")

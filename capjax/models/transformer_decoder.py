@@ -4,6 +4,7 @@ Legend: B images, C captions an image, K beams an image, T tokens, P memory posi
 V vocabulary, L layers, H heads, E head width, M positions that a cache holds.
 """
 
+import functools
 from typing import Any, Literal
 
 import jax
@@ -16,6 +17,9 @@ from capjax.models.contract import Carry, DecoderOutput, Memory, take_packed
 from capjax.models.layers import NEVER, Attention, Dropout, FeedForward
 
 KeyValue = tuple[jax.Array, jax.Array]
+
+# Logits in bfloat16 would tie, and ties decide a search.
+_float32_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
 
 class DecoderBlock(nn.Module):
@@ -165,6 +169,7 @@ class TransformerDecoder(nn.Module):
                 use_bias=False,
                 kernel_init=embedding_init,
                 dtype=self.dtype,
+                dot_general=_float32_dot,
             )
         self.bias = self.param("bias", self._bias_init, (self.vocab_size,))
         self.drop = Dropout(self.dropout)
@@ -183,14 +188,15 @@ class TransformerDecoder(nn.Module):
         if self.norm == "pre":
             x = self.last_norm(x)
         if self.tie_embeddings:
-            x = x @ self.tokens.embedding.T.astype(self.dtype)
+            embedding = self.tokens.embedding.astype(self.dtype)
+            x = jnp.einsum("...d,vd->...v", x, embedding, preferred_element_type=jnp.float32)
         else:
             x = self.output(x)
         # Banned by the bias, since a `where` over all logits is a pass over memory each way. Next
         # to -1e9 a float32 forgets any logit of a model.
         banned = np.zeros(self.vocab_size, bool)
         banned[list(self.banned)] = True
-        return x.astype(jnp.float32) + jnp.where(banned, NEVER, self.bias)
+        return x + jnp.where(banned, NEVER, self.bias)
 
     def _memory_keys(self, memory: Memory) -> tuple[KeyValue, ...]:
         values = memory.values.astype(self.dtype)

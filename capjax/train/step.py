@@ -78,8 +78,8 @@ def make_train_step(
       ema_decay: of the moving average that the state may hold.
 
     Returns:
-      The step. Its metrics are float32 scalars, equal on every device: loss, nll, accuracy,
-      tokens, captions, grad_norm.
+      The step. Its metrics are float32 scalars, equal on every device: loss (nats a token, as
+      evaluation has it), objective (with label smoothing), accuracy, tokens, captions, grad_norm.
     """
 
     def loss_sum(params: Any, batch: Batch, key: jax.Array):
@@ -121,8 +121,8 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = None if state.ema is None else update_ema(state.ema, params, state.step, ema_decay)
         metrics = {
-            "loss": sums["loss"] / count,
-            "nll": sums["nll"] / count,
+            "loss": sums["nll"] / count,
+            "objective": sums["loss"] / count,
             "accuracy": sums["correct"] / count,
             "tokens": sums["tokens"],
             "captions": captions,

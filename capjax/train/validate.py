@@ -12,31 +12,38 @@ from capjax import parallel
 from capjax.data.captions import CaptionTable
 from capjax.evaluate.captioning import Caption, CaptionBatches
 from capjax.evaluate.figures import attention_figure, figure_pixels, save_figure
-from capjax.metrics import coco
+from capjax.evaluate.scoring import Scorer, score_captions
 from capjax.train.state import TrainState
 from capjax.train.writer import Writer
 
 Batch = Mapping[str, np.ndarray]
-Scorer = Callable[[Mapping[str, str]], dict[str, float]]
 
 
-def teacher_forced(
-    loss_step: Callable[[Any, Any], dict[str, jax.Array]], params: Any, batches: Iterable[Batch]
-) -> dict[str, float]:
-    """Mean loss (nats a token) and accuracy over all tokens of the batches.
+class TeacherForced:
+    """Mean loss and accuracy over batches that pass by on their way to something else.
 
-    Args:
-      loss_step: `make_loss_step`, mapped over devices.
-      params: replicated.
-      batches: with "tokens" and "lengths"; rows that fill a batch have length 0.
+    So a split is read once for its loss and its captions.
     """
-    total: dict[str, float] = {"nll": 0.0, "correct": 0.0, "tokens": 0.0}
-    for batch in batches:
-        inputs = {name: value for name, value in batch.items() if name != "index"}
-        sums = parallel.unreplicate(loss_step(params, parallel.shard(inputs)))
-        total = {name: total[name] + float(sums[name]) for name in total}
-    count = max(total["tokens"], 1.0)
-    return {"loss": total["nll"] / count, "accuracy": total["correct"] / count}
+
+    def __init__(self, loss_step: Callable[[Any, Any], dict[str, jax.Array]], params: Any):
+        """Takes `make_loss_step`, mapped over devices, and replicated parameters."""
+        self._loss_step, self._params = loss_step, params
+        self._total = {"nll": 0.0, "correct": 0.0, "tokens": 0.0}
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yields the batches, which have "tokens" and "lengths", after it has measured them."""
+        for batch in batches:
+            inputs = {name: value for name, value in batch.items() if name != "index"}
+            sums = parallel.unreplicate(self._loss_step(self._params, parallel.shard(inputs)))
+            self._total = {name: self._total[name] + float(sums[name]) for name in self._total}
+            yield batch
+
+    def metrics(self) -> dict[str, float]:
+        """Loss (nats a token) and accuracy over all tokens so far; nothing without tokens."""
+        count = self._total["tokens"]
+        if not count:
+            return {}
+        return {"loss": self._total["nll"] / count, "accuracy": self._total["correct"] / count}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,20 +75,18 @@ class Validation:
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         """Evaluates a replicated state; all metrics by name."""
         params = state.eval_params
-        metrics = teacher_forced(self.loss_step, params, self.batches())
+        forced = TeacherForced(self.loss_step, params)
         captions = {
             self.table.image_ids[index]: caption.text
-            for index, caption in self.search(params, self.batches())
+            for index, caption in self.search(params, forced.watch(self.batches()))
         }
         # METEOR starts a Java process that outlasts the rest; `--mode evaluate` has it.
-        metrics.update(coco.score(references(self.table, captions), captions, meteor=False))
-        for scorer in self.scorers:
-            metrics.update(scorer(captions))
-        self._show(step, params)
-        return metrics
+        scores = score_captions(self.table, captions, self.scorers, meteor=False)
+        if len(self.samples):
+            self._show(step, params)
+        return {**forced.metrics(), **scores}
 
     def _show(self, step: int, params: Any) -> None:
-        count = len(self.samples)
         rows = []
         for name, sampler in self.samplers:
             for index, caption in sampler(params, [fill_batch(self.samples)]):
@@ -90,14 +95,7 @@ class Validation:
                 save_figure(figure, os.path.join(self.figures, path), dpi=60)
                 self.writer.image(step, f"image_{index}/{name}", figure_pixels(figure))
                 rows.append((index, name, caption))
-        if count and self.samplers:
-            self.writer.text(step, "captions", samples_table(rows, self.table))
-
-
-def references(table: CaptionTable, hypotheses: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The raw captions of the images that have a hypothesis."""
-    captions = dict(zip(table.image_ids, table.captions, strict=True))
-    return {image_id: captions[image_id] for image_id in hypotheses}
+        self.writer.text(step, "captions", samples_table(rows, self.table))
 
 
 def fill_batch(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -112,6 +110,7 @@ def samples_table(rows: Sequence[tuple[int, str, Caption]], table: CaptionTable)
     lines = ["| image | how | caption |", "|---|---|---|"]
     for index in sorted({index for index, _, _ in rows}):
         said = [(name, caption.text) for row, name, caption in rows if row == index]
-        for name, text in [*said, ("reference", table.captions[index][0])]:
+        said += [("reference", text) for text in table.captions[index][:1]]
+        for name, text in said:
             lines.append(f"| {table.image_ids[index]} | {name} | {text} |")
     return "\n".join(lines)

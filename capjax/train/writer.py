@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from capjax.data.atomic import write_atomic
+
 
 class Writer:
     """Appends to `metrics.jsonl` and to TensorBoard event files in a folder.
@@ -65,6 +67,4 @@ def read_metrics(path: str) -> list[dict]:
 
 def _cut_back(path: str, step: int) -> None:
     rows = [row for row in read_metrics(path) if row["step"] <= step]
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    os.replace(path + ".tmp", path)
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

@@ -53,6 +53,9 @@ def test_exif_orientation_is_obeyed(kind, orientation):
     expected = load_pixels(CORNERS, 40).astype(int)
     corners = np.ix_([5, 34], [5, 34])
     assert np.abs(pixels[corners] - expected[corners]).max() < 40
+    # A picture loaded before is upright, and is not turned again.
+    again = load_pixels(load_image(encode(stored, kind, exif=exif, **options)), 40)
+    np.testing.assert_array_equal(again, pixels)
 
 
 def test_resize_is_antialiased():

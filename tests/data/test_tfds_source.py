@@ -50,7 +50,7 @@ def test_splits_and_their_names(coco):
     for split, size in sizes.items():
         assert len(open_tfds("coco_captions", split, coco)) == size
     assert len(open_tfds("coco_captions/2014", "test", coco)) == 2
-    with pytest.raises(ValueError, match=r"'dev'.*restval, test, train, val"):
+    with pytest.raises(DataError, match=r"'dev'.*restval, test, train, val"):
         open_tfds("coco_captions", "dev", coco)
 
 

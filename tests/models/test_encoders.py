@@ -7,8 +7,8 @@ import pytest
 
 from capjax.models.captioner import FeatureEncoder
 from capjax.models.conv_encoder import ConvEncoder
-from capjax.models.layers import Dropout
-from capjax.models.patch_encoder import PatchEncoder, scale_pixels, sincos_positions
+from capjax.models.layers import Dropout, sincos_positions
+from capjax.models.patch_encoder import PatchEncoder, scale_pixels
 
 ENCODERS = {
     "learned": (PatchEncoder(8, 16, 2, 2), (2, 4), 0, 16),

@@ -49,7 +49,7 @@ def test_devices_microbatches_and_packing_equal_one(one, devices, accumulate, la
     assert several["devices"] == devices
     for name in ("tokens", "captions"):
         assert several[name] == one[name]
-    for name in ("loss", "nll", "accuracy", "grad_norm", "eval_nll"):
+    for name in ("loss", "objective", "accuracy", "grad_norm", "eval_nll"):
         np.testing.assert_allclose(several[name], one[name], rtol=1e-5, err_msg=name)
     scale = np.abs(one["gradient"]).max()
     np.testing.assert_allclose(several["gradient"], one["gradient"], atol=1e-6 * scale + 1e-7)

@@ -40,6 +40,9 @@ from capjax.data.shapes.scene import (
 KINDS = ("shape", "colour", "size", "texture", "count", "relation")
 """The kinds of atomic facts."""
 
+METRICS = ("truth_rate", "shuffled_truth_rate", "parsed_rate", "facts_per_caption", "facts")
+"""What `caption_metrics` always gives."""
+
 
 class Mention(NamedTuple):
     """One noun phrase.

@@ -1,0 +1,60 @@
+"""Scores and results of a split, with the images that can't be scored."""
+
+import json
+import subprocess
+
+import pytest
+
+from capjax.data.captions import CaptionTable
+from capjax.evaluate import results
+from capjax.evaluate.captioning import Caption
+from capjax.evaluate.scoring import score_captions
+from capjax.metrics import coco
+
+TABLE = CaptionTable(
+    ("1", "2", "x3"),
+    (("A dog runs .", "the dog is running"), (), ("two red birds",)),
+    "fingerprint",
+)
+SAID = {"1": "a dog runs", "2": "anything", "x3": "two birds"}
+
+
+def test_images_without_captions_are_left_out_and_counted():
+    metrics = score_captions(TABLE, SAID, meteor=False)
+    known = {"1": TABLE.captions[0], "x3": TABLE.captions[2]}
+    expected = coco.score(known, {"1": SAID["1"], "x3": SAID["x3"]}, meteor=False)
+    assert metrics.pop("unscored_images") == 1
+    assert metrics == pytest.approx(expected)
+    assert metrics.keys() == set(coco.METRICS)
+
+
+def test_further_scorers_see_every_caption():
+    metrics = score_captions(TABLE, SAID, [lambda said: {"count": float(len(said))}], meteor=False)
+    assert metrics["count"] == 3
+
+
+def test_a_split_without_any_reference_is_not_scored():
+    bare = CaptionTable(("1",), ((),), "")
+    assert score_captions(bare, {"1": "a dog"}) == {"unscored_images": 1.0}
+
+
+def test_results_have_cocos_integer_ids():
+    captions = {name: Caption(name, 0.0, 0.0, True, ()) for name in ("12", "007", "0", "a1", "٣")}
+    ids = [row["image_id"] for row in results.coco_results(captions)]
+    assert ids == [12, "007", 0, "a1", "٣"]
+
+
+def test_json_is_written_whole(tmp_path):
+    results.write_json(str(tmp_path / "deep" / "x.json"), {"é": 1})
+    assert json.loads((tmp_path / "deep" / "x.json").read_text(encoding="utf-8")) == {"é": 1}
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["x.json"]
+
+
+def test_the_code_version_needs_no_git(monkeypatch):
+    assert results.code_version().keys() == {"capjax", "commit", "jax", "backend"}
+
+    def missing(*_, **__):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", missing)
+    assert results.code_version()["commit"] in ("unknown", "no checkout")
