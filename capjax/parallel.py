@@ -56,15 +56,6 @@ def unreplicate(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
 
 
-def check_divides(batch_size: int, name: str = "batch_size") -> None:
-    """Raises ValueError, naming the field, where a global batch does not fit the devices."""
-    if batch_size % jax.device_count():
-        raise ValueError(
-            f"{name}={batch_size} does not divide over {jax.device_count()} devices; a multiple "
-            f"of {jax.device_count()} would"
-        )
-
-
 def shard(batch: Tree) -> Tree:
     """Splits leaves [b, ...] of this process's batch over its devices."""
     count = jax.local_device_count()

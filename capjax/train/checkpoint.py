@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from capjax.train.state import TrainState
@@ -42,16 +43,20 @@ class Checkpoints:
                 ),
             ]
         )
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy,
-                best_fn=lambda metrics: metrics[metric],
-                best_mode=mode,
-                read_only=read_only,
-                create=not read_only,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            best_fn=lambda metrics: metrics[metric],
+            best_mode=mode,
+            read_only=read_only,
+            create=not read_only,
         )
+        # Asked to read only, orbax warns that it reads only.
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR if read_only else verbosity)
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        finally:
+            logging.set_verbosity(verbosity)
 
     def save(
         self, state: TrainState, progress: dict[str, Any], metrics: dict[str, float] | None

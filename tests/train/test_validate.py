@@ -4,6 +4,8 @@ import jax
 import numpy as np
 
 from capjax import parallel
+from capjax.data.captions import CaptionTable
+from capjax.evaluate.captioning import Caption
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
 from capjax.train.step import make_loss_step
@@ -46,9 +48,6 @@ def test_the_loss_is_a_mean_over_all_tokens_however_they_are_batched():
 
 
 def test_samples_fill_a_batch_and_tell_their_references():
-    from capjax.data.captions import CaptionTable
-    from capjax.evaluate.captioning import Caption
-
     batch = fill_batch(np.zeros((3, 4, 4, 3), np.uint8))
     assert (batch["index"] >= 0).sum() == 3
     assert len(batch["index"]) % jax.local_device_count() == 0
