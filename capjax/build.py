@@ -132,15 +132,17 @@ def captioner(
       output_bias: where the output bias starts in a new model.
     """
     dtype = _choose(DTYPES, config.dtype, "dtype")
-    encoder = _make({"patch": PatchEncoder, "conv": ConvEncoder}, config.encoder, "encoder", dtype)
-    section = config.decoder.copy_and_resolve_references()
-    del section["smart_bias"]
-    section.head_dim = section.head_dim or None
-    if not hasattr(nn, section.activation):
-        raise ConfigError(f"config.decoder.activation={section.activation!r} is not in flax.linen")
+    encoders = {"patch": PatchEncoder, "conv": ConvEncoder}
+    encoder = _make(encoders, {**config.encoder}, "encoder", dtype)
+    fields = {**config.decoder, "head_dim": config.decoder.head_dim or None}
+    del fields["smart_bias"]
+    if not hasattr(nn, fields["activation"]):
+        raise ConfigError(
+            f"config.decoder.activation={fields['activation']!r} is not in flax.linen"
+        )
     decoder = _make(
         {"transformer": TransformerDecoder},
-        section,
+        fields,
         "decoder",
         dtype,
         vocab_size=tokenizer.vocab_size,
@@ -152,16 +154,16 @@ def captioner(
     return Captioner(encoder, decoder)
 
 
-def _make(options: dict, section: ConfigDict, name: str, dtype: Any, **more: Any) -> nn.Module:
-    """The module that a section names, of the section's fields."""
-    fields = dict(section)
-    module = _choose(options, fields.pop("name"), f"{name}.name")
+def _make(options: dict, fields: dict, name: str, dtype: Any, **more: Any) -> nn.Module:
+    """The module that a section names, of the section's other fields."""
+    kind = fields.pop("name")
+    module = _choose(options, kind, f"{name}.name")
     unknown = sorted(fields.keys() - {field.name for field in dataclasses.fields(module)})
     if unknown:
         raise ConfigError(
-            f"config.{name} has the name {section.name!r} and fields of another {name}: "
+            f"config.{name} has the name {kind!r} and fields of another {name}: "
             f"{', '.join(unknown)}. Write a config with config.{name} = "
-            f"base.{section.name}_{name}()"
+            f"base.{kind}_{name}()"
         )
     return module(**fields, **more, dtype=dtype)
 

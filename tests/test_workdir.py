@@ -68,7 +68,7 @@ def test_every_config_field_is_read():
                     assert f".{field}" in text, f"nothing reads {section}.{field}"
         build.check(config)
         build.captioner(config, TOKENIZER)
-        build.tokenizer(config.tokenizer, CaptionTable(("1",), (("a cat",),), ""))
+        build.tokenizer(config.tokenizer, CaptionTable(("1",), (("a cat",) * 5,), ""))
         build.beam_search(config.decoding)
         EarlyStopping(**config.early_stopping)
 
