@@ -59,7 +59,7 @@ def test_training_step(model, platform, packed):
     if packed:
         batch["packing"] = jax.ShapeDtypeStruct((4, 20), jnp.int32)
     step = make_train_step(model, optimizer, seed=0, accumulate=2, ema_decay=0.9)
-    lower(step, platform, state, batch)
+    assert lower(step, platform, state, batch)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
