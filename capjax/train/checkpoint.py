@@ -49,6 +49,7 @@ class Checkpoints:
             best_mode=mode,
             read_only=read_only,
             create=not read_only,
+            save_interval_steps=0 if read_only else 1,
         )
         # Asked to read only, orbax warns that it reads only.
         verbosity = logging.get_verbosity()
