@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     build.compilation_cache(arguments.compilation_cache)
     try:
         names = expand(arguments.images)
-        run = load(arguments.workdir, _checkpoint(arguments.checkpoint))
+        run = load(arguments.workdir, arguments.checkpoint)
         method = choose_method(arguments, run.config)
     except (build.ConfigError, WorkdirError, ImageError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
@@ -115,10 +115,6 @@ class _Picture(NamedTuple):
 
     pixels: np.ndarray
     thumbnail: np.ndarray
-
-
-def _checkpoint(name: str) -> str | int:
-    return int(name) if name.isdecimal() else name
 
 
 def _read(name: str, side: int) -> _Picture | ImageError:

@@ -101,7 +101,7 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
 
     Args:
       directory: the workdir.
-      checkpoint: "best" by the run's early-stopping metric, "latest", or a step.
+      checkpoint: "best" by the run's early-stopping metric, "latest", or a step, also as text.
 
     Raises:
       capjax.workdir.WorkdirError: it is no run, or has no such checkpoint.
@@ -121,6 +121,8 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
 def _choose_step(checkpoints: Checkpoints, checkpoint: str | int) -> int:
     named = {"best": checkpoints.best_step, "latest": checkpoints.latest_step}
     step = named[checkpoint]() if checkpoint in named else checkpoint
+    if isinstance(step, str) and step.isdecimal():  # As command lines give it.
+        step = int(step)
     steps = checkpoints.steps()
     if step not in steps:
         there = f"there are steps {steps}, 'best' and 'latest'" if steps else "it has none yet"

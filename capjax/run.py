@@ -202,7 +202,7 @@ def evaluate(
     """
     build.check(config)
     workdir.check_same_run(directory, config)
-    run = load(directory, int(checkpoint) if checkpoint.isdecimal() else checkpoint)
+    run = load(directory, checkpoint)
     source = build.source(config.dataset, split)
     table = build.captions(config.dataset, source)
     encoded = _encode(config, table, run.tokenizer)
