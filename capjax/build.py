@@ -12,10 +12,8 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from capjax.data.captions import CaptionTable, read_captions
 from capjax.data.shapes import facts
-from capjax.data.source import Source
-from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
+from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import BeamSearch
 from capjax.evaluate.scoring import Scorer
 from capjax.metrics import coco
@@ -97,28 +95,6 @@ def compilation_cache(directory: str) -> None:
     """Has JAX keep compiled programs in `directory` for the next start; "" keeps none."""
     if directory:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
-
-
-def source(dataset: ConfigDict, split: str) -> Source:
-    """One split of the dataset, prepared where it is not yet."""
-    # Here, because it needs tensorflow-datasets and captioning does not.
-    from capjax.data.tfds_source import open_tfds
-
-    return open_tfds(dataset.name, split, data_dir=dataset.data_dir or None)
-
-
-def captions(dataset: ConfigDict, split: Source) -> CaptionTable:
-    """The captions of a split, read once and then kept in `dataset.cache_dir`."""
-    cache = dataset.cache_dir
-    return read_captions(split, os.path.expanduser(cache) if cache else None)
-
-
-def tokenizer(config: ConfigDict, train: CaptionTable) -> Tokenizer:
-    """A word tokenizer of the train split."""
-    return train_word_tokenizer(
-        (caption for image in train.captions for caption in image),
-        **{**config, "max_words": config.max_words or None},
-    )
 
 
 def captioner(

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from capjax import build, parallel, workdir
 from capjax.data.captions import CaptionTable, EncodedCaptions, encode_captions, unigram_counts
 from capjax.data.reading import eval_batches, read_pixels
+from capjax.data.sections import open_captions, open_source, train_tokenizer
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import CaptionBatches, Sampling
 from capjax.evaluate.figures import save_figure, training_curve
@@ -48,9 +49,9 @@ def train(config: ConfigDict, directory: str) -> None:
 def _train(
     config: ConfigDict, directory: str, checkpoints: Checkpoints, latest: int | None
 ) -> None:
-    source = {split: build.source(config.dataset, split) for split in ("train", "validation")}
-    table = {split: build.captions(config.dataset, source[split]) for split in source}
-    tokenizer = build.tokenizer(config.tokenizer, table["train"])
+    source = {split: open_source(config.dataset, split) for split in ("train", "validation")}
+    table = {split: open_captions(config.dataset, source[split]) for split in source}
+    tokenizer = train_tokenizer(config.tokenizer, table["train"])
     fingerprints = {
         "tokenizer": tokenizer.fingerprint,
         **{split: source[split].fingerprint for split in source},
@@ -203,8 +204,8 @@ def evaluate(
     build.check(config)
     workdir.check_same_run(directory, config)
     run = load(directory, checkpoint)
-    source = build.source(config.dataset, split)
-    table = build.captions(config.dataset, source)
+    source = open_source(config.dataset, split)
+    table = open_captions(config.dataset, source)
     encoded = _encode(config, table, run.tokenizer)
     params = parallel.replicate(run.params)
     search = build.beam_search(config.decoding)

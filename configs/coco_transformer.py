@@ -6,7 +6,7 @@ from configs import base
 def get_config():
     """A 12-layer ViT from scratch and a 6-layer decoder: for a GPU or a TPU, 30 epochs."""
     config = base.get_config()
-    config.dataset.name = "coco_captions"
+    config.dataset = base.tfds_dataset("coco_captions")
     config.dataset.image_size = 224
     config.dataset.max_length = 22
     config.dataset.over_length = "cut"

@@ -12,7 +12,7 @@ import argparse
 import numpy as np
 
 import capjax
-from capjax import build
+from capjax.data.sections import open_source
 from capjax.data.shapes.draw import object_mask
 from capjax.data.shapes.facts import is_true
 from capjax.data.shapes.scene import SHAPES, SIZE, Scene, scene_of
@@ -29,7 +29,7 @@ def hits(scene: Scene, shape: str, heat: np.ndarray) -> bool:
 def pointing(workdir: str, images: int) -> dict[str, float]:
     """Shares of hits over the first validation images: `pointing`, and `chance`."""
     run = capjax.load(workdir)
-    source = build.source(run.config.dataset, "validation")
+    source = open_source(run.config.dataset, "validation")
     examples = [source[index] for index in range(min(images, len(source)))]
     captions = run.caption([example.image for example in examples], attention=True)
     scenes = [scene_of(example.image_id) for example in examples]

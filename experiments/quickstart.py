@@ -11,6 +11,7 @@ import os
 import capjax
 from capjax import build
 from capjax.data.images import load_pixels
+from capjax.data.sections import open_source
 from capjax.evaluate.figures import attention_figure, save_figure
 from capjax.run import evaluate, train
 from configs import shapes_transformer
@@ -21,7 +22,7 @@ EXAMPLES = 4
 def show(workdir: str) -> None:
     """Prints a few validation captions beside a reference, and draws where they looked."""
     run = capjax.load(workdir)
-    source = build.source(run.config.dataset, "validation")
+    source = open_source(run.config.dataset, "validation")
     examples = [source[index] for index in range(EXAMPLES)]
     captions = run.caption([example.image for example in examples], attention=True)
     for example, caption in zip(examples, captions, strict=True):

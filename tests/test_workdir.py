@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from capjax import build, workdir
 from capjax.data.captions import CaptionTable
+from capjax.data.sections import train_tokenizer
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.train.loop import EarlyStopping
 from configs import base, coco_transformer, shapes_transformer
@@ -68,7 +69,7 @@ def test_every_config_field_is_read():
                     assert f".{field}" in text, f"nothing reads {section}.{field}"
         build.check(config)
         build.captioner(config, TOKENIZER)
-        build.tokenizer(config.tokenizer, CaptionTable(("1",), (("a cat",) * 5,), ""))
+        train_tokenizer(config.tokenizer, CaptionTable(("1",), (("a cat",) * 5,), ""))
         build.beam_search(config.decoding)
         EarlyStopping(**config.early_stopping)
 

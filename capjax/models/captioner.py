@@ -35,10 +35,12 @@ class Captioner(nn.Module):
     Attributes:
       encoder: images -> Memory, such as `PatchEncoder`.
       decoder: keeps the contract of `capjax.models.contract`.
+      adapter: Memory -> Memory between the two, such as `Adapter`; or None.
     """
 
     encoder: nn.Module
     decoder: nn.Module
+    adapter: nn.Module | None = None
 
     def __call__(
         self,
@@ -54,7 +56,8 @@ class Captioner(nn.Module):
 
     def encode(self, images: jax.Array, *, train: bool = False) -> Memory:
         """Encodes images, once for all their captions."""
-        return self.encoder(images, train=train)
+        memory = self.encoder(images, train=train)
+        return memory if self.adapter is None else self.adapter(memory, train=train)
 
     def decode(
         self, memory: Memory, tokens: jax.Array, *, train: bool = False, attention: bool = False

@@ -1,0 +1,59 @@
+"""Fits the features of a pretrained encoder to a decoder trained from scratch.
+
+A network trained to name what a picture shows tells little of where its features lie, and has no
+reason to relate them. The adapter norms and projects them, adds positions, and may let them attend
+to each other, as the encoders of the transformer captioners on frozen features do (Herdade et al.
+2019; Cornia et al. 2020, section 3.1).
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from capjax.models.contract import Memory
+from capjax.models.layers import Dropout, GridPositions
+from capjax.models.patch_encoder import EncoderBlock
+
+
+class Adapter(nn.Module):
+    """Norm, projection, grid positions and a few transformer blocks: Memory [B, P, F] -> [B, P, D].
+
+    Attributes:
+      width: D.
+      depth: self-attention blocks; 0 has none.
+      num_heads: attention heads a block; must divide the width.
+      mlp_ratio: inner width of a feed-forward block over D.
+      positions: "learned" or "sincos", added on the grid alone.
+      input_dropout: rate on the features as they come.
+      dropout: rate on the projected features and on residuals.
+      dtype: of the computation; parameters are float32.
+    """
+
+    width: int
+    depth: int = 0
+    num_heads: int = 4
+    mlp_ratio: float = 4.0
+    positions: Literal["learned", "sincos"] = "sincos"
+    input_dropout: float = 0.0
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, memory: Memory, *, train: bool) -> Memory:
+        """Adapts a memory; its grid and prefix stay."""
+        x = memory.values.astype(self.dtype)
+        x = nn.LayerNorm(dtype=self.dtype, name="input_norm")(x)
+        x = Dropout(self.input_dropout)(x, train=train)
+        x = nn.Dense(self.width, dtype=self.dtype, name="projection")(x)
+        prefix, grid = x[:, : memory.prefix], x[:, memory.prefix :]
+        grid = GridPositions(self.positions, memory.grid, name="grid_positions")(grid)
+        x = Dropout(self.dropout)(jnp.concatenate([prefix, grid], axis=1), train=train)
+        hidden = round(self.mlp_ratio * self.width)
+        for block in range(self.depth):
+            x = EncoderBlock(
+                self.num_heads, self.width, hidden, self.dropout, self.dtype, name=f"block_{block}"
+            )(x, train=train)
+        x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+        return memory.replace(values=x)
