@@ -108,7 +108,7 @@ def run_capjax(layout: str) -> dict[str, float]:
         ),
     )
     optimizer = optax.adam(1e-4)
-    params = model.init_params(jax.random.key(0), (POSITIONS, FEATURES))
+    params = model.init_variables(jax.random.key(0), (POSITIONS, FEATURES))["params"]
     state = parallel.replicate(init_state(params, optimizer, ema=False))
     step = parallel.map_devices(make_train_step(model, optimizer, seed=0), donate=(0,))
     pool = np.random.default_rng(1).normal(size=(POOL, POSITIONS, FEATURES)).astype(np.float32)

@@ -12,15 +12,19 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from capjax.data import feature_cache
 from capjax.data.shapes import facts
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import BeamSearch
 from capjax.evaluate.scoring import Scorer
 from capjax.metrics import coco
-from capjax.models.captioner import Captioner
+from capjax.models.adapter import Adapter
+from capjax.models.captioner import Captioner, Variables
 from capjax.models.conv_encoder import ConvEncoder
+from capjax.models.mobilenet_v2 import MobileNetV2
 from capjax.models.patch_encoder import PatchEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.pretrained.mobilenet_v2 import load_mobilenet_v2
 from capjax.train import optimizer as optimizers
 from capjax.train.checkpoint import Checkpoints
 
@@ -66,8 +70,36 @@ def check(config: ConfigDict) -> None:
     _choose({"max": 0, "min": 0}, config.early_stopping.mode, "early_stopping.mode")
     metrics = ("loss", "accuracy", *coco.METRICS, *(facts.METRICS if has_facts(config) else ()))
     _choose(dict.fromkeys(metrics), config.early_stopping.metric, "early_stopping.metric")
+    if is_frozen(config) and not config.encoder.weights:
+        raise ConfigError(
+            "config.encoder.frozen would keep a random encoder, since config.encoder.weights is "
+            "empty: give weights, or set --config.encoder.frozen=False --config.encoder.cache="
+        )
+    _check_images(config)
     if jax.process_count() > 1:
         raise ConfigError("this version trains and evaluates on the devices of one process")
+
+
+def _check_images(config: ConfigDict) -> None:
+    """Raises ConfigError for pixels that training can't make, or features that can't be kept."""
+    dataset = config.dataset
+    if not 0 < dataset.crop_area <= 1:
+        raise ConfigError(f"config.dataset.crop_area={dataset.crop_area} must lie in (0, 1]")
+    if not is_cached(config):
+        return
+    _choose(feature_cache.DTYPES, config.encoder.cache, "encoder.cache")
+    if not is_frozen(config):
+        raise ConfigError(
+            "config.encoder.cache keeps features of a frozen encoder, and config.encoder.frozen is "
+            "False: set --config.encoder.cache= to train the encoder"
+        )
+    if dataset.crop_area < 1 or dataset.flip:
+        raise ConfigError(
+            "cached features are those of whole images: set --config.encoder.cache= for "
+            "config.dataset.crop_area or config.dataset.flip"
+        )
+    if not dataset.cache_dir:
+        raise ConfigError("config.encoder.cache keeps features in config.dataset.cache_dir: set it")
 
 
 def check_decoding(decoding: ConfigDict, positions: int) -> None:
@@ -108,8 +140,10 @@ def captioner(
       output_bias: where the output bias starts in a new model.
     """
     dtype = _choose(DTYPES, config.dtype, "dtype")
-    encoders = {"patch": PatchEncoder, "conv": ConvEncoder}
-    encoder = _make(encoders, {**config.encoder}, "encoder", dtype)
+    encoders = {"patch": PatchEncoder, "conv": ConvEncoder, "mobilenet_v2": MobileNetV2}
+    fields = {n: v for n, v in config.encoder.items() if n not in ("weights", "frozen", "cache")}
+    encoder = _make(encoders, fields, "encoder", dtype)
+    adapter = Adapter(**config.adapter, dtype=dtype) if "adapter" in config else None
     fields = {**config.decoder, "head_dim": config.decoder.head_dim or None}
     del fields["smart_bias"]
     if not hasattr(nn, fields["activation"]):
@@ -127,7 +161,29 @@ def captioner(
         banned=tokenizer.banned_ids,
         output_bias=None if output_bias is None else tuple(output_bias),
     )
-    return Captioner(encoder, decoder)
+    return Captioner(encoder, decoder, adapter)
+
+
+def is_frozen(config: ConfigDict) -> bool:
+    """Whether training leaves the encoder as it is."""
+    return config.encoder.get("frozen", False)
+
+
+def is_cached(config: ConfigDict) -> bool:
+    """Whether training reads the encoder's features, computed once."""
+    return bool(config.encoder.get("cache", ""))
+
+
+def pretrained_encoder(config: ConfigDict, encoder: nn.Module) -> Variables | None:
+    """The variables that the encoder starts from, NumPy; None for a fresh start.
+
+    Raises:
+      WeightsError: they can't be had, or do not fit.
+    """
+    weights = config.encoder.get("weights", "")
+    if not weights:
+        return None
+    return load_mobilenet_v2(encoder, weights, config.dataset.image_size)
 
 
 def _make(options: dict, fields: dict, name: str, dtype: Any, **more: Any) -> nn.Module:

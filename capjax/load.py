@@ -13,7 +13,7 @@ from capjax.data.reading import eval_batches
 from capjax.data.source import Example
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import Caption, CaptionBatches, Method
-from capjax.models.captioner import Captioner
+from capjax.models.captioner import Captioner, Variables, join_frozen, split_frozen
 from capjax.train.checkpoint import Checkpoints
 
 
@@ -25,14 +25,15 @@ class Run:
       config: the whole config that trained it.
       tokenizer: its tokenizer.
       model: the linen module.
-      params: its parameters, NumPy; the moving average where the run kept one.
+      variables: its parameters, NumPy, the moving average where the run kept one; and what
+        training did not change, such as a frozen encoder.
       step: updates that made them.
     """
 
     config: ConfigDict
     tokenizer: Tokenizer
     model: Captioner
-    params: Any
+    variables: Variables
     step: int
     _ready: dict = dataclasses.field(default_factory=dict, repr=False)
 
@@ -65,8 +66,8 @@ class Run:
             self._ready[method, attention] = CaptionBatches(
                 self.model, self.tokenizer, method, attention=attention
             )
-        if "params" not in self._ready:
-            self._ready["params"] = parallel.replicate(self.params)
+        if "variables" not in self._ready:
+            self._ready["variables"] = parallel.replicate(self.variables)
         batches = eval_batches(
             _Images(images),
             None,
@@ -75,7 +76,7 @@ class Run:
             image_size=self.config.dataset.image_size,
             num_threads=self.config.dataset.num_threads,
         )
-        captions = self._ready[method, attention](self._ready["params"], batches)
+        captions = self._ready[method, attention](self._ready["variables"], batches)
         found = dict(captions)
         return [found[index] for index in range(len(images))]
 
@@ -88,6 +89,7 @@ class _Images:
 
     def __init__(self, images: Sequence[Any]):
         self._images = images
+        self.selection = {}
 
     def __len__(self) -> int:
         return len(self._images)
@@ -111,11 +113,13 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     tokenizer = workdir.load_tokenizer(directory)
     model = build.captioner(config, tokenizer)
     side = config.dataset.image_size
-    like = jax.eval_shape(lambda: model.init_params(jax.random.key(0), (side, side, 3)))
+    like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (side, side, 3)))
+    like, _ = split_frozen(like, freeze_encoder=build.is_frozen(config))
     with build.checkpoints(directory, config, read_only=True) as checkpoints:
         step = _choose_step(checkpoints, checkpoint)
         params = checkpoints.restore_params(step, like)
-    return Run(config, tokenizer, model, params, step)
+    variables = join_frozen(params, workdir.load_frozen(directory))
+    return Run(config, tokenizer, model, variables, step)
 
 
 def _choose_step(checkpoints: Checkpoints, checkpoint: str | int) -> int:

@@ -14,7 +14,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from capjax import build
+from capjax.data.images import ImageError
 from capjax.data.source import DataError
+from capjax.pretrained.keras_files import WeightsError
 from capjax.run import evaluate, train
 from capjax.workdir import WorkdirError
 
@@ -49,7 +51,7 @@ def main(argv: list[str]) -> None:
             train(_CONFIG.value, workdir)
         else:
             evaluate(_CONFIG.value, workdir, split=_SPLIT.value, checkpoint=_CHECKPOINT.value)
-    except (build.ConfigError, DataError, WorkdirError) as error:
+    except (build.ConfigError, DataError, ImageError, WeightsError, WorkdirError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -8,17 +8,17 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from capjax import build, parallel, workdir
-from capjax.data.captions import CaptionTable, EncodedCaptions, encode_captions, unigram_counts
-from capjax.data.reading import eval_batches, read_pixels
-from capjax.data.sections import open_captions, open_source, train_tokenizer
-from capjax.data.tokenizer import Tokenizer
+from capjax.data.captions import unigram_counts
+from capjax.data.sections import open_captions, open_usable, train_tokenizer
 from capjax.evaluate.captioning import CaptionBatches, Sampling
 from capjax.evaluate.figures import save_figure, training_curve
 from capjax.evaluate.results import coco_results, code_version, write_json
 from capjax.evaluate.scoring import score_captions
 from capjax.load import load
 from capjax.metrics import coco
+from capjax.models.captioner import Captioner, encoder_variables, put_encoder, split_frozen
 from capjax.models.summary import model_summary
+from capjax.splits import Split, feature_model, make_split, source_record, with_features
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.loop import Cadence, EarlyStopping
 from capjax.train.loop import train as train_loop
@@ -49,24 +49,23 @@ def train(config: ConfigDict, directory: str) -> None:
 def _train(
     config: ConfigDict, directory: str, checkpoints: Checkpoints, latest: int | None
 ) -> None:
-    source = {split: open_source(config.dataset, split) for split in ("train", "validation")}
-    table = {split: open_captions(config.dataset, source[split]) for split in source}
+    source = {name: open_usable(config.dataset, name) for name in ("train", "validation")}
+    table = {name: open_captions(config.dataset, source[name]) for name in source}
     tokenizer = train_tokenizer(config.tokenizer, table["train"])
     fingerprints = {
         "tokenizer": tokenizer.fingerprint,
-        **{split: source[split].fingerprint for split in source},
+        **{name: source[name].fingerprint for name in source},
     }
     if latest is not None:
         workdir.check_same_data(directory, fingerprints)
-    encoded = {split: _encode(config, table[split], tokenizer) for split in source}
-    for split, captions in encoded.items():
-        print(f"{source[split].name}: {captions.report.summary()}")
+    splits = {name: make_split(config, source[name], table[name], tokenizer) for name in source}
+    for split in splits.values():
+        print(f"{split.source.name}: {split.encoded.report.summary()}")
 
-    counts = unigram_counts(encoded["train"], tokenizer.vocab_size)
+    counts = unigram_counts(splits["train"].encoded, tokenizer.vocab_size)
     _print_smart_start(counts, tokenizer.banned_ids)
     bias = build.log_frequencies(counts) if config.decoder.smart_bias else None
     model = build.captioner(config, tokenizer, bias)
-    optimizer = build.optimizer(config)
     shape = (config.dataset.image_size,) * 2 + (3,)
     try:
         lengths = (config.dataset.captions_per_image, config.dataset.max_length)
@@ -74,27 +73,30 @@ def _train(
     except ValueError as error:  # Fields that do not fit each other or the image's size.
         raise build.ConfigError(f"this config makes no model: {error}") from error
 
-    @jax.jit
-    def fresh(key):
-        return init_state(model.init_params(key, shape), optimizer, ema=config.ema_decay > 0)
-
-    state = fresh(jax.random.key(config.seed))
-    stopping = EarlyStopping(**config.early_stopping)
+    params, frozen = _start(config, directory, model, shape, resume=latest is not None)
     if latest is None:
         workdir.save(directory, config, tokenizer, fingerprints)
-    else:
+        workdir.save_frozen(directory, frozen)
+        workdir.save_selection(directory, source)
+    if build.is_cached(config):
+        encoder = encoder_variables(frozen)
+        splits = {
+            name: with_features(split, model.encoder, encoder) for name, split in splits.items()
+        }
+        model, frozen = feature_model(model, splits["train"]), {}
+    optimizer = build.optimizer(config)
+    state = init_state(params, optimizer, ema=config.ema_decay > 0, frozen=frozen)
+    stopping = EarlyStopping(**config.early_stopping)
+    if latest is not None:
         state, progress = checkpoints.restore(latest, state)
         stopping.best, stopping.waited = progress["best"], progress["waited"]
         print(f"continuing {directory} from step {latest}")
-    state = parallel.replicate(state)
     with Writer(directory, resume_step=latest or 0) as writer:
         train_loop(
-            state,
+            parallel.replicate(state),
             _train_step(config, model, optimizer),
-            parallel.prefetch(
-                _train_batches(config, source["train"], encoded["train"], tokenizer, latest or 0)
-            ),
-            _validation(config, directory, model, tokenizer, source, encoded, table, writer),
+            parallel.prefetch(splits["train"].train_batches(latest or 0)),
+            _validation(config, directory, model, splits["validation"], writer),
             cadence=Cadence(
                 config.num_steps, config.log_every, config.eval_every, config.checkpoint_every
             ),
@@ -105,11 +107,15 @@ def _train(
         )
 
 
-def _encode(config: ConfigDict, table: CaptionTable, tokenizer: Tokenizer) -> EncodedCaptions:
-    section = config.dataset
-    return encode_captions(
-        table, tokenizer, max_length=section.max_length, over_length=section.over_length
-    )
+def _start(config: ConfigDict, directory: str, model: Captioner, shape, *, resume: bool):
+    """Parameters to train and variables that stay, as a new run has them at step 0."""
+    variables = jax.jit(lambda key: model.init_variables(key, shape))(jax.random.key(config.seed))
+    pretrained = None if resume else build.pretrained_encoder(config, model.encoder)
+    if pretrained is not None:
+        variables = put_encoder(variables, pretrained)
+    params, frozen = split_frozen(variables, freeze_encoder=build.is_frozen(config))
+    # Later visits take what stays from the workdir: the file of weights may have gone.
+    return params, workdir.load_frozen(directory) if resume else frozen
 
 
 def _train_step(config, model, optimizer):
@@ -124,60 +130,31 @@ def _train_step(config, model, optimizer):
     return parallel.map_devices(step, donate=(0,))
 
 
-def _train_batches(config, source, encoded, tokenizer, first_step):
-    # Here, because it needs TensorFlow and evaluation does not.
-    from capjax.data.pipeline import train_batches
-
-    return train_batches(
-        source,
-        encoded,
-        tokenizer,
-        batch_size=config.batch_size,
-        captions_per_image=config.dataset.captions_per_image,
-        image_size=config.dataset.image_size,
-        seed=config.seed,
-        first_step=first_step,
-        length_bucket=config.dataset.length_bucket or None,
-        packed=config.dataset.packed,
-        num_threads=config.dataset.num_threads,
-    )
-
-
-def _eval_batches(config, source, encoded, tokenizer):
-    return eval_batches(
-        source,
-        encoded,
-        tokenizer,
-        batch_size=config.evaluation.batch_size,
-        image_size=config.dataset.image_size,
-        num_threads=config.dataset.num_threads,
-    )
-
-
-def _validation(config, directory, model, tokenizer, source, encoded, table, writer):
-    split = source["validation"]
-    count = min(config.evaluation.num_samples, len(split))
+def _validation(
+    config: ConfigDict, directory: str, model: Captioner, split: Split, writer: Writer
+) -> Validation:
     search = build.beam_search(config.decoding)
     samplers = [
         (
             f"temperature_{temperature:g}",
             CaptionBatches(
                 model,
-                tokenizer,
+                split.tokenizer,
                 Sampling(temperature, search.max_length, config.seed),
                 attention=True,
             ),
         )
         for temperature in config.evaluation.temperatures
     ]
-    size = config.dataset.image_size
+    pixels, inputs = split.samples(config.evaluation.num_samples)
     return Validation(
         loss_step=parallel.map_devices(make_loss_step(model)),
-        search=CaptionBatches(model, tokenizer, search),
+        search=CaptionBatches(model, split.tokenizer, search),
         samplers=samplers,
-        batches=lambda: _eval_batches(config, split, encoded["validation"], tokenizer),
-        table=table["validation"],
-        samples=np.array([read_pixels(split, index, size) for index in range(count)]),
+        batches=split.eval_batches,
+        table=split.table,
+        pixels=pixels,
+        inputs=inputs,
         scorers=build.scorers(config),
         writer=writer,
         figures=workdir.path(directory, "figures"),
@@ -204,14 +181,19 @@ def evaluate(
     build.check(config)
     workdir.check_same_run(directory, config)
     run = load(directory, checkpoint)
-    source = open_source(config.dataset, split)
+    source = open_usable(config.dataset, split)
     table = open_captions(config.dataset, source)
-    encoded = _encode(config, table, run.tokenizer)
-    params = parallel.replicate(run.params)
+    data = make_split(config, source, table, run.tokenizer)
+    model, variables = run.model, run.variables
+    if build.is_cached(config):
+        data = with_features(data, model.encoder, encoder_variables(variables))
+        model = feature_model(model, data)
+        variables = {"params": split_frozen(variables, freeze_encoder=True)[0]}
+    variables = parallel.replicate(variables)
     search = build.beam_search(config.decoding)
-    forced = TeacherForced(parallel.map_devices(make_loss_step(run.model)), params)
-    batches = forced.watch(_eval_batches(config, source, encoded, run.tokenizer))
-    captioned = CaptionBatches(run.model, run.tokenizer, search)(params, batches)
+    forced = TeacherForced(parallel.map_devices(make_loss_step(model)), variables)
+    batches = forced.watch(data.eval_batches())
+    captioned = CaptionBatches(model, run.tokenizer, search)(variables, batches)
     captions = {
         table.image_ids[index]: caption
         for index, caption in tqdm(captioned, total=len(source), desc=f"caption {source.name}")
@@ -229,7 +211,7 @@ def evaluate(
             "metrics": metrics,
             "notes": notes,
             "split": split,
-            "source": {"name": source.name, "fingerprint": source.fingerprint},
+            "source": source_record(source),
             "images": len(source),
             "step": run.step,
             "decoding": {"method": "beam search", **config.decoding.to_dict()},

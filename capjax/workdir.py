@@ -2,6 +2,9 @@
 
 config.json             the whole config
 tokenizer.json          its tokenizer
+data.json               fingerprints of the data
+selection.json          what was drawn from a larger dataset, where a sample was
+frozen.safetensors      variables that training does not change, such as a frozen encoder's
 checkpoints/            the latest and the best
 metrics.jsonl           training and validation scalars
 tensorboard/            the same, with texts and figures
@@ -11,18 +14,27 @@ evaluation/             results of `--mode evaluate`
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.results import write_json
+from capjax.models.captioner import Variables
+from capjax.pretrained.variables import load_variables, save_variables
 
 # Sections and fields that may change between two visits to a workdir: they change no update of the
 # parameters, only what is looked at and when.
 FREE = (
     "dataset.data_dir",
+    "dataset.root",
+    "dataset.file",
+    "dataset.train_file",
+    "dataset.train_root",
+    "dataset.validation_file",
+    "dataset.validation_root",
     "dataset.cache_dir",
     "dataset.num_threads",
     "log_every",
@@ -31,6 +43,8 @@ FREE = (
     "evaluation",
     "decoding",
 )
+
+_FROZEN = "frozen.safetensors"
 
 
 class WorkdirError(ValueError):
@@ -70,6 +84,30 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+def save_selection(workdir: str, sources: Mapping[str, Source]) -> None:
+    """Writes what was drawn from a larger dataset, by split, where a sample was drawn."""
+    drawn = {name: source.selection for name, source in sources.items() if source.selection}
+    if drawn:
+        write_json(path(workdir, "selection.json"), drawn)
+
+
+def save_frozen(workdir: str, frozen: Variables) -> None:
+    """Writes the variables that training does not change; no file where there are none."""
+    if frozen:
+        save_variables(path(workdir, _FROZEN), frozen)
+
+
+def load_frozen(workdir: str) -> Variables:
+    """The variables that training did not change."""
+    file = path(workdir, _FROZEN)
+    if not os.path.isfile(file):
+        return {}
+    try:
+        return load_variables(file)
+    except ValueError as error:
+        raise WorkdirError(f"{error}; copy the run again from where it was made") from error
+
+
 def load_tokenizer(workdir: str) -> Tokenizer:
     """The tokenizer of a run."""
     return Tokenizer.load(path(workdir, "tokenizer.json"))
@@ -101,7 +139,7 @@ def check_same_data(workdir: str, fingerprints: dict[str, str]) -> None:
     if changed:
         raise WorkdirError(
             f"{workdir} was trained on other data: {', '.join(changed)} changed. Continue it with "
-            "the data it began with (config.dataset.data_dir), or give another --workdir"
+            "the data it began with (config.dataset names where it lies), or give another --workdir"
         )
 
 

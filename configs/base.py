@@ -145,6 +145,42 @@ def conv_encoder() -> ConfigDict:
     return encoder
 
 
+def mobilenet_v2() -> ConfigDict:
+    """MobileNetV2 with weights of Keras (`capjax.models.mobilenet_v2`)."""
+    encoder = ConfigDict()
+    encoder.name = "mobilenet_v2"
+    # "imagenet", which Keras downloads; a .h5 or .weights.h5 file of Keras; or "", fresh ones.
+    encoder.weights = "imagenet"
+    # Multiplies the channels of all layers.
+    encoder.alpha = 1.0
+    # Whether training leaves the encoder as it is.
+    encoder.frozen = True
+    # Type of a frozen encoder's features, which are computed once and kept in dataset.cache_dir:
+    # "float16" or "bfloat16". "" computes them in each step, as crops and flips need it.
+    encoder.cache = "float16"
+    return encoder
+
+
+def adapter() -> ConfigDict:
+    """What fits a pretrained encoder's features to a decoder (`capjax.models.adapter`)."""
+    adapter = ConfigDict()
+    # Width of the memory that the decoder sees.
+    adapter.width = 256
+    # Self-attention blocks over the memory; 0 has none.
+    adapter.depth = 0
+    # Attention heads a block.
+    adapter.num_heads = 4
+    # Inner width of a feed-forward block over the width.
+    adapter.mlp_ratio = 4.0
+    # "learned" or "sincos": what says where a feature lies.
+    adapter.positions = "sincos"
+    # Dropout rate on the encoder's features.
+    adapter.input_dropout = 0.0
+    # Dropout rate on projected features and residuals.
+    adapter.dropout = 0.1
+    return adapter
+
+
 def transformer_decoder() -> ConfigDict:
     """A transformer decoder (`capjax.models.transformer_decoder`)."""
     decoder = ConfigDict()

@@ -49,7 +49,9 @@ def test_training_step(model, platform, packed):
         learning_rate_schedule(1e-3, 1, 10), b1=0.9, b2=0.98, weight_decay=0.1, clip_norm=1.0
     )
     state = jax.eval_shape(
-        lambda: init_state(model.init_params(jax.random.key(0), (16, 16, 3)), optimizer, ema=True)
+        lambda: init_state(
+            model.init_variables(jax.random.key(0), (16, 16, 3))["params"], optimizer, ema=True
+        )
     )
     batch = {
         "image": jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8),
@@ -64,13 +66,13 @@ def test_training_step(model, platform, packed):
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_beam_search_with_attention(model, platform):
-    params = jax.eval_shape(lambda: model.init_params(jax.random.key(0), (16, 16, 3)))
+    variables = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (16, 16, 3)))
     method = BeamSearch(num_beams=3, length_penalty=1.0, early_stopping=True, max_length=9)
     decode = make_decode(model, TOKENIZER, method, attention=True)
 
-    def caption(params, images, index):
-        return decode(params, model.apply({"params": params}, images, method="encode"), index)
+    def caption(variables, images, index):
+        return decode(variables, model.apply(variables, images, method="encode"), index)
 
     images = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)
-    text = lower(caption, platform, params, images, jax.ShapeDtypeStruct((4,), jnp.int32))
+    text = lower(caption, platform, variables, images, jax.ShapeDtypeStruct((4,), jnp.int32))
     assert "while" in text

@@ -91,7 +91,7 @@ def test_a_killed_run_ends_as_if_it_never_was(home, trained, tmp_path):
     assert f"continuing {tmp_path} from step" in again.stdout
     assert untimed(log) == untimed(trained[0] / "metrics.jsonl")
     whole, killed = capjax.load(trained[0], "latest"), capjax.load(tmp_path, "latest")
-    for left, right in zip(*map(jax.tree.leaves, (whole.params, killed.params)), strict=True):
+    for left, right in zip(*map(jax.tree.leaves, (whole.variables, killed.variables)), strict=True):
         np.testing.assert_array_equal(left, right)
 
 

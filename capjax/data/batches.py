@@ -26,10 +26,11 @@ import numpy as np
 from capjax.data.captions import EncodedCaptions
 from capjax.data.tokenizer import Tokenizer
 
-_EPOCH, _WINDOW, _CAPTIONS = range(3)
+_EPOCH, _WINDOW, _CAPTIONS, AUGMENTATION = range(4)
 
 
-def _generator(seed: int, purpose: int, number: int) -> np.random.Generator:
+def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
+    """Random numbers that only these three decide; `purpose` is one of the constants above."""
     # The number is the counter's highest word, which leaves each one 2**192 blocks of its own.
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, 0, number]))
 
@@ -130,7 +131,7 @@ class Schedule:
         shape = (self._window_batches, self._batch_size)
         rows = zip(positions.reshape(shape), index.reshape(shape), strict=True)
         plans = [BatchPlan(p, i) for p, i in rows]
-        shuffled = _generator(self._seed, _WINDOW, window).permutation(self._window_batches)
+        shuffled = generator(self._seed, _WINDOW, window).permutation(self._window_batches)
         return [plans[k] for k in shuffled]
 
     def _images_at(self, positions: np.ndarray) -> np.ndarray:
@@ -143,7 +144,7 @@ class Schedule:
     def _permutation(self, epoch: int) -> np.ndarray:
         number, images = self._last_permutation
         if number != epoch:
-            images = _generator(self._seed, _EPOCH, epoch).permutation(self._images)
+            images = generator(self._seed, _EPOCH, epoch).permutation(self._images)
             self._last_permutation = (epoch, images)
         return images
 
@@ -221,6 +222,10 @@ class TrainBatches:
         """Only the images of a step, int32 [b]."""
         return self._schedule(step).index[self._rows]
 
+    def positions(self, step: int) -> np.ndarray:
+        """The places of a step's images in the endless stream, int64 [b]."""
+        return self._schedule(step).positions[self._rows]
+
     def __call__(self, step: int) -> Batch:
         """This host's rows of a step's batch."""
         plan = self._schedule(step)
@@ -250,7 +255,7 @@ class TrainBatches:
         if len(captions) <= self._captions_per_image:
             return captions
         # A position stands for an epoch and an image, and bucketing does not change it.
-        order = _generator(self._seed, _CAPTIONS, position).permutation(len(captions))
+        order = generator(self._seed, _CAPTIONS, position).permutation(len(captions))
         return [captions[k] for k in order[: self._captions_per_image]]
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 # Pillow takes headers as they come; a lying one would ask for the whole memory. Half a billion
 # bytes decoded are plenty for a photograph, and Pillow's own limit (89 million pixels, where it
@@ -16,6 +16,7 @@ MAX_PIXELS = 80_000_000
 # needs (PostScript among it).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
+_PHOTOMETRIC_TAG = 0x0106
 _ORIENTATION_TAG = 0x0112
 # EXIF 2.32, 4.6.4: how the stored rows and columns lie on the upright picture.
 _UPRIGHT = {
@@ -38,8 +39,10 @@ def load_pixels(
     size: int,
     *,
     name: str | None = None,
+    crop: tuple[int, int, int, int] | None = None,
+    flip: bool = False,
 ) -> np.ndarray:
-    """The pixels that a model sees: `load_image`, resized to a square.
+    """The pixels that a model sees: `load_image`, or a part of it, resized to a square.
 
     The resize is antialiased and bilinear and, as in the known tutorials, does not keep the
     aspect ratio.
@@ -48,17 +51,22 @@ def load_pixels(
       image: see `load_image`.
       size: side of the result in pixels.
       name: see `load_image`.
+      crop: (left, top, right, bottom) of the part in the upright picture, in pixels; None for all.
+      flip: whether left and right change places.
 
     Returns:
       uint8 [size, size, 3].
 
     Raises:
       ImageError: see `load_image`.
-      ValueError: `size` is below one.
+      ValueError: `size` is below one, or `crop` does not lie in the picture.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel, not {size}")
-    resized = load_image(image, name=name).resize((size, size), Image.Resampling.BILINEAR)
+    picture = load_image(image, name=name)
+    resized = picture.resize((size, size), Image.Resampling.BILINEAR, box=crop)
+    if flip:
+        resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     # A copy, because the array that Pillow lends is read-only.
     return np.array(resized)
 
@@ -85,7 +93,9 @@ def load_image(
     if width * height > MAX_PIXELS:
         raise ImageError(f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS} taken")
     try:
-        rgb = _to_rgb(_turn_upright(opened))
+        # Decoded first: reading a TIFF turns it by itself and then drops the tag.
+        opened.load()
+        rgb = _to_rgb(_turn_upright(_as_meant(opened)))
         # Upright now: with its tag it would be turned again by whoever loads it next.
         rgb.info.clear()
         return rgb
@@ -144,9 +154,18 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
+def _as_meant(image: Image.Image) -> Image.Image:
+    """Inverts what Pillow gives as a negative; only the file itself says that it is one."""
+    # Adobe stores CMYK upside down and marks the file. Pillow takes every JPEG for Adobe's.
+    if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
+        return ImageChops.invert(image)
+    # TIFF 6.0: photometric interpretation 0 has white at 0. Pillow heeds it up to 8 bits.
+    if image.format == "TIFF" and image.mode == "I;16" and image.tag_v2.get(_PHOTOMETRIC_TAG) == 0:
+        return Image.fromarray(65535 - np.asarray(image))
+    return image
+
+
 def _turn_upright(image: Image.Image) -> Image.Image:
-    # Decoded first: reading a TIFF turns it by itself and then drops the tag.
-    image.load()
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # damaged EXIF is no reason to lose the picture

@@ -8,9 +8,11 @@ Python's lock), so batches are the same as if they were made one after the other
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
+from capjax.data.augment import Augmentation, draw_view
 from capjax.data.batches import TrainBatches
 from capjax.data.captions import EncodedCaptions
 from capjax.data.reading import CHUNK, check_same_source, read_chunk
@@ -37,6 +39,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 8,
+    augmentation: Augmentation | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Training batches of steps first_step, first_step + 1, ... without end.
 
@@ -49,7 +52,7 @@ def train_batches(
       batch_size: images in the global batch, B, of which this host has b.
       captions_per_image: C.
       image_size: S, side of the pixels.
-      seed: of the order and of the choice of captions.
+      seed: of the order, the choice of captions and the augmentation.
       first_step: where to start.
       length_bucket: see `batches.TrainBatches`.
       packed: see `batches.TrainBatches`.
@@ -57,6 +60,7 @@ def train_batches(
       process_index: this host.
       process_count: all hosts.
       num_threads: threads that read, decode and resize.
+      augmentation: random crops and flips, drawn anew each time an image comes; None for none.
 
     Returns:
       An iterator of {"image": uint8 [b, S, S, 3], "tokens": int32 [b, C, T+1], "lengths":
@@ -79,7 +83,17 @@ def train_batches(
         process_index=process_index,
         process_count=process_count,
     )
-    pixels = _read_batches(source, batches.index, first_step, image_size, num_threads)
+
+    def plan_of(step):
+        return batches.index(step), batches.positions(step)
+
+    def read(index, positions):
+        if augmentation in (None, Augmentation()):
+            return read_chunk(source, index, image_size)
+        views = [partial(draw_view, augmentation, seed, p) for p in positions.tolist()]
+        return read_chunk(source, index, image_size, views)
+
+    pixels = _read_batches(read, plan_of, first_step, image_size, num_threads)
 
     def iterate():
         for step, image in enumerate(pixels, first_step):
@@ -104,35 +118,40 @@ def _tensorflow():
 
 
 def _read_batches(
-    source: Source,
-    index_of: Callable[[int], np.ndarray],
+    read: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    plan_of: Callable[[int], tuple[np.ndarray, np.ndarray]],
     first: int,
     image_size: int,
     num_threads: int,
 ) -> Iterator[np.ndarray]:
-    """Yields the pixels [b, S, S, 3] of the images `index_of(step)` from step `first` on."""
+    """Yields the pixels [b, S, S, 3] of each step from `first` on.
+
+    `plan_of(step)` are the images and their positions, int32 [b] and int64 [b]; `read` gives the
+    pixels of a part of them.
+    """
     tf = _tensorflow()
     failures = []
-    rows = len(index_of(first))
+    rows = len(plan_of(first)[0])
     chunk = max(c for c in range(1, CHUNK + 1) if rows % c == 0)
     shape = (image_size, image_size, 3)
 
-    def read(index):
+    def read_or_fail(index, positions):
         # An exception would reach the caller as a trace of text in one of TensorFlow's: it waits
         # in `failures` instead until it is its batch's turn.
         try:
-            return read_chunk(source, index, image_size), np.int64(-1)
+            return read(index, positions), np.int64(-1)
         except Exception as error:
             failures.append(error)
             return np.zeros((chunk, *shape), np.uint8), np.int64(failures.index(error))
 
-    def pixels_of(index):
-        pixels, failure = tf.numpy_function(read, [index], (tf.uint8, tf.int64), stateful=False)
+    def pixels_of(index, positions):
+        inputs, types = [index, positions], (tf.uint8, tf.int64)
+        pixels, failure = tf.numpy_function(read_or_fail, inputs, types, stateful=False)
         return tf.ensure_shape(pixels, (chunk, *shape)), tf.ensure_shape(failure, ())
 
     def plan(step):
-        index = tf.numpy_function(index_of, [step], tf.int32, stateful=False)
-        return tf.reshape(index, (rows // chunk, chunk))
+        images = tf.numpy_function(plan_of, [step], (tf.int32, tf.int64), stateful=False)
+        return tuple(tf.reshape(part, (rows // chunk, chunk)) for part in images)
 
     dataset = (
         tf.data.Dataset.range(first, tf.int64.max)

@@ -1,14 +1,15 @@
 """Pixels of a source's images by index, and evaluation batches without TensorFlow."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from capjax.data.augment import View
 from capjax.data.batches import eval_indices, eval_text
 from capjax.data.captions import EncodedCaptions
-from capjax.data.images import load_pixels
+from capjax.data.images import load_image, load_pixels
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 
@@ -16,9 +17,14 @@ from capjax.data.tokenizer import Tokenizer
 # reading it does.
 CHUNK = 16
 
+# From the (width, height) of a picture to what is seen of it.
+ViewOf = Callable[[tuple[int, int]], View]
 
-def read_pixels(source: Source, index: int, size: int) -> np.ndarray:
+
+def read_pixels(source: Source, index: int, size: int, view_of: ViewOf | None = None) -> np.ndarray:
     """The pixels of one image, uint8 [size, size, 3]; black for index -1, a filling row.
+
+    Without `view_of` all of the image is seen.
 
     Raises:
       ImageError: the image is unusable; the message names its id and the source.
@@ -27,12 +33,21 @@ def read_pixels(source: Source, index: int, size: int) -> np.ndarray:
         return np.zeros((size, size, 3), np.uint8)
     image, image_id, _ = source[int(index)]
     path = f" at {image}" if isinstance(image, str) else ""
-    return load_pixels(image, size, name=f"image {image_id!r} of {source.name}{path}")
+    name = f"image {image_id!r} of {source.name}{path}"
+    if view_of is None:
+        return load_pixels(image, size, name=name)
+    # The size of an upright picture is known once it is decoded, which happens only here.
+    picture = load_image(image, name=name)
+    crop, flip = view_of(picture.size)
+    return load_pixels(picture, size, name=name, crop=crop, flip=flip)
 
 
-def read_chunk(source: Source, index: np.ndarray, size: int) -> np.ndarray:
+def read_chunk(
+    source: Source, index: np.ndarray, size: int, views: Sequence[ViewOf] | None = None
+) -> np.ndarray:
     """`read_pixels` of several images one after the other, uint8 [len(index), size, size, 3]."""
-    return np.stack([read_pixels(source, i, size) for i in index])
+    views = [None] * len(index) if views is None else views
+    return np.stack([read_pixels(source, i, size, v) for i, v in zip(index, views, strict=True)])
 
 
 def check_same_source(source: Source, encoded: EncodedCaptions) -> None:
@@ -86,10 +101,17 @@ def eval_batches(
         process_count=process_count,
     )
 
-    return _read_batches(source, encoded, tokenizer, indices, image_size, num_threads)
+    batches = read_batches(source, indices, image_size=image_size, num_threads=num_threads)
+    return (
+        eval_batch(pixels, index, encoded, tokenizer)
+        for pixels, index in zip(batches, indices, strict=True)
+    )
 
 
-def _read_batches(source, encoded, tokenizer, indices, image_size, num_threads):
+def read_batches(
+    source: Source, indices: np.ndarray, *, image_size: int, num_threads: int
+) -> Iterator[np.ndarray]:
+    """Yields the pixels [b, S, S, 3] of batches of image indices [batches, b], one read ahead."""
     pool = ThreadPoolExecutor(num_threads)
     ahead = deque()
     try:
@@ -98,8 +120,7 @@ def _read_batches(source, encoded, tokenizer, indices, image_size, num_threads):
                 chunks = np.array_split(indices[k], -(-indices.shape[1] // CHUNK))
                 ahead.append([pool.submit(read_chunk, source, c, image_size) for c in chunks])
             if k > 0:
-                pixels = np.concatenate([read.result() for read in ahead.popleft()])
-                yield eval_batch(pixels, indices[k - 1], encoded, tokenizer)
+                yield np.concatenate([read.result() for read in ahead.popleft()])
     finally:
         # Reached too when the caller stops early or an image is unusable.
         pool.shutdown(cancel_futures=True)

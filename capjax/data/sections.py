@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from capjax.data.captions import CaptionTable, read_captions
+from capjax.data.check_images import usable
 from capjax.data.source import DataError, Source
 from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
 
@@ -46,7 +47,7 @@ def open_source(dataset: Mapping[str, Any], split: str) -> Source:
 
         return open_folder(
             _given(dataset, "file"),
-            dataset["root"] or None,
+            os.path.expanduser(dataset["root"]) or None,
             split,
             validation_share=dataset["validation_share"],
             seed=dataset["split_seed"],
@@ -55,6 +56,23 @@ def open_source(dataset: Mapping[str, Any], split: str) -> Source:
     from capjax.data.tfds_source import open_tfds
 
     return open_tfds(name, split, data_dir=dataset["data_dir"] or None)
+
+
+def open_usable(dataset: Mapping[str, Any], split: str) -> Source:
+    """`open_source`, and where its images are a user's files, all of them can be read.
+
+    What happens to one that can't be is `dataset.bad_images`'s to say; the check is made once and
+    kept in `dataset.cache_dir`.
+    """
+    source = open_source(dataset, split)
+    if "bad_images" not in dataset:
+        return source
+    return usable(
+        source,
+        bad_images=dataset["bad_images"],
+        cache_dir=cache_dir(dataset),
+        num_threads=dataset["num_threads"],
+    )
 
 
 def _given(dataset: Mapping[str, Any], field: str) -> str:

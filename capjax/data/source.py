@@ -1,6 +1,7 @@
 """A source of captioned images: random access and nothing more."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 
 class DataError(Exception):
@@ -27,10 +28,12 @@ class Source(Protocol):
     Attributes:
       name: says dataset and split to a person, e.g. "shapes/validation".
       fingerprint: hex digest of the content; whatever is derived from a source is keyed by it.
+      selection: what was drawn from a larger dataset, JSON values; {} where nothing was.
     """
 
     name: str
     fingerprint: str
+    selection: Mapping[str, Any]
 
     def __len__(self) -> int: ...
 

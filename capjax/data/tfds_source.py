@@ -31,6 +31,7 @@ class TfdsSource:
     Attributes:
       name: dataset and split, e.g. "coco_captions/train+restval".
       fingerprint: of dataset, version, split, and size and first 64 KiB of each record file.
+      selection: {}, a split is whole.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
@@ -67,6 +68,7 @@ class TfdsSource:
             ) from error
         self.name = f"{builder.info.name}/{split}"
         self.fingerprint = _fingerprint(builder.info, split, files)
+        self.selection = {}
 
     def __len__(self) -> int:
         return len(self._records)

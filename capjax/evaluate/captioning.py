@@ -108,21 +108,21 @@ class CaptionBatches:
         decode = make_decode(model, tokenizer, method, attention=attention)
 
         def decode_and_note(
-            params: Any, images: jax.Array, index: jax.Array
+            variables: Any, images: jax.Array, index: jax.Array
         ) -> dict[str, jax.Array]:
-            memory = model.apply({"params": params}, images, method="encode")
+            memory = model.apply(variables, images, method="encode")
             self._grid = (memory.grid, memory.prefix)  # Static: known when this is traced.
-            return decode(params, memory, index)
+            return decode(variables, memory, index)
 
         self._decode = parallel.map_devices(decode_and_note)
 
     def __call__(
-        self, params: Any, batches: Iterable[Mapping[str, np.ndarray]]
+        self, variables: Any, batches: Iterable[Mapping[str, np.ndarray]]
     ) -> Iterator[tuple[int, Caption]]:
         """Yields (index, caption) for every real row of the batches.
 
         Args:
-          params: replicated.
+          variables: replicated.
           batches: "image" [B, H, W, 3] or "features" [B, P, F], and "index" int32 [B], -1 in rows
             that only fill the batch; B divides over the devices.
         """
@@ -130,7 +130,7 @@ class CaptionBatches:
             images = batch["image"] if "image" in batch else batch["features"]
             index = batch["index"]
             inputs = parallel.shard((images, index))
-            result = parallel.unshard(self._decode(params, *inputs))
+            result = parallel.unshard(self._decode(variables, *inputs))
             for row in np.flatnonzero(index >= 0):
                 yield int(index[row]), self._caption(result, row)
 
@@ -155,7 +155,7 @@ class CaptionBatches:
 def make_decode(
     model: Captioner, tokenizer: Tokenizer, method: Method, *, attention: bool
 ) -> Callable[[Any, Memory, jax.Array], dict[str, jax.Array]]:
-    """A per-device (params, memory, index [B]) -> the best caption of each image.
+    """A per-device (variables, memory, index [B]) -> the best caption of each image.
 
     A sample depends on its image's index, not on the batch or the device that it falls to.
     Its result has tokens int32 [B, T] without bos, lengths int32 [B] with eos, scores and
@@ -163,14 +163,12 @@ def make_decode(
     """
     ids = {name: getattr(tokenizer, name) for name in ("bos_id", "eos_id", "pad_id")}
 
-    def decode(params: Any, memory: Memory, index: jax.Array) -> dict[str, jax.Array]:
+    def decode(variables: Any, memory: Memory, index: jax.Array) -> dict[str, jax.Array]:
         def step(carry, token):
-            return model.apply({"params": params}, carry, token, attention=attention, method="step")
+            return model.apply(variables, carry, token, attention=attention, method="step")
 
         width = method.num_beams if isinstance(method, BeamSearch) else 1
-        carry = model.apply(
-            {"params": params}, memory, width, method.max_length - 1, method="init_carry"
-        )
+        carry = model.apply(variables, memory, width, method.max_length - 1, method="init_carry")
         common = {**ids, "max_length": method.max_length, "return_attention": attention}
         if isinstance(method, BeamSearch):
             result = beam_search(

@@ -8,7 +8,6 @@ to each other, as the encoders of the transformer captioners on frozen features 
 
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 

@@ -1,12 +1,46 @@
 """An encoder and a decoder as one model, with the decoder's contract on top."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from capjax.models.contract import Carry, DecoderOutput, Memory
+
+Variables = dict[str, Any]
+
+
+def split_frozen(variables: Variables, *, freeze_encoder: bool) -> tuple[Any, Variables]:
+    """The parameters to train, and the variables that stay.
+
+    Statistics of batch norms stay always (see `capjax.models.mobilenet_v2`), and the encoder's
+    parameters where it is frozen.
+    """
+    params = dict(variables["params"])
+    frozen = {name: value for name, value in variables.items() if name != "params"}
+    if freeze_encoder and "encoder" in params:
+        frozen["params"] = {"encoder": params.pop("encoder")}
+    return params, frozen
+
+
+def join_frozen(params: Any, frozen: Variables) -> Variables:
+    """The variables that `split_frozen` took apart."""
+    return {**frozen, "params": {**frozen.get("params", {}), **params}}
+
+
+def encoder_variables(variables: Variables) -> Variables:
+    """The encoder's own variables, as its `apply` takes them."""
+    return {name: value["encoder"] for name, value in variables.items() if "encoder" in value}
+
+
+def put_encoder(variables: Variables, encoder: Variables) -> Variables:
+    """The variables with the encoder's own in place of what it had."""
+    return {
+        name: {**value, "encoder": encoder[name]} if "encoder" in value else value
+        for name, value in variables.items()
+    }
 
 
 class FeatureEncoder(nn.Module):
@@ -75,10 +109,10 @@ class Captioner(nn.Module):
         """See the decoder's `step`."""
         return self.decoder.step(carry, token, attention=attention)
 
-    def init_params(self, key: jax.Array, image_shape: tuple[int, ...]) -> dict:
-        """Fresh parameters for images of `image_shape` (H, W, 3) or features (P, F)."""
+    def init_variables(self, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
+        """Fresh variables for images of `image_shape` (H, W, 3) or features (P, F)."""
         dtype = jnp.uint8 if len(image_shape) == 3 else jnp.float32
         images = jnp.zeros((1, *image_shape), dtype)
         tokens = jnp.zeros((1, 1, 2), jnp.int32)
         init = jax.jit(functools.partial(self.init, train=False))
-        return init(key, images, tokens)["params"]
+        return dict(init(key, images, tokens))

@@ -102,6 +102,7 @@ class Checkpoints:
             params=saved["params"],
             opt_state=saved["optimizer"]["state"],
             ema=saved["ema"] if like.ema is not None else None,
+            frozen=like.frozen,
         )
         return state, saved["progress"]
 

@@ -122,7 +122,9 @@ def train(
             clock.restart()
         if due or (cadence.checkpoint_every and step % cadence.checkpoint_every == 0):
             ranked = {stopping.metric: results[stopping.metric]} if due else None
-            checkpoints.save(parallel.unreplicate(state), dataclasses.asdict(stopping), ranked)
+            # What is frozen is no part of a checkpoint, and need not leave the device.
+            saved = parallel.unreplicate(state.replace(frozen={}))
+            checkpoints.save(saved, dataclasses.asdict(stopping), ranked)
     bar.close()
     if stopping.exhausted:
         print(

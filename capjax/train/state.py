@@ -1,4 +1,4 @@
-"""All that training changes, as one tree."""
+"""All that a training step needs beside its batch, as one tree."""
 
 from typing import Any
 
@@ -7,30 +7,39 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from capjax.models.captioner import Variables, join_frozen
+
 
 @struct.dataclass
 class TrainState:
-    """What a checkpoint holds and a step replaces.
+    """What a step replaces, which a checkpoint holds, and beside it what stays.
 
     Attributes:
       step: int32 scalar, updates done.
       params: of the captioner.
       opt_state: of the optimizer.
       ema: the moving average of the parameters, or None when it is off.
+      frozen: variables that training does not change; a run keeps them once, in no checkpoint.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     ema: Any
+    frozen: Variables = struct.field(default_factory=dict)
 
     @property
-    def eval_params(self) -> Any:
-        """What to evaluate and caption with: the average where there is one."""
-        return self.params if self.ema is None else self.ema
+    def eval_variables(self) -> Variables:
+        """What to evaluate and caption with: the average of the parameters where there is one."""
+        return join_frozen(self.params if self.ema is None else self.ema, self.frozen)
 
 
-def init_state(params: Any, optimizer: optax.GradientTransformation, ema: bool) -> TrainState:
+def init_state(
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    ema: bool,
+    frozen: Variables | None = None,
+) -> TrainState:
     """The state before the first step; the average starts at the parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -38,6 +47,7 @@ def init_state(params: Any, optimizer: optax.GradientTransformation, ema: bool) 
         opt_state=optimizer.init(params),
         # A copy: a donated buffer may not serve twice.
         ema=jax.tree.map(jnp.copy, params) if ema else None,
+        frozen=frozen or {},
     )
 
 

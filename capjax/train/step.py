@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from capjax import parallel
-from capjax.models.captioner import Captioner
+from capjax.models.captioner import Captioner, Variables, join_frozen
 from capjax.models.contract import take_packed
 from capjax.train.loss import caption_loss
 from capjax.train.state import TrainState, update_ema
@@ -27,7 +27,7 @@ def inputs(batch: Batch) -> jax.Array:
 
 def batch_loss(
     model: Captioner,
-    params: Any,
+    variables: Variables,
     batch: Batch,
     *,
     train: bool,
@@ -42,7 +42,7 @@ def batch_loss(
     else:
         targets, real = take_packed(targets, packing), packing[:, None] >= 0
     output = model.apply(
-        {"params": params},
+        variables,
         inputs(batch),
         tokens[..., :-1],
         train=train,
@@ -82,15 +82,16 @@ def make_train_step(
       evaluation has it), objective (with label smoothing), accuracy, tokens, captions, grad_norm.
     """
 
-    def loss_sum(params: Any, batch: Batch, key: jax.Array):
+    def loss_sum(params: Any, frozen: Variables, batch: Batch, key: jax.Array):
+        variables = join_frozen(params, frozen)
         sums = batch_loss(
-            model, params, batch, train=True, key=key, label_smoothing=label_smoothing
+            model, variables, batch, train=True, key=key, label_smoothing=label_smoothing
         )
         return sums["loss"], sums
 
     gradient = jax.grad(loss_sum, has_aux=True)
 
-    def accumulated(params: Any, batch: Batch, key: jax.Array):
+    def accumulated(params: Any, frozen: Variables, batch: Batch, key: jax.Array):
         """Sums of gradients and losses over the microbatches, one at a time in memory."""
         size = batch["lengths"].shape[0]
         if size % accumulate:
@@ -101,10 +102,11 @@ def make_train_step(
 
         def add(total, indexed):
             index, part = indexed
-            new = gradient(params, part, jax.random.fold_in(key, index))
+            new = gradient(params, frozen, part, jax.random.fold_in(key, index))
             return jax.tree.map(jnp.add, total, new), None
 
-        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], micro), key)
+        first = jax.tree.map(lambda x: x[0], micro)
+        shapes = jax.eval_shape(gradient, params, frozen, first, key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(add, zeros, (jnp.arange(accumulate), micro))[0]
 
@@ -112,7 +114,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         key = jax.random.fold_in(key, parallel.device_index())
         compute = gradient if accumulate == 1 else accumulated
-        grads, sums = compute(state.params, batch, key)
+        grads, sums = compute(state.params, state.frozen, batch, key)
         captions = (batch["lengths"] > 0).sum().astype(jnp.float32)
         grads, sums, captions = parallel.psum((grads, sums, captions))
         count = jnp.maximum(sums["tokens"], 1.0)
@@ -128,16 +130,16 @@ def make_train_step(
             "captions": captions,
             "grad_norm": optax.tree.norm(grads),
         }
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        return TrainState(state.step + 1, params, opt_state, ema, state.frozen), metrics
 
     return step
 
 
-def make_loss_step(model: Captioner) -> Callable[[Any, Batch], dict[str, jax.Array]]:
-    """A per-device (params, batch) -> sums of teacher-forced nll, correct and tokens."""
+def make_loss_step(model: Captioner) -> Callable[[Variables, Batch], dict[str, jax.Array]]:
+    """A per-device (variables, batch) -> sums of teacher-forced nll, correct and tokens."""
 
-    def step(params: Any, batch: Batch) -> dict[str, jax.Array]:
-        sums = batch_loss(model, params, batch, train=False)
+    def step(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        sums = batch_loss(model, variables, batch, train=False)
         return parallel.psum({name: sums[name] for name in ("nll", "correct", "tokens")})
 
     return step

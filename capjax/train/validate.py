@@ -25,16 +25,16 @@ class TeacherForced:
     So a split is read once for its loss and its captions.
     """
 
-    def __init__(self, loss_step: Callable[[Any, Any], dict[str, jax.Array]], params: Any):
-        """Takes `make_loss_step`, mapped over devices, and replicated parameters."""
-        self._loss_step, self._params = loss_step, params
+    def __init__(self, loss_step: Callable[[Any, Any], dict[str, jax.Array]], variables: Any):
+        """Takes `make_loss_step`, mapped over devices, and replicated variables."""
+        self._loss_step, self._variables = loss_step, variables
         self._total = {"nll": 0.0, "correct": 0.0, "tokens": 0.0}
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yields the batches, which have "tokens" and "lengths", after it has measured them."""
         for batch in batches:
             inputs = {name: value for name, value in batch.items() if name != "index"}
-            sums = parallel.unreplicate(self._loss_step(self._params, parallel.shard(inputs)))
+            sums = parallel.unreplicate(self._loss_step(self._variables, parallel.shard(inputs)))
             self._total = {name: self._total[name] + float(sums[name]) for name in self._total}
             yield batch
 
@@ -56,7 +56,8 @@ class Validation:
       samplers: (name, captions with attention), for the fixed images.
       batches: () -> the split's batches, with "index", "tokens" and "lengths".
       table: the split's ids and raw captions.
-      samples: pixels of the fixed images, uint8 [S, H, W, 3]: the split's first S.
+      pixels: of the fixed images, uint8 [S, H, W, 3]: the split's first S.
+      inputs: the same images as the model takes them, {"image": ...} or {"features": ...}.
       scorers: further metrics of image id -> caption.
       writer: where texts and figures go.
       figures: folder of the figures.
@@ -67,30 +68,31 @@ class Validation:
     samplers: Sequence[tuple[str, CaptionBatches]]
     batches: Callable[[], Iterator[Batch]]
     table: CaptionTable
-    samples: np.ndarray
+    pixels: np.ndarray
+    inputs: Batch
     scorers: Sequence[Scorer]
     writer: Writer
     figures: str
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         """Evaluates a replicated state; all metrics by name."""
-        params = state.eval_params
-        forced = TeacherForced(self.loss_step, params)
+        variables = state.eval_variables
+        forced = TeacherForced(self.loss_step, variables)
         captions = {
             self.table.image_ids[index]: caption.text
-            for index, caption in self.search(params, forced.watch(self.batches()))
+            for index, caption in self.search(variables, forced.watch(self.batches()))
         }
         # METEOR starts a Java process that outlasts the rest; `--mode evaluate` has it.
         scores = score_captions(self.table, captions, self.scorers, meteor=False)
-        if len(self.samples):
-            self._show(step, params)
+        if len(self.pixels):
+            self._show(step, variables)
         return {**forced.metrics(), **scores}
 
-    def _show(self, step: int, params: Any) -> None:
+    def _show(self, step: int, variables: Any) -> None:
         rows = []
         for name, sampler in self.samplers:
-            for index, caption in sampler(params, [fill_batch(self.samples)]):
-                figure = attention_figure(self.samples[index], caption)
+            for index, caption in sampler(variables, [fill_batch(self.inputs)]):
+                figure = attention_figure(self.pixels[index], caption)
                 path = f"step_{step:07d}/image_{index}_{name}.png"
                 save_figure(figure, os.path.join(self.figures, path), dpi=60)
                 self.writer.image(step, f"image_{index}/{name}", figure_pixels(figure))
@@ -98,11 +100,12 @@ class Validation:
         self.writer.text(step, "captions", samples_table(rows, self.table))
 
 
-def fill_batch(images: np.ndarray) -> dict[str, np.ndarray]:
+def fill_batch(inputs: Batch) -> dict[str, np.ndarray]:
     """A batch of images, with rows of index -1 until it divides over the local devices."""
+    (name, images), *_ = inputs.items()
     fill = -len(images) % jax.local_device_count()
     index = np.concatenate([np.arange(len(images)), np.full(fill, -1)]).astype(np.int32)
-    return {"image": np.concatenate([images, np.repeat(images[-1:], fill, axis=0)]), "index": index}
+    return {name: np.concatenate([images, np.repeat(images[-1:], fill, axis=0)]), "index": index}
 
 
 def samples_table(rows: Sequence[tuple[int, str, Caption]], table: CaptionTable) -> str:

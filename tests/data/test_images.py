@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capjax.data import images
 from capjax.data.images import ImageError, load_image, load_pixels
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -39,16 +38,27 @@ def test_all_ways_in_give_the_same_pixels(tmp_path):
     assert load_pixels(np.full((3, 4), 7, np.uint8), 5).tolist() == [[[7] * 3] * 5] * 5
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+# EXIF 2.32, 4.6.4: which side of the picture the first stored row is, and which the first column.
+STORED = {
+    1: lambda p: p,  # top, left
+    2: lambda p: p[:, ::-1],  # top, right
+    3: lambda p: p[::-1, ::-1],  # bottom, right
+    4: lambda p: p[::-1],  # bottom, left
+    5: lambda p: p.swapaxes(0, 1),  # left, top
+    6: lambda p: p[:, ::-1].swapaxes(0, 1),  # right, top
+    7: lambda p: p[::-1, ::-1].swapaxes(0, 1),  # right, bottom
+    8: lambda p: p[::-1].swapaxes(0, 1),  # left, bottom
+}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "MPO"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_obeyed(kind, orientation):
-    upright = Image.fromarray(CORNERS)
-    undo = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-    turn = undo.get(orientation, images._UPRIGHT.get(orientation))
-    stored = upright if turn is None else upright.transpose(turn)
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](CORNERS)))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
+    options = {"quality": 95} if kind in ("JPEG", "WEBP", "MPO") else {}
+    options |= {"save_all": True, "append_images": [stored]} if kind == "MPO" else {}
     pixels = load_pixels(encode(stored, kind, exif=exif, **options), 40).astype(int)
     expected = load_pixels(CORNERS, 40).astype(int)
     corners = np.ix_([5, 34], [5, 34])

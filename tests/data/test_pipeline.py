@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from capjax.data.augment import Augmentation, draw_view
+from capjax.data.batches import TrainBatches
 from capjax.data.captions import encode_captions, read_captions
 from capjax.data.images import ImageError, load_pixels
 from capjax.data.reading import eval_batches
@@ -87,6 +89,88 @@ def test_resuming_gives_the_same_batches(batch_size, bucket):
     whole = take(11, **options)
     for first in (1, 7):
         assert_equal(take(11 - first, first_step=first, **options), whole[first:])
+
+
+class NoisySource(TinySource):
+    """Images in which no part is like another."""
+
+    def __init__(self):
+        super().__init__()
+        for i, example in enumerate(self.examples):
+            noise = np.random.default_rng(i).integers(0, 255, (20, 30 - i, 3)).astype(np.uint8)
+            content = io.BytesIO()
+            Image.fromarray(noise).save(content, "PNG")
+            self.examples[i] = example._replace(image=content.getvalue())
+
+
+NOISY = NoisySource()
+AUGMENTATION = Augmentation(crop_area=0.2, flip=True)
+
+
+def augmented_by_position(count, augmentation=AUGMENTATION, **options):
+    """The pixels at each place of the stream of images, from some way of cutting it."""
+    options = OPTIONS | options
+    batches = take(count, source=NOISY, augmentation=augmentation, **options)
+    plan = TrainBatches(
+        ENCODED,
+        TOKENIZER,
+        **{k: v for k, v in options.items() if k not in ("image_size", "num_threads")},
+    )
+    return {
+        int(position): (int(index), pixels)
+        for step, batch in enumerate(batches)
+        for position, index, pixels in zip(
+            plan.positions(step), plan.index(step), batch["image"], strict=True
+        )
+    }
+
+
+def test_augmentation_depends_on_the_position_alone():
+    whole = augmented_by_position(12)
+    assert sorted(whole) == list(range(48))
+    for position, (index, pixels) in whole.items():
+        picture = Image.open(io.BytesIO(NOISY[index].image))
+        crop, flip = draw_view(AUGMENTATION, 1, position, picture.size)
+        expected = load_pixels(picture, SIZE, crop=crop, flip=flip)
+        np.testing.assert_array_equal(pixels, expected)
+    for options in (
+        {"batch_size": 16},
+        {"batch_size": 3, "num_threads": 2},
+        {"length_bucket": 3, "bucket_window": 2},
+        {"packed": True, "captions_per_image": 1},
+    ):
+        other = augmented_by_position(3, **options)
+        for position in other:
+            assert other[position][0] == whole[position][0]
+            np.testing.assert_array_equal(other[position][1], whole[position][1])
+    # When it comes again, an image is seen otherwise.
+    again = {}
+    for index, pixels in whole.values():
+        again.setdefault(index, set()).add(pixels.tobytes())
+    assert all(len(seen) > 3 for seen in again.values())
+
+
+@pytest.mark.parametrize("bucket", [None, 3])
+def test_augmented_batches_resume_and_divide(bucket):
+    options = {"length_bucket": bucket, "bucket_window": 3}
+    options |= {"source": NOISY, "augmentation": AUGMENTATION}
+    whole = take(9, **options)
+    assert_equal(take(4, first_step=5, **options), whole[5:])
+    halves = [take(9, process_index=h, process_count=2, **options) for h in range(2)]
+    joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*halves, strict=True)]
+    assert_equal(joined, whole)
+
+
+def test_augmentation_that_is_off_changes_nothing():
+    plain = take(6, source=NOISY)
+    assert_equal(take(6, source=NOISY, augmentation=Augmentation()), plain)
+    for index, pixels in augmented_by_position(6, augmentation=None).values():
+        np.testing.assert_array_equal(pixels, load_pixels(NOISY[index].image, SIZE))
+    mirrored = take(6, source=NOISY, augmentation=Augmentation(flip=True))
+    before, after = (np.concatenate([b["image"] for b in some]) for some in (plain, mirrored))
+    flipped = (before[:, :, ::-1] == after).all((1, 2, 3))
+    assert ((before == after).all((1, 2, 3)) != flipped).all()
+    assert 5 < flipped.sum() < 19
 
 
 class SlowSource(TinySource):

@@ -28,11 +28,11 @@ def case():
         ),
     )
     rng = np.random.default_rng(0)
-    params = jax.tree.map(
+    variables = jax.tree.map(
         lambda x: np.asarray(x) + 0.5 * rng.normal(size=x.shape).astype(np.float32),
-        model.init_params(jax.random.key(0), (16, 16, 3)),
+        model.init_variables(jax.random.key(0), (16, 16, 3)),
     )
-    return model, tokenizer, params, rng.integers(0, 256, (5, 16, 16, 3), np.uint8)
+    return model, tokenizer, variables, rng.integers(0, 256, (5, 16, 16, 3), np.uint8)
 
 
 @pytest.fixture(scope="module", name="search_with")
@@ -47,7 +47,7 @@ def make_search(case):
 
 
 def captions(case, search, images, size):
-    params = case[2]
+    variables = case[2]
 
     def batches():
         for start in range(0, len(images), size):
@@ -57,7 +57,7 @@ def captions(case, search, images, size):
             fill = np.zeros((size - len(part), *images.shape[1:]), np.uint8)
             yield {"image": np.concatenate([part, fill]), "index": index}
 
-    found = dict(search(parallel.replicate(params), batches()))
+    found = dict(search(parallel.replicate(variables), batches()))
     assert sorted(found) == list(range(len(images)))
     return [found[index] for index in range(len(images))]
 
@@ -79,15 +79,15 @@ def test_batches_and_filling_rows_change_nothing(case, search_with):
     "method", [BEAM, Sampling(0.0, 8), Sampling(1.0, 8)], ids=["beam", "greedy", "sampled"]
 )
 def test_attention_and_log_prob_are_those_of_teacher_forcing(case, search_with, method):
-    model, tokenizer, params, images = case
+    model, tokenizer, variables, images = case
     found = captions(case, search_with(method, True), images, 5)
     for image, caption in zip(images, found, strict=True):
         assert caption.text == " ".join(caption.words)
         ids = [tokenizer.encode(word)[0] for word in caption.words]
         targets = [*ids, tokenizer.eos_id] if caption.finished else ids
-        memory = model.apply({"params": params}, image[None], method="encode")
+        memory = model.apply(variables, image[None], method="encode")
         tokens = np.array([[[tokenizer.bos_id, *targets[:-1]]]], np.int32)
-        forced = model.apply({"params": params}, memory, tokens, attention=True, method="decode")
+        forced = model.apply(variables, memory, tokens, attention=True, method="decode")
         assert caption.attention.shape == (len(ids), 4, 5)
         np.testing.assert_allclose(caption.attention, forced.attention[0, 0, : len(ids)], atol=1e-4)
         logs = jax.nn.log_softmax(forced.logits)[0, 0, np.arange(len(targets)), targets]

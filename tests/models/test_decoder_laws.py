@@ -43,7 +43,7 @@ def make_case(request):
     # Larger than fresh ones, so that every path bends the logits.
     params = jax.tree.map(
         lambda x: x + 0.3 * jnp.asarray(rng.normal(size=x.shape), x.dtype),
-        model.init_params(jax.random.key(0), (P, F)),
+        model.init_variables(jax.random.key(0), (P, F))["params"],
     )
     return model, {"params": params}, features, tokens
 
@@ -136,7 +136,7 @@ def test_banned_tokens_are_out_of_reach_and_eos_is_not(case):
 def test_output_bias_is_the_first_prediction():
     shares = np.log(np.arange(1, V + 1) / 30.0)
     model = transformer(output_bias=tuple(shares), num_layers=1)
-    params = model.init_params(jax.random.key(0), (P, F))
+    params = model.init_variables(jax.random.key(0), (P, F))["params"]
     np.testing.assert_allclose(params["decoder"]["bias"], shares, rtol=1e-6)
     zero = dict(params, decoder=dict(params["decoder"]))
     zero["decoder"]["output"] = {"kernel": jnp.zeros_like(params["decoder"]["output"]["kernel"])}
@@ -171,7 +171,7 @@ def test_dropout_acts_in_training_alone(case):
 def test_bfloat16_compute_stays_near():
     half = transformer(dtype=jnp.bfloat16)
     whole = transformer()
-    params = {"params": whole.init_params(jax.random.key(0), (P, F))}
+    params = {"params": whole.init_variables(jax.random.key(0), (P, F))["params"]}
     features = jax.random.normal(jax.random.key(1), (B, P, F))
     tokens = jnp.ones((B, C, T), jnp.int32)
     logits = half.apply(params, features, tokens, train=False).logits

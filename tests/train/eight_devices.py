@@ -37,7 +37,7 @@ def main():
     batch["lengths"][:4] = 0
     if packed:
         batch["packing"] = pack(batch["lengths"], T, C * T)
-    params = model.init_params(jax.random.key(0), (8, 8, 3))
+    params = model.init_variables(jax.random.key(0), (8, 8, 3))["params"]
     optimizer = optax.sgd(1.0)
     state = parallel.replicate(init_state(params, optimizer, ema=True))
     step = parallel.map_devices(
@@ -46,7 +46,7 @@ def main():
         )
     )
     after, metrics = step(state, parallel.shard(batch))
-    loss = parallel.map_devices(make_loss_step(model))(state.params, parallel.shard(batch))
+    loss = parallel.map_devices(make_loss_step(model))(state.eval_variables, parallel.shard(batch))
     gradient = jax.tree.map(
         lambda a, b: np.asarray(a) - b,
         parallel.unreplicate(state.params),

@@ -47,7 +47,9 @@ def make_step():
 
 def run(folder, step_fn, *, last=None, scores=(1.0,) * 20, steps=7, patience=0):
     """One start of a run in `folder`; killed when it asks for batch `last`."""
-    state = init_state(MODEL.init_params(jax.random.key(0), (4, 6)), OPTIMIZER, ema=True)
+    state = init_state(
+        MODEL.init_variables(jax.random.key(0), (4, 6))["params"], OPTIMIZER, ema=True
+    )
     stopping = EarlyStopping("score", "max", patience)
     with Checkpoints(str(folder / "checkpoints"), "score", "max") as checkpoints:
         latest = checkpoints.latest_step()
@@ -97,7 +99,7 @@ def test_best_and_latest_are_both_kept(tmp_path, step_fn):
         assert checkpoints.steps() == [4, 7]
         assert checkpoints.best_step() == 4
         assert checkpoints.latest_step() == 7
-        like = MODEL.init_params(jax.random.key(0), (4, 6))
+        like = MODEL.init_variables(jax.random.key(0), (4, 6))["params"]
         best, latest = (checkpoints.restore_params(step, like) for step in (4, 7))
     differ = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (best, latest)), strict=True)]
     assert any(differ)

@@ -77,7 +77,7 @@ def test_training_learns_a_batch_and_dropout_is_by_seed():
     optimizer = adamw(
         learning_rate_schedule(1e-2, 5, 200), b1=0.9, b2=0.98, weight_decay=0.01, clip_norm=1.0
     )
-    params = model.init_params(jax.random.key(0), (4, 6))
+    params = model.init_variables(jax.random.key(0), (4, 6))["params"]
 
     def losses(seed, steps):
         state = parallel.replicate(init_state(params, optimizer, ema=False))
@@ -99,7 +99,7 @@ def test_accumulation_must_divide():
     optimizer = optax.sgd(1.0)
     model = small()
     state = parallel.replicate(
-        init_state(model.init_params(jax.random.key(0), (4, 6)), optimizer, False)
+        init_state(model.init_variables(jax.random.key(0), (4, 6))["params"], optimizer, False)
     )
     step = parallel.map_devices(make_train_step(model, optimizer, seed=0, accumulate=3))
     with pytest.raises(ValueError, match="accumulate=3 does not divide the 4 images"):

@@ -26,7 +26,7 @@ def batches(sizes, rng):
 
 
 def test_the_loss_is_a_mean_over_all_tokens_however_they_are_batched():
-    params = parallel.replicate(MODEL.init_params(jax.random.key(0), (4, 6)))
+    variables = parallel.replicate(MODEL.init_variables(jax.random.key(0), (4, 6)))
     step = parallel.map_devices(make_loss_step(MODEL))
     whole = list(batches([6], np.random.default_rng(0)))
     parts = [
@@ -34,7 +34,7 @@ def test_the_loss_is_a_mean_over_all_tokens_however_they_are_batched():
     ]
 
     def measure(several):
-        forced = TeacherForced(step, params)
+        forced = TeacherForced(step, variables)
         passed = list(forced.watch(several))
         assert [batch["index"].tolist() for batch in passed] == [
             batch["index"].tolist() for batch in several
@@ -48,7 +48,7 @@ def test_the_loss_is_a_mean_over_all_tokens_however_they_are_batched():
 
 
 def test_samples_fill_a_batch_and_tell_their_references():
-    batch = fill_batch(np.zeros((3, 4, 4, 3), np.uint8))
+    batch = fill_batch({"image": np.zeros((3, 4, 4, 3), np.uint8)})
     assert (batch["index"] >= 0).sum() == 3
     assert len(batch["index"]) % jax.local_device_count() == 0
     table = CaptionTable(("a", "b"), (("a cat",), ()), "")

@@ -1,0 +1,136 @@
+"""Finds the images of a source that can't be read, before a run meets them hours later."""
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from capjax.data.atomic import write_atomic
+from capjax.data.images import ImageError, load_image
+from capjax.data.source import DataError, Source
+
+_FORMAT = "capjax images 1"
+
+# Images a thread checks at a time: handing each over alone would cost as much as a small one.
+_CHUNK = 16
+
+# Bad images that a message lists.
+_LISTED = 10
+
+
+def usable(
+    source: Source,
+    *,
+    bad_images: str,
+    cache_dir: str | os.PathLike | None,
+    num_threads: int,
+) -> Source:
+    """The source with only images that can be read, each of which is decoded to find out.
+
+    Args:
+      source: of a user's files; with a method `without(image_ids)`.
+      bad_images: "refuse" or "skip".
+      cache_dir: see `find_bad_images`.
+      num_threads: threads that read and decode.
+
+    Raises:
+      DataError: there are bad images and `bad_images` is "refuse", or all are bad, or `bad_images`
+        is something else.
+    """
+    if bad_images not in ("refuse", "skip"):
+        raise DataError(f'config.dataset.bad_images must be "refuse" or "skip", not {bad_images!r}')
+    bad = find_bad_images(source, cache_dir=cache_dir, num_threads=num_threads)
+    if not bad:
+        return source
+    what = f"{len(bad)} of {len(source)} images"
+    if bad_images == "refuse" or len(bad) == len(source):
+        advice = "mend them, or leave them out with --config.dataset.bad_images=skip"
+        if len(bad) == len(source):
+            advice = "is the folder of images the right one?"
+        listed = _first([f"  {image_id}: {reason}" for image_id, reason in bad.items()])
+        raise DataError("\n".join([f"{source.name}: {what} can't be used; {advice}", *listed]))
+    print(f"{source.name}: left out {what} that can't be used: {', '.join(_first(list(bad)))}")
+    return source.without(list(bad))
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    more = [f"... and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    return [*lines[:_LISTED], *more]
+
+
+def find_bad_images(
+    source: Source, *, cache_dir: str | os.PathLike | None, num_threads: int
+) -> dict[str, str]:
+    """Decodes every image of a source; those that can't be used by id, with the reason, in order.
+
+    With a `cache_dir` this is done once: a JSON file there, keyed by the source's fingerprint, says
+    which images were bad, and only these are looked at again, since the user may have mended them.
+    A file that is damaged or is another source's is ignored and written again.
+    """
+    path = Path(cache_dir) / f"images-{source.fingerprint}.json" if cache_dir else None
+    suspects = _load_suspects(path, source) if path else None
+    indices = range(len(source)) if suspects is None else suspects
+    bad = list(_check(source, indices, num_threads)) if indices else []
+    found = [index for index, _, _ in bad]
+    if path and found != suspects:
+        content = {"format": _FORMAT, "fingerprint": source.fingerprint, "images": len(source)}
+        write_atomic(path, json.dumps(content | {"bad": found}).encode())
+    return {image_id: reason for _, image_id, reason in bad}
+
+
+def _load_suspects(path: Path, source: Source) -> list[int] | None:
+    """Indices of images that were bad, or None where the file is damaged or not this source's."""
+    try:
+        content = json.loads(path.read_bytes())
+        of = (content["format"], content["fingerprint"], content["images"])
+        suspects = sorted({range(len(source))[index] for index in content["bad"]})
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+    return suspects if of == (_FORMAT, source.fingerprint, len(source)) else None
+
+
+def _check(
+    source: Source, indices: Sequence[int], num_threads: int
+) -> Iterator[tuple[int, str, str]]:
+    """Yields (index, image id, reason) of the bad ones among some images, in order."""
+    pool = ThreadPoolExecutor(num_threads)
+    # On a terminal only: a bar in a log file is a thousand lines.
+    bar = tqdm(
+        total=len(indices), desc=f"check images of {source.name}", unit=" images", disable=None
+    )
+    ahead = deque()
+    try:
+        for start in range(0, len(indices), _CHUNK):
+            chunk = indices[start : start + _CHUNK]
+            ahead.append((len(chunk), pool.submit(_check_chunk, source, chunk)))
+            # Bounded, so that a million images are not a million jobs.
+            if len(ahead) > 2 * num_threads:
+                yield from _finish(ahead, bar)
+        while ahead:
+            yield from _finish(ahead, bar)
+    finally:
+        # Reached too when the source fails or the user interrupts.
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+
+
+def _finish(ahead: deque, bar: tqdm) -> list[tuple[int, str, str]]:
+    images, check = ahead.popleft()
+    bad = check.result()
+    bar.update(images)
+    return bad
+
+
+def _check_chunk(source: Source, indices: Sequence[int]) -> list[tuple[int, str, str]]:
+    bad = []
+    for index in indices:
+        image, image_id, _ = source[index]
+        try:
+            load_image(image)
+        except ImageError as error:
+            bad.append((index, image_id, str(error)))
+    return bad

@@ -1,0 +1,95 @@
+"""Training and evaluation batches of cached features. Needs no TensorFlow.
+
+Which images and captions a batch holds comes from `batches`, as for pixels.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import numpy as np
+
+from capjax.data.batches import TrainBatches, eval_indices, eval_text
+from capjax.data.captions import EncodedCaptions
+from capjax.data.feature_cache import FeatureCache
+from capjax.data.tokenizer import Tokenizer
+
+# Batches that are read ahead of the one in use.
+_AHEAD = 2
+
+
+def train_feature_batches(
+    features: FeatureCache, batches: TrainBatches, *, first_step: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+    """Training batches of steps first_step, first_step + 1, ... without end.
+
+    Args:
+      features: of the train split.
+      batches: the plan over its captions.
+      first_step: where to start; from there on all is as if started at 0.
+
+    Returns:
+      An iterator of {"features": [b, P, F] in the cache's type, "tokens": int32 [b, C, T+1],
+      "lengths": int32 [b, C]} and, when packed, "packing"; see `batches.Batch`.
+
+    Raises:
+      DataError: from the iterator, where the cache has been damaged.
+    """
+
+    def make(step: int) -> dict[str, np.ndarray]:
+        plan = batches(step)
+        batch = {"features": features.read(plan.index)}
+        batch |= {"tokens": plan.tokens, "lengths": plan.lengths}
+        if plan.packing is not None:
+            batch["packing"] = plan.packing
+        return batch
+
+    return _ahead(make, count(first_step))
+
+
+def eval_feature_batches(
+    features: FeatureCache,
+    encoded: EncodedCaptions,
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """A split in order, each image once, the last batch filled up; see `reading.eval_batches`.
+
+    Returns:
+      An iterator of {"features": [b, P, F], "index": int32 [b], "tokens", "lengths"}.
+    """
+    indices = eval_indices(
+        len(features),
+        batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+    def make(index: np.ndarray) -> dict[str, np.ndarray]:
+        tokens, lengths = eval_text(encoded, index, tokenizer)
+        read = features.read(index)
+        return {"features": read, "index": index, "tokens": tokens, "lengths": lengths}
+
+    return _ahead(make, indices)
+
+
+def _ahead(make, arguments) -> Iterator[dict[str, np.ndarray]]:
+    """make(argument) for each one, a few ahead in a thread: the disk is read while others compute.
+
+    One thread, so that batches are planned in order, which is what makes planning cheap.
+    """
+    pool = ThreadPoolExecutor(1)
+    waiting = deque()
+    try:
+        for argument in arguments:
+            waiting.append(pool.submit(make, argument))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,264 @@
+"""Features of a frozen encoder on disk, written once and then read as if they lay in memory.
+
+A cache is a folder:
+
+meta.json       what it was made of, and the shape and type of its arrays
+features.npy    [N, P, F], float16, or bfloat16 kept as uint16
+checksums.npy   uint32 [N], the CRC-32 of each image's features
+
+It is written as `<folder>.partial`, which becomes the folder when all images are there: a reader
+never sees a half-written one. Writing again continues a partial folder, after a check of what it
+holds. Each image's features are checked when they are first read.
+"""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from tqdm import tqdm
+
+from capjax.data.atomic import write_atomic
+from capjax.data.source import DataError
+
+DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+class FeatureShape(NamedTuple):
+    """The features of a whole source.
+
+    Attributes:
+      images: N.
+      positions: P, prefix + h * w.
+      width: F.
+      grid: (h, w) of the spatial positions.
+      prefix: positions, such as a class token, that lie before the grid.
+      dtype: "float16" or "bfloat16".
+    """
+
+    images: int
+    positions: int
+    width: int
+    grid: tuple[int, int]
+    prefix: int
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """Size of the features."""
+        return self.images * self.positions * self.width * 2
+
+
+class FeatureCache:
+    """Features [N, P, F] of a source's images; threads may read them at the same time.
+
+    Attributes:
+      directory: where they lie.
+      shape: a `FeatureShape`.
+    """
+
+    def __init__(self, directory: str | os.PathLike, key: Mapping[str, Any], shape: FeatureShape):
+        """Opens a whole cache, which must have been made of `key`.
+
+        Raises:
+          DataError: it is damaged, or was made of something else.
+        """
+        self.directory = Path(directory)
+        self.shape = shape
+        try:
+            meta = json.loads((self.directory / "meta.json").read_bytes())
+            self._features = np.load(self.directory / "features.npy", mmap_mode="r")
+            self._checksums = np.load(self.directory / "checksums.npy")
+        except (OSError, ValueError) as error:
+            raise self._damaged(str(error)) from error
+        if meta != _meta(key, shape):
+            raise self._damaged("it was made of something else than its name says")
+        expected = (shape.images, shape.positions, shape.width)
+        if self._features.shape != expected or self._checksums.shape != expected[:1]:
+            raise self._damaged(f"its arrays are not of {shape.images} images")
+        self._seen = np.zeros(shape.images, bool)
+
+    def __len__(self) -> int:
+        return self.shape.images
+
+    def read(self, index: np.ndarray) -> np.ndarray:
+        """The features [len(index), P, F] of some images; zeros for index -1, a filling row.
+
+        Raises:
+          DataError: an image's features are not what was written.
+        """
+        batch = np.zeros((len(index), *self._features.shape[1:]), self._features.dtype)
+        for row, image in enumerate(index):
+            if image < 0:
+                continue
+            batch[row] = self._features[image]
+            if not self._seen[image]:
+                if zlib.crc32(batch[row]) != self._checksums[image]:
+                    raise self._damaged(f"the features of image {image} have changed")
+                self._seen[image] = True
+        return batch.view(DTYPES[self.shape.dtype])
+
+    def _damaged(self, reason: str) -> DataError:
+        return DataError(
+            f"the feature cache {self.directory} can't be used: {reason}. Delete the folder and "
+            "start again: the features are then computed anew"
+        )
+
+
+def open_features(
+    directory: str | os.PathLike,
+    key: Mapping[str, Any],
+    shape: FeatureShape,
+    compute: Callable[[np.ndarray], Iterator[np.ndarray]],
+    *,
+    batch_size: int,
+    name: str,
+) -> FeatureCache:
+    """The cache in `directory`, which is computed where it is not there yet.
+
+    Args:
+      directory: of this cache alone; it ought to be named after `key`.
+      key: all that the features depend on, JSON values.
+      shape: of the features.
+      compute: batches of image indices, int32 [batches, batch_size], to an iterator of their
+        features [batch_size, P, F]. The last batch is filled up with -1.
+      batch_size: images computed at once.
+      name: what the progress bar calls the source.
+
+    Raises:
+      DataError: there is not enough room, or a cache is there and can't be used.
+    """
+    directory = Path(directory)
+    if not directory.exists():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one(directory, name):
+            if not directory.exists():  # Another process may have written it meanwhile.
+                _write(directory, key, shape, compute, batch_size, name)
+    return FeatureCache(directory, key, shape)
+
+
+def _write(directory, key, shape, compute, batch_size, name) -> None:
+    partial = directory.with_name(f"{directory.name}.partial")
+    _say_size(directory, shape, name)
+    features, checksums = _continue(partial, key, shape)
+    done = _count_done(features, checksums, name)
+    # Whole batches again, so that an interrupted cache has the bits of one never interrupted.
+    first = done // batch_size
+    index = np.full(-(-shape.images // batch_size) * batch_size, -1, np.int32)
+    index[: shape.images] = np.arange(shape.images)
+    batches = index.reshape(-1, batch_size)[first:]
+    bar = tqdm(
+        total=shape.images, initial=first * batch_size, desc=f"features of {name}", unit="image"
+    )
+    with bar:
+        for indices, batch in zip(batches, compute(batches), strict=True):
+            count = int((indices >= 0).sum())
+            with np.errstate(over="ignore"):  # Refused below, with a better message.
+                values = np.ascontiguousarray(batch[:count]).astype(DTYPES[shape.dtype])
+            if not np.isfinite(values).all():
+                raise DataError(
+                    f"features of {name} don't fit into {shape.dtype}: the encoder gives infinite "
+                    "or undefined numbers; config.encoder.cache='bfloat16' has a wider range"
+                )
+            stored = values.view(features.dtype)
+            start = int(indices[0])
+            features[start : start + count] = stored
+            # After the features: an image counts as done by its checksum.
+            checksums[start : start + count] = [zlib.crc32(image) for image in stored]
+            bar.update(count)
+    features.flush()
+    checksums.flush()
+    del features, checksums
+    os.replace(partial, directory)
+
+
+def _say_size(directory: Path, shape: FeatureShape, name: str) -> None:
+    free = shutil.disk_usage(directory.parent).free
+    print(
+        f"features of {name}: {shape.images} images x {shape.positions} positions x {shape.width} "
+        f"{shape.dtype} = {shape.bytes / 1e9:.2f} GB, kept in {directory} "
+        f"({free / 1e9:.1f} GB free there)"
+    )
+
+
+def _meta(key: Mapping[str, Any], shape: FeatureShape) -> dict[str, Any]:
+    # Through JSON, so that tuples compare as they come back.
+    return json.loads(json.dumps({"key": key, "shape": shape._asdict()}))
+
+
+def _continue(partial: Path, key: Mapping[str, Any], shape: FeatureShape):
+    """The writable arrays of a partial cache, fresh where there is none of the same kind."""
+    meta = json.dumps(_meta(key, shape), indent=1).encode()
+    stored = np.uint16 if shape.dtype == "bfloat16" else np.float16
+    files = (
+        (partial / "features.npy", stored, (shape.images, shape.positions, shape.width)),
+        (partial / "checksums.npy", np.uint32, (shape.images,)),
+    )
+    try:
+        if (partial / "meta.json").read_bytes() != meta:
+            raise ValueError("other features")
+        opened = [np.load(file, mmap_mode="r+") for file, _, _ in files]
+        if any(a.shape != s or a.dtype != d for a, (_, d, s) in zip(opened, files, strict=True)):
+            raise ValueError("other arrays")
+    except (OSError, ValueError):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        opened = [_reserve(*file, shape) for file in files]
+        write_atomic(partial / "meta.json", meta)
+    return opened
+
+
+def _reserve(file: Path, dtype: Any, axes: tuple[int, ...], shape: FeatureShape) -> np.ndarray:
+    """An array of zeros in a file whose room on the disk is taken at once.
+
+    Otherwise a disk that fills up later kills the process (a write to mapped memory can't fail).
+    """
+    array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=axes)
+    if hasattr(os, "posix_fallocate"):  # Not on macOS.
+        try:
+            with open(file, "r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            shutil.rmtree(file.parent, ignore_errors=True)
+            raise DataError(
+                f"no room for {shape.bytes / 1e9:.2f} GB of features in {file.parent.parent}: "
+                f"{error.strerror}. Set config.dataset.cache_dir to a larger disk, or "
+                "config.encoder.cache='' to compute them anew in each step"
+            ) from error
+    return array
+
+
+def _count_done(features: np.ndarray, checksums: np.ndarray, name: str) -> int:
+    """The images from the first on whose features are there and whole."""
+    # No features have the checksum 0 but one in four billion, which is then computed again.
+    written = int(np.argmin(checksums != 0)) if (checksums == 0).any() else len(checksums)
+    for image in range(written):
+        if zlib.crc32(features[image]) != checksums[image]:
+            written = image
+            break
+    if written:
+        print(f"continuing the features of {name} after {written} images")
+    return written
+
+
+@contextmanager
+def _only_one(directory: Path, name: str) -> Iterator[None]:
+    """Holds a lock while one process writes; another one waits for it and says so."""
+    import fcntl  # Not on Windows, where JAX has no accelerators either.
+
+    with open(directory.with_name(f"{directory.name}.lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process computes the features of {name}: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)

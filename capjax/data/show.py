@@ -1,0 +1,86 @@
+"""Shows what a dataset holds, before anything is trained on it.
+
+    python -m capjax.data.show --config configs/flickr8k_transformer.py --config.dataset.root=DIR
+
+prints statistics of a split and draws random examples of it. Needs no accelerator.
+"""
+
+import io
+import os
+import sys
+
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from capjax.data.atomic import write_atomic
+from capjax.data.captions import encode_captions
+from capjax.data.describe import describe_captions, draw_examples
+from capjax.data.sections import open_captions, open_source, train_tokenizer
+from capjax.data.source import DataError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, such as configs/shapes_transformer.py.", lock_config=True
+)
+_SPLIT = flags.DEFINE_string("split", "train", "Split to show.")
+# More would make a picture taller than Matplotlib draws.
+_IMAGES = flags.DEFINE_integer(
+    "images", 16, "Examples to draw, at random.", lower_bound=1, upper_bound=400
+)
+_TO = flags.DEFINE_string("to", None, "PNG of the examples; by default examples-<split>.png.")
+flags.mark_flag_as_required("config")
+
+
+def show(config: ConfigDict, split: str, images: int, to: str) -> None:
+    """Prints statistics of a split and draws examples that `config.seed` chooses.
+
+    Raises:
+      DataError: the dataset is not there or its captions do not fit the config.
+      OSError: the picture cannot be written.
+    """
+    source = open_source(config.dataset, split)
+    table = open_captions(config.dataset, source)
+    if split == "train":
+        train = table
+    else:
+        train = open_captions(config.dataset, open_source(config.dataset, "train"))
+    try:
+        tokenizer = train_tokenizer(config.tokenizer, train)
+        encoded = encode_captions(
+            table,
+            tokenizer,
+            max_length=config.dataset.max_length,
+            over_length=config.dataset.over_length,
+        )
+    except ValueError as error:  # A field of the config.
+        raise DataError(str(error)) from error
+    print(f"{source.name}: {describe_captions(table, encoded, tokenizer)}")
+    if note := source.selection.get("note"):
+        print(note)
+    random = np.random.Generator(np.random.Philox(key=config.seed))
+    indices = random.permutation(len(source))[:images]
+    content = io.BytesIO()
+    draw_examples(source, indices).savefig(content, dpi=100, format="png")
+    write_atomic(to, content.getvalue())
+    print(f"wrote {to}")
+
+
+def main(argv: list[str]) -> None:
+    """Reads the flags and shows the split."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.field=value")
+    # A split may be an expression with signs that no file name takes.
+    name = "".join(c if c.isalnum() or c in "+-_" else "_" for c in _SPLIT.value)
+    try:
+        show(
+            _CONFIG.value,
+            _SPLIT.value,
+            _IMAGES.value,
+            os.path.abspath(_TO.value or f"examples-{name}.png"),
+        )
+    except (DataError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,88 @@
+"""Reading a user's annotation files, with errors that say what is wrong and what would work."""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from capjax.data.source import DataError
+
+_LISTED = 10
+
+
+class LayoutError(ValueError):
+    """A part of a JSON file that is not as it should be; the message says where."""
+
+
+def first_few(items: Sequence[Any]) -> str:
+    """The first ten of what an error message lists, and how many more there are."""
+    listed = ", ".join(map(str, items[:_LISTED]))
+    more = len(items) - _LISTED
+    return f"{listed} and {more} more" if more > 0 else listed
+
+
+def check_folder(path: str, *, field: str, what: str) -> None:
+    """Raises DataError, naming the config field, where there is no such folder."""
+    if not os.path.isdir(path):
+        raise DataError(f"there is no folder {path!r}; set config.dataset.{field} to {what}")
+
+
+def read_text(file: str, *, field: str, what: str) -> str:
+    """A whole UTF-8 file, with or without a byte order mark, line ends as they are.
+
+    Args:
+      file: its path.
+      field: of `config.dataset`, where a user gives it.
+      what: says what the file should be.
+
+    Raises:
+      DataError: it is not there, cannot be read or is not UTF-8.
+    """
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            return stream.read()
+    except FileNotFoundError as error:
+        raise DataError(
+            f"there is no file {file!r}; set config.dataset.{field} to {what}"
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"{file} cannot be read: {error.strerror}; config.dataset.{field} should be {what}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is not UTF-8 text (at byte {error.start}); save it as UTF-8, and see that "
+            f"config.dataset.{field} is {what}"
+        ) from error
+
+
+def read_json(file: str, *, field: str, what: str) -> Any:
+    """The content of a JSON file; see `read_text`.
+
+    Raises:
+      DataError: also where it is no JSON; the message names line and column.
+    """
+    try:
+        return json.loads(read_text(file, field=field, what=what))
+    except ValueError as error:
+        raise DataError(
+            f"{file} is not JSON: {error}; config.dataset.{field} should be {what}"
+        ) from error
+
+
+def member(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """`row[key]`, which must be there and of this kind.
+
+    Raises:
+      LayoutError: it is not; the message starts with `where`.
+    """
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    wanted = " or ".join(k.__name__ for k in kinds)
+    if not isinstance(row, dict):
+        raise LayoutError(f"{where} is a {type(row).__name__}, not an object with {key!r}")
+    if key not in row:
+        raise LayoutError(f"{where} has no {key!r} ({wanted})")
+    # JSON's true and false are no numbers, though Python's are.
+    if not isinstance(row[key], kinds) or isinstance(row[key], bool):
+        raise LayoutError(f"{where}: {key!r} is {row[key]!r:.60}, not {wanted}")
+    return row[key]

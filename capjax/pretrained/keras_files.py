@@ -1,0 +1,132 @@
+"""Weights of Keras applications, read from Keras's own files as plain arrays.
+
+Two formats: `.weights.h5` of Keras 3, and the legacy `.h5` that `weights="imagenet"` downloads.
+Both are HDF5 with arrays only; nothing in them is executed.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+from flax import traverse_util
+
+Layers = dict[str, list[np.ndarray]]
+
+
+class WeightsError(ValueError):
+    """A weights file that can't be used; the message names it, and says what does not fit."""
+
+
+def read_keras_layers(path: str | os.PathLike) -> Layers:
+    """The arrays of each layer that has any, by the layer's name, in Keras's order.
+
+    Raises:
+      WeightsError: there is no such file, or it is none of Keras's, or it does not name its layers.
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise WeightsError(f"{path}: no such weights file")
+    try:
+        with h5py.File(path, "r") as file:
+            if "layer_names" in file.attrs:
+                layers = _read_legacy(file)
+            elif "model_weights" in file:  # A whole model, saved as .h5.
+                layers = _read_legacy(file["model_weights"])
+            elif "layers" in file:
+                layers = _read_keras_3(file["layers"], path)
+            else:
+                raise WeightsError(
+                    f"{path}: HDF5, but no Keras weights; it has {', '.join(file) or 'nothing'}"
+                )
+    except OSError as error:
+        raise WeightsError(f"{path}: is no HDF5 file, or a damaged one: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: is not laid out as Keras lays weights out: {error}") from error
+    return {name: arrays for name, arrays in layers.items() if arrays}
+
+
+def _read_legacy(group: h5py.Group) -> Layers:
+    def text(name) -> str:
+        return name.decode() if isinstance(name, bytes) else str(name)
+
+    return {
+        text(layer): [
+            np.asarray(group[text(layer)][text(weight)])
+            for weight in group[text(layer)].attrs["weight_names"]
+        ]
+        for layer in group.attrs["layer_names"]
+    }
+
+
+def _read_keras_3(layers: h5py.Group, path: str) -> Layers:
+    found = {}
+    for layer in layers.values():
+        variables = layer["vars"]
+        if not len(variables):
+            continue
+        name = variables.attrs.get("name")
+        if name is None:
+            raise WeightsError(
+                f"{path}: was saved by a Keras 3 that does not name layers in weights files. "
+                "Load it into its model and save_weights again with a newer Keras"
+            )
+        found[name] = [np.asarray(variables[key]) for key in sorted(variables, key=int)]
+    return found
+
+
+def to_variables(layers: Layers, like: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Puts layers into the variables of a module whose submodules have Keras's names.
+
+    Args:
+      layers: from `read_keras_layers`.
+      like: {"params": ..., "batch_stats": ...} with the leaves' shapes.
+      path: of the file, for the message.
+
+    Raises:
+      WeightsError: a layer is missing, misshapen or left over.
+    """
+    wanted = traverse_util.flatten_dict(dict(like), sep="/")
+    given: dict[str, np.ndarray] = {}
+    for name, arrays in layers.items():
+        if name != "predictions":  # A classifier on top is no part of an encoder.
+            given.update(_name_arrays(name, arrays))
+    problems = [f"missing {name}" for name in sorted(wanted.keys() - given.keys())]
+    problems += [
+        f"unexpected {name} {list(given[name].shape)}"
+        for name in sorted(given.keys() - wanted.keys())
+    ]
+    found = {}
+    for name in sorted(wanted.keys() & given.keys()):
+        array, shape = _to_flax_kernel(given[name], wanted[name].ndim), wanted[name].shape
+        if array.shape != shape:
+            problems.append(f"{name} is {list(array.shape)} and should be {list(shape)}")
+        found[name] = array.astype(np.float32)
+    if problems:
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise WeightsError(f"{path}: does not fit the model: {'; '.join(problems[:8])}{more}")
+    return traverse_util.unflatten_dict(found, sep="/")
+
+
+def _name_arrays(layer: str, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of one Keras layer by the names that flax gives them."""
+    if arrays[0].ndim == 1:  # Batch norm: gamma, beta, moving mean, moving variance.
+        names = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
+    else:
+        names = ("params/{}/kernel", "params/{}/bias")
+    if len(arrays) > len(names):
+        raise WeightsError(f"layer {layer} has {len(arrays)} arrays and not {len(names)} at most")
+    return {name.format(layer): array for name, array in zip(names, arrays, strict=False)}
+
+
+def _to_flax_kernel(array: np.ndarray, axes: int) -> np.ndarray:
+    """Keras's kernels as flax has them.
+
+    A depthwise one, [h, w, C, 1], becomes [h, w, 1, C]; a 1x1 one for a module with a matrix,
+    [1, 1, I, O], becomes [I, O].
+    """
+    if array.ndim == 4 and axes == 2 and array.shape[:2] == (1, 1):
+        return array[0, 0]
+    depthwise = array.ndim == 4 and array.shape[3] == 1 and array.shape[2] > 1
+    return array.transpose(0, 1, 3, 2) if depthwise else array

@@ -1,0 +1,189 @@
+import concurrent.futures
+import os
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from capjax.data import files_source
+from capjax.data.captions import read_captions
+from capjax.data.files_source import FilesSource
+from capjax.data.source import DataError, Example
+
+COUNT = 150  # More than one thread's share.
+
+
+def rows(count=COUNT):
+    return [
+        Example(f"{'ab'[i % 2]}/{i}.jpg", f"id-{i}", (f"caption {i}", "é")) for i in range(count)
+    ]
+
+
+def write(root, examples):
+    for i, example in enumerate(examples):
+        path = root / example.image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([i % 251]) * (9000 + i))
+    return root
+
+
+@pytest.fixture(scope="module", name="root")
+def make_root(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("images"), rows())
+
+
+def fingerprint(root, examples, name="files/train"):
+    return FilesSource(name, str(root), examples).fingerprint
+
+
+def test_gives_the_rows_with_full_paths(root):
+    source = FilesSource("files/train", str(root), rows())
+    assert (source.name, len(source), source.selection) == ("files/train", COUNT, {})
+    for index in (0, np.int32(1), COUNT - 1):
+        image, *rest = source[index]
+        assert image == str(root / rows()[index].image)
+        assert rest == list(rows()[index][1:])
+    assert read_captions(source, None).image_ids == tuple(row.image_id for row in rows())
+
+
+def test_indices_out_of_range_end_a_loop(root):
+    source = FilesSource("files/train", str(root), rows(3))
+    assert len(list(source)) == 3
+    for index in (-1, 3):
+        with pytest.raises(IndexError, match="only 3"):
+            source[index]
+
+
+def test_fingerprint_is_of_the_content_wherever_it_lies(root, tmp_path, monkeypatch):
+    ours = fingerprint(root, rows())
+    assert fingerprint(root, rows(), name="other") == ours
+    shutil.copytree(root, tmp_path / "copy")
+    os.utime(tmp_path / "copy" / rows()[0].image, (1, 1))
+    monkeypatch.setattr(files_source, "_THREADS", 1)
+    monkeypatch.setattr(files_source, "_CHUNK", 7)
+    assert fingerprint(tmp_path / "copy", rows()) == ours
+    monkeypatch.chdir(tmp_path)
+    assert fingerprint("copy", rows()) == ours
+
+
+def test_fingerprint_sees_every_change(root, tmp_path):
+    examples = rows(4)
+    seen = [fingerprint(root, examples)]
+    first = examples[0]
+    for changed in (
+        first._replace(image_id="other"),
+        first._replace(captions=("caption 0",)),
+        first._replace(captions=first.captions[::-1]),
+        first._replace(captions=("caption 0é",)),
+    ):
+        seen.append(fingerprint(root, [changed, *examples[1:]]))
+    seen.append(fingerprint(root, examples[::-1]))
+    seen.append(fingerprint(root, examples[:3]))
+    copy = write(tmp_path, examples)
+    assert fingerprint(copy, examples) == seen[0]
+    path = copy / first.image
+    content = path.read_bytes()
+    # The last byte, one 4 KiB from the end, and the size alone.
+    for changed in (content[:-1] + b"x", content[:-4096] + b"x" + content[-4095:], b"\0" + content):
+        path.write_bytes(changed)
+        seen.append(fingerprint(copy, examples))
+    path.write_bytes(b"")
+    seen.append(fingerprint(copy, examples))
+    path.write_bytes(content)
+    (copy / "c").mkdir()
+    path.rename(copy / "c" / "0.jpg")
+    seen.append(fingerprint(copy, [first._replace(image="c/0.jpg"), *examples[1:]]))
+    assert len(set(seen)) == len(seen)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(dropped=st.sets(st.integers(0, 29), max_size=29))
+def test_without_is_what_opening_fewer_gives(root, dropped):
+    examples = rows(30)
+    source = FilesSource("files/train", str(root), examples, selection={"count": 30})
+    left = source.without([f"id-{i}" for i in dropped])
+    fresh = FilesSource(
+        "files/train", str(root), [examples[i] for i in sorted({*range(30)} - dropped)]
+    )
+    assert (list(left), left.fingerprint, left.name) == (list(fresh), fresh.fingerprint, fresh.name)
+    assert left.selection == {"count": 30}
+    assert len(source) == 30
+    assert (left.fingerprint == source.fingerprint) == (not dropped)
+
+
+def test_without_refuses_unknown_ids(root):
+    with pytest.raises(ValueError, match="files/train has no image other"):
+        FilesSource("files/train", str(root), rows(3)).without(["id-1", "other"])
+
+
+def test_all_problems_are_reported_together(root):
+    missing = [Example(f"a/none-{i}.jpg", f"missing-{i}", ("x",)) for i in range(12)]
+    bad = [
+        Example("../a/0.jpg", "up", ("x",)),
+        Example("a/../a/0.jpg", "up-and-down", ("x",)),
+        Example(str(root / "a/0.jpg"), "absolute", ("x",)),
+        Example("a/0.jpg", "bare", ()),
+        Example("a/2.jpg", "blank", (" ", "")),
+        Example("a/4.jpg", "id-1", ("x",)),
+        Example("a", "folder", ("x",)),
+        Example("nowhere/0.jpg", "nowhere", ("x",)),
+        Example("a\0/0.jpg", "null", ("x",)),
+    ]
+    with pytest.raises(DataError) as caught:
+        FilesSource("files/train", str(root), [*rows(3), *bad, *missing])
+    title, outside, absent, bare, twice = str(caught.value).splitlines()
+    assert title == f"files/train in {str(root)!r} cannot be used:"
+    assert "3 paths outside" in outside
+    assert outside.endswith(f"../a/0.jpg, a/../a/0.jpg, {root}/a/0.jpg")
+    assert "15 missing files" in absent
+    assert absent.endswith("none-5.jpg, a/none-6.jpg and 5 more")
+    assert "a, nowhere/0.jpg, a\0/0.jpg, a/none-0.jpg" in absent
+    assert "2 images without a caption" in bare
+    assert bare.endswith("bare, blank")
+    assert twice.endswith(": id-1")
+
+
+def test_unreadable_files_are_reported_together(root, monkeypatch):
+    def refuse(path, mode):
+        if path.endswith(("1.jpg", "2.jpg")):
+            raise PermissionError(13, "Permission denied")
+        return open(path, mode)
+
+    monkeypatch.setattr(files_source, "open", refuse, raising=False)
+    message = r"2 files that cannot be read: b/1.jpg \(Permission denied\), a/2.jpg"
+    with pytest.raises(DataError, match=message):
+        FilesSource("files/train", str(root), rows(4))
+
+
+def test_empty_splits_are_refused(root):
+    with pytest.raises(DataError, match="files/train has no images"):
+        FilesSource("files/train", str(root), [])
+
+
+def test_links_are_followed(root, tmp_path):
+    (tmp_path / "a").symlink_to(root / "a")
+    (tmp_path / "one.jpg").symlink_to(root / "b" / "1.jpg")
+    examples = [rows()[0], Example("one.jpg", "one", ("x",))]
+    assert len(FilesSource("files/train", str(tmp_path), examples)) == 2
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"1 missing files.*broken\.jpg"):
+        FilesSource("files/train", str(tmp_path), [Example("broken.jpg", "one", ("x",))])
+
+
+def test_no_file_is_asked_for_alone(root, monkeypatch):
+    """100,000 files on a network's disk: a listing a folder, not a look-up a file."""
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
+    monkeypatch.setattr(os, "stat", None)
+    FilesSource("files/train", str(root), rows())
+    assert sorted(listed) == [str(root / "a"), str(root / "b")]
+
+
+def test_threads_read_what_one_reads(root):
+    source = FilesSource("files/train", str(root), rows())
+    order = np.random.default_rng(0).integers(0, COUNT, 400).tolist()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(source.__getitem__, order)) == [source[i] for i in order]

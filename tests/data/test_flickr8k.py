@@ -1,0 +1,136 @@
+from pathlib import Path
+
+import pytest
+
+from capjax.data.flickr8k import open_flickr8k
+from capjax.data.source import DataError
+
+SHARED = Path(__file__).parents[3] / "shared" / "flickr8k"
+LISTS = {
+    "Flickr_8k.trainImages.txt": ["1.jpg", "2.jpg"],
+    "Flickr_8k.devImages.txt": ["3.jpg"],
+    "Flickr_8k.testImages.txt": ["4.jpg"],
+}
+CAPTIONS = {
+    f"{i}.jpg": (f"A dog {i} , running .", f'The " {i} " \'s sign', "plain") for i in range(1, 5)
+}
+
+
+def csv_of(captions):
+    quoted = ((name, text.replace('"', '""')) for name in captions for text in captions[name])
+    return "image,caption\n" + "".join(f'{name},"{text}"\n' for name, text in quoted)
+
+
+def tokens_of(captions):
+    return "".join(
+        f"{name}#{k}\t{text}\n" for name in captions for k, text in enumerate(captions[name])
+    )
+
+
+def make(root, *, images="Images", texts="", table=True, lists=LISTS):
+    folder = root / images
+    folder.mkdir(parents=True)
+    for name in CAPTIONS:
+        (folder / name).write_bytes(name.encode())
+    (root / texts).mkdir(exist_ok=True)
+    # The original has captions of an image that does not exist.
+    captions = CAPTIONS | {"5.jpg.1": ("stray",)}
+    if table:
+        (root / texts / "captions.txt").write_text(csv_of(captions))
+    else:
+        (root / texts / "Flickr8k.token.txt").write_text(tokens_of(captions))
+    for file, names in lists.items():
+        (root / texts / file).write_text("".join(f"{name}\r\n" for name in names) + "\n")
+    return str(root)
+
+
+def test_every_layout_gives_the_same_sources(tmp_path):
+    folders = ("Images", "images", "Flickr8k_Dataset", "Flicker8k_Dataset/Flicker8k_Dataset")
+    layouts = [
+        {"images": images, "texts": texts, "table": table}
+        for images in folders
+        for texts in ("", "Flickr8k_text")
+        for table in (True, False)
+    ]
+    seen = {"train": set(), "validation": set(), "test": set()}
+    for k, layout in enumerate(layouts):
+        root = make(tmp_path / str(k), **layout)
+        for split, found in seen.items():
+            source = open_flickr8k(root, split)
+            found.add(source.fingerprint)
+            assert {example.image_id: example.captions for example in source} == {
+                name: CAPTIONS[name] for name in (example.image_id for example in source)
+            }
+            assert source.name == f"flickr8k/{split}"
+    assert [len(found) for found in seen.values()] == [1, 1, 1]
+    assert [e.image_id for e in open_flickr8k(root, "train")] == ["1.jpg", "2.jpg"]
+
+
+def test_a_missing_list_is_a_missing_split(tmp_path):
+    lists = {file: names for file, names in LISTS.items() if "test" not in file}
+    root = make(tmp_path / "flickr", lists=lists)
+    message = r"'test'.*Flickr_8k\.testImages\.txt; there is: train, validation\."
+    with pytest.raises(DataError, match=message):
+        open_flickr8k(root, "test")
+    with pytest.raises(DataError, match=r"no split 'dev'.*train, validation$"):
+        open_flickr8k(root, "dev")
+    root = make(tmp_path / "kaggle", lists={})
+    with pytest.raises(DataError, match=r"there is: none.*Flickr8k_text\.zip"):
+        open_flickr8k(root, "train")
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"no folder '/nowhere'.*config\.dataset\.root.*Images"):
+        open_flickr8k("/nowhere", "train")
+    root = Path(make(tmp_path / "flickr"))
+    (root / "Images").rename(root / "pictures")
+    with pytest.raises(DataError, match=r"no folder of images.*Flicker8k_Dataset"):
+        open_flickr8k(str(root), "train")
+    (root / "captions.txt").unlink()
+    with pytest.raises(DataError, match=r"neither captions\.txt nor Flickr8k\.token\.txt"):
+        open_flickr8k(str(root), "train")
+
+
+def test_images_of_a_list_must_be_there_with_captions(tmp_path):
+    lists = LISTS | {"Flickr_8k.trainImages.txt": ["1.jpg", "6.jpg", "7.jpg", "1.jpg"]}
+    root = make(tmp_path / "flickr", lists=lists)
+    with pytest.raises(DataError) as caught:
+        open_flickr8k(root, "train")
+    missing, bare, twice = str(caught.value).splitlines()[1:]
+    assert missing.endswith(": 6.jpg, 7.jpg")
+    assert bare.endswith(": 6.jpg, 7.jpg")
+    assert twice.endswith(": 1.jpg")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "lines"),
+    [
+        ("captions.txt", "image,caption\n1.jpg,a dog\n1.jpg,a dog, running\n1.jpg\n", "2.*: 3, 4"),
+        ("captions.txt", "a dog,1.jpg\n1.jpg,a dog\n", "1 unreadable.*: 1$"),
+        ("captions.txt", 'image,caption\n1.jpg,a dog\n1.jpg,"a "dog" runs"\n', ": 3$"),
+        ("captions.txt", "", ": 1$"),
+        ("Flickr8k.token.txt", "1.jpg#0\ta dog\n1.jpg a dog\n1.jpg\ta dog\n", "2.*TAB.*: 2, 3$"),
+    ],
+)
+def test_unreadable_captions_are_named_by_line(tmp_path, file, content, lines):
+    root = make(tmp_path / "flickr")
+    (tmp_path / "flickr" / "captions.txt").unlink()
+    (tmp_path / "flickr" / file).write_text(content)
+    with pytest.raises(DataError, match=f"{file} has .*{lines}"):
+        open_flickr8k(root, "train")
+
+
+def test_the_real_download():
+    if not SHARED.is_dir():
+        pytest.skip("Flickr8k is not here")
+    train, validation = (open_flickr8k(str(SHARED), split) for split in ("train", "validation"))
+    assert (len(train), len(validation)) == (6000, 1000)
+    assert {len(example.captions) for source in (train, validation) for example in source} == {5}
+    ids = [{example.image_id for example in source} for source in (train, validation)]
+    assert not ids[0] & ids[1]
+    assert all(Path(example.image).is_file() for example in validation)
+    # A caption with a quotation, by another reading of the file.
+    assert any('says " active . "' in text for example in train for text in example.captions)
+    if not (SHARED / "Flickr_8k.testImages.txt").exists():
+        with pytest.raises(DataError, match="there is: train, validation"):
+            open_flickr8k(str(SHARED), "test")
