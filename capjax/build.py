@@ -70,7 +70,7 @@ def check(config: ConfigDict) -> None:
     _choose({"max": 0, "min": 0}, config.early_stopping.mode, "early_stopping.mode")
     metrics = ("loss", "accuracy", *coco.METRICS, *(facts.METRICS if has_facts(config) else ()))
     _choose(dict.fromkeys(metrics), config.early_stopping.metric, "early_stopping.metric")
-    if is_frozen(config) and not config.encoder.weights:
+    if is_frozen(config) and not is_pretrained(config):
         raise ConfigError(
             "config.encoder.frozen would keep a random encoder, since config.encoder.weights is "
             "empty: give weights, or set --config.encoder.frozen=False --config.encoder.cache="
@@ -174,16 +174,18 @@ def is_cached(config: ConfigDict) -> bool:
     return bool(config.encoder.get("cache", ""))
 
 
-def pretrained_encoder(config: ConfigDict, encoder: nn.Module) -> Variables | None:
-    """The variables that the encoder starts from, NumPy; None for a fresh start.
+def is_pretrained(config: ConfigDict) -> bool:
+    """Whether the encoder starts from weights of a file."""
+    return bool(config.encoder.get("weights", ""))
+
+
+def pretrained_encoder(config: ConfigDict, encoder: nn.Module) -> Variables:
+    """The variables that a pretrained encoder starts from, NumPy.
 
     Raises:
       WeightsError: they can't be had, or do not fit.
     """
-    weights = config.encoder.get("weights", "")
-    if not weights:
-        return None
-    return load_mobilenet_v2(encoder, weights, config.dataset.image_size)
+    return load_mobilenet_v2(encoder, config.encoder.weights, config.dataset.image_size)
 
 
 def _make(options: dict, fields: dict, name: str, dtype: Any, **more: Any) -> nn.Module:

@@ -16,7 +16,7 @@ from capjax.evaluate.results import coco_results, code_version, write_json
 from capjax.evaluate.scoring import score_captions
 from capjax.load import load
 from capjax.metrics import coco
-from capjax.models.captioner import Captioner, encoder_variables, put_encoder, split_frozen
+from capjax.models.captioner import Captioner, encoder_variables, init_around, split_frozen
 from capjax.models.summary import model_summary
 from capjax.splits import Split, feature_model, make_split, source_record, with_features
 from capjax.train.checkpoint import Checkpoints
@@ -109,12 +109,15 @@ def _train(
 
 def _start(config: ConfigDict, directory: str, model: Captioner, shape, *, resume: bool):
     """Parameters to train and variables that stay, as a new run has them at step 0."""
-    variables = jax.jit(lambda key: model.init_variables(key, shape))(jax.random.key(config.seed))
-    pretrained = None if resume else build.pretrained_encoder(config, model.encoder)
-    if pretrained is not None:
-        variables = put_encoder(variables, pretrained)
+    key = jax.random.key(config.seed)
+    if not build.is_pretrained(config):
+        variables = model.init_variables(key, shape)
+    else:
+        # The file of weights may have gone by the time of a later visit, which takes them from its
+        # checkpoint and from what stays.
+        encoder = None if resume else build.pretrained_encoder(config, model.encoder)
+        variables = init_around(model, key, shape, encoder)
     params, frozen = split_frozen(variables, freeze_encoder=build.is_frozen(config))
-    # Later visits take what stays from the workdir: the file of weights may have gone.
     return params, workdir.load_frozen(directory) if resume else frozen
 
 

@@ -28,7 +28,7 @@ def check_folder(path: str, *, field: str, what: str) -> None:
 
 
 def read_text(file: str, *, field: str, what: str) -> str:
-    """A whole UTF-8 file, with or without a byte order mark, line ends as they are.
+    r"""A whole UTF-8 file, with or without a byte order mark, every line end a "\n".
 
     Args:
       file: its path.
@@ -39,7 +39,7 @@ def read_text(file: str, *, field: str, what: str) -> str:
       DataError: it is not there, cannot be read or is not UTF-8.
     """
     try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
+        with open(file, encoding="utf-8-sig") as stream:
             return stream.read()
     except FileNotFoundError as error:
         raise DataError(

@@ -35,14 +35,6 @@ def encoder_variables(variables: Variables) -> Variables:
     return {name: value["encoder"] for name, value in variables.items() if "encoder" in value}
 
 
-def put_encoder(variables: Variables, encoder: Variables) -> Variables:
-    """The variables with the encoder's own in place of what it had."""
-    return {
-        name: {**value, "encoder": encoder[name]} if "encoder" in value else value
-        for name, value in variables.items()
-    }
-
-
 class FeatureEncoder(nn.Module):
     """Takes features that a frozen network made before: [B, P, F] over a known grid.
 
@@ -116,3 +108,25 @@ class Captioner(nn.Module):
         tokens = jnp.zeros((1, 1, 2), jnp.int32)
         init = jax.jit(functools.partial(self.init, train=False))
         return dict(init(key, images, tokens))
+
+
+def init_around(
+    model: Captioner, key: jax.Array, image_shape: tuple[int, ...], encoder: Variables | None
+) -> Variables:
+    """The model's variables: the encoder's as given, the others fresh as `init_variables` has them.
+
+    Without `encoder` its variables are zeros, to be overwritten. The encoder is not run, which
+    saves its compilation.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
+    init = functools.partial(model.encoder.init, train=False)
+    if encoder is None:
+        shapes = jax.eval_shape(init, key, images)
+        encoder = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), dict(shapes))
+    memory = jax.eval_shape(functools.partial(model.encoder.apply, train=False), encoder, images)
+    rest = model.clone(encoder=FeatureEncoder(memory.grid, memory.prefix))
+    variables = rest.init_variables(key, memory.values.shape[1:])
+    return {
+        name: {**variables.get(name, {}), "encoder": encoder[name]}
+        for name in variables.keys() | encoder.keys()
+    }

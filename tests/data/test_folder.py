@@ -92,6 +92,13 @@ def test_any_caption_is_read_back(tmp_path, captions, kind, mark, crlf):
         assert [e.image for e in source] == [str(tmp_path / e.image_id) for e in source]
 
 
+@pytest.mark.parametrize("table", ["captions.jsonl", "captions.csv"])
+def test_line_ends_inside_of_a_caption_stay(tmp_path, table):
+    captions = ("a dog\nruns", "a dog\u2028sits", "a dog\x85barks")
+    rows = [{"image": "a.jpg", "caption": text, "split": "train"} for text in captions]
+    assert content(opened(write(tmp_path, rows, table))) == {"a.jpg": captions}
+
+
 def test_root_is_by_default_the_tables_folder(tmp_path, monkeypatch):
     file = write(tmp_path, pairs())
     train = opened(file)
@@ -118,6 +125,9 @@ def test_a_share_of_the_images_becomes_validation(tmp_path):
     assert content(opened(file, "validation", seed=1)).keys() != validation.keys()
     more = content(opened(file, "validation", share=0.5)).keys()
     assert validation.keys() < more
+    # In every process and version: another split would be another dataset.
+    first = [image for image in sorted(train | validation) if image in validation][:4]
+    assert first == ["deep/0.jpg", "deep/108.jpg", "deep/111.jpg", "deep/112.jpg"]
     with pytest.raises(DataError, match=r"no split 'test'; it has train \(\d+ images\), valid"):
         opened(file, "test")
     for share in (0, 1, -0.1, float("nan")):

@@ -1,0 +1,26 @@
+"""Your own pictures with captions, over a pretrained MobileNetV2.
+
+    python -m capjax.main --config configs/folder_transformer.py \
+        --config.dataset.file=captions.csv --workdir runs/mine
+
+The file has a row a caption: image,caption and, if you like, split (see `capjax.data.folder`).
+"""
+
+from configs import base, flickr8k_transformer
+
+
+def get_config():
+    """As for Flickr8k, and it stops early: a folder may have many pictures or few."""
+    config = flickr8k_transformer.get_config()
+    config.dataset = base.folder_dataset()
+    config.dataset.image_size = 224
+    config.dataset.max_length = 30
+    config.dataset.over_length = "cut"
+    config.dataset.length_bucket = 16
+    config.tokenizer.min_count = 2
+    config.batch_size = 32
+    config.num_steps = 3000
+    config.eval_every = 250
+    config.early_stopping.patience = 4
+    config.decoding.max_length = 30
+    return config

@@ -1,0 +1,213 @@
+"""Runs over a pretrained encoder: cached, uncached and fine-tuned, on a user's own pictures."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import capjax
+from capjax import build
+from capjax.pretrained.keras_files import WeightsError
+from capjax.pretrained.variables import load_variables
+from capjax.run import evaluate, train
+from capjax.workdir import WorkdirError
+from configs import folder_transformer
+
+# Keras 3 on NumPy 2: its own conversion of TensorFlow's variables.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
+
+
+@pytest.fixture(scope="module", name="weights")
+def make_weights(tmp_path_factory):
+    keras = pytest.importorskip("keras", reason="writes a weights file to read")
+    path = tmp_path_factory.mktemp("weights") / "small.weights.h5"
+    keras.utils.set_random_seed(0)
+    model = keras.applications.MobileNetV2(
+        weights=None, include_top=False, input_shape=(64, 64, 3), alpha=0.35
+    )
+    model.save_weights(path)
+    return path
+
+
+@pytest.fixture(scope="module", name="pictures")
+def make_pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    rows = ["image,caption,split"]
+    for number in range(15):
+        name, colour = list(COLOURS.items())[number % 3]
+        noise = rng.integers(-20, 20, (70, 90, 3))
+        pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        split = "validation" if number >= 12 else "train"
+        rows += [f"{number}.png,a {name} {noun},{split}" for noun in ("wall", "picture")]
+    (folder / "captions.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Several runs here compile the same programs."""
+    before = jax.config.jax_compilation_cache_dir
+    build.compilation_cache(str(tmp_path_factory.mktemp("xla")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(name="config")
+def make_config(weights, pictures, compiled, tmp_path):
+    config = folder_transformer.get_config()
+    config.dataset.file = str(pictures / "captions.csv")
+    config.dataset.cache_dir = str(tmp_path / "cache")
+    config.dataset.image_size = 64
+    config.dataset.max_length = 8
+    config.tokenizer.min_count = 1
+    config.encoder.weights = str(weights)
+    config.encoder.alpha = 0.35
+    config.adapter.width = 16
+    config.adapter.depth = 0
+    config.decoder.width = 16
+    config.decoder.num_layers = 1
+    config.decoder.num_heads = 2
+    config.batch_size = 4
+    config.num_steps = 4
+    config.eval_every = 4
+    config.log_every = 1
+    config.optimizer.warmup_steps = 1
+    config.early_stopping.patience = 0
+    config.evaluation.batch_size = 4
+    config.evaluation.num_samples = 0
+    config.decoding.num_beams = 2
+    config.decoding.max_length = 8
+    return config
+
+
+def metrics_of(directory, group="train", name="loss"):
+    rows = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
+    return [row[name] for row in rows if row["group"] == group]
+
+
+def images_of(pictures):
+    return [str(pictures / f"{number}.png") for number in range(15)]
+
+
+def test_a_cached_run_trains_evaluates_and_captions_from_pixels(config, pictures, tmp_path, capsys):
+    directory = tmp_path / "run"
+    config.evaluation.num_samples, config.evaluation.temperatures = 1, (0.0,)
+    train(config, str(directory))
+    said = capsys.readouterr().out
+    assert "features of captions/train: 12 images x 4 positions x 1280 float16" in said
+    metrics = evaluate(config, str(directory), split="validation", checkpoint="latest")
+    # The score of the training's last evaluation, from the same cache.
+    assert metrics["loss"] == pytest.approx(metrics_of(directory, "validation")[-1], rel=1e-6)
+    assert "features of" not in capsys.readouterr().out
+
+    run = capjax.load(directory, "latest")
+    assert "encoder" not in load_params(run)
+    result = next((directory / "evaluation").glob("*.captions.json"))
+    cached = {row["image_id"]: row["caption"] for row in json.loads(result.read_text())}
+    names = images_of(pictures)[12:]
+    seen = run.caption(names, attention=True)
+    assert [caption.text for caption in seen] == list(cached.values())
+    assert seen[0].attention.shape[-1] == 4
+
+
+def load_params(run):
+    """What was trained: the variables less what the workdir keeps once."""
+    return {n: v for n, v in run.variables["params"].items() if n != "encoder"}
+
+
+def test_a_cached_run_is_the_frozen_run(config, tmp_path):
+    """Reading features is computing them anew in each step, but for their rounding."""
+    train(config, str(tmp_path / "cached"))
+    config.encoder.cache = ""
+    train(config, str(tmp_path / "frozen"))
+    losses = [metrics_of(tmp_path / name) for name in ("cached", "frozen")]
+    np.testing.assert_allclose(*losses, rtol=2e-3)
+    weights = load_variables(tmp_path / "frozen" / "frozen.safetensors")
+    found = capjax.load(tmp_path / "frozen").variables
+    for kind in ("params", "batch_stats"):
+        jax.tree.map(
+            np.testing.assert_array_equal, found[kind]["encoder"], weights[kind]["encoder"]
+        )
+
+
+def test_a_resumed_run_needs_no_weights_file(config, tmp_path, weights, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(config, str(whole))
+    config.num_steps, config.checkpoint_every = 4, 2
+
+    class Killed(Exception):
+        pass
+
+    from capjax.train import loop
+
+    update = loop._Clock.add
+    calls = []
+
+    def add(self, captions):
+        calls.append(captions)
+        if len(calls) == 4:
+            raise Killed
+        update(self, captions)
+
+    monkeypatch.setattr(loop._Clock, "add", add)
+    with pytest.raises(Killed):
+        train(config, str(parts))
+    monkeypatch.setattr(loop._Clock, "add", update)
+    monkeypatch.setattr(build, "load_mobilenet_v2", None)
+    train(config, str(parts))
+    found = [capjax.load(directory, "latest").variables for directory in (whole, parts)]
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+def test_fine_tuning_trains_weights_and_leaves_statistics(config, tmp_path):
+    config.encoder.frozen, config.encoder.cache = False, ""
+    config.dataset.crop_area, config.dataset.flip = 0.5, True
+    directory = tmp_path / "run"
+    train(config, str(directory))
+    variables = capjax.load(directory, "latest").variables
+    pretrained = build.pretrained_encoder(config, build.captioner(config, TOKENS).encoder)
+    changed = jax.tree.map(
+        lambda a, b: np.abs(a - b).max() > 0, variables["params"]["encoder"], pretrained["params"]
+    )
+    assert np.mean(jax.tree.leaves(changed)) > 0.9
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        variables["batch_stats"]["encoder"],
+        pretrained["batch_stats"],
+    )
+
+
+class TOKENS:
+    vocab_size, banned_ids = 9, ()
+
+
+def test_mistakes_are_found_before_training(config, tmp_path):
+    def refused(error, match, **changes):
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict(changes)
+        with pytest.raises(error, match=match):
+            train(changed, str(tmp_path / "none"))
+        assert not (tmp_path / "none" / "config.json").exists()
+
+    refused(build.ConfigError, "cached features are those of whole", **{"dataset.crop_area": 0.5})
+    refused(build.ConfigError, "cached features are those of whole", **{"dataset.flip": True})
+    refused(build.ConfigError, r"crop_area=2.0 must lie in", **{"dataset.crop_area": 2.0})
+    refused(build.ConfigError, "encoder.frozen is False", **{"encoder.frozen": False})
+    refused(build.ConfigError, "encoder.cache='float8'; it may be", **{"encoder.cache": "float8"})
+    refused(build.ConfigError, "dataset.cache_dir: set it", **{"dataset.cache_dir": ""})
+    refused(build.ConfigError, "would keep a random encoder", **{"encoder.weights": ""})
+    refused(WeightsError, "none.h5: no such weights file", **{"encoder.weights": "none.h5"})
+    refused(WeightsError, "does not fit the model", **{"encoder.alpha": 0.5})
+
+
+def test_another_cache_type_is_another_run(config, tmp_path):
+    train(config, str(tmp_path))
+    config.encoder.cache = "bfloat16"
+    with pytest.raises(WorkdirError, match=r"encoder\.cache"):
+        train(config, str(tmp_path))
