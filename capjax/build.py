@@ -1,8 +1,10 @@
 """From a config to the parts that it names."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
+from operator import getitem
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from capjax.data import feature_cache
+from capjax.data.augment import Augmentation
 from capjax.data.shapes import facts
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import BeamSearch
@@ -30,6 +33,8 @@ from capjax.train.checkpoint import Checkpoints
 
 COMPILATION_CACHE = "~/.cache/capjax/xla"
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# What training makes of an encoder, and its module does not know.
+TRAINING_FIELDS = ("weights", "frozen", "cache", "cache_views")
 EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
 
 
@@ -45,9 +50,11 @@ def _choose(options: dict, value: str, field: str):
 
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for what would otherwise be found out hours later, naming the field."""
-    for field in ("batch_size", "num_steps", "accumulate", "log_every", "eval_every"):
-        if config[field] < 1:
-            raise ConfigError(f"config.{field}={config[field]} must be 1 or more")
+    least = dict.fromkeys(("batch_size", "num_steps", "accumulate", "log_every", "eval_every"), 1)
+    least |= {"seed": 0, "dataset.max_length": 2, "dataset.num_threads": 1}
+    for field, number in least.items():
+        if (value := functools.reduce(getitem, field.split("."), config)) < number:
+            raise ConfigError(f"config.{field}={value} must be {number} or more")
     sizes = {"batch_size": config.batch_size, "evaluation.batch_size": config.evaluation.batch_size}
     for field, size in sizes.items():
         if size < 1 or size % jax.device_count():
@@ -70,11 +77,8 @@ def check(config: ConfigDict) -> None:
     _choose({"max": 0, "min": 0}, config.early_stopping.mode, "early_stopping.mode")
     metrics = ("loss", "accuracy", *coco.METRICS, *(facts.METRICS if has_facts(config) else ()))
     _choose(dict.fromkeys(metrics), config.early_stopping.metric, "early_stopping.metric")
-    if is_frozen(config) and not is_pretrained(config):
-        raise ConfigError(
-            "config.encoder.frozen would keep a random encoder, since config.encoder.weights is "
-            "empty: give weights, or set --config.encoder.frozen=False --config.encoder.cache="
-        )
+    if is_pretrained(config) and not config.encoder.weights:
+        raise ConfigError("config.encoder.weights is empty; it may be 'imagenet' or a Keras file")
     _check_images(config)
     if jax.process_count() > 1:
         raise ConfigError("this version trains and evaluates on the devices of one process")
@@ -83,8 +87,10 @@ def check(config: ConfigDict) -> None:
 def _check_images(config: ConfigDict) -> None:
     """Raises ConfigError for pixels that training can't make, or features that can't be kept."""
     dataset = config.dataset
-    if not 0 < dataset.crop_area <= 1:
-        raise ConfigError(f"config.dataset.crop_area={dataset.crop_area} must lie in (0, 1]")
+    try:
+        Augmentation(dataset.crop_area, dataset.flip)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if not is_cached(config):
         return
     _choose(feature_cache.DTYPES, config.encoder.cache, "encoder.cache")
@@ -93,10 +99,13 @@ def _check_images(config: ConfigDict) -> None:
             "config.encoder.cache keeps features of a frozen encoder, and config.encoder.frozen is "
             "False: set --config.encoder.cache= to train the encoder"
         )
-    if dataset.crop_area < 1 or dataset.flip:
+    views, augments = config.encoder.cache_views, dataset.crop_area < 1 or dataset.flip
+    if views < 1 or (views > 1) != augments:
         raise ConfigError(
-            "cached features are those of whole images: set --config.encoder.cache= for "
-            "config.dataset.crop_area or config.dataset.flip"
+            f"config.encoder.cache_views={views} and config.dataset.crop_area={dataset.crop_area}, "
+            f"flip={dataset.flip} do not fit: of 1 view, features are of whole images; of several, "
+            "the others are crops or flips; without a cache (--config.encoder.cache=) each step "
+            "draws its own"
         )
     if not dataset.cache_dir:
         raise ConfigError("config.encoder.cache keeps features in config.dataset.cache_dir: set it")
@@ -129,6 +138,13 @@ def compilation_cache(directory: str) -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
 
 
+def encoder(config: ConfigDict) -> nn.Module:
+    """The module of the config's encoder section."""
+    encoders = {"patch": PatchEncoder, "conv": ConvEncoder, "mobilenet_v2": MobileNetV2}
+    fields = {n: v for n, v in config.encoder.items() if n not in TRAINING_FIELDS}
+    return _make(encoders, fields, "encoder", _choose(DTYPES, config.dtype, "dtype"))
+
+
 def captioner(
     config: ConfigDict, tokenizer: Tokenizer, output_bias: Sequence[float] | None = None
 ) -> Captioner:
@@ -140,9 +156,6 @@ def captioner(
       output_bias: where the output bias starts in a new model.
     """
     dtype = _choose(DTYPES, config.dtype, "dtype")
-    encoders = {"patch": PatchEncoder, "conv": ConvEncoder, "mobilenet_v2": MobileNetV2}
-    fields = {n: v for n, v in config.encoder.items() if n not in ("weights", "frozen", "cache")}
-    encoder = _make(encoders, fields, "encoder", dtype)
     adapter = Adapter(**config.adapter, dtype=dtype) if "adapter" in config else None
     fields = {**config.decoder, "head_dim": config.decoder.head_dim or None}
     del fields["smart_bias"]
@@ -161,7 +174,7 @@ def captioner(
         banned=tokenizer.banned_ids,
         output_bias=None if output_bias is None else tuple(output_bias),
     )
-    return Captioner(encoder, decoder, adapter)
+    return Captioner(encoder(config), decoder, adapter)
 
 
 def is_frozen(config: ConfigDict) -> bool:
@@ -176,16 +189,16 @@ def is_cached(config: ConfigDict) -> bool:
 
 def is_pretrained(config: ConfigDict) -> bool:
     """Whether the encoder starts from weights of a file."""
-    return bool(config.encoder.get("weights", ""))
+    return "weights" in config.encoder
 
 
-def pretrained_encoder(config: ConfigDict, encoder: nn.Module) -> Variables:
+def pretrained_encoder(config: ConfigDict) -> Variables:
     """The variables that a pretrained encoder starts from, NumPy.
 
     Raises:
       WeightsError: they can't be had, or do not fit.
     """
-    return load_mobilenet_v2(encoder, config.encoder.weights, config.dataset.image_size)
+    return load_mobilenet_v2(encoder(config), config.encoder.weights, config.dataset.image_size)
 
 
 def _make(options: dict, fields: dict, name: str, dtype: Any, **more: Any) -> nn.Module:

@@ -118,7 +118,8 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     with build.checkpoints(directory, config, read_only=True) as checkpoints:
         step = _choose_step(checkpoints, checkpoint)
         params = checkpoints.restore_params(step, like)
-    variables = join_frozen(params, workdir.load_frozen(directory))
+    frozen = workdir.load_frozen(directory) if build.is_pretrained(config) else {}
+    variables = join_frozen(params, frozen)
     return Run(config, tokenizer, model, variables, step)
 
 

@@ -1,6 +1,8 @@
 """The two modes of the command line: train a run, evaluate a run."""
 
 import json
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,14 +11,21 @@ from tqdm import tqdm
 
 from capjax import build, parallel, workdir
 from capjax.data.captions import unigram_counts
-from capjax.data.sections import open_captions, open_usable, train_tokenizer
+from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
+from capjax.data.source import Source
 from capjax.evaluate.captioning import CaptionBatches, Sampling
 from capjax.evaluate.figures import save_figure, training_curve
 from capjax.evaluate.results import coco_results, code_version, write_json
 from capjax.evaluate.scoring import score_captions
 from capjax.load import load
 from capjax.metrics import coco
-from capjax.models.captioner import Captioner, encoder_variables, init_around, split_frozen
+from capjax.models.captioner import (
+    Captioner,
+    Variables,
+    encoder_variables,
+    init_around,
+    split_frozen,
+)
 from capjax.models.summary import model_summary
 from capjax.splits import Split, feature_model, make_split, source_record, with_features
 from capjax.train.checkpoint import Checkpoints
@@ -49,7 +58,13 @@ def train(config: ConfigDict, directory: str) -> None:
 def _train(
     config: ConfigDict, directory: str, checkpoints: Checkpoints, latest: int | None
 ) -> None:
-    source = {name: open_usable(config.dataset, name) for name in ("train", "validation")}
+    # What is quick to find wrong comes first: the files, then the weights, then every image.
+    source = {name: open_source(config.dataset, name) for name in ("train", "validation")}
+    pretrained = None
+    if build.is_pretrained(config) and latest is None:
+        pretrained = build.pretrained_encoder(config)
+    source = {name: check_images(config.dataset, split) for name, split in source.items()}
+    _print_notes(source.values())
     table = {name: open_captions(config.dataset, source[name]) for name in source}
     tokenizer = train_tokenizer(config.tokenizer, table["train"])
     fingerprints = {
@@ -73,15 +88,17 @@ def _train(
     except ValueError as error:  # Fields that do not fit each other or the image's size.
         raise build.ConfigError(f"this config makes no model: {error}") from error
 
-    params, frozen = _start(config, directory, model, shape, resume=latest is not None)
+    params, frozen = _start(config, directory, model, shape, pretrained)
     if latest is None:
         workdir.save(directory, config, tokenizer, fingerprints)
         workdir.save_frozen(directory, frozen)
         workdir.save_selection(directory, source)
     if build.is_cached(config):
         encoder = encoder_variables(frozen)
+        views = {"train": config.encoder.cache_views, "validation": 1}
         splits = {
-            name: with_features(split, model.encoder, encoder) for name, split in splits.items()
+            name: with_features(split, model.encoder, encoder, views=views[name])
+            for name, split in splits.items()
         }
         model, frozen = feature_model(model, splits["train"]), {}
     optimizer = build.optimizer(config)
@@ -107,18 +124,29 @@ def _train(
         )
 
 
-def _start(config: ConfigDict, directory: str, model: Captioner, shape, *, resume: bool):
+def _start(
+    config: ConfigDict,
+    directory: str,
+    model: Captioner,
+    shape: tuple[int, ...],
+    pretrained: Variables | None,
+) -> tuple[Any, Variables]:
     """Parameters to train and variables that stay, as a new run has them at step 0."""
     key = jax.random.key(config.seed)
+    freeze = build.is_frozen(config)
     if not build.is_pretrained(config):
-        variables = model.init_variables(key, shape)
-    else:
-        # The file of weights may have gone by the time of a later visit, which takes them from its
-        # checkpoint and from what stays.
-        encoder = None if resume else build.pretrained_encoder(config, model.encoder)
-        variables = init_around(model, key, shape, encoder)
-    params, frozen = split_frozen(variables, freeze_encoder=build.is_frozen(config))
-    return params, workdir.load_frozen(directory) if resume else frozen
+        return split_frozen(model.init_variables(key, shape), freeze_encoder=freeze)
+    params, frozen = split_frozen(init_around(model, key, shape, pretrained), freeze_encoder=freeze)
+    # The file of weights may have gone by the time of a later visit, which takes what stays from
+    # the workdir and the rest from its checkpoint.
+    return params, workdir.load_frozen(directory) if pretrained is None else frozen
+
+
+def _print_notes(sources: Iterable[Source]) -> None:
+    """Says what a reader of the scores must know of the data."""
+    for source in sources:
+        if note := source.selection.get("note"):
+            print(f"{source.name}: {note}")
 
 
 def _train_step(config, model, optimizer):
@@ -182,9 +210,11 @@ def evaluate(
     Fields of `workdir.FREE` are `config`'s; the rest must be the run's own.
     """
     build.check(config)
-    workdir.check_same_run(directory, config)
+    workdir.check_same_run(directory, config, workdir.FREE_IN_EVALUATION)
     run = load(directory, checkpoint)
-    source = open_usable(config.dataset, split)
+    source = check_images(config.dataset, open_source(config.dataset, split))
+    workdir.check_same_data(directory, {split: source.fingerprint})
+    _print_notes([source])
     table = open_captions(config.dataset, source)
     data = make_split(config, source, table, run.tokenizer)
     model, variables = run.model, run.variables

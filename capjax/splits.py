@@ -14,12 +14,12 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from capjax import parallel
-from capjax.data.augment import Augmentation
+from capjax.data.augment import Augmentation, draw_view
 from capjax.data.batches import TrainBatches
 from capjax.data.captions import CaptionTable, EncodedCaptions, encode_captions
 from capjax.data.feature_batches import eval_feature_batches, train_feature_batches
 from capjax.data.feature_cache import FeatureCache, FeatureShape, open_features
-from capjax.data.reading import eval_batches, read_batches, read_pixels
+from capjax.data.reading import ViewOf, eval_batches, read_batches, read_pixels
 from capjax.data.sections import cache_dir
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
@@ -42,7 +42,8 @@ class Split:
       table: its raw captions.
       encoded: the same as token ids.
       tokenizer: which made them.
-      features: of the images, or None.
+      views: features of the whole images, and in training perhaps of crops of them; none where
+        the model takes pixels.
     """
 
     config: ConfigDict
@@ -50,7 +51,7 @@ class Split:
     table: CaptionTable
     encoded: EncodedCaptions
     tokenizer: Tokenizer
-    features: FeatureCache | None = None
+    views: tuple[FeatureCache, ...] = ()
 
     def train_batches(self, first_step: int) -> Batches:
         """Training batches from a step on, without end."""
@@ -62,9 +63,11 @@ class Split:
             "length_bucket": dataset.length_bucket or None,
             "packed": dataset.packed,
         }
-        if self.features is not None:
+        if self.views:
             batches = TrainBatches(self.encoded, self.tokenizer, **plan)
-            return train_feature_batches(self.features, batches, first_step=first_step)
+            return train_feature_batches(
+                self.views, batches, seed=config.seed, first_step=first_step
+            )
         # Here, because it needs TensorFlow and nothing else does.
         from capjax.data.pipeline import train_batches
 
@@ -82,9 +85,9 @@ class Split:
     def eval_batches(self) -> Batches:
         """Each image of the split once, in order."""
         size = self.config.evaluation.batch_size
-        if self.features is not None:
+        if self.views:
             return eval_feature_batches(
-                self.features, self.encoded, self.tokenizer, batch_size=size
+                self.views[0], self.encoded, self.tokenizer, batch_size=size
             )
         return eval_batches(
             self.source,
@@ -100,9 +103,7 @@ class Split:
         index = np.arange(min(count, len(self.source)))
         size = self.config.dataset.image_size
         pixels = np.array([read_pixels(self.source, i, size) for i in index])
-        if self.features is None:
-            return pixels, {"image": pixels}
-        return pixels, {"features": self.features.read(index)}
+        return pixels, {"features": self.views[0].read(index)} if self.views else {"image": pixels}
 
 
 def make_split(
@@ -116,28 +117,43 @@ def make_split(
     return Split(config, source, table, encoded, tokenizer)
 
 
-def with_features(split: Split, encoder: nn.Module, variables: Variables) -> Split:
+def with_features(
+    split: Split, encoder: nn.Module, variables: Variables, *, views: int = 1
+) -> Split:
     """The same split with the features of a frozen encoder, computed where they are not there yet.
 
     Args:
       split: its images are read where features are missing.
       encoder: images -> Memory.
       variables: the encoder's own.
+      views: features an image: of the whole, and of so many random crops and flips less one, as
+        the config's dataset section has them.
 
     Raises:
       DataError: there is no room for them, or what is there can't be used.
       ImageError: an image can't be used.
     """
-    config = split.config
-    side = config.dataset.image_size
+    weights = fingerprint(variables)
+    opened = (_open_view(split, encoder, variables, weights, view) for view in range(views))
+    return dataclasses.replace(split, views=tuple(opened))
+
+
+def _open_view(
+    split: Split, encoder: nn.Module, variables: Variables, weights: str, view: int
+) -> FeatureCache:
+    """Features of whole images for view 0, of one random crop of each for another."""
+    config, dataset = split.config, split.config.dataset
+    side = dataset.image_size
     key = {
         "format": _FORMAT,
         "source": split.source.fingerprint,
         # The resize to a square and the scaling are `load_pixels`'s and the encoder's own.
         "image_size": side,
-        "encoder": {n: v for n, v in config.encoder.items() if n not in ("weights", "frozen")},
+        "encoder": config.encoder.name,
         "compute": config.dtype,
-        "weights": fingerprint(variables),
+        # Names and shapes of the weights go in, and so the encoder's fields.
+        "weights": weights,
+        "view": [view, dataset.crop_area, dataset.flip] if view else None,
     }
     memory = jax.eval_shape(
         lambda x: encoder.apply(variables, x, train=False),
@@ -150,28 +166,38 @@ def with_features(split: Split, encoder: nn.Module, variables: Variables) -> Spl
         prefix=memory.prefix,
         dtype=config.encoder.cache,
     )
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+    def view_of(index: int) -> ViewOf:
+        augmentation = Augmentation(dataset.crop_area, dataset.flip)
+        return lambda size: draw_view(augmentation, view, index, size)
 
     def compute(batches: np.ndarray) -> Iterator[np.ndarray]:
         encode, placed = parallel.map_devices(make_encode(encoder)), parallel.replicate(variables)
-        threads = config.dataset.num_threads
-        for pixels in read_batches(split.source, batches, image_size=side, num_threads=threads):
+        for pixels in read_batches(
+            split.source,
+            batches,
+            image_size=side,
+            num_threads=dataset.num_threads,
+            view_of=view_of if view else None,
+        ):
             yield parallel.unshard(encode(placed, parallel.shard(pixels)))
 
-    features = open_features(
-        os.path.join(cache_dir(config.dataset), f"features-{digest[:32]}"),
+    digest = hashlib.sha256(
+        json.dumps({**key, "dtype": shape.dtype}, sort_keys=True).encode()
+    ).hexdigest()
+    return open_features(
+        os.path.join(cache_dir(dataset), f"features-{digest[:32]}"),
         key,
         shape,
         compute,
         batch_size=config.evaluation.batch_size,
-        name=split.source.name,
+        name=f"{split.source.name}, view {view}" if view else split.source.name,
     )
-    return dataclasses.replace(split, features=features)
 
 
 def feature_model(model: Captioner, split: Split) -> Captioner:
     """The model without its encoder, over a split's cached features."""
-    shape = split.features.shape
+    shape = split.views[0].shape
     return model.clone(encoder=FeatureEncoder(shape.grid, shape.prefix))
 
 

@@ -3,7 +3,7 @@
 config.json             the whole config
 tokenizer.json          its tokenizer
 data.json               fingerprints of the data
-selection.json          what was drawn from a larger dataset, where a sample was
+selection.json          what was drawn from a dataset or left out, where anything was
 frozen.safetensors      variables that training does not change, such as a frozen encoder's
 checkpoints/            the latest and the best
 metrics.jsonl           training and validation scalars
@@ -25,12 +25,16 @@ from capjax.evaluate.results import write_json
 from capjax.models.captioner import Variables
 from capjax.pretrained.variables import load_variables, save_variables
 
+# Fields of later versions of capjax, with the value that a run of an earlier one had.
+_ADDED = {"dataset": {"crop_area": 1.0, "flip": False}}
+
 # Sections and fields that may change between two visits to a workdir: they change no update of the
 # parameters, only what is looked at and when.
 FREE = (
     "dataset.data_dir",
     "dataset.root",
     "dataset.file",
+    "dataset.bad_images",
     "dataset.train_file",
     "dataset.train_root",
     "dataset.validation_file",
@@ -43,6 +47,9 @@ FREE = (
     "evaluation",
     "decoding",
 )
+
+# Where a run is evaluated and no longer trained, its features may also be computed as it goes.
+FREE_IN_EVALUATION = (*FREE, "encoder.cache")
 
 _FROZEN = "frozen.safetensors"
 
@@ -74,7 +81,10 @@ def load_config(workdir: str) -> ConfigDict:
             "`python -m capjax.main --config configs/shapes_transformer.py`"
         )
     with open(file, encoding="utf-8") as stream:
-        return ConfigDict(_tuples(json.load(stream)))
+        saved = _tuples(json.load(stream))
+    for section, fields in _ADDED.items():
+        saved[section] = {**fields, **saved[section]}
+    return ConfigDict(saved)
 
 
 def _tuples(value: Any) -> Any:
@@ -85,23 +95,36 @@ def _tuples(value: Any) -> Any:
 
 
 def save_selection(workdir: str, sources: Mapping[str, Source]) -> None:
-    """Writes what was drawn from a larger dataset, by split, where a sample was drawn."""
+    """Writes what was drawn from a dataset or left out, by split; no file where nothing was."""
     drawn = {name: source.selection for name, source in sources.items() if source.selection}
+    file = path(workdir, "selection.json")
     if drawn:
-        write_json(path(workdir, "selection.json"), drawn)
+        write_json(file, drawn)
+    elif os.path.exists(file):  # Of a start that came to nothing.
+        os.remove(file)
 
 
 def save_frozen(workdir: str, frozen: Variables) -> None:
     """Writes the variables that training does not change; no file where there are none."""
+    file = path(workdir, _FROZEN)
     if frozen:
-        save_variables(path(workdir, _FROZEN), frozen)
+        save_variables(file, frozen)
+    elif os.path.exists(file):  # Of a start that came to nothing.
+        os.remove(file)
 
 
 def load_frozen(workdir: str) -> Variables:
-    """The variables that training did not change."""
+    """The variables that training did not change: those of a pretrained encoder.
+
+    Raises:
+      WorkdirError: the file is damaged or was not copied with the run.
+    """
     file = path(workdir, _FROZEN)
     if not os.path.isfile(file):
-        return {}
+        raise WorkdirError(
+            f"{file} is missing, and this run's encoder is in it: copy it from where the run was "
+            "made"
+        )
     try:
         return load_variables(file)
     except ValueError as error:
@@ -113,16 +136,16 @@ def load_tokenizer(workdir: str) -> Tokenizer:
     return Tokenizer.load(path(workdir, "tokenizer.json"))
 
 
-def check_same_run(workdir: str, config: ConfigDict) -> None:
+def check_same_run(workdir: str, config: ConfigDict, free: Sequence[str] = FREE) -> None:
     """Raises WorkdirError, listing the fields, where `config` is not the run's own.
 
-    The fields of FREE may differ.
+    The fields of `free` may differ.
     """
     saved, given = _flat(load_config(workdir)), _flat(config)
     changed = [
         f"  {name}: {saved.get(name, '(absent)')!r} in the run, {given.get(name, '(absent)')!r} now"
         for name in sorted(saved.keys() | given.keys())
-        if saved.get(name) != given.get(name) and not _is_free(name, FREE)
+        if saved.get(name) != given.get(name) and not _is_free(name, free)
     ]
     if changed:
         raise WorkdirError(
@@ -135,11 +158,11 @@ def check_same_data(workdir: str, fingerprints: dict[str, str]) -> None:
     """Raises WorkdirError where the data or the tokenizer are not those the run began with."""
     with open(path(workdir, "data.json"), encoding="utf-8") as stream:
         saved = json.load(stream)
-    changed = [name for name, value in fingerprints.items() if saved.get(name) != value]
+    changed = [name for name, value in fingerprints.items() if saved.get(name, value) != value]
     if changed:
         raise WorkdirError(
-            f"{workdir} was trained on other data: {', '.join(changed)} changed. Continue it with "
-            "the data it began with (config.dataset names where it lies), or give another --workdir"
+            f"{workdir} was trained on other data: {', '.join(changed)} changed. Give the data it "
+            "began with (config.dataset names where it lies), or another --workdir"
         )
 
 

@@ -149,15 +149,19 @@ def mobilenet_v2() -> ConfigDict:
     """MobileNetV2 with weights of Keras (`capjax.models.mobilenet_v2`)."""
     encoder = ConfigDict()
     encoder.name = "mobilenet_v2"
-    # "imagenet", which Keras downloads; a .h5 or .weights.h5 file of Keras; or "", fresh ones.
+    # "imagenet", which Keras downloads (those of the size nearest to the images'); or a .h5 or
+    # .weights.h5 file of Keras.
     encoder.weights = "imagenet"
     # Multiplies the channels of all layers.
     encoder.alpha = 1.0
     # Whether training leaves the encoder as it is.
     encoder.frozen = True
     # Type of a frozen encoder's features, which are computed once and kept in dataset.cache_dir:
-    # "float16" or "bfloat16". "" computes them in each step, as crops and flips need it.
+    # "float16" or "bfloat16". "" computes them in each step.
     encoder.cache = "float16"
+    # Features kept of each training image: of the whole, and of so many random crops and flips
+    # (dataset.crop_area, dataset.flip) less one.
+    encoder.cache_views = 1
     return encoder
 
 

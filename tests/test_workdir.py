@@ -106,8 +106,37 @@ def test_what_does_not_change_is_kept_once(tmp_path):
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(workdir.WorkdirError, match=r"frozen\.safetensors is not a readable"):
         workdir.load_frozen(str(tmp_path))
-    workdir.save_frozen(str(tmp_path / "none"), {})
-    assert workdir.load_frozen(str(tmp_path / "none")) == {}
+    # A start that came to nothing may have left one.
+    workdir.save_frozen(str(tmp_path), {})
+    with pytest.raises(workdir.WorkdirError, match="missing, and this run's encoder is in it"):
+        workdir.load_frozen(str(tmp_path))
+
+
+def test_a_selection_is_written_and_an_old_one_removed(tmp_path):
+    class Drawn:
+        selection = {"by": "captions"}  # noqa: RUF012
+
+    class Whole:
+        selection = {}  # noqa: RUF012
+
+    workdir.save_selection(str(tmp_path), {"train": Drawn, "validation": Whole})
+    file = tmp_path / "selection.json"
+    assert json.loads(file.read_text()) == {"train": {"by": "captions"}}
+    workdir.save_selection(str(tmp_path), {"train": Whole})
+    assert not file.exists()
+
+
+def test_a_run_from_before_a_field_was_added_continues(tmp_path):
+    config = base.get_config()
+    save(tmp_path, config)
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    del saved["dataset"]["crop_area"], saved["dataset"]["flip"]
+    file.write_text(json.dumps(saved))
+    workdir.check_same_run(str(tmp_path), config)
+    config.dataset.flip = True
+    with pytest.raises(workdir.WorkdirError, match=r"dataset\.flip: False in the run, True now"):
+        workdir.check_same_run(str(tmp_path), config)
 
 
 def test_fields_of_another_encoder_are_named():

@@ -26,7 +26,7 @@ import numpy as np
 from capjax.data.captions import EncodedCaptions
 from capjax.data.tokenizer import Tokenizer
 
-_EPOCH, _WINDOW, _CAPTIONS, AUGMENTATION = range(4)
+_EPOCH, _WINDOW, _CAPTIONS, AUGMENTATION, VIEW = range(5)
 
 
 def generator(seed: int, purpose: int, number: int) -> np.random.Generator:

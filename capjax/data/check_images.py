@@ -68,7 +68,7 @@ def find_bad_images(
     """Decodes every image of a source; those that can't be used by id, with the reason, in order.
 
     With a `cache_dir` this is done once: a JSON file there, keyed by the source's fingerprint, says
-    which images were bad, and only these are looked at again, since the user may have mended them.
+    which images were bad, and only these are looked at again: the disk may have been at fault.
     A file that is damaged or is another source's is ignored and written again.
     """
     path = Path(cache_dir) / f"images-{source.fingerprint}.json" if cache_dir else None

@@ -40,7 +40,7 @@ def open_coco_json(file: str, root: str, split: str) -> FilesSource:
     Raises:
       DataError: a file is missing or not laid out as COCO's are.
     """
-    _check_split(split)
+    check_split(split)
     images, annotations = _read(file, root, split)
     return FilesSource(f"{_stem(file)}/{split}", root, _examples(images, annotations))
 
@@ -66,7 +66,7 @@ def open_coco_sample(
       DataError: a file is missing or not laid out as COCO's are, there is no such split, or the
         draw cannot be made.
     """
-    _check_split(split)
+    check_split(split)
     if by not in ("captions", "images"):
         raise DataError(f'config.dataset.sample_by must be "captions" or "images", not {by!r}')
     if seed < 0:
@@ -109,7 +109,8 @@ def _note(by: str, shared: int) -> str:
     return f"drawn by caption: {shared} images lie in both splits{unseen}"
 
 
-def _check_split(split: str) -> None:
+def check_split(split: str) -> None:
+    """Raises DataError for a split that these files do not make."""
     if split not in _SPLITS:
         raise DataError(
             f"COCO's caption files make the splits {' and '.join(_SPLITS)}, not {split!r}"

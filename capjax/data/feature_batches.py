@@ -4,13 +4,13 @@ Which images and captions a batch holds comes from `batches`, as for pixels.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import numpy as np
 
-from capjax.data.batches import TrainBatches, eval_indices, eval_text
+from capjax.data.batches import VIEW, TrainBatches, eval_indices, eval_text, generator
 from capjax.data.captions import EncodedCaptions
 from capjax.data.feature_cache import FeatureCache
 from capjax.data.tokenizer import Tokenizer
@@ -20,13 +20,15 @@ _AHEAD = 2
 
 
 def train_feature_batches(
-    features: FeatureCache, batches: TrainBatches, *, first_step: int = 0
+    views: Sequence[FeatureCache], batches: TrainBatches, *, seed: int, first_step: int = 0
 ) -> Iterator[dict[str, np.ndarray]]:
     """Training batches of steps first_step, first_step + 1, ... without end.
 
     Args:
-      features: of the train split.
+      views: features of the train split: of whole images, of crops, ...; an image's come from a
+        random one of them each time.
       batches: the plan over its captions.
+      seed: of that choice.
       first_step: where to start; from there on all is as if started at 0.
 
     Returns:
@@ -39,13 +41,27 @@ def train_feature_batches(
 
     def make(step: int) -> dict[str, np.ndarray]:
         plan = batches(step)
-        batch = {"features": features.read(plan.index)}
-        batch |= {"tokens": plan.tokens, "lengths": plan.lengths}
+        features = _read_views(views, plan.index, batches.positions(step), seed)
+        batch = {"features": features, "tokens": plan.tokens, "lengths": plan.lengths}
         if plan.packing is not None:
             batch["packing"] = plan.packing
         return batch
 
     return _ahead(make, count(first_step))
+
+
+def _read_views(
+    views: Sequence[FeatureCache], index: np.ndarray, positions: np.ndarray, seed: int
+) -> np.ndarray:
+    """Features [b, P, F] of images, each from the view that its position in the stream draws."""
+    if len(views) == 1:
+        return views[0].read(index)
+    drawn = np.array([generator(seed, VIEW, int(p)).integers(len(views)) for p in positions])
+    batch = views[0].read(np.where(drawn == 0, index, -1))
+    for number, view in enumerate(views[1:], 1):
+        rows = np.flatnonzero(drawn == number)
+        batch[rows] = view.read(index[rows])
+    return batch
 
 
 def eval_feature_batches(

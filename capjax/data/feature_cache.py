@@ -145,7 +145,7 @@ def open_features(
 
 def _write(directory, key, shape, compute, batch_size, name) -> None:
     partial = directory.with_name(f"{directory.name}.partial")
-    _say_size(directory, shape, name)
+    _say_size(directory, partial, shape, name)
     features, checksums = _continue(partial, key, shape)
     done = _count_done(features, checksums, name)
     # Whole batches again, so that an interrupted cache has the bits of one never interrupted.
@@ -178,13 +178,15 @@ def _write(directory, key, shape, compute, batch_size, name) -> None:
     os.replace(partial, directory)
 
 
-def _say_size(directory: Path, shape: FeatureShape, name: str) -> None:
+def _say_size(directory: Path, partial: Path, shape: FeatureShape, name: str) -> None:
     free = shutil.disk_usage(directory.parent).free
     print(
         f"features of {name}: {shape.images} images x {shape.positions} positions x {shape.width} "
         f"{shape.dtype} = {shape.bytes / 1e9:.2f} GB, kept in {directory} "
         f"({free / 1e9:.1f} GB free there)"
     )
+    if shape.bytes > free and not partial.exists():
+        raise _no_room(directory.parent, shape, f"only {free / 1e9:.2f} GB are free")
 
 
 def _meta(key: Mapping[str, Any], shape: FeatureShape) -> dict[str, Any]:
@@ -226,12 +228,16 @@ def _reserve(file: Path, dtype: Any, axes: tuple[int, ...], shape: FeatureShape)
                 os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
         except OSError as error:
             shutil.rmtree(file.parent, ignore_errors=True)
-            raise DataError(
-                f"no room for {shape.bytes / 1e9:.2f} GB of features in {file.parent.parent}: "
-                f"{error.strerror}. Set config.dataset.cache_dir to a larger disk, or "
-                "config.encoder.cache='' to compute them anew in each step"
-            ) from error
+            raise _no_room(file.parent.parent, shape, str(error.strerror)) from error
     return array
+
+
+def _no_room(folder: Path, shape: FeatureShape, reason: str) -> DataError:
+    return DataError(
+        f"no room for {shape.bytes / 1e9:.2f} GB of features in {folder}: {reason}. Set "
+        "config.dataset.cache_dir to a larger disk, or config.encoder.cache='' to compute them "
+        "anew in each step"
+    )
 
 
 def _count_done(features: np.ndarray, checksums: np.ndarray, name: str) -> int:
@@ -250,8 +256,11 @@ def _count_done(features: np.ndarray, checksums: np.ndarray, name: str) -> int:
 @contextmanager
 def _only_one(directory: Path, name: str) -> Iterator[None]:
     """Holds a lock while one process writes; another one waits for it and says so."""
-    import fcntl  # Not on Windows, where JAX has no accelerators either.
-
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks: there, start one process at a time.
+        yield
+        return
     with open(directory.with_name(f"{directory.name}.lock"), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

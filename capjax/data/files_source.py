@@ -15,7 +15,8 @@ from tqdm import tqdm
 from capjax.data.source import DataError, Example
 from capjax.data.text_files import first_few
 
-_TAIL_BYTES = 4096
+# A file up to so long is hashed whole, of a longer one both ends are.
+_HASHED_BYTES = 8192
 _THREADS = 8
 # Files that a thread reads at a time: handing one over costs as much as reading it.
 _CHUNK = 64
@@ -28,8 +29,8 @@ class FilesSource:
     Attributes:
       name: dataset and split, e.g. "flickr8k/train".
       fingerprint: of each example's path in the root, id and captions, and of the size and the
-        last 4 KiB of its file. Where a compressed picture differs, its end does. A copy of the
-        files elsewhere has the same fingerprint.
+        first and last 4 KiB of its file. Where a compressed picture differs, its end does, and
+        its metadata lie at the start. A copy of the files elsewhere has the same fingerprint.
       selection: see `capjax.data.source.Source`.
     """
 
@@ -41,7 +42,7 @@ class FilesSource:
         *,
         selection: Mapping[str, Any] | None = None,
     ):
-        """Checks the whole split and reads the end of every file.
+        """Checks the whole split and reads both ends of every file.
 
         Args:
           name: see above.
@@ -87,6 +88,7 @@ class FilesSource:
         rest._examples = tuple(self._examples[i] for i in kept)
         rest._digests = [self._digests[i] for i in kept]
         rest.fingerprint = _combine(rest._digests)
+        rest.selection = {**self.selection, "left_out": sorted(dropped)}
         return rest
 
 
@@ -103,7 +105,7 @@ def _find_problems(root: str, examples: Sequence[Example]) -> dict[str, list[str
     outside = [e.image for e in examples if _is_outside(e.image)]
     there = _Folders(root)
     found = {
-        "paths outside of the folder (write paths that start from it, without '..')": outside,
+        "paths outside of the folder (start from it, with '/' and without '..')": outside,
         "missing files (add them, correct their names, or point the config at another folder)": [
             e.image for e in examples if not _is_outside(e.image) and e.image not in there
         ],
@@ -119,7 +121,7 @@ def _find_problems(root: str, examples: Sequence[Example]) -> dict[str, list[str
 
 def _is_outside(path: str) -> bool:
     # What a symbolic link leads to is its owner's choice; a path from a file is not.
-    return os.path.isabs(path) or ".." in path.split("/")
+    return os.path.isabs(path) or ".." in path.replace("\\", "/").split("/")
 
 
 class _Folders:
@@ -133,7 +135,8 @@ class _Folders:
         folder, name = posixpath.split(path)
         if folder not in self._files:
             self._files[folder] = _list_files(os.path.join(self._root, folder))
-        return name in self._files[folder]
+        # A file system may take another spelling of a name than it lists (macOS: of accents).
+        return name in self._files[folder] or os.path.isfile(os.path.join(self._root, path))
 
 
 def _list_files(folder: str) -> frozenset[str]:
@@ -145,7 +148,7 @@ def _list_files(folder: str) -> frozenset[str]:
 
 
 def _read_digests(name: str, root: str, examples: Sequence[Example]) -> list[bytes]:
-    """A digest of each example and the end of its file."""
+    """A digest of each example and the ends of its file."""
 
     def digest(chunk: Sequence[Example]) -> list[bytes | str]:
         return [_digest(root, example) for example in chunk]
@@ -174,13 +177,15 @@ def _digest(root: str, example: Example) -> bytes | str:
     try:
         with open(os.path.join(root, example.image), "rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - _TAIL_BYTES, 0))
-            tail = file.read(_TAIL_BYTES)
+            file.seek(0)
+            ends = file.read(_HASHED_BYTES // 2)
+            file.seek(max(size - _HASHED_BYTES // 2, file.tell()))
+            ends += file.read(_HASHED_BYTES // 2)
     except OSError as error:
         return f"{example.image} ({error.strerror})"
     # JSON has no raw line end, so the first one ends it whatever the tail holds.
     text = json.dumps([*example, size])
-    return hashlib.sha256(text.encode() + b"\n" + tail).digest()
+    return hashlib.sha256(text.encode() + b"\n" + ends).digest()
 
 
 def _combine(digests: Sequence[bytes]) -> str:

@@ -75,7 +75,10 @@ def open_folder(
     counts = Counter(splits.values())
     if split not in counts:
         there = ", ".join(f"{name} ({count} images)" for name, count in sorted(counts.items()))
-        raise DataError(f"{file} has no split {split!r}; it has {there}")
+        raise DataError(
+            f"{file} has no split {split!r}; it has {there}. Name splits in a column 'split', or "
+            "have a part drawn with config.dataset.validation_share"
+        )
     examples = [
         Example(image, image, tuple(texts))
         for image, texts in captions.items()
@@ -110,7 +113,10 @@ def _named_splits(file: str, rows: Sequence[_Row]) -> dict[str, str]:
 def _drawn_splits(images: Collection[str], share: float, seed: int) -> dict[str, str]:
     if not 0 < share < 1:
         raise DataError(f"config.dataset.validation_share must be between 0 and 1, not {share}")
-    return {image: "validation" if _fraction(image, seed) < share else "train" for image in images}
+    fractions = {image: _fraction(image, seed) for image in images}
+    # At least one image: a small folder may have none below the share.
+    limit = max(share, min(fractions.values()) + 1e-12)
+    return {image: "validation" if f < limit else "train" for image, f in fractions.items()}
 
 
 def _fraction(image: str, seed: int) -> float:
@@ -171,6 +177,9 @@ def _read_csv(text: str) -> Iterator[tuple[int, dict | str]]:
     line = 1
     try:
         header = [name.strip().lower() for name in next(reader, [])]
+        if doubled := [name for name, count in Counter(header).items() if count > 1]:
+            yield line, f"names a column twice: {', '.join(doubled)}; give a caption its own row"
+            return
         if not set(header) & set(_IMAGE) or not set(header) & set(_CAPTION):
             yield line, f"names the columns {', '.join(header)}, not image and caption"
             return
@@ -196,6 +205,9 @@ def _row(line: int, fields: dict | str) -> _Row:
     if isinstance(fields, str):
         raise _RowError(fields)
     image = _text(fields, _IMAGE)
+    named = [name for name in ("captions", *_CAPTION) if fields.get(name) is not None]
+    if len(named) > 1:
+        raise _RowError(f"has {' and '.join(map(repr, named))}; give each caption its own row")
     if isinstance(fields.get("captions"), list):
         captions = tuple(_text({"caption": text}, _CAPTION) for text in fields["captions"])
         if len(set(captions)) < len(captions):

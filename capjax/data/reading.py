@@ -109,16 +109,29 @@ def eval_batches(
 
 
 def read_batches(
-    source: Source, indices: np.ndarray, *, image_size: int, num_threads: int
+    source: Source,
+    indices: np.ndarray,
+    *,
+    image_size: int,
+    num_threads: int,
+    view_of: Callable[[int], ViewOf] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields the pixels [b, S, S, 3] of batches of image indices [batches, b], one read ahead."""
+    """Yields the pixels [b, S, S, 3] of batches of image indices [batches, b], one read ahead.
+
+    `view_of` gives what is seen of an image by its index; without it all of it is.
+    """
+
+    def read(index: np.ndarray) -> np.ndarray:
+        views = None if view_of is None else [view_of(int(i)) for i in index]
+        return read_chunk(source, index, image_size, views)
+
     pool = ThreadPoolExecutor(num_threads)
     ahead = deque()
     try:
         for k in range(len(indices) + 1):
             if k < len(indices):
                 chunks = np.array_split(indices[k], -(-indices.shape[1] // CHUNK))
-                ahead.append([pool.submit(read_chunk, source, c, image_size) for c in chunks])
+                ahead.append([pool.submit(read, chunk) for chunk in chunks])
             if k > 0:
                 yield np.concatenate([read.result() for read in ahead.popleft()])
     finally:

@@ -28,10 +28,10 @@ def open_source(dataset: Mapping[str, Any], split: str) -> Source:
             _given(dataset, "file"), _given(dataset, "root"), split, restval=dataset["restval"]
         )
     if name == "coco_json":
-        from capjax.data.coco_json import open_coco_json, open_coco_sample
+        from capjax.data.coco_json import check_split, open_coco_json, open_coco_sample
 
         if not dataset["sample"]:
-            _check_one_of(split, ("train", "validation"))
+            check_split(split)
             file, root = _given(dataset, f"{split}_file"), _given(dataset, f"{split}_root")
             return open_coco_json(file, root, split)
         return open_coco_sample(
@@ -58,13 +58,15 @@ def open_source(dataset: Mapping[str, Any], split: str) -> Source:
     return open_tfds(name, split, data_dir=dataset["data_dir"] or None)
 
 
-def open_usable(dataset: Mapping[str, Any], split: str) -> Source:
-    """`open_source`, and where its images are a user's files, all of them can be read.
+def check_images(dataset: Mapping[str, Any], source: Source) -> Source:
+    """The source with only images that can be read, where they are a user's files.
 
-    What happens to one that can't be is `dataset.bad_images`'s to say; the check is made once and
-    kept in `dataset.cache_dir`.
+    What happens to others is `dataset.bad_images`'s to say; the check is made once and kept in
+    `dataset.cache_dir`.
+
+    Raises:
+      DataError: there are others, and they are not to be skipped.
     """
-    source = open_source(dataset, split)
     if "bad_images" not in dataset:
         return source
     return usable(
@@ -84,11 +86,6 @@ def _given(dataset: Mapping[str, Any], field: str) -> str:
     return os.path.expanduser(dataset[field])
 
 
-def _check_one_of(split: str, splits: tuple[str, ...]) -> None:
-    if split not in splits:
-        raise DataError(f"there is no split {split!r} here; there are {', '.join(splits)}")
-
-
 def cache_dir(dataset: Mapping[str, Any]) -> str | None:
     """Where what is derived from a dataset is kept, or None."""
     return os.path.expanduser(dataset["cache_dir"]) or None
@@ -100,8 +97,15 @@ def open_captions(dataset: Mapping[str, Any], source: Source) -> CaptionTable:
 
 
 def train_tokenizer(section: Mapping[str, Any], train: CaptionTable) -> Tokenizer:
-    """A word tokenizer of the train split, by a config's `tokenizer` section."""
-    return train_word_tokenizer(
-        (caption for image in train.captions for caption in image),
-        **{**section, "max_words": section["max_words"] or None},
-    )
+    """A word tokenizer of the train split, by a config's `tokenizer` section.
+
+    Raises:
+      DataError: no word is left, or a field is out of its range.
+    """
+    try:
+        return train_word_tokenizer(
+            (caption for image in train.captions for caption in image),
+            **{**section, "max_words": section["max_words"] or None},
+        )
+    except ValueError as error:
+        raise DataError(f"config.tokenizer makes no vocabulary: {error}") from error

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from capjax.data.atomic import write_atomic
 from capjax.data.captions import encode_captions
 from capjax.data.describe import describe_captions, draw_examples
-from capjax.data.sections import open_captions, open_source, train_tokenizer
+from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.data.source import DataError
 
 
@@ -27,7 +27,7 @@ def show(config: ConfigDict, split: str, images: int, to: str) -> None:
       DataError: the dataset is not there or its captions do not fit the config.
       OSError: the picture cannot be written.
     """
-    source = open_source(config.dataset, split)
+    source = check_images(config.dataset, open_source(config.dataset, split))
     table = open_captions(config.dataset, source)
     if split == "train":
         train = table

@@ -41,7 +41,10 @@ def read_keras_layers(path: str | os.PathLike) -> Layers:
                     f"{path}: HDF5, but no Keras weights; it has {', '.join(file) or 'nothing'}"
                 )
     except OSError as error:
-        raise WeightsError(f"{path}: is no HDF5 file, or a damaged one: {error}") from error
+        raise WeightsError(
+            f"{path}: is no HDF5 file, or a damaged one ({error}); if it was "
+            "downloaded, delete it and start again"
+        ) from error
     except (KeyError, TypeError) as error:
         raise WeightsError(f"{path}: is not laid out as Keras lays weights out: {error}") from error
     return {name: arrays for name, arrays in layers.items() if arrays}

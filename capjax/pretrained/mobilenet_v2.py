@@ -51,7 +51,13 @@ def imagenet_file(alpha: float, image_size: int) -> str:
     os.environ.setdefault("KERAS_BACKEND", "jax")
     try:
         from keras.utils import get_file
-
+    except ImportError as error:
+        raise WeightsError(
+            f"Keras, which downloads the ImageNet weights, is not installed: {error}. Install it "
+            f"(pip install keras), or fetch {_URL}{name} and give "
+            "--config.encoder.weights=FILE"
+        ) from error
+    try:
         return get_file(name, _URL + name, cache_subdir="models")
     except Exception as error:  # Keras raises bare Exception where the network fails.
         raise WeightsError(

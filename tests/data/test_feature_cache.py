@@ -1,19 +1,24 @@
 """Cached features are what was computed, whatever interrupts their making."""
 
-import json
-import multiprocessing
 import os
 import shutil
-import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from capjax.data import feature_cache
+from capjax.data.batches import TrainBatches
+from capjax.data.captions import CaptionTable, encode_captions
+from capjax.data.feature_batches import train_feature_batches
 from capjax.data.feature_cache import FeatureCache, FeatureShape, open_features
 from capjax.data.source import DataError
+from capjax.data.tokenizer import train_word_tokenizer
 
+REPOSITORY = Path(__file__).parents[2]
 KEY = {"source": "abc", "encoder": {"name": "small"}}
 SHAPE = FeatureShape(images=10, positions=5, width=3, grid=(2, 2), prefix=1, dtype="float16")
 
@@ -148,40 +153,93 @@ def test_a_full_disk_is_said_before_anything_is_computed(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def slowly(folder):
-    def compute(batches):
-        for batch in batches:
-            time.sleep(0.05)
-            yield features_of(batch)
+# In processes of their own: a fork of one that runs JAX may hang.
+SLOWLY = """
+import sys, time
+import numpy as np
+from capjax.data.feature_cache import FeatureShape, open_features
 
-    make(folder, compute)
+def compute(batches):
+    print("ready", flush=True)
+    for batch in batches:
+        time.sleep(0.1)
+        yield np.repeat(batch, 15).reshape(-1, 5, 3).astype(np.float32)
+
+shape = FeatureShape(10, 5, 3, (2, 2), 1, "float16")
+open_features(sys.argv[1], {}, shape, compute, batch_size=4, name="slow images")
+"""
+COUNTS = np.repeat(EVERY, 15).reshape(-1, 5, 3)
+
+
+def start(folder):
+    command = [sys.executable, "-c", SLOWLY, str(folder / "cache")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    return subprocess.Popen(command, cwd=REPOSITORY, **pipes)
 
 
 def test_killed_processes_leave_a_cache_that_continues(tmp_path):
-    context = multiprocessing.get_context("fork" if os.name == "posix" else "spawn")
-    for wait in (0.02, 0.08, 0.12):
-        process = context.Process(target=slowly, args=(tmp_path,))
-        process.start()
-        time.sleep(wait)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-    cache = make(tmp_path)
-    np.testing.assert_array_equal(cache.read(EVERY), features_of(EVERY).astype(np.float16))
+    for wait in (0.05, 0.15, 0.05):
+        with start(tmp_path) as process:
+            while "ready" not in process.stdout.readline():
+                pass
+            time.sleep(wait)
+            process.kill()
+        assert not (tmp_path / "cache").exists()
+    with start(tmp_path) as process:
+        assert "continuing the features of slow images" in process.stdout.read()
+    cache = FeatureCache(tmp_path / "cache", {}, SHAPE)
+    np.testing.assert_array_equal(cache.read(EVERY), COUNTS)
 
 
 def test_two_processes_compute_once(tmp_path):
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=slowly, args=(tmp_path,)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert json.loads((tmp_path / "cache/meta.json").read_text())["key"] == KEY
+    with start(tmp_path) as one, start(tmp_path) as other:
+        said = [one.stdout.read(), other.stdout.read()]
+    assert one.returncode == other.returncode == 0
+    assert sum("ready" in text for text in said) == 1
     assert not list(tmp_path.glob("*.partial"))
+    np.testing.assert_array_equal(FeatureCache(tmp_path / "cache", {}, SHAPE).read(EVERY), COUNTS)
 
 
 def test_a_cache_deleted_in_use_goes_on_being_read(tmp_path):
     cache = make(tmp_path)
     shutil.rmtree(tmp_path / "cache")
     np.testing.assert_array_equal(cache.read(EVERY), features_of(EVERY).astype(np.float16))
+
+
+def test_views_are_drawn_by_position_and_evenly(tmp_path):
+    """Which crop of an image is seen hangs on its place in the stream, on nothing else."""
+    captions = CaptionTable(tuple("abcdefghij"), (("a cat",),) * 10, "")
+    tokenizer = train_word_tokenizer(["a cat"])
+    encoded = encode_captions(captions, tokenizer, max_length=4, over_length="drop")
+
+    def level(value):
+        def compute(batches):
+            for batch in batches:
+                yield (value * 100 + np.repeat(batch, 15).reshape(-1, 5, 3)).astype(np.float32)
+
+        return open_features(
+            tmp_path / str(value), {"view": value}, SHAPE, compute, batch_size=4, name="a view"
+        )
+
+    views = [level(value) for value in range(3)]
+
+    def stream(batch_size, first, count, seed=0):
+        batches = TrainBatches(
+            encoded, tokenizer, batch_size=batch_size, captions_per_image=1, seed=seed
+        )
+        found = train_feature_batches(views, batches, seed=seed, first_step=first)
+        return np.concatenate([next(found)["features"][:, 0, 0] for _ in range(count)])
+
+    whole = stream(10, 0, 60)
+    np.testing.assert_array_equal(stream(5, 0, 120), whole)
+    np.testing.assert_array_equal(stream(10, 40, 20), whole[400:])
+    assert np.any(stream(10, 0, 60, seed=1) != whole)
+    drawn = np.bincount((whole // 100).astype(int), minlength=3)
+    assert drawn.min() > 150  # Of 600: 200 each, four deviations are 46.
+    np.testing.assert_array_equal(np.unique(whole), np.unique([EVERY + 100 * v for v in range(3)]))
+    only = train_feature_batches(
+        views[:1],
+        TrainBatches(encoded, tokenizer, batch_size=4, captions_per_image=1, seed=0),
+        seed=0,
+    )
+    assert next(only)["features"].max() < 100

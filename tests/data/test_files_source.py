@@ -108,7 +108,8 @@ def test_without_is_what_opening_fewer_gives(root, dropped):
         "files/train", str(root), [examples[i] for i in sorted({*range(30)} - dropped)]
     )
     assert (list(left), left.fingerprint, left.name) == (list(fresh), fresh.fingerprint, fresh.name)
-    assert left.selection == {"count": 30}
+    gone = sorted(f"id-{i}" for i in dropped)
+    assert left.selection == {"count": 30, "left_out": gone}
     assert len(source) == 30
     assert (left.fingerprint == source.fingerprint) == (not dropped)
 

@@ -240,6 +240,6 @@ def test_what_is_missing_is_named(tmp_path):
     for path in ("/deep/0.jpg", "../a.jpg", "a/../../b.jpg"):
         row = json.dumps({"image": path, "caption": "a", "split": "train"})
         assert (
-            f"1 paths outside of the folder (write paths that start from it, without '..'): {path}"
+            f"1 paths outside of the folder (start from it, with '/' and without '..'): {path}"
             in refused(tmp_path, row)
         )
