@@ -1,6 +1,7 @@
 """Runs over a pretrained encoder: cached, uncached and fine-tuned, on a user's own pictures."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from capjax.pretrained.keras_files import WeightsError
 from capjax.pretrained.variables import load_variables
 from capjax.run import evaluate, train
 from capjax.workdir import WorkdirError
-from configs import folder_transformer
+from configs import base, folder_transformer
 from tests.small_weights import ALPHA, write_small_weights
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
@@ -171,6 +172,62 @@ def test_fine_tuning_trains_weights_and_leaves_statistics(config, tmp_path):
         variables["batch_stats"]["encoder"],
         pretrained["batch_stats"],
     )
+
+
+def test_a_sample_of_coco_is_written_down_and_labelled(config, pictures, tmp_path, capsys):
+    images = [{"id": number, "file_name": f"{number}.png"} for number in range(15)]
+    captions = [
+        {"id": 100 + k, "image_id": k % 15, "caption": f"a {'red' if k % 2 else 'blue'} wall"}
+        for k in range(60)
+    ]
+    file = tmp_path / "captions_train2014.json"
+    file.write_text(json.dumps({"images": images, "annotations": captions}))
+    dataset = base.coco_json_dataset()
+    dataset.train_file, dataset.train_root, dataset.sample = str(file), str(pictures), 40
+    for field in ("cache_dir", "image_size", "max_length", "over_length"):
+        dataset[field] = config.dataset[field]
+    config.dataset = dataset
+    directory = tmp_path / "run"
+    train(config, str(directory))
+    assert "drawn by caption" in capsys.readouterr().out
+    selection = json.loads((directory / "selection.json").read_text())
+    ids = [selection[split]["annotation_ids"] for split in ("train", "validation")]
+    assert [len(part) for part in ids] == [32, 8]
+    assert not set(ids[0]) & set(ids[1])
+    assert selection["validation"]["shares_images"] > 0
+    evaluate(config, str(directory), split="validation", checkpoint="latest")
+    result = json.loads(next((directory / "evaluation").glob("*.metrics.json")).read_text())
+    assert "drawn by caption" in result["source"]["note"]
+
+
+def test_moved_data_that_changed_is_not_scored(config, pictures, tmp_path):
+    train(config, str(tmp_path / "run"))
+    moved = tmp_path / "moved"
+    shutil.copytree(pictures, moved)
+    config.dataset.file = str(moved / "captions.csv")
+    evaluate(config, str(tmp_path / "run"), split="validation", checkpoint="latest")
+    text = (moved / "captions.csv").read_text()
+    (moved / "captions.csv").write_text(
+        text.replace("11.png,a blue wall,train", "").replace(
+            "11.png,a blue picture,train", "11.png,a blue picture,validation"
+        )
+    )
+    with pytest.raises(WorkdirError, match="other data: validation changed"):
+        evaluate(config, str(tmp_path / "run"), split="validation", checkpoint="latest")
+
+
+def test_views_are_other_features_of_the_same_images(config, tmp_path, capsys):
+    config.encoder.cache_views, config.dataset.crop_area = 2, 0.5
+    train(config, str(tmp_path / "run"))
+    said = capsys.readouterr().out
+    assert "features of captions/train, view 1: 12 images" in said
+    assert "validation, view" not in said
+    one, two = sorted(
+        (np.load(file) for file in (tmp_path / "cache").glob("features-*/features.npy")),
+        key=len,
+    )[1:]
+    assert one.shape == two.shape == (12, 4, 1280)
+    assert np.mean(one == two) < 0.9
 
 
 def test_mistakes_are_found_before_training(config, tmp_path):

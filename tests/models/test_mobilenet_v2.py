@@ -1,11 +1,14 @@
 """MobileNetV2 equals Keras's, layer by layer, and both forms of a depthwise convolution agree."""
 
+from pathlib import Path
+
 import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from capjax.data.images import load_pixels
 from capjax.models.depthwise import grouped, shifted
 from capjax.models.mobilenet_v2 import MobileNetV2
 from capjax.pretrained.keras_files import WeightsError, read_keras_layers, to_variables
@@ -87,6 +90,25 @@ def test_every_stage_equals_keras(alpha, size, tmp_path):
     assert memory.grid == last.shape[1:3]
     assert np.abs(memory.values - last.reshape(memory.values.shape)).max() <= 1e-4 * last.max()
     assert last.std() > 1e-3
+
+
+def test_real_weights_give_kerass_features_of_photographs():
+    shared = Path(__file__).parents[3] / "shared"
+    weights = shared / "weights" / "mobilenet_v2_1.0_224_imagenet_notop.weights.h5"
+    photographs = sorted((shared / "flickr8k" / "Images").glob("*.jpg"))[:4]
+    if not weights.is_file() or not photographs:
+        pytest.skip("needs ImageNet weights and photographs, which are not part of the project")
+    pixels = np.stack([load_pixels(path, 224) for path in photographs])
+    encoder = MobileNetV2()
+    variables = variables_of(encoder, weights)
+    ours = jax.jit(lambda x: encoder.apply(variables, x, train=False).values)(pixels)
+    model = keras.applications.MobileNetV2(
+        weights=None, include_top=False, input_shape=(224, 224, 3)
+    )
+    model.load_weights(weights)
+    theirs = np.asarray(model(pixels.astype(np.float32) / 127.5 - 1, training=False))
+    assert np.abs(ours - theirs.reshape(ours.shape)).max() <= 1e-4 * theirs.max()
+    assert theirs.max() > 1
 
 
 def test_batch_statistics_count(pair):

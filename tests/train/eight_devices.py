@@ -12,7 +12,7 @@ import optax
 
 from capjax import parallel
 from capjax.data.batches import pack
-from capjax.models.captioner import Captioner
+from capjax.models.captioner import Captioner, split_frozen
 from capjax.models.conv_encoder import ConvEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
 from capjax.train.state import init_state
@@ -21,8 +21,12 @@ from capjax.train.step import make_loss_step, make_train_step
 B, C, T, V = 16, 3, 6, 23
 
 
+def flat(tree):
+    return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]).tolist()
+
+
 def main():
-    accumulate, packed = int(sys.argv[1]), sys.argv[2] == "packed"
+    accumulate, packed, freeze = int(sys.argv[1]), sys.argv[2] == "packed", sys.argv[2] == "frozen"
     rng = np.random.default_rng(0)
     model = Captioner(
         ConvEncoder((8,), 1, groups=4),
@@ -37,9 +41,10 @@ def main():
     batch["lengths"][:4] = 0
     if packed:
         batch["packing"] = pack(batch["lengths"], T, C * T)
-    params = model.init_variables(jax.random.key(0), (8, 8, 3))["params"]
+    variables = model.init_variables(jax.random.key(0), (8, 8, 3))
+    params, frozen = split_frozen(variables, freeze_encoder=freeze)
     optimizer = optax.sgd(1.0)
-    state = parallel.replicate(init_state(params, optimizer, ema=True))
+    state = parallel.replicate(init_state(params, optimizer, ema=True, frozen=frozen))
     step = parallel.map_devices(
         make_train_step(
             model, optimizer, seed=0, label_smoothing=0.1, accumulate=accumulate, ema_decay=0.5
@@ -52,15 +57,12 @@ def main():
         parallel.unreplicate(state.params),
         parallel.unreplicate(after.params),
     )
-    flat = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
-    average = np.concatenate(
-        [leaf.ravel() for leaf in jax.tree.leaves(parallel.unreplicate(after.ema))]
-    )
+    jax.tree.map(np.testing.assert_array_equal, parallel.unreplicate(after.frozen), frozen)
     values = {name: float(value[0]) for name, value in metrics.items()}
     values["devices"] = jax.device_count()
     values["eval_nll"] = float(loss["nll"][0])
-    values["gradient"] = flat.tolist()
-    values["ema"] = average.tolist()
+    values["gradient"] = {part: flat(tree) for part, tree in gradient.items()}
+    values["ema"] = {part: flat(tree) for part, tree in parallel.unreplicate(after.ema).items()}
     print(json.dumps(values))
 
 
