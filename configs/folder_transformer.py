@@ -17,8 +17,10 @@ def get_config():
     config.dataset.max_length = 30
     config.dataset.over_length = "cut"
     config.dataset.length_bucket = 16
+    # Crops of each picture, and no flips: captions may say left and right.
+    config.dataset.crop_area = 0.5
+    config.encoder.cache_views = 4
     config.tokenizer.min_count = 2
-    config.batch_size = 32
     config.num_steps = 3000
     config.eval_every = 250
     config.early_stopping.patience = 4

@@ -58,6 +58,8 @@ def make_config(weights, pictures, compiled, tmp_path):
     config.dataset.file = str(pictures / "captions.csv")
     config.dataset.cache_dir = str(tmp_path / "cache")
     config.dataset.image_size = 64
+    config.dataset.crop_area = 1.0
+    config.encoder.cache_views = 1
     config.dataset.max_length = 8
     config.tokenizer.min_count = 1
     config.encoder.weights = str(weights)

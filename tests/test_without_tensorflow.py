@@ -19,9 +19,18 @@ for file in sorted(pathlib.Path("capjax").rglob("*.py")):
 
 
 TRAIN = """
-import os, sys
-for name in ("tensorflow", "tensorflow_datasets"):
-    sys.modules[name] = None  # Any import of it fails.
+import sys
+
+class Hides:
+    # Not by sys.modules[name] = None: einops takes that for an imported TensorFlow.
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, *rest):
+        hidden = name.partition(".")[0] in ("tensorflow", "tensorflow_datasets")
+        return None if hidden else self.finder.find_spec(name, *rest)
+
+sys.meta_path[:] = map(Hides, sys.meta_path)
 import numpy as np
 from PIL import Image
 from capjax.run import evaluate, train
