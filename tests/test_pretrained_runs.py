@@ -59,6 +59,7 @@ def make_config(weights, pictures, compiled, tmp_path):
     config.dataset.cache_dir = str(tmp_path / "cache")
     config.dataset.image_size = 64
     config.dataset.crop_area = 1.0
+    config.dataset.length_bucket = 0
     config.encoder.cache_views = 1
     config.dataset.max_length = 8
     config.tokenizer.min_count = 1
