@@ -74,6 +74,7 @@ def run_capjax(layout: str) -> dict[str, float]:
     from capjax.data.tokenizer import train_word_tokenizer
     from capjax.models.captioner import Captioner, FeatureEncoder
     from capjax.models.transformer_decoder import TransformerDecoder
+    from capjax.train.objective import Objective
     from capjax.train.state import init_state
     from capjax.train.step import make_train_step
 
@@ -110,7 +111,9 @@ def run_capjax(layout: str) -> dict[str, float]:
     optimizer = optax.adam(1e-4)
     params = model.init_variables(jax.random.key(0), (POSITIONS, FEATURES))["params"]
     state = parallel.replicate(init_state(params, optimizer, ema=False))
-    step = parallel.map_devices(make_train_step(model, optimizer, seed=0), donate=(0,))
+    step = parallel.map_devices(
+        make_train_step(model, optimizer, seed=0, objective=Objective()), donate=(0,)
+    )
     pool = np.random.default_rng(1).normal(size=(POOL, POSITIONS, FEATURES)).astype(np.float32)
 
     def make(number):

@@ -22,6 +22,7 @@ from capjax.evaluate.captioning import BeamSearch
 from capjax.evaluate.scoring import Scorer
 from capjax.metrics import coco
 from capjax.models.adapter import Adapter
+from capjax.models.bahdanau_decoder import BahdanauDecoder
 from capjax.models.captioner import Captioner, Variables
 from capjax.models.conv_encoder import ConvEncoder
 from capjax.models.mobilenet_v2 import MobileNetV2
@@ -30,6 +31,8 @@ from capjax.models.transformer_decoder import TransformerDecoder
 from capjax.pretrained.mobilenet_v2 import load_mobilenet_v2
 from capjax.train import optimizer as optimizers
 from capjax.train.checkpoint import Checkpoints
+from capjax.train.objective import Objective
+from capjax.train.scheduled_sampling import own_words_schedule
 
 COMPILATION_CACHE = "~/.cache/capjax/xla"
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -72,7 +75,7 @@ def check(config: ConfigDict) -> None:
             f"config.optimizer.warmup_steps={config.optimizer.warmup_steps} must be below "
             f"config.num_steps={config.num_steps}"
         )
-    check_decoding(config.decoding, config.dataset.max_length)
+    check_decoding(config.decoding, config)
     _choose({"drop": 0, "cut": 0}, config.dataset.over_length, "dataset.over_length")
     _choose({"max": 0, "min": 0}, config.early_stopping.mode, "early_stopping.mode")
     metrics = ("loss", "accuracy", *coco.METRICS, *(facts.METRICS if has_facts(config) else ()))
@@ -80,8 +83,30 @@ def check(config: ConfigDict) -> None:
     if is_pretrained(config) and not config.encoder.weights:
         raise ConfigError("config.encoder.weights is empty; it may be 'imagenet' or a Keras file")
     _check_images(config)
+    _check_objective(config)
     if jax.process_count() > 1:
         raise ConfigError("this version trains and evaluates on the devices of one process")
+
+
+def _check_objective(config: ConfigDict) -> None:
+    """Raises ConfigError for an objective that the decoder can't have."""
+    _choose(dict.fromkeys(optimizers.SCHEDULES), config.optimizer.schedule, "optimizer.schedule")
+    try:
+        sampling = own_words_schedule(**config.scheduled_sampling)
+    except ValueError as error:
+        raise ConfigError(f"config.{error}") from error
+    if sampling is not None and config.decoder.name != "bahdanau":
+        raise ConfigError(
+            f"config.scheduled_sampling.kind={config.scheduled_sampling.kind!r} needs a recurrent "
+            f"decoder, and config.decoder.name is {config.decoder.name!r}"
+        )
+    if config.attention_penalty and config.decoder.get("attention") == "none":
+        raise ConfigError(
+            f"config.attention_penalty={config.attention_penalty} needs a decoder with attention, "
+            "and config.decoder.attention is 'none'"
+        )
+    if config.word_vectors.frozen and not config.word_vectors.file:
+        raise ConfigError("config.word_vectors.frozen needs a config.word_vectors.file")
 
 
 def _check_images(config: ConfigDict) -> None:
@@ -111,11 +136,15 @@ def _check_images(config: ConfigDict) -> None:
         raise ConfigError("config.encoder.cache keeps features in config.dataset.cache_dir: set it")
 
 
-def check_decoding(decoding: ConfigDict, positions: int) -> None:
-    """Raises ConfigError for a search that a decoder with so many positions can't make."""
+def check_decoding(decoding: ConfigDict, config: ConfigDict) -> None:
+    """Raises ConfigError for a search that the config's decoder can't make."""
     if decoding.num_beams < 1:
         raise ConfigError(f"config.decoding.num_beams={decoding.num_beams} must be 1 or more")
-    if not 2 <= decoding.max_length <= positions + 1:
+    if decoding.max_length < 2:
+        raise ConfigError(f"config.decoding.max_length={decoding.max_length} must be 2 or more")
+    positions = config.dataset.max_length
+    # A recurrent decoder has no positions, and may go on.
+    if config.decoder.name == "transformer" and decoding.max_length > positions + 1:
         raise ConfigError(
             f"config.decoding.max_length={decoding.max_length} must lie in 2 to {positions + 1}, "
             f"one more than the dataset.max_length={positions} that the model is made for"
@@ -157,29 +186,48 @@ def captioner(
     """
     dtype = _choose(DTYPES, config.dtype, "dtype")
     adapter = Adapter(**config.adapter, dtype=dtype) if "adapter" in config else None
-    fields = {**config.decoder, "head_dim": config.decoder.head_dim or None}
-    del fields["smart_bias"]
-    if not hasattr(nn, fields["activation"]):
-        raise ConfigError(
-            f"config.decoder.activation={fields['activation']!r} is not in flax.linen"
-        )
-    decoder = _make(
-        {"transformer": TransformerDecoder},
-        fields,
-        "decoder",
-        dtype,
-        vocab_size=tokenizer.vocab_size,
+    decoders = {"transformer": TransformerDecoder, "bahdanau": BahdanauDecoder}
+    fields = {name: value for name, value in config.decoder.items() if name != "smart_bias"}
+    more = {
+        "vocab_size": tokenizer.vocab_size,
+        "banned": tokenizer.banned_ids,
+        "output_bias": None if output_bias is None else tuple(output_bias),
+    }
+    if config.decoder.name == "transformer":
         # Positions: bos and the words of the longest caption.
-        max_length=config.dataset.max_length,
-        banned=tokenizer.banned_ids,
-        output_bias=None if output_bias is None else tuple(output_bias),
-    )
+        more["max_length"] = config.dataset.max_length
+        fields["head_dim"] = fields.get("head_dim") or None
+        activation = fields.get("activation", "gelu")
+        if not hasattr(nn, activation):
+            raise ConfigError(f"config.decoder.activation={activation!r} is not in flax.linen")
+    decoder = _make(decoders, fields, "decoder", dtype, **more)
     return Captioner(encoder(config), decoder, adapter)
 
 
 def is_frozen(config: ConfigDict) -> bool:
     """Whether training leaves the encoder as it is."""
     return config.encoder.get("frozen", False)
+
+
+def frozen_parts(config: ConfigDict) -> tuple[str, ...]:
+    """The parts of the parameters that training leaves as they are."""
+    parts = ("encoder",) if is_frozen(config) else ()
+    return (*parts, "decoder/tokens") if config.word_vectors.frozen else parts
+
+
+def draws_locations(config: ConfigDict) -> bool:
+    """Whether training draws where the decoder looks, as hard attention does."""
+    return config.decoder.get("attention") == "hard"
+
+
+def objective(config: ConfigDict) -> Objective:
+    """What training minimises."""
+    return Objective(
+        label_smoothing=config.label_smoothing,
+        attention_penalty=config.attention_penalty,
+        own_words=own_words_schedule(**config.scheduled_sampling),
+        **config.hard_attention,
+    )
 
 
 def is_cached(config: ConfigDict) -> bool:
@@ -228,8 +276,9 @@ def beam_search(decoding: ConfigDict) -> BeamSearch:
 
 def schedule(config: ConfigDict) -> optax.Schedule:
     """Step -> learning rate."""
+    section = config.optimizer
     return optimizers.learning_rate_schedule(
-        config.optimizer.learning_rate, config.optimizer.warmup_steps, config.num_steps
+        section.learning_rate, section.warmup_steps, config.num_steps, section.schedule
     )
 
 
@@ -242,6 +291,9 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
         b2=section.b2,
         weight_decay=section.weight_decay,
         clip_norm=section.clip_norm,
+        clip_value=section.clip_value,
+        encoder_scale=(section.encoder_learning_rate or section.learning_rate)
+        / section.learning_rate,
     )
 
 

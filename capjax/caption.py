@@ -63,7 +63,7 @@ def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
         "max_length": arguments.max_length,
     }
     section.update({field: value for field, value in given.items() if value is not None})
-    build.check_decoding(section, config.dataset.max_length)
+    build.check_decoding(section, config)
     if arguments.temperature is None:
         return build.beam_search(section)
     if arguments.temperature < 0:

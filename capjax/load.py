@@ -114,11 +114,11 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     model = build.captioner(config, tokenizer)
     side = config.dataset.image_size
     like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (side, side, 3)))
-    like, _ = split_frozen(like, freeze_encoder=build.is_frozen(config))
+    like, stays = split_frozen(like, build.frozen_parts(config))
     with build.checkpoints(directory, config, read_only=True) as checkpoints:
         step = _choose_step(checkpoints, checkpoint)
         params = checkpoints.restore_params(step, like)
-    frozen = workdir.load_frozen(directory) if build.is_pretrained(config) else {}
+    frozen = workdir.load_frozen(directory) if stays else {}
     variables = join_frozen(params, frozen)
     return Run(config, tokenizer, model, variables, step)
 

@@ -26,7 +26,15 @@ from capjax.models.captioner import Variables
 from capjax.pretrained.variables import load_variables, save_variables
 
 # Fields of later versions of capjax, with the value that a run of an earlier one had.
-_ADDED = {"dataset": {"crop_area": 1.0, "flip": False}}
+_ADDED = {
+    "dataset": {"crop_area": 1.0, "flip": False},
+    "word_vectors": {"file": "", "frozen": False},
+    "init_from": "",
+    "attention_penalty": 0.0,
+    "hard_attention": {"reinforce_weight": 1.0, "entropy_weight": 0.01},
+    "scheduled_sampling": {"kind": "none", "k": 1.0, "slope": 0.0001, "floor": 0.75},
+    "optimizer": {"schedule": "cosine", "encoder_learning_rate": 0.0, "clip_value": 0.0},
+}
 
 # Sections and fields that may change between two visits to a workdir: they change no update of the
 # parameters, only what is looked at and when.
@@ -82,8 +90,11 @@ def load_config(workdir: str) -> ConfigDict:
         )
     with open(file, encoding="utf-8") as stream:
         saved = _tuples(json.load(stream))
-    for section, fields in _ADDED.items():
-        saved[section] = {**fields, **saved[section]}
+    for name, added in _ADDED.items():
+        if isinstance(added, dict):
+            saved[name] = {**added, **saved.get(name, {})}
+        else:
+            saved.setdefault(name, added)
     return ConfigDict(saved)
 
 

@@ -214,6 +214,43 @@ def transformer_decoder() -> ConfigDict:
     return decoder
 
 
+def bahdanau_decoder() -> ConfigDict:
+    """A GRU or LSTM with additive attention (`capjax.models.bahdanau_decoder`)."""
+    decoder = ConfigDict()
+    decoder.name = "bahdanau"
+    # "lstm" or "gru".
+    decoder.cell = "lstm"
+    # Width of the state.
+    decoder.width = 512
+    # Width of the words' embeddings.
+    decoder.embed_dim = 512
+    # "soft": the weighted mean of all positions. "hard": one position, drawn in training.
+    # "none": the image's mean, once, as the initial state.
+    decoder.attention = "soft"
+    # Width of the attention.
+    decoder.attention_dim = 512
+    # "tanh" or "relu".
+    decoder.attention_activation = "tanh"
+    # State before the first word: an affine map of the "mean" feature, or "zero".
+    decoder.initial_state = "mean"
+    # What scales the attended features: "none", one number ("scalar") or one a feature ("vector").
+    decoder.gate = "none"
+    # Output layer: "linear" in the state, "hidden" (a dense layer before it), or "deep" (with word
+    # and image).
+    decoder.output = "linear"
+    # Dropout rate on the words' embeddings.
+    decoder.embedding_dropout = 0.0
+    # Dropout rate before the output layer.
+    decoder.dropout = 0.5
+    # Of hard attention: share of images that take the weighted mean in training.
+    decoder.expected_rate = 0.5
+    # Whether the backward pass computes attention again, which saves memory, and time on CPUs.
+    decoder.remat = True
+    # Whether the output bias starts at the log frequency of the train split's tokens.
+    decoder.smart_bias = True
+    return decoder
+
+
 def get_config() -> ConfigDict:
     """The base config: `shapes`, a patch encoder and a transformer decoder."""
     config = ConfigDict()
@@ -232,6 +269,13 @@ def get_config() -> ConfigDict:
 
     config.encoder = patch_encoder()
     config.decoder = transformer_decoder()
+    config.word_vectors = ConfigDict()
+    # GloVe, word2vec or fastText text file (or .gz) that word embeddings start from; "" has none.
+    config.word_vectors.file = ""
+    # Whether training leaves all word embeddings as they are.
+    config.word_vectors.frozen = False
+    # Workdir of a run whose best parameters this one starts from; "" starts fresh.
+    config.init_from = ""
     # Of the computation: "float32" or "bfloat16". Parameters are always float32.
     config.dtype = "float32"
 
@@ -245,10 +289,36 @@ def get_config() -> ConfigDict:
     config.ema_decay = 0.0
     # Mass that the loss spreads over all allowed tokens.
     config.label_smoothing = 0.0
+    # Weight of doubly stochastic attention: over a caption each position should be given 1 in all.
+    config.attention_penalty = 0.0
+
+    # Of a decoder with attention="hard".
+    config.hard_attention = ConfigDict()
+    # Weight of the drawn locations' part of the gradient; 1 is the expected gradient.
+    config.hard_attention.reinforce_weight = 1.0
+    # Weight of the entropy of where it may look.
+    config.hard_attention.entropy_weight = 0.01
+
+    # Feeds the decoder some of its own words (Bengio et al. 2015), in recurrent decoders; the share
+    # of references' words at step i is:
+    config.scheduled_sampling = ConfigDict()
+    # "none": 1. "linear": max(floor, k - slope i). "exponential": k^i.
+    # "inverse_sigmoid": k / (k + exp(i / k)).
+    config.scheduled_sampling.kind = "none"
+    # See `kind`.
+    config.scheduled_sampling.k = 1.0
+    # Of "linear": what a step takes off.
+    config.scheduled_sampling.slope = 0.0001
+    # Of "linear": the least share.
+    config.scheduled_sampling.floor = 0.75
 
     config.optimizer = ConfigDict()
-    # Peak of the learning rate; a linear warm-up leads to it, a cosine to 0 follows.
+    # Peak of the learning rate, to which a linear warm-up leads.
     config.optimizer.learning_rate = 1e-3
+    # What follows: a "cosine" to 0, or "constant".
+    config.optimizer.schedule = "cosine"
+    # Peak of an encoder's own learning rate; 0 takes the same.
+    config.optimizer.encoder_learning_rate = 0.0
     # Steps of the warm-up.
     config.optimizer.warmup_steps = 100
     # AdamW's decay of the gradient's mean.
@@ -259,6 +329,8 @@ def get_config() -> ConfigDict:
     config.optimizer.weight_decay = 0.01
     # Largest global norm of a gradient; 0 does not clip.
     config.optimizer.clip_norm = 1.0
+    # Largest size of a number in a gradient; 0 does not clip.
+    config.optimizer.clip_value = 0.0
 
     # Steps between training scalars.
     config.log_every = 20

@@ -11,6 +11,7 @@ from capjax.models.captioner import Captioner
 from capjax.models.conv_encoder import ConvEncoder
 from capjax.models.patch_encoder import PatchEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.train.objective import Objective
 from capjax.train.optimizer import adamw, learning_rate_schedule
 from capjax.train.state import init_state
 from capjax.train.step import make_train_step
@@ -60,7 +61,9 @@ def test_training_step(model, platform, packed):
     }
     if packed:
         batch["packing"] = jax.ShapeDtypeStruct((4, 20), jnp.int32)
-    step = make_train_step(model, optimizer, seed=0, accumulate=2, ema_decay=0.9)
+    step = make_train_step(
+        model, optimizer, seed=0, objective=Objective(), accumulate=2, ema_decay=0.9
+    )
     assert lower(step, platform, state, batch)
 
 

@@ -1,33 +1,49 @@
 """An encoder and a decoder as one model, with the decoder's contract on top."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import traverse_util
 
 from capjax.models.contract import Carry, DecoderOutput, Memory
 
 Variables = dict[str, Any]
 
 
-def split_frozen(variables: Variables, *, freeze_encoder: bool) -> tuple[Any, Variables]:
+def split_frozen(variables: Variables, freeze: Sequence[str] = ()) -> tuple[Any, Variables]:
     """The parameters to train, and the variables that stay.
 
-    Statistics of batch norms stay always (see `capjax.models.mobilenet_v2`), and the encoder's
-    parameters where it is frozen.
+    Statistics of batch norms stay always (see `capjax.models.mobilenet_v2`), and the parts named by
+    `freeze`, such as "encoder" or "decoder/tokens".
     """
-    params = dict(variables["params"])
     frozen = {name: value for name, value in variables.items() if name != "params"}
-    if freeze_encoder and "encoder" in params:
-        frozen["params"] = {"encoder": params.pop("encoder")}
-    return params, frozen
+    flat = traverse_util.flatten_dict(dict(variables["params"]), sep="/")
+    prefixes = tuple(f"{part}/" for part in freeze)
+    stay = {name: leaf for name, leaf in flat.items() if f"{name}/".startswith(prefixes)}
+    if stay:
+        frozen["params"] = traverse_util.unflatten_dict(stay, sep="/")
+    params = {name: leaf for name, leaf in flat.items() if name not in stay}
+    return traverse_util.unflatten_dict(params, sep="/"), frozen
 
 
 def join_frozen(params: Any, frozen: Variables) -> Variables:
     """The variables that `split_frozen` took apart."""
-    return {**frozen, "params": {**frozen.get("params", {}), **params}}
+    flat = traverse_util.flatten_dict(dict(frozen.get("params", {})), sep="/")
+    flat |= traverse_util.flatten_dict(dict(params), sep="/")
+    return {**frozen, "params": traverse_util.unflatten_dict(flat, sep="/")}
+
+
+def without_encoder(variables: Variables) -> Variables:
+    """The variables of the rest of a model; a collection of the encoder's alone goes."""
+    rest = {
+        name: {part: leaves for part, leaves in value.items() if part != "encoder"}
+        for name, value in variables.items()
+    }
+    return {name: value for name, value in rest.items() if value}
 
 
 def encoder_variables(variables: Variables) -> Variables:
@@ -74,11 +90,19 @@ class Captioner(nn.Module):
         tokens: jax.Array,
         *,
         train: bool,
+        attention: bool = False,
         packing: jax.Array | None = None,
+        own_words: jax.Array | None = None,
     ) -> DecoderOutput:
-        """Teacher forcing: images [B, ...], tokens [B, C, T] -> logits [B, C, T, V]."""
+        """Teacher forcing: images [B, ...], tokens [B, C, T] -> logits [B, C, T, V].
+
+        The decoder takes `own_words` where it is given; see `capjax.models.contract`.
+        """
         memory = self.encode(images, train=train)
-        return self.decoder(memory, tokens, train=train, packing=packing)
+        sampling = {} if own_words is None else {"own_words": own_words}
+        return self.decoder(
+            memory, tokens, train=train, attention=attention, packing=packing, **sampling
+        )
 
     def encode(self, images: jax.Array, *, train: bool = False) -> Memory:
         """Encodes images, once for all their captions."""

@@ -12,10 +12,14 @@ A decoder is a `flax.linen.Module` with three methods:
 and two laws: stepping gives the logits of teacher forcing, and a future token never changes an
 earlier logit. The memory of an image is never repeated for its captions or beams.
 
-With a `packing`, int32 [B, S], a decoder gives its logits at those places alone, as [B, 1, S, V]:
-c * T + t for the token t of caption c, by caption and place; -1 where a row has no more, whose
-logits mean nothing. It may save all work on other places, since captions are causal and no other
-place is seen from these. `take_packed` brings targets into the same order.
+With a `packing`, int32 [B, S], a decoder gives its logits, attention and aux at those places
+alone, as [B, 1, S, ...]: c * T + t for the token t of caption c, by caption and place; -1 where a
+row has no more, whose values mean nothing. It may save all work on other places, since captions are
+causal and no other place is seen from these. `take_packed` brings targets into the same order, and
+`put_back` what comes of them back to captions.
+
+A recurrent decoder also takes `own_words`, the share of fed words that are its own draws
+(scheduled sampling). Its draws come from the random stream "sample".
 """
 
 from typing import Any
@@ -47,7 +51,8 @@ class DecoderOutput:
     Attributes:
       logits: float32 [B, C, T, V]; position t predicts token t + 1.
       attention: float32 [B, C, T, N, P], each row summing to 1, or None when not asked for.
-      aux: what an objective needs beside the logits, by name.
+      aux: what an objective needs beside the logits, by name, each [B, C, T]: "location_log_prob"
+        and "location_entropy" of hard attention.
     """
 
     logits: jax.Array
@@ -74,9 +79,23 @@ class Carry:
 
 
 def take_packed(x: jax.Array, packing: jax.Array) -> jax.Array:
-    """What x [B, C, T] holds at the places of a packing [B, S]: [B, 1, S].
+    """What x [B, C, T, ...] holds at the places of a packing [B, S]: [B, 1, S, ...].
 
     The fill, -1, takes the first place: mask it out.
     """
-    flat = x.reshape(x.shape[0], -1)
-    return jnp.take_along_axis(flat, jnp.maximum(packing, 0), axis=1)[:, None]
+    flat = x.reshape(x.shape[0], -1, *x.shape[3:])
+    places = jnp.maximum(packing, 0).reshape(*packing.shape, *(1,) * (flat.ndim - 2))
+    return jnp.take_along_axis(flat, places, axis=1)[:, None]
+
+
+def put_back(x: jax.Array, packing: jax.Array, captions: int, length: int) -> jax.Array:
+    """The inverse of `take_packed`: x [B, 1, S, ...] to [B, C, T, ...], zero where nothing goes."""
+
+    def put(rows: jax.Array, places: jax.Array) -> jax.Array:
+        empty = jnp.zeros((captions * length, *rows.shape[1:]), rows.dtype)
+        # A place of -1 would count from the end: one past the end is dropped.
+        places = jnp.where(places < 0, captions * length, places)
+        return empty.at[places].set(rows, mode="drop")
+
+    flat = jax.vmap(put)(x[:, 0], packing)
+    return flat.reshape(x.shape[0], captions, length, *x.shape[3:])

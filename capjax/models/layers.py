@@ -3,6 +3,8 @@
 Legend: B images, Q queries, S keys, D width, H heads, E width of a head.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,6 +15,31 @@ from flax import linen as nn
 
 # Added to the logit of what must not be seen. Finite, so that a row of nothing else is no NaN.
 NEVER = -1e9
+
+# Logits in bfloat16 would tie, and ties decide a search.
+float32_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+
+
+def fixed_init(start: Sequence[float] | None):
+    """Starts a parameter at given numbers; at zero where there are none."""
+
+    def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        del key  # A fixed start, not a random one.
+        numbers = np.zeros(shape) if start is None else np.asarray(start)
+        return jnp.asarray(numbers.reshape(shape), jnp.float32)
+
+    return init
+
+
+def with_bans(bias: jax.Array, banned: Sequence[int]) -> jax.Array:
+    """An output bias [V] that puts banned tokens out of reach.
+
+    By the bias, since a `where` over all logits is a pass over memory each way. Next to -1e9 a
+    float32 forgets any logit of a model.
+    """
+    mask = np.zeros(bias.shape, bool)
+    mask[list(banned)] = True
+    return jnp.where(mask, NEVER, bias)
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:

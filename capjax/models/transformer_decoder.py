@@ -4,22 +4,24 @@ Legend: B images, C captions an image, K beams an image, T tokens, P memory posi
 V vocabulary, L layers, H heads, E head width, M positions that a cache holds.
 """
 
-import functools
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 from flax import linen as nn
 
 from capjax.models.contract import Carry, DecoderOutput, Memory, take_packed
-from capjax.models.layers import NEVER, Attention, Dropout, FeedForward
+from capjax.models.layers import (
+    Attention,
+    Dropout,
+    FeedForward,
+    fixed_init,
+    float32_dot,
+    with_bans,
+)
 
 KeyValue = tuple[jax.Array, jax.Array]
-
-# Logits in bfloat16 would tie, and ties decide a search.
-_float32_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
 
 class DecoderBlock(nn.Module):
@@ -169,15 +171,10 @@ class TransformerDecoder(nn.Module):
                 use_bias=False,
                 kernel_init=embedding_init,
                 dtype=self.dtype,
-                dot_general=_float32_dot,
+                dot_general=float32_dot,
             )
-        self.bias = self.param("bias", self._bias_init, (self.vocab_size,))
+        self.bias = self.param("bias", fixed_init(self.output_bias), (self.vocab_size,))
         self.drop = Dropout(self.dropout)
-
-    def _bias_init(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        del key  # A fixed start, not a random one.
-        start = np.zeros(shape) if self.output_bias is None else np.asarray(self.output_bias)
-        return jnp.asarray(start.reshape(shape), jnp.float32)
 
     def _embed(self, tokens: jax.Array, positions: jax.Array, train: bool) -> jax.Array:
         x = self.tokens(tokens) + self.positions(positions)
@@ -192,11 +189,7 @@ class TransformerDecoder(nn.Module):
             x = jnp.einsum("...d,vd->...v", x, embedding, preferred_element_type=jnp.float32)
         else:
             x = self.output(x)
-        # Banned by the bias, since a `where` over all logits is a pass over memory each way. Next
-        # to -1e9 a float32 forgets any logit of a model.
-        banned = np.zeros(self.vocab_size, bool)
-        banned[list(self.banned)] = True
-        return x + jnp.where(banned, NEVER, self.bias)
+        return x + with_bans(self.bias, self.banned)
 
     def _memory_keys(self, memory: Memory) -> tuple[KeyValue, ...]:
         values = memory.values.astype(self.dtype)

@@ -5,6 +5,7 @@ Both are HDF5 with arrays only; nothing in them is executed.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,15 +13,15 @@ import h5py
 import numpy as np
 from flax import traverse_util
 
+from capjax.pretrained.weights import WeightsError, check_fit
+
 Layers = dict[str, list[np.ndarray]]
-
-
-class WeightsError(ValueError):
-    """A weights file that can't be used; the message names it, and says what does not fit."""
 
 
 def read_keras_layers(path: str | os.PathLike) -> Layers:
     """The arrays of each layer that has any, by the layer's name, in Keras's order.
+
+    Layers of one kind come in the order of the model's `layers`, by which Keras itself loads them.
 
     Raises:
       WeightsError: there is no such file, or it is none of Keras's, or it does not name its layers.
@@ -64,9 +65,14 @@ def _read_legacy(group: h5py.Group) -> Layers:
 
 
 def _read_keras_3(layers: h5py.Group, path: str) -> Layers:
+    def place(group: str) -> tuple[str, int]:
+        """Groups are numbered by kind: conv2d, conv2d_1, ..., conv2d_10."""
+        kind, number = re.fullmatch(r"(.*?)(?:_(\d+))?", group).groups()
+        return kind, int(number or 0)
+
     found = {}
-    for layer in layers.values():
-        variables = layer["vars"]
+    for group in sorted(layers, key=place):
+        variables = layers[group]["vars"]
         if not len(variables):
             continue
         name = variables.attrs.get("name")
@@ -95,20 +101,13 @@ def to_variables(layers: Layers, like: Mapping[str, Any], path: str) -> dict[str
     for name, arrays in layers.items():
         if name != "predictions":  # A classifier on top is no part of an encoder.
             given.update(_name_arrays(name, arrays))
-    problems = [f"missing {name}" for name in sorted(wanted.keys() - given.keys())]
-    problems += [
-        f"unexpected {name} {list(given[name].shape)}"
-        for name in sorted(given.keys() - wanted.keys())
-    ]
-    found = {}
-    for name in sorted(wanted.keys() & given.keys()):
-        array, shape = _to_flax_kernel(given[name], wanted[name].ndim), wanted[name].shape
-        if array.shape != shape:
-            problems.append(f"{name} is {list(array.shape)} and should be {list(shape)}")
-        found[name] = array.astype(np.float32)
-    if problems:
-        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise WeightsError(f"{path}: does not fit the model: {'; '.join(problems[:8])}{more}")
+    found = {
+        name: _to_flax_kernel(array, wanted[name].ndim).astype(np.float32)
+        if name in wanted
+        else array
+        for name, array in given.items()
+    }
+    check_fit(found, {name: leaf.shape for name, leaf in wanted.items()}, path)
     return traverse_util.unflatten_dict(found, sep="/")
 
 
@@ -116,6 +115,8 @@ def _name_arrays(layer: str, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarr
     """The arrays of one Keras layer by the names that flax gives them."""
     if arrays[0].ndim == 1:  # Batch norm: gamma, beta, moving mean, moving variance.
         names = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
+        if len(arrays) == 3:  # With scale=False there is no gamma.
+            names = names[1:]
     else:
         names = ("params/{}/kernel", "params/{}/bias")
     if len(arrays) > len(names):

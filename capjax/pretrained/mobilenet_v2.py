@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from capjax.models.mobilenet_v2 import MobileNetV2
+from capjax.pretrained.download import download
 from capjax.pretrained.keras_files import WeightsError, read_keras_layers, to_variables
 
 # keras.applications.mobilenet_v2 has weights for these alone.
@@ -47,21 +48,4 @@ def imagenet_file(alpha: float, image_size: int) -> str:
         raise WeightsError(f"there are ImageNet weights for alpha {_ALPHAS}, not {alpha}")
     size = min(_SIZES, key=lambda side: abs(side - image_size))
     name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{float(alpha)}_{size}_no_top.h5"
-    # Keras downloads and nothing more, so that it need not start TensorFlow.
-    os.environ.setdefault("KERAS_BACKEND", "jax")
-    try:
-        from keras.utils import get_file
-    except ImportError as error:
-        raise WeightsError(
-            f"Keras, which downloads the ImageNet weights, is not installed: {error}. Install it "
-            f"(pip install keras), or fetch {_URL}{name} and give "
-            "--config.encoder.weights=FILE"
-        ) from error
-    try:
-        return get_file(name, _URL + name, cache_subdir="models")
-    except Exception as error:  # Keras raises bare Exception where the network fails.
-        raise WeightsError(
-            f"the ImageNet weights {name} could not be had: {error}. What would work: run once "
-            f"with a network; or fetch {_URL}{name} elsewhere and put it in ~/.keras/models; or "
-            "give a Keras file: --config.encoder.weights=FILE.weights.h5"
-        ) from error
+    return download(_URL + name, "a Keras file: --config.encoder.weights=FILE.weights.h5")

@@ -65,7 +65,7 @@ class Checkpoints:
         """Writes in the background; `metrics` are None where nothing was evaluated."""
         items = {
             "params": ocp.args.StandardSave(state.params),
-            "optimizer": ocp.args.StandardSave({"step": state.step, "state": state.opt_state}),
+            "optimizer": ocp.args.StandardSave(_rest(state)),
             "progress": ocp.args.JsonSave(progress),
         }
         if state.ema is not None:
@@ -89,9 +89,7 @@ class Checkpoints:
         """The state saved at `step`, as NumPy in the structure of `like`, and its progress."""
         items = {
             "params": ocp.args.StandardRestore(_as_numpy(like.params)),
-            "optimizer": ocp.args.StandardRestore(
-                _as_numpy({"step": like.step, "state": like.opt_state})
-            ),
+            "optimizer": ocp.args.StandardRestore(_as_numpy(_rest(like))),
             "progress": ocp.args.JsonRestore(),
         }
         if like.ema is not None:
@@ -103,6 +101,7 @@ class Checkpoints:
             opt_state=saved["optimizer"]["state"],
             ema=saved["ema"] if like.ema is not None else None,
             frozen=like.frozen,
+            baseline=saved["optimizer"].get("baseline"),
         )
         return state, saved["progress"]
 
@@ -122,6 +121,12 @@ class Checkpoints:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    """What only training needs."""
+    rest = {"step": state.step, "state": state.opt_state}
+    return rest if state.baseline is None else {**rest, "baseline": state.baseline}
 
 
 def _as_numpy(tree: Any) -> Any:

@@ -1,27 +1,51 @@
-"""AdamW with warm-up, cosine decay and clipping by global norm."""
+"""AdamW with warm-up, decay and clipping; the encoder may learn at a rate of its own."""
 
 import jax
 import optax
 
+SCHEDULES = ("cosine", "constant")
 
-def learning_rate_schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0 to `peak`, then a half cosine to 0 at `total_steps`."""
+
+def learning_rate_schedule(
+    peak: float, warmup_steps: int, total_steps: int, kind: str = "cosine"
+) -> optax.Schedule:
+    """Linear warm-up from 0 to `peak`, then a half cosine to 0 at `total_steps`, or `peak`."""
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
             f"optimizer.warmup_steps={warmup_steps} must be below num_steps={total_steps}"
         )
-    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps)
+    if kind == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps)
+    if kind == "constant":
+        return optax.warmup_constant_schedule(0.0 if warmup_steps else peak, peak, warmup_steps)
+    raise ValueError(f"optimizer.schedule is {kind!r}; it may be {', '.join(SCHEDULES)}")
 
 
 def adamw(
-    schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float, clip_norm: float
+    schedule: optax.Schedule,
+    *,
+    b1: float,
+    b2: float,
+    weight_decay: float,
+    clip_norm: float,
+    clip_value: float = 0.0,
+    encoder_scale: float = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019) on gradients clipped to a global norm.
+    """AdamW (Loshchilov and Hutter 2019) on clipped gradients.
 
-    Only matrices and larger decay: norms, biases and the output bias do not. `clip_norm` 0 does
-    not clip.
+    Only matrices and larger decay: norms, biases and the output bias do not.
+
+    Args:
+      schedule: step -> learning rate.
+      b1: decay of the gradient's mean.
+      b2: decay of the squared gradient's mean.
+      weight_decay: of matrices.
+      clip_norm: largest global norm of a gradient; 0 does not clip.
+      clip_value: largest size of a number in a gradient, before that; 0 does not clip.
+      encoder_scale: the encoder's learning rate over that of the rest.
     """
-    steps = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    steps = [optax.clip(clip_value)] if clip_value else []
+    steps += [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     steps.append(
         optax.adamw(
             schedule,
@@ -31,4 +55,13 @@ def adamw(
             mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
         )
     )
+    if encoder_scale != 1.0:
+        steps.append(optax.masked(optax.scale(encoder_scale), _is_encoder))
     return optax.chain(*steps)
+
+
+def _is_encoder(params):
+    return {
+        part: jax.tree.map(lambda _, yes=part == "encoder": yes, leaves)
+        for part, leaves in params.items()
+    }

@@ -20,6 +20,7 @@ class TrainState:
       opt_state: of the optimizer.
       ema: the moving average of the parameters, or None when it is off.
       frozen: variables that training does not change; a run keeps them once, in no checkpoint.
+      baseline: of hard attention, the moving average of a token's log-probability; None elsewhere.
     """
 
     step: jax.Array
@@ -27,6 +28,7 @@ class TrainState:
     opt_state: Any
     ema: Any
     frozen: Variables = struct.field(default_factory=dict)
+    baseline: jax.Array | None = None
 
     @property
     def eval_variables(self) -> Variables:
@@ -39,8 +41,17 @@ def init_state(
     optimizer: optax.GradientTransformation,
     ema: bool,
     frozen: Variables | None = None,
+    baseline: bool = False,
 ) -> TrainState:
-    """The state before the first step; the average starts at the parameters."""
+    """The state before the first step.
+
+    Args:
+      params: to train.
+      optimizer: whose state it will hold.
+      ema: whether it averages the parameters, starting at these.
+      frozen: variables that stay.
+      baseline: whether the model draws locations, as hard attention does.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -48,6 +59,7 @@ def init_state(
         # A copy: a donated buffer may not serve twice.
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         frozen=frozen or {},
+        baseline=jnp.zeros(()) if baseline else None,
     )
 
 
@@ -55,3 +67,13 @@ def update_ema(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
     """The next average. The decay grows from 0.1 to `decay`, so that early averages keep up."""
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
+
+
+def update_baseline(baseline: jax.Array, log_prob: jax.Array, step: jax.Array) -> jax.Array:
+    """The next average of a token's log-probability, with the paper's decay of 0.9.
+
+    "Show, Attend and Tell" (Xu et al. 2015), section 4.1. Early averages keep up, as in
+    `update_ema`.
+    """
+    decay = jnp.minimum(0.9, (1 + step) / (10 + step))
+    return baseline + (1 - decay) * (log_prob - baseline)

@@ -13,49 +13,8 @@ import optax
 
 from capjax import parallel
 from capjax.models.captioner import Captioner, Variables, join_frozen
-from capjax.models.contract import take_packed
-from capjax.train.loss import caption_loss
-from capjax.train.state import TrainState, update_ema
-
-Batch = dict[str, jax.Array]
-
-
-def inputs(batch: Batch) -> jax.Array:
-    """The pixels of a batch, or its cached features."""
-    return batch["image"] if "image" in batch else batch["features"]
-
-
-def batch_loss(
-    model: Captioner,
-    variables: Variables,
-    batch: Batch,
-    *,
-    train: bool,
-    key: jax.Array | None = None,
-    label_smoothing: float = 0.0,
-) -> dict[str, jax.Array]:
-    """The sums of `caption_loss` over one device's batch; `key` is dropout's."""
-    tokens, packing = batch["tokens"], batch.get("packing")
-    targets = tokens[..., 1:]
-    if packing is None:
-        real = jnp.arange(targets.shape[-1]) < batch["lengths"][..., None]
-    else:
-        targets, real = take_packed(targets, packing), packing[:, None] >= 0
-    output = model.apply(
-        variables,
-        inputs(batch),
-        tokens[..., :-1],
-        train=train,
-        packing=packing,
-        rngs=None if key is None else {"dropout": key},
-    )
-    return caption_loss(
-        output.logits,
-        targets,
-        real,
-        banned=model.decoder.banned,
-        label_smoothing=label_smoothing,
-    )
+from capjax.train.objective import Batch, Objective, batch_counts, objective_sum, teacher_forced
+from capjax.train.state import TrainState, update_baseline, update_ema
 
 
 def make_train_step(
@@ -63,7 +22,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     seed: int,
-    label_smoothing: float = 0.0,
+    objective: Objective,
     accumulate: int = 1,
     ema_decay: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
@@ -71,27 +30,26 @@ def make_train_step(
 
     Args:
       model: the captioner; `model.decoder.banned` targets have no weight.
-      optimizer: applied to the gradient of the mean loss a token over all devices.
-      seed: dropout's; its key also folds in the step, the device and the microbatch.
-      label_smoothing: see `caption_loss`.
+      optimizer: applied to the gradient of the objective over all devices.
+      seed: of dropout and draws; their key also folds in the step, the device and the microbatch.
+      objective: what is minimised.
       accumulate: microbatches that a device's share is cut into, to save memory.
       ema_decay: of the moving average that the state may hold.
 
     Returns:
       The step. Its metrics are float32 scalars, equal on every device: loss (nats a token, as
-      evaluation has it), objective (with label smoothing), accuracy, tokens, captions, grad_norm.
+      evaluation has it), objective (all that is minimised), accuracy, tokens, captions, grad_norm;
+      and where they are on attention_penalty, own_words and baseline.
     """
 
-    def loss_sum(params: Any, frozen: Variables, batch: Batch, key: jax.Array):
+    def share(params: Any, frozen: Variables, batch: Batch, key: jax.Array, fixed: dict):
         variables = join_frozen(params, frozen)
-        sums = batch_loss(
-            model, variables, batch, train=True, key=key, label_smoothing=label_smoothing
-        )
-        return sums["loss"], sums
+        value, sums = objective_sum(model, variables, batch, objective=objective, key=key, **fixed)
+        return value, {"objective": value, **sums}
 
-    gradient = jax.grad(loss_sum, has_aux=True)
+    gradient = jax.grad(share, has_aux=True)
 
-    def accumulated(params: Any, frozen: Variables, batch: Batch, key: jax.Array):
+    def accumulated(params: Any, frozen: Variables, batch: Batch, key: jax.Array, fixed: dict):
         """Sums of gradients and losses over the microbatches, one at a time in memory."""
         size = batch["lengths"].shape[0]
         if size % accumulate:
@@ -102,35 +60,44 @@ def make_train_step(
 
         def add(total, indexed):
             index, part = indexed
-            new = gradient(params, frozen, part, jax.random.fold_in(key, index))
+            new = gradient(params, frozen, part, jax.random.fold_in(key, index), fixed)
             return jax.tree.map(jnp.add, total, new), None
 
         first = jax.tree.map(lambda x: x[0], micro)
-        shapes = jax.eval_shape(gradient, params, frozen, first, key)
+        shapes = jax.eval_shape(gradient, params, frozen, first, key, fixed)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(add, zeros, (jnp.arange(accumulate), micro))[0]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         key = jax.random.fold_in(key, parallel.device_index())
+        found = parallel.psum(batch_counts(model, batch))
+        counts = jax.tree.map(lambda count: jnp.maximum(count, 1.0), found)
+        fixed = {"counts": counts, "step": state.step, "baseline": state.baseline}
         compute = gradient if accumulate == 1 else accumulated
-        grads, sums = compute(state.params, state.frozen, batch, key)
-        captions = (batch["lengths"] > 0).sum().astype(jnp.float32)
-        grads, sums, captions = parallel.psum((grads, sums, captions))
-        count = jnp.maximum(sums["tokens"], 1.0)
-        grads = jax.tree.map(lambda g: g / count, grads)
+        grads, sums = parallel.psum(compute(state.params, state.frozen, batch, key, fixed))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = None if state.ema is None else update_ema(state.ema, params, state.step, ema_decay)
         metrics = {
-            "loss": sums["nll"] / count,
-            "objective": sums["loss"] / count,
-            "accuracy": sums["correct"] / count,
-            "tokens": sums["tokens"],
-            "captions": captions,
+            "loss": sums["nll"] / counts["tokens"],
+            "objective": sums["objective"],
+            "accuracy": sums["correct"] / counts["tokens"],
+            "tokens": found["tokens"],
+            "captions": found["captions"],
             "grad_norm": optax.tree.norm(grads),
         }
-        return TrainState(state.step + 1, params, opt_state, ema, state.frozen), metrics
+        if "attention_penalty" in sums:
+            metrics["attention_penalty"] = sums["attention_penalty"] / counts["captions"]
+        if objective.own_words is not None:
+            metrics["own_words"] = objective.own_words(state.step)
+        baseline = state.baseline
+        if baseline is not None:
+            metrics["baseline"] = baseline
+            baseline = update_baseline(baseline, -metrics["loss"], state.step)
+        ema = None if state.ema is None else update_ema(state.ema, params, state.step, ema_decay)
+        return state.replace(
+            step=state.step + 1, params=params, opt_state=opt_state, ema=ema, baseline=baseline
+        ), metrics
 
     return step
 
@@ -139,7 +106,7 @@ def make_loss_step(model: Captioner) -> Callable[[Variables, Batch], dict[str, j
     """A per-device (variables, batch) -> sums of teacher-forced nll, correct and tokens."""
 
     def step(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        sums = batch_loss(model, variables, batch, train=False)
+        sums = teacher_forced(model, variables, batch)[1].sums()
         return parallel.psum({name: sums[name] for name in ("nll", "correct", "tokens")})
 
     return step

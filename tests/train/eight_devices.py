@@ -15,6 +15,7 @@ from capjax.data.batches import pack
 from capjax.models.captioner import Captioner, split_frozen
 from capjax.models.conv_encoder import ConvEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.train.objective import Objective
 from capjax.train.state import init_state
 from capjax.train.step import make_loss_step, make_train_step
 
@@ -47,7 +48,12 @@ def main():
     state = parallel.replicate(init_state(params, optimizer, ema=True, frozen=frozen))
     step = parallel.map_devices(
         make_train_step(
-            model, optimizer, seed=0, label_smoothing=0.1, accumulate=accumulate, ema_decay=0.5
+            model,
+            optimizer,
+            seed=0,
+            objective=Objective(label_smoothing=0.1),
+            accumulate=accumulate,
+            ema_decay=0.5,
         )
     )
     after, metrics = step(state, parallel.shard(batch))

@@ -11,6 +11,7 @@ from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.loop import Cadence, EarlyStopping, train
+from capjax.train.objective import Objective
 from capjax.train.optimizer import adamw, learning_rate_schedule
 from capjax.train.state import init_state
 from capjax.train.step import make_train_step
@@ -41,7 +42,7 @@ def batches(first, last):
 
 @pytest.fixture(scope="module", name="step_fn")
 def make_step():
-    step = make_train_step(MODEL, OPTIMIZER, seed=0, ema_decay=0.9)
+    step = make_train_step(MODEL, OPTIMIZER, seed=0, objective=Objective(), ema_decay=0.9)
     return parallel.map_devices(step, donate=(0,))
 
 

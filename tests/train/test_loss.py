@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from capjax.models.layers import NEVER
-from capjax.train.loss import caption_loss
+from capjax.train.loss import token_losses
 
 B, C, T, V = 3, 2, 5, 11
 BANNED = (0, 1, 3)
@@ -29,7 +29,7 @@ def case(seed=0):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_sums_equal_optax_over_allowed_tokens(smoothing):
     logits, targets, lengths = case()
-    sums = caption_loss(logits, targets, lengths, banned=BANNED, label_smoothing=smoothing)
+    sums = token_losses(logits, targets, lengths, banned=BANNED, label_smoothing=smoothing).sums()
     allowed = [2, *range(4, V)]
     mask = np.asarray(lengths)
     position = {token: index for index, token in enumerate(allowed)}
@@ -45,8 +45,8 @@ def test_sums_equal_optax_over_allowed_tokens(smoothing):
 
 def test_smoothing_stays_finite_and_the_nll_is_not_smoothed():
     logits, targets, lengths = case()
-    plain = caption_loss(logits, targets, lengths, banned=BANNED)
-    smooth = caption_loss(logits, targets, lengths, banned=BANNED, label_smoothing=0.1)
+    plain = token_losses(logits, targets, lengths, banned=BANNED).sums()
+    smooth = token_losses(logits, targets, lengths, banned=BANNED, label_smoothing=0.1).sums()
     assert float(smooth["loss"]) < 1e3
     np.testing.assert_allclose(smooth["nll"], plain["nll"])
 
@@ -54,9 +54,11 @@ def test_smoothing_stays_finite_and_the_nll_is_not_smoothed():
 def test_a_banned_target_has_no_weight_and_no_gradient():
     logits, targets, lengths = case()
     unknown = targets.at[0, 0, 1].set(3)
-    sums = caption_loss(logits, unknown, lengths, banned=BANNED, label_smoothing=0.1)
+    sums = token_losses(logits, unknown, lengths, banned=BANNED, label_smoothing=0.1).sums()
     assert float(sums["tokens"]) == 14
-    gradient = jax.grad(lambda x: caption_loss(x, unknown, lengths, banned=BANNED)["loss"])(logits)
+    gradient = jax.grad(lambda x: token_losses(x, unknown, lengths, banned=BANNED).sums()["loss"])(
+        logits
+    )
     assert np.all(np.isfinite(gradient))
     assert np.all(gradient[0, 0, 1] == 0)
     assert np.any(gradient[0, 0, 0] != 0)
@@ -68,14 +70,14 @@ def test_padding_counts_by_length_not_by_id():
     end = 7
     targets = jnp.full((B, C, T), end, jnp.int32).at[:, :, :2].set(4)
     lengths = real(jnp.full((B, C), 3))
-    sums = caption_loss(logits, targets, lengths)
+    sums = token_losses(logits, targets, lengths).sums()
     assert float(sums["tokens"]) == B * C * 3
     elsewhere = targets.at[:, :, 3:].set(9)
-    again = caption_loss(logits, elsewhere, lengths)
+    again = token_losses(logits, elsewhere, lengths).sums()
     np.testing.assert_allclose(again["loss"], sums["loss"])
 
 
 def test_no_caption_at_all_is_no_nan():
     logits, targets, _ = case()
-    sums = caption_loss(logits, targets, real(jnp.zeros((B, C))), banned=BANNED)
+    sums = token_losses(logits, targets, real(jnp.zeros((B, C))), banned=BANNED).sums()
     assert all(float(value) == 0 for value in sums.values())

@@ -15,6 +15,7 @@ import pytest
 from capjax import parallel
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.train.objective import Objective
 from capjax.train.optimizer import adamw, learning_rate_schedule
 from capjax.train.state import init_state, update_ema
 from capjax.train.step import make_train_step
@@ -92,7 +93,9 @@ def test_training_learns_a_batch_and_dropout_is_by_seed():
 
     def losses(seed, steps):
         state = parallel.replicate(init_state(params, optimizer, ema=False))
-        step = parallel.map_devices(make_train_step(model, optimizer, seed=seed))
+        step = parallel.map_devices(
+            make_train_step(model, optimizer, seed=seed, objective=Objective())
+        )
         found = []
         for _ in range(steps):
             state, metrics = step(state, batch)
@@ -112,7 +115,9 @@ def test_accumulation_must_divide():
     state = parallel.replicate(
         init_state(model.init_variables(jax.random.key(0), (4, 6))["params"], optimizer, False)
     )
-    step = parallel.map_devices(make_train_step(model, optimizer, seed=0, accumulate=3))
+    step = parallel.map_devices(
+        make_train_step(model, optimizer, seed=0, objective=Objective(), accumulate=3)
+    )
     with pytest.raises(ValueError, match="accumulate=3 does not divide the 4 images"):
         step(state, parallel.shard(batch_of(np.random.default_rng(0))))
 

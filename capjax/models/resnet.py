@@ -1,0 +1,84 @@
+"""ResNet-50, -101 and -152 (He et al. 2016), without pooling and classifier.
+
+The same networks as torchvision's: the 3x3 convolution of a block has its stride (not the first
+1x1), and padding is torch's, equal on both sides. Modules are named as in torchvision, with
+underscores: conv1, bn1, layer1_0_conv1, layer1_0_bn1, ..., layer1_0_downsample_conv and
+layer1_0_downsample_bn (torchvision's layer1.0.downsample.0 and .1).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from capjax.models.contract import Memory
+from capjax.models.pool import adaptive_avg_pool
+
+# Table 1 of the paper: blocks of each stage, by depth.
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# Of ImageNet's pixels over 255, by channel, as torchvision's weights expect.
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+class ResNet(nn.Module):
+    """Images uint8 [B, H, W, 3] to a memory of F = 2048 over ceil(H / 32) x ceil(W / 32) places.
+
+    Its batch norms always use their stored statistics, as MobileNetV2's.
+
+    Attributes:
+      depth: 50, 101 or 152 layers.
+      grid: g for an adaptive average pooling to g x g places; 0 leaves the map as it is.
+      dtype: of the computation; parameters are float32.
+    """
+
+    depth: int = 50
+    grid: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Memory:
+        """Encodes images; the features are those of the last block.
+
+        Raises:
+          ValueError: there is no ResNet of this depth.
+        """
+        del train  # Nothing here is random or updates its statistics.
+        if self.depth not in BLOCKS:
+            raise ValueError(f"there is no ResNet of depth {self.depth}; it may be {[*BLOCKS]}")
+
+        def norm(x: jax.Array, name: str) -> jax.Array:
+            return nn.BatchNorm(
+                use_running_average=True, epsilon=1e-5, dtype=self.dtype, name=name
+            )(x)
+
+        def conv(x: jax.Array, channels: int, side: int, stride: int, name: str) -> jax.Array:
+            fields = {"use_bias": False, "dtype": self.dtype, "name": name}
+            if side == 1:
+                # A matrix product, which XLA computes faster on CPUs.
+                return nn.Dense(channels, **fields)(x[:, ::stride, ::stride])
+            strides, padding = (stride, stride), ((side // 2, side // 2),) * 2
+            return nn.Conv(channels, (side, side), strides, padding, **fields)(x)
+
+        def block(x: jax.Array, channels: int, stride: int, name: str) -> jax.Array:
+            y = nn.relu(norm(conv(x, channels, 1, 1, f"{name}_conv1"), f"{name}_bn1"))
+            y = nn.relu(norm(conv(y, channels, 3, stride, f"{name}_conv2"), f"{name}_bn2"))
+            y = norm(conv(y, 4 * channels, 1, 1, f"{name}_conv3"), f"{name}_bn3")
+            if x.shape != y.shape:
+                x = conv(x, 4 * channels, 1, stride, f"{name}_downsample_conv")
+                x = norm(x, f"{name}_downsample_bn")
+            return nn.relu(x + y)
+
+        x = ((images.astype(jnp.float32) / 255 - _MEAN) / _STD).astype(self.dtype)
+        x = nn.relu(norm(conv(x, 64, 7, 2, "conv1"), "bn1"))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        for stage, repeats in enumerate(BLOCKS[self.depth], start=1):
+            for repeat in range(repeats):
+                stride = 2 if stage > 1 and repeat == 0 else 1
+                x = block(x, 32 * 2**stage, stride, f"layer{stage}_{repeat}")
+        if self.grid:
+            x = adaptive_avg_pool(x, (self.grid, self.grid))
+        batch, height, width, features = x.shape
+        return Memory(x.reshape(batch, height * width, features), (height, width))

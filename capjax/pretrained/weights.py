@@ -1,0 +1,39 @@
+"""How named arrays of a file are held against what a model needs."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+_LISTED = 8
+
+
+class WeightsError(ValueError):
+    """A weights file that can't be used; the message names it, and says what does not fit."""
+
+
+def check_fit(
+    given: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]], path: str
+) -> None:
+    """Compares a file's arrays with the shapes that a model wants, by name.
+
+    Args:
+      given: the file's arrays.
+      wanted: shapes.
+      path: of the file, for the message.
+
+    Raises:
+      WeightsError: an array is missing, misshapen or left over; the first 8 are named.
+    """
+    problems = [f"missing {name}" for name in sorted(wanted.keys() - given.keys())]
+    problems += [
+        f"unexpected {name} {list(given[name].shape)}"
+        for name in sorted(given.keys() - wanted.keys())
+    ]
+    problems += [
+        f"{name} is {list(given[name].shape)} and should be {list(wanted[name])}"
+        for name in sorted(wanted.keys() & given.keys())
+        if given[name].shape != tuple(wanted[name])
+    ]
+    if problems:
+        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise WeightsError(f"{path}: does not fit the model: {'; '.join(problems[:_LISTED])}{more}")

@@ -1,0 +1,54 @@
+"""How often training feeds a decoder the reference's word, and how often its own.
+
+"Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks" (Bengio et al. 2015),
+section 2.4.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+KINDS = ("none", "linear", "exponential", "inverse_sigmoid")
+
+
+def own_words_schedule(
+    kind: str, k: float, slope: float, floor: float
+) -> Callable[[jax.Array], jax.Array] | None:
+    """Step i -> share of fed words that are the model's own draws, 1 - epsilon_i of the paper.
+
+    Args:
+      kind: "linear" (epsilon_i = max(floor, k - slope i)), "exponential" (k^i),
+        "inverse_sigmoid" (k / (k + exp(i / k))), or "none", which gives None.
+      k: see `kind`.
+      slope: of "linear" alone.
+      floor: of "linear" alone.
+
+    Raises:
+      ValueError: a number outside of what the paper's schedule takes.
+    """
+    if kind == "none":
+        return None
+    if kind == "linear":
+        if not (0 <= floor <= k <= 1 and slope >= 0):
+            raise ValueError(
+                f"scheduled_sampling of kind 'linear' needs 0 <= floor <= k <= 1 and slope >= 0, "
+                f"and has floor={floor}, k={k}, slope={slope}"
+            )
+        return lambda step: 1 - jnp.maximum(floor, k - slope * step)
+    if kind == "exponential":
+        if not 0 < k < 1:
+            raise ValueError(
+                f"scheduled_sampling of kind 'exponential' needs 0 < k < 1, not k={k}"
+            )
+        return lambda step: 1 - jnp.float32(k) ** step
+    if kind == "inverse_sigmoid":
+        if k < 1:
+            raise ValueError(
+                f"scheduled_sampling of kind 'inverse_sigmoid' needs k >= 1, not k={k}"
+            )
+        # The same number, and no exponential that overflows.
+        return lambda step: 1 - jax.nn.sigmoid(jnp.log(k) - step / k)
+    raise ValueError(
+        f"scheduled_sampling.kind is {kind!r}; it may be {', '.join(map(repr, KINDS))}"
+    )
