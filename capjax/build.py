@@ -25,10 +25,13 @@ from capjax.models.adapter import Adapter
 from capjax.models.bahdanau_decoder import BahdanauDecoder
 from capjax.models.captioner import Captioner, Variables
 from capjax.models.conv_encoder import ConvEncoder
+from capjax.models.inception_v3 import InceptionV3
 from capjax.models.mobilenet_v2 import MobileNetV2
 from capjax.models.patch_encoder import PatchEncoder
+from capjax.models.resnet import ResNet
 from capjax.models.transformer_decoder import TransformerDecoder
-from capjax.pretrained.mobilenet_v2 import load_mobilenet_v2
+from capjax.pretrained.encoders import load_encoder
+from capjax.pretrained.word_vectors import WordVectors, load_word_vectors
 from capjax.train import optimizer as optimizers
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.objective import Objective
@@ -81,7 +84,7 @@ def check(config: ConfigDict) -> None:
     metrics = ("loss", "accuracy", *coco.METRICS, *(facts.METRICS if has_facts(config) else ()))
     _choose(dict.fromkeys(metrics), config.early_stopping.metric, "early_stopping.metric")
     if is_pretrained(config) and not config.encoder.weights:
-        raise ConfigError("config.encoder.weights is empty; it may be 'imagenet' or a Keras file")
+        raise ConfigError("config.encoder.weights is empty; it may be 'imagenet' or a file")
     _check_images(config)
     _check_objective(config)
     if jax.process_count() > 1:
@@ -169,7 +172,13 @@ def compilation_cache(directory: str) -> None:
 
 def encoder(config: ConfigDict) -> nn.Module:
     """The module of the config's encoder section."""
-    encoders = {"patch": PatchEncoder, "conv": ConvEncoder, "mobilenet_v2": MobileNetV2}
+    encoders = {
+        "patch": PatchEncoder,
+        "conv": ConvEncoder,
+        "mobilenet_v2": MobileNetV2,
+        "inception_v3": InceptionV3,
+        "resnet": ResNet,
+    }
     fields = {n: v for n, v in config.encoder.items() if n not in TRAINING_FIELDS}
     return _make(encoders, fields, "encoder", _choose(DTYPES, config.dtype, "dtype"))
 
@@ -185,7 +194,10 @@ def captioner(
       output_bias: where the output bias starts in a new model.
     """
     dtype = _choose(DTYPES, config.dtype, "dtype")
-    adapter = Adapter(**config.adapter, dtype=dtype) if "adapter" in config else None
+    adapter = None
+    if "adapter" in config:
+        _check_activation(config.adapter.activation or "relu", "adapter")
+        adapter = Adapter(**config.adapter, dtype=dtype)
     decoders = {"transformer": TransformerDecoder, "bahdanau": BahdanauDecoder}
     fields = {name: value for name, value in config.decoder.items() if name != "smart_bias"}
     more = {
@@ -197,11 +209,14 @@ def captioner(
         # Positions: bos and the words of the longest caption.
         more["max_length"] = config.dataset.max_length
         fields["head_dim"] = fields.get("head_dim") or None
-        activation = fields.get("activation", "gelu")
-        if not hasattr(nn, activation):
-            raise ConfigError(f"config.decoder.activation={activation!r} is not in flax.linen")
+        _check_activation(config.decoder.get("activation", "gelu"), "decoder")
     decoder = _make(decoders, fields, "decoder", dtype, **more)
     return Captioner(encoder(config), decoder, adapter)
+
+
+def _check_activation(name: str, section: str) -> None:
+    if not hasattr(nn, name):
+        raise ConfigError(f"config.{section}.activation={name!r} is not in flax.linen")
 
 
 def is_frozen(config: ConfigDict) -> bool:
@@ -246,7 +261,19 @@ def pretrained_encoder(config: ConfigDict) -> Variables:
     Raises:
       WeightsError: they can't be had, or do not fit.
     """
-    return load_mobilenet_v2(encoder(config), config.encoder.weights, config.dataset.image_size)
+    return load_encoder(encoder(config), config.encoder.weights, config.dataset.image_size)
+
+
+def word_vectors(config: ConfigDict, tokenizer: Tokenizer, width: int) -> WordVectors:
+    """Pretrained vectors of the tokenizer's words.
+
+    Raises:
+      WeightsError: the file can't be read, or has vectors of another width.
+    """
+    words = [tokenizer.word(token) for token in range(tokenizer.vocab_size)]
+    special = {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id}
+    known = [None if token in special else word for token, word in enumerate(words)]
+    return load_word_vectors(config.word_vectors.file, known, width)
 
 
 def _make(options: dict, fields: dict, name: str, dtype: Any, **more: Any) -> nn.Module:

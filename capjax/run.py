@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from capjax import build, parallel, workdir
 from capjax.data.captions import unigram_counts
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.data.source import Source
+from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import CaptionBatches, Sampling
 from capjax.evaluate.figures import save_figure, training_curve
 from capjax.evaluate.results import coco_results, code_version, write_json
@@ -25,8 +25,10 @@ from capjax.models.captioner import (
     encoder_variables,
     init_around,
     split_frozen,
+    without_encoder,
 )
 from capjax.models.summary import model_summary
+from capjax.pretrained.word_vectors import fill_rows
 from capjax.splits import Split, feature_model, make_split, source_record, with_features
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.loop import Cadence, EarlyStopping
@@ -61,7 +63,7 @@ def _train(
     # What is quick to find wrong comes first: the files, then the weights, then every image.
     source = {name: open_source(config.dataset, name) for name in ("train", "validation")}
     pretrained = None
-    if build.is_pretrained(config) and latest is None:
+    if build.is_pretrained(config) and latest is None and not config.init_from:
         pretrained = build.pretrained_encoder(config)
     source = {name: check_images(config.dataset, split) for name, split in source.items()}
     _print_notes(source.values())
@@ -88,11 +90,18 @@ def _train(
     except ValueError as error:  # Fields that do not fit each other or the image's size.
         raise build.ConfigError(f"this config makes no model: {error}") from error
 
-    params, frozen = _start(config, directory, model, shape, pretrained)
     if latest is None:
+        variables = _start(config, model, shape, pretrained, tokenizer, counts)
+        params, frozen = split_frozen(variables, build.frozen_parts(config))
         workdir.save(directory, config, tokenizer, fingerprints)
         workdir.save_frozen(directory, frozen)
         workdir.save_selection(directory, source)
+    else:
+        # What training began with may have gone: what stays lies in the workdir, and the rest comes
+        # from the checkpoint.
+        like = _shapes(config, model, shape)
+        params, frozen = split_frozen(like, build.frozen_parts(config))
+        frozen = workdir.load_frozen(directory) if frozen else {}
     if build.is_cached(config):
         encoder = encoder_variables(frozen)
         views = {"train": config.encoder.cache_views, "validation": 1}
@@ -100,9 +109,15 @@ def _train(
             name: with_features(split, model.encoder, encoder, views=views[name])
             for name, split in splits.items()
         }
-        model, frozen = feature_model(model, splits["train"]), {}
+        model, frozen = feature_model(model, splits["train"]), without_encoder(frozen)
     optimizer = build.optimizer(config)
-    state = init_state(params, optimizer, ema=config.ema_decay > 0, frozen=frozen)
+    state = init_state(
+        params,
+        optimizer,
+        ema=config.ema_decay > 0,
+        frozen=frozen,
+        baseline=build.draws_locations(config),
+    )
     stopping = EarlyStopping(**config.early_stopping)
     if latest is not None:
         state, progress = checkpoints.restore(latest, state)
@@ -126,20 +141,59 @@ def _train(
 
 def _start(
     config: ConfigDict,
-    directory: str,
     model: Captioner,
     shape: tuple[int, ...],
     pretrained: Variables | None,
-) -> tuple[Any, Variables]:
-    """Parameters to train and variables that stay, as a new run has them at step 0."""
+    tokenizer: Tokenizer,
+    counts: np.ndarray,
+) -> Variables:
+    """What a new run has at step 0.
+
+    Raises:
+      WorkdirError: `init_from` is no run, or one of another model or vocabulary.
+      WeightsError: the word vectors can't be used.
+    """
     key = jax.random.key(config.seed)
-    freeze = build.is_frozen(config)
-    if not build.is_pretrained(config):
-        return split_frozen(model.init_variables(key, shape), freeze_encoder=freeze)
-    params, frozen = split_frozen(init_around(model, key, shape, pretrained), freeze_encoder=freeze)
-    # The file of weights may have gone by the time of a later visit, which takes what stays from
-    # the workdir and the rest from its checkpoint.
-    return params, workdir.load_frozen(directory) if pretrained is None else frozen
+    if config.init_from:
+        return _from_run(config.init_from, tokenizer, _shapes(config, model, shape))
+    if build.is_pretrained(config):
+        variables = init_around(model, key, shape, pretrained)
+    else:
+        variables = model.init_variables(key, shape)
+    if config.word_vectors.file:
+        embedding = variables["params"]["decoder"]["tokens"]["embedding"]
+        vectors = build.word_vectors(config, tokenizer, embedding.shape[1])
+        print(vectors.summary(counts))
+        variables["params"]["decoder"]["tokens"]["embedding"] = fill_rows(embedding, vectors)
+    return variables
+
+
+def _shapes(config: ConfigDict, model: Captioner, shape: tuple[int, ...]) -> Variables:
+    """The model's variables without values."""
+    return jax.eval_shape(lambda: model.init_variables(jax.random.key(config.seed), shape))
+
+
+def _from_run(directory: str, tokenizer: Tokenizer, like: Variables) -> Variables:
+    """The best variables of another run, for a model with variables `like`."""
+    run = load(directory)
+    if run.tokenizer.fingerprint != tokenizer.fingerprint:
+        raise workdir.WorkdirError(
+            f"config.init_from: {directory} has another vocabulary, of {run.tokenizer.vocab_size} "
+            f"tokens, and this run's data give {tokenizer.vocab_size}: train on the same dataset "
+            "with the same config.tokenizer"
+        )
+    given, wanted = (
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (run.variables, like))
+    )
+    wrong = sorted(name for name in given | wanted if given.get(name) != wanted.get(name))
+    if wrong:
+        raise workdir.WorkdirError(
+            f"config.init_from: {directory} is a run of another model; these differ: "
+            f"{', '.join(wrong[:8])}{', ...' if len(wrong) > 8 else ''}"
+        )
+    print(f"starting from step {run.step} of {directory}")
+    return run.variables
 
 
 def _print_notes(sources: Iterable[Source]) -> None:
@@ -154,7 +208,7 @@ def _train_step(config, model, optimizer):
         model,
         optimizer,
         seed=config.seed,
-        label_smoothing=config.label_smoothing,
+        objective=build.objective(config),
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
     )
@@ -221,7 +275,7 @@ def evaluate(
     if build.is_cached(config):
         data = with_features(data, model.encoder, encoder_variables(variables))
         model = feature_model(model, data)
-        variables = {"params": split_frozen(variables, freeze_encoder=True)[0]}
+        variables = without_encoder(variables)
     variables = parallel.replicate(variables)
     search = build.beam_search(config.decoding)
     forced = TeacherForced(parallel.map_devices(make_loss_step(model)), variables)

@@ -33,8 +33,12 @@ _ADDED = {
     "attention_penalty": 0.0,
     "hard_attention": {"reinforce_weight": 1.0, "entropy_weight": 0.01},
     "scheduled_sampling": {"kind": "none", "k": 1.0, "slope": 0.0001, "floor": 0.75},
+    "adapter": {"norms": True, "activation": ""},
     "optimizer": {"schedule": "cosine", "encoder_learning_rate": 0.0, "clip_value": 0.0},
 }
+
+# Sections that not every run has.
+_OPTIONAL = ("adapter",)
 
 # Sections and fields that may change between two visits to a workdir: they change no update of the
 # parameters, only what is looked at and when.
@@ -91,10 +95,10 @@ def load_config(workdir: str) -> ConfigDict:
     with open(file, encoding="utf-8") as stream:
         saved = _tuples(json.load(stream))
     for name, added in _ADDED.items():
-        if isinstance(added, dict):
-            saved[name] = {**added, **saved.get(name, {})}
-        else:
+        if not isinstance(added, dict):
             saved.setdefault(name, added)
+        elif name in saved or name not in _OPTIONAL:
+            saved[name] = {**added, **saved.get(name, {})}
     return ConfigDict(saved)
 
 

@@ -145,15 +145,13 @@ def conv_encoder() -> ConfigDict:
     return encoder
 
 
-def mobilenet_v2() -> ConfigDict:
-    """MobileNetV2 with weights of Keras (`capjax.models.mobilenet_v2`)."""
+def _pretrained(name: str) -> ConfigDict:
+    """What every encoder with weights of a file has."""
     encoder = ConfigDict()
-    encoder.name = "mobilenet_v2"
-    # "imagenet", which Keras downloads (those of the size nearest to the images'); or a .h5 or
-    # .weights.h5 file of Keras.
+    encoder.name = name
+    # "imagenet", which is downloaded, or a file: Keras's .h5 or .weights.h5; for a ResNet
+    # torchvision's .safetensors or .pth.
     encoder.weights = "imagenet"
-    # Multiplies the channels of all layers.
-    encoder.alpha = 1.0
     # Whether training leaves the encoder as it is.
     encoder.frozen = True
     # Type of a frozen encoder's features, which are computed once and kept in dataset.cache_dir:
@@ -165,18 +163,45 @@ def mobilenet_v2() -> ConfigDict:
     return encoder
 
 
+def mobilenet_v2() -> ConfigDict:
+    """MobileNetV2 (`capjax.models.mobilenet_v2`): 7x7 features of 1280 at 224 pixels."""
+    encoder = _pretrained("mobilenet_v2")
+    # Multiplies the channels of all layers.
+    encoder.alpha = 1.0
+    return encoder
+
+
+def inception_v3() -> ConfigDict:
+    """InceptionV3 (`capjax.models.inception_v3`): 8x8 features of 2048 at 299 pixels."""
+    return _pretrained("inception_v3")
+
+
+def resnet() -> ConfigDict:
+    """A ResNet (`capjax.models.resnet`): 7x7 features of 2048 at 224 pixels."""
+    encoder = _pretrained("resnet")
+    # 50, 101 or 152 layers.
+    encoder.depth = 101
+    # Side of the grid that features are pooled to; 0 leaves them as they are.
+    encoder.grid = 0
+    return encoder
+
+
 def adapter() -> ConfigDict:
     """What fits a pretrained encoder's features to a decoder (`capjax.models.adapter`)."""
     adapter = ConfigDict()
     # Width of the memory that the decoder sees.
     adapter.width = 256
+    # Whether layer norms stand before and after.
+    adapter.norms = True
+    # Activation of the projection: a function of flax.linen, or "".
+    adapter.activation = ""
     # Self-attention blocks over the memory; 0 has none.
     adapter.depth = 0
     # Attention heads a block.
     adapter.num_heads = 4
     # Inner width of a feed-forward block over the width.
     adapter.mlp_ratio = 4.0
-    # "learned" or "sincos": what says where a feature lies.
+    # "learned", "sincos" or "none": what says where a feature lies.
     adapter.positions = "sincos"
     # Dropout rate on the encoder's features.
     adapter.input_dropout = 0.0

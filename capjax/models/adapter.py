@@ -19,22 +19,29 @@ from capjax.models.patch_encoder import EncoderBlock
 class Adapter(nn.Module):
     """Norm, projection, grid positions and a few transformer blocks: Memory [B, P, F] -> [B, P, D].
 
+    Without norms and positions, and with "relu", it is the dense layer of the TensorFlow and Keras
+    captioners.
+
     Attributes:
       width: D.
+      norms: whether layer norms stand before and after.
+      activation: of the projection, a name in `flax.linen`; "" has none.
       depth: self-attention blocks; 0 has none.
       num_heads: attention heads a block; must divide the width.
       mlp_ratio: inner width of a feed-forward block over D.
-      positions: "learned" or "sincos", added on the grid alone.
+      positions: "learned", "sincos" or "none", added on the grid alone.
       input_dropout: rate on the features as they come.
       dropout: rate on the projected features and on residuals.
       dtype: of the computation; parameters are float32.
     """
 
     width: int
+    norms: bool = True
+    activation: str = ""
     depth: int = 0
     num_heads: int = 4
     mlp_ratio: float = 4.0
-    positions: Literal["learned", "sincos"] = "sincos"
+    positions: Literal["learned", "sincos", "none"] = "sincos"
     input_dropout: float = 0.0
     dropout: float = 0.0
     dtype: Any = jnp.float32
@@ -43,16 +50,22 @@ class Adapter(nn.Module):
     def __call__(self, memory: Memory, *, train: bool) -> Memory:
         """Adapts a memory; its grid and prefix stay."""
         x = memory.values.astype(self.dtype)
-        x = nn.LayerNorm(dtype=self.dtype, name="input_norm")(x)
+        if self.norms:
+            x = nn.LayerNorm(dtype=self.dtype, name="input_norm")(x)
         x = Dropout(self.input_dropout)(x, train=train)
         x = nn.Dense(self.width, dtype=self.dtype, name="projection")(x)
-        prefix, grid = x[:, : memory.prefix], x[:, memory.prefix :]
-        grid = GridPositions(self.positions, memory.grid, name="grid_positions")(grid)
-        x = Dropout(self.dropout)(jnp.concatenate([prefix, grid], axis=1), train=train)
+        if self.activation:
+            x = getattr(nn, self.activation)(x)
+        if self.positions != "none":
+            prefix, grid = x[:, : memory.prefix], x[:, memory.prefix :]
+            grid = GridPositions(self.positions, memory.grid, name="grid_positions")(grid)
+            x = jnp.concatenate([prefix, grid], axis=1)
+        x = Dropout(self.dropout)(x, train=train)
         hidden = round(self.mlp_ratio * self.width)
         for block in range(self.depth):
             x = EncoderBlock(
                 self.num_heads, self.width, hidden, self.dropout, self.dtype, name=f"block_{block}"
             )(x, train=train)
-        x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+        if self.norms:
+            x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
         return memory.replace(values=x)

@@ -29,7 +29,11 @@ def adaptive_avg_pool(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
     )
     # Of full precision, since accelerators round the factors of a product otherwise.
     pooled = jnp.einsum(
-        "bhwc,ih,jw->bijc", x.astype(jnp.float32), rows, columns, precision=jax.lax.Precision.HIGHEST
+        "bhwc,ih,jw->bijc",
+        x.astype(jnp.float32),
+        rows,
+        columns,
+        precision=jax.lax.Precision.HIGHEST,
     )
     return pooled.astype(x.dtype)
 

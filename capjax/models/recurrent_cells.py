@@ -69,7 +69,8 @@ class LSTMCell(nn.Module):
 class GRUCell(nn.Module):
     """Gated recurrent unit (Cho et al. 2014).
 
-    Gates lie in torch's order, r z n. The reset gate acts after the product with the state, as in cuDNN, torch and Keras.
+    Gates lie in torch's order, r z n. The reset gate acts after the product with the state, as in
+    cuDNN, torch and Keras.
 
     Attributes:
       width: H.

@@ -15,20 +15,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from capjax.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, _word_normalizer
 from capjax.models.resnet import ResNet
-from capjax.pretrained.keras_files import WeightsError
 from capjax.pretrained.resnet import from_torchvision
+from capjax.pretrained.torch_files import read_tensors
+from capjax.pretrained.weights import WeightsError, check_fit
 
 CONVERTER = "capjax.pretrained.convert_show_attend_tell"
 
 # The encoder is a Sequential of torchvision's network without its pooling and classifier; those
 # of its children that have weights.
 _CHILDREN = {"0": "conv1", "1": "bn1", **{str(3 + stage): f"layer{stage}" for stage in range(1, 5)}}
+# Tensors of the decoder that show all its sizes.
+_SIZED = ("embedding.weight", "attention.encoder_att.weight", "decode_step.weight_hh")
 # The tutorial's names of special tokens.
 _SPECIAL = {"<pad>": PAD, "<start>": BOS, "<end>": EOS, "<unk>": UNK}
 _LISTED = 8
@@ -45,17 +47,13 @@ def read_tutorial(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, An
       WeightsError: it is no safetensors file, or does not hold the tutorial's modules.
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise WeightsError(f"{path}: no such weights file")
-    try:
-        tensors = safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
+    if not path.endswith(".safetensors"):
         raise WeightsError(
-            f"{path}: is not a readable safetensors file ({error}); the tutorial's own .pth.tar is "
-            f"converted first, by python -m {CONVERTER}"
-        ) from error
+            f"{path}: is no .safetensors file; the tutorial's .pth.tar is converted first, by "
+            f"python -m {CONVERTER}"
+        )
     parts: dict[str, dict[str, np.ndarray]] = {"encoder": {}, "decoder": {}}
-    for name, array in tensors.items():
+    for name, array in read_tensors(path).items():
         part, _, rest = name.partition(".")
         if part not in parts:
             raise WeightsError(f"{path}: has {name}, and should have encoder.* and decoder.* alone")
@@ -139,24 +137,16 @@ def decoder_variables(
 
 def _check_decoder(tensors: Mapping[str, np.ndarray], path: str) -> None:
     """Raises WeightsError where the tensors are not those of one decoder."""
-    problems = [f"missing decoder.{name}" for name in sorted(_NAMES - tensors.keys())]
-    problems += [
-        f"unexpected decoder.{name} {list(tensors[name].shape)}"
-        for name in sorted(tensors.keys() - _NAMES)
-    ]
-    problems += [
-        f"decoder.{name} is {list(tensors[name].shape)} and should be a matrix"
-        for name in _SIZED
-        if name in tensors and tensors[name].ndim != 2
-    ]
-    if not problems:  # Shapes show only where the three that all sizes come from are there.
-        problems = [
-            f"decoder.{name} is {list(tensors[name].shape)} and should be {list(shape)}"
-            for name, shape in _decoder_shapes(*(tensors[name].shape for name in _SIZED)).items()
-            if tensors[name].shape != shape
-        ]
-    if problems:
-        raise WeightsError(f"{path}: does not fit the tutorial's decoder: {_some(problems, '; ')}")
+    given = {f"decoder.{name}": array for name, array in tensors.items()}
+    # Names first: what the shapes should be is seen by three of the tensors.
+    names = [f"decoder.{name}" for name in _decoder_shapes((0, 0), (0, 0), (0, 0))]
+    check_fit(given, {n: given[n].shape if n in given else () for n in names}, path)
+    for name in _SIZED:
+        if tensors[name].ndim != 2:
+            shape = list(tensors[name].shape)
+            raise WeightsError(f"{path}: decoder.{name} is {shape} and should be a matrix")
+    shapes = _decoder_shapes(*(tensors[name].shape for name in _SIZED))
+    check_fit(given, {f"decoder.{name}": shape for name, shape in shapes.items()}, path)
 
 
 def _decoder_shapes(
@@ -185,10 +175,6 @@ def _decoder_shapes(
     for name, shape in denses.items():
         shapes.update({f"{name}.weight": shape, f"{name}.bias": shape[:1]})
     return shapes
-
-
-_SIZED = ("embedding.weight", "attention.encoder_att.weight", "decode_step.weight_hh")
-_NAMES = _decoder_shapes((0, 0), (0, 0), (0, 0)).keys()
 
 
 def word_map_tokenizer(path: str | os.PathLike) -> Tokenizer:
@@ -264,7 +250,7 @@ class _Pairs(list):
     """A JSON object's (name, value) pairs; as a dict, a name seen twice would go unnoticed."""
 
 
-def _some(items: Sequence[str], separator: str = ", ") -> str:
+def _some(items: Sequence[str]) -> str:
     """The first of the items, and how many more there are."""
     more = [f"and {len(items) - _LISTED} more"] if len(items) > _LISTED else []
-    return separator.join([*items[:_LISTED], *more])
+    return ", ".join([*items[:_LISTED], *more])

@@ -9,9 +9,19 @@ from capjax.data.batches import pack
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.layers import NEVER
 from capjax.models.transformer_decoder import TransformerDecoder
-
-B, C, T, P, F, V = 2, 3, 7, 6, 8, 19
-BANNED = (0, 1, 3)
+from tests.models.recurrent_cases import (
+    BANNED,
+    B,
+    C,
+    F,
+    P,
+    T,
+    V,
+    captioner,
+    compiled,
+    data,
+    variables,
+)
 
 
 def transformer(**fields):
@@ -31,27 +41,29 @@ DECODERS = {
     "post": transformer(norm="post", activation="relu"),
     "tied": transformer(tie_embeddings=True),
     "wide heads": transformer(head_dim=12, num_layers=1),
+    "lstm": captioner(gate="vector"),
+    "gru": captioner(cell="gru", initial_state="zero", output="hidden"),
+    "lstm, deep": captioner(output="deep", gate="scalar", attention_activation="relu"),
+    "gru, hard": captioner(cell="gru", attention="hard", output="deep"),
+    "no attention": captioner(attention="none"),
 }
 
 
 @pytest.fixture(params=DECODERS, name="case")
 def make_case(request):
     model = DECODERS[request.param]
-    rng = np.random.default_rng(0)
-    features = jnp.asarray(rng.normal(size=(B, P, F)), jnp.float32)
-    tokens = jnp.asarray(rng.integers(0, V, (B, C, T)), jnp.int32)
-    # Larger than fresh ones, so that every path bends the logits.
-    params = jax.tree.map(
-        lambda x: x + 0.3 * jnp.asarray(rng.normal(size=x.shape), x.dtype),
-        model.init_variables(jax.random.key(0), (P, F))["params"],
-    )
-    return model, {"params": params}, features, tokens
+    # Larger than fresh parameters, so that every path bends the logits.
+    return model, variables(model), *data()
+
+
+def is_transformer(model):
+    return isinstance(model.decoder, TransformerDecoder)
 
 
 def test_stepping_equals_teacher_forcing(case):
     model, variables, features, tokens = case
-    memory = model.apply(variables, features, method="encode")
-    whole = model.apply(variables, memory, tokens, attention=True, method="decode")
+    memory = compiled(model)(variables, features, method="encode")
+    whole = compiled(model)(variables, memory, tokens, attention=True, method="decode")
     carry = model.apply(variables, memory, C, T, method="init_carry")
     step = jax.jit(
         lambda carry, token: model.apply(variables, carry, token, attention=True, method="step")
@@ -65,7 +77,7 @@ def test_stepping_equals_teacher_forcing(case):
 
 def test_a_carry_says_what_follows_the_beams(case):
     model, variables, features, _ = case
-    memory = model.apply(variables, features, method="encode")
+    memory = compiled(model)(variables, features, method="encode")
     carry = model.apply(variables, memory, 5, T, method="init_carry")
     assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(carry.per_image))
     assert all(leaf.shape[:2] == (B, 5) for leaf in jax.tree.leaves(carry.per_beam))
@@ -73,61 +85,73 @@ def test_a_carry_says_what_follows_the_beams(case):
 
 def test_the_future_never_changes_the_past(case):
     model, variables, features, tokens = case
-    memory = model.apply(variables, features, method="encode")
+    memory = compiled(model)(variables, features, method="encode")
+
+    # A tied embedding is in the output as well, where positions are not.
+    table = "positions" if is_transformer(model) else "tokens"
 
     def logits(embedding):
         params = dict(variables["params"], decoder=dict(variables["params"]["decoder"]))
-        params["decoder"]["positions"] = {"embedding": embedding}
+        params["decoder"][table] = {"embedding": embedding}
         return model.apply({"params": params}, memory, tokens, method="decode").logits
 
-    embedding = variables["params"]["decoder"]["positions"]["embedding"]
-    # Positions stand for inputs: d logits[t] / d input[s] must vanish for s > t, and only there.
-    jacobian = jax.jacobian(lambda e: logits(e)[0, 0, :, 4:].sum(-1))(embedding)
-    flow = np.abs(np.asarray(jacobian)).sum(-1)[:, :T]
+    embedding = variables["params"]["decoder"][table]["embedding"]
+    # Rows stand for inputs: d logits[t] / d input[s] must vanish for s > t, and only there.
+    jacobian = jax.jit(jax.jacobian(lambda e: logits(e)[0, 0, :, 4:].sum(-1)))(embedding)
+    rows = np.arange(T) if is_transformer(model) else np.asarray(tokens[0, 0])
+    flow = np.abs(np.asarray(jacobian)).sum(-1)[:, rows]
     assert np.all(flow[np.triu_indices(T, 1)] == 0)
     assert np.all(flow[np.tril_indices(T)] > 0)
 
 
 def test_captions_and_images_do_not_mix(case):
     model, variables, features, tokens = case
-    whole = model.apply(variables, features, tokens, train=False).logits
+    whole = compiled(model)(variables, features, tokens, train=False).logits
     changed = tokens.at[0, 1].set((tokens[0, 1] + 5) % V)
-    again = model.apply(variables, features, changed, train=False).logits
+    again = compiled(model)(variables, features, changed, train=False).logits
     np.testing.assert_array_equal(again[1], whole[1])
     np.testing.assert_allclose(again[0, [0, 2]], whole[0, [0, 2]], atol=1e-6)
     assert np.abs(again[0, 1] - whole[0, 1]).max() > 1e-2
     other = features.at[0].add(1.0)
-    moved = model.apply(variables, other, tokens, train=False).logits
+    moved = compiled(model)(variables, other, tokens, train=False).logits
     np.testing.assert_allclose(moved[1], whole[1], atol=1e-6)
     assert np.abs(moved[0] - whole[0])[..., 4:].max() > 1e-3
 
 
-def test_packed_logits_are_the_same_logits(case):
+def test_packed_values_are_the_same_values(case):
     model, variables, features, tokens = case
     lengths = np.array([[3, 7, 0], [1, 2, 6]], np.int32)
     packing = pack(lengths, T, 12)
-    whole = model.apply(variables, features, tokens, train=False).logits
-    packed = model.apply(variables, features, tokens, train=False, packing=packing).logits
+    options = {"train": False, "attention": True}
+    unpacked = compiled(model)(variables, features, tokens, **options)
+    output = compiled(model)(variables, features, tokens, packing=packing, **options)
+    packed, whole, maps = output.logits, unpacked.logits, unpacked.attention
     assert packed.shape == (B, 1, 12, V)
     for image in range(B):
         places = packing[image][packing[image] >= 0]
         assert len(places) == lengths[image].sum()
         expected = whole[image].reshape(C * T, V)[places]
         np.testing.assert_allclose(packed[image, 0, : len(places)], expected, atol=1e-4)
+        expected = maps[image].reshape(C * T, *maps.shape[3:])[places]
+        got = output.attention[image, 0, : len(places)]
+        np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_attention_sums_to_one(case):
     model, variables, features, tokens = case
-    memory = model.apply(variables, features, method="encode")
-    attention = model.apply(variables, memory, tokens, attention=True, method="decode").attention
+    memory = compiled(model)(variables, features, method="encode")
+    attention = compiled(model)(
+        variables, memory, tokens, attention=True, method="decode"
+    ).attention
     decoder = model.decoder
-    assert attention.shape == (B, C, T, decoder.num_layers * decoder.num_heads, P)
+    maps = decoder.num_layers * decoder.num_heads if is_transformer(model) else 1
+    assert attention.shape == (B, C, T, maps, P)
     np.testing.assert_allclose(attention.sum(-1), 1.0, atol=1e-5)
 
 
 def test_banned_tokens_are_out_of_reach_and_eos_is_not(case):
     model, variables, features, tokens = case
-    logits = model.apply(variables, features, tokens, train=False).logits
+    logits = compiled(model)(variables, features, tokens, train=False).logits
     assert np.all(logits[..., list(BANNED)] == NEVER)
     allowed = np.delete(np.asarray(logits), BANNED, axis=-1)
     assert np.abs(allowed).max() < 1e3
@@ -146,22 +170,24 @@ def test_output_bias_is_the_first_prediction():
     np.testing.assert_allclose(logits[0, 0, 0, 4:], shares[4:], rtol=1e-6)
 
 
-def test_too_many_tokens_are_refused(case):
-    model, variables, features, _ = case
+def test_too_many_tokens_are_refused():
+    model, (features, _) = DECODERS["pre"], data()
+    variables = model.init_variables(jax.random.key(0), (P, F))
     with pytest.raises(ValueError, match="max_length 9"):
         model.apply(variables, features, jnp.zeros((B, 1, 10), jnp.int32), train=False)
-    memory = model.apply(variables, features, method="encode")
+    memory = compiled(model)(variables, features, method="encode")
     with pytest.raises(ValueError, match="max_length 9"):
         model.apply(variables, memory, 2, 10, method="init_carry")
 
 
 def test_dropout_acts_in_training_alone(case):
     model, variables, features, tokens = case
-    dropping = Captioner(model.encoder, model.decoder.clone(dropout=0.5, attention_dropout=0.5))
+    other = "attention_dropout" if is_transformer(model) else "embedding_dropout"
+    dropping = Captioner(model.encoder, model.decoder.clone(dropout=0.5, **{other: 0.5}))
 
     def run(key, train):
-        rngs = {"dropout": jax.random.key(key)}
-        return dropping.apply(variables, features, tokens, train=train, rngs=rngs).logits
+        rngs = {"dropout": jax.random.key(key), "sample": jax.random.key(0)}
+        return compiled(dropping)(variables, features, tokens, train=train, rngs=rngs).logits
 
     np.testing.assert_array_equal(run(0, False), run(1, False))
     np.testing.assert_array_equal(run(0, True), run(0, True))

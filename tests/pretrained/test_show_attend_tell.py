@@ -18,7 +18,6 @@ from capjax.models.bahdanau_decoder import BahdanauDecoder
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.pretrained import show_attend_tell
 from capjax.pretrained.convert_show_attend_tell import main
-from capjax.pretrained.keras_files import WeightsError
 from capjax.pretrained.resnet import from_torchvision
 from capjax.pretrained.show_attend_tell import (
     decoder_variables,
@@ -27,6 +26,7 @@ from capjax.pretrained.show_attend_tell import (
     unreachable_words,
     word_map_tokenizer,
 )
+from capjax.pretrained.weights import WeightsError
 from tests.command_line import call
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install capjax[parity]")
@@ -126,13 +126,9 @@ def reference(decoder, memory, tokens):
     return torch.stack(logits, 1).numpy(), torch.stack(weights, 1).numpy()
 
 
-def test_a_converted_checkpoint_gives_the_tutorials_logits_and_attention(
-    pickled, parts, tensors, home
-):
+def test_a_converted_checkpoint_gives_the_tutorials_logits_and_attention(pickled, parts, tensors):
     target = pickled.with_name("tutorial.safetensors")
-    done = call(home, "capjax.pretrained.convert_show_attend_tell", pickled, "--to", target, TRUST)
-    assert f"wrote {target}: 6 tensors of the encoder and 19 of the decoder, " in done.stdout
-    assert not done.stderr
+    assert main([str(pickled), "--to", str(target), TRUST]) == 0
     found = safetensors.numpy.load_file(target)
     jax.tree.map(np.testing.assert_array_equal, found, tensors)
     ours = decoder_variables(decoders(found), target)["params"]
@@ -160,10 +156,12 @@ def test_a_converted_checkpoint_gives_the_tutorials_logits_and_attention(
     assert weights.max() > 0.5
 
 
-def test_state_dicts_need_no_trust(parts, tensors, tmp_path):
+def test_state_dicts_need_no_trust_on_the_command_line(parts, tensors, tmp_path, home):
     path, target = tmp_path / "plain.pth", tmp_path / "plain.safetensors"
     torch.save({part: module.state_dict() for part, module in parts.items()}, path)
-    assert main([str(path), "--to", str(target)]) == 0
+    done = call(home, "capjax.pretrained.convert_show_attend_tell", path, "--to", target)
+    assert f"wrote {target}: 6 tensors of the encoder and 19 of the decoder, " in done.stdout
+    assert not done.stderr
     jax.tree.map(np.testing.assert_array_equal, safetensors.numpy.load_file(target), tensors)
 
 
@@ -196,11 +194,15 @@ def test_a_pickle_in_place_of_safetensors_is_refused_and_not_executed(tmp_path):
     for name, save in (("a", torch.save), ("b", lambda x, path: path.write_bytes(pickle.dumps(x)))):
         path = tmp_path / f"{name}.safetensors"
         save({"decoder": Executes(made)}, path)
-        with pytest.raises(WeightsError, match=rf"{name}\.safetensors: is not a readable safetens"):
+        with pytest.raises(WeightsError, match=rf"{name}\.safetensors: is no safetensors file"):
             read_tutorial(path)
     assert not made.exists()
     with pytest.raises(WeightsError, match=r"none\.safetensors: no such weights file"):
         read_tutorial(tmp_path / "none.safetensors")
+    with pytest.raises(
+        WeightsError, match=r"BEST\.pth\.tar: .*converted first, by python -m capjax"
+    ):
+        read_tutorial(tmp_path / "BEST.pth.tar")
 
 
 def test_a_missing_torchvision_or_torch_is_said(monkeypatch, tmp_path):
@@ -274,30 +276,6 @@ def test_what_does_not_fit_the_decoder_is_named(tensors):
         decoder_variables({}, "f.safetensors")
 
 
-def torchvision_shapes():
-    """Shapes of torchvision's ResNet-101, without its classifier, by its names."""
-    shapes = {}
-
-    def add(conv, norm, inputs, outputs, side):
-        shapes[f"{conv}.weight"] = (outputs, inputs, side, side)
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{norm}.{name}"] = (outputs,)
-        shapes[f"{norm}.num_batches_tracked"] = ()
-
-    add("conv1", "bn1", 3, 64, 7)
-    inputs = 64
-    for stage, blocks in enumerate((3, 4, 23, 3)):
-        width = 64 << stage
-        for name in (f"layer{stage + 1}.{block}" for block in range(blocks)):
-            add(f"{name}.conv1", f"{name}.bn1", inputs, width, 1)
-            add(f"{name}.conv2", f"{name}.bn2", width, width, 3)
-            add(f"{name}.conv3", f"{name}.bn3", width, 4 * width, 1)
-            if name.endswith(".0"):
-                add(f"{name}.downsample.0", f"{name}.downsample.1", inputs, 4 * width, 1)
-            inputs = 4 * width
-    return shapes
-
-
 def as_in_the_tutorial(name):
     """The same names, as children of a Sequential."""
     first, _, rest = name.partition(".")
@@ -317,9 +295,14 @@ def test_a_file_is_read_by_its_two_parts(monkeypatch, tmp_path, tensors):
     expected = decoder_variables(decoders(tensors), path)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     # And a whole ResNet-101 fits what the encoder was held against.
+    from tests.torch_resnet import TorchResNet
+
+    with torch.device("meta"):
+        state = TorchResNet(101).state_dict()
     whole = {
-        as_in_the_tutorial(name): np.broadcast_to(np.float32(0), shape)
-        for name, shape in torchvision_shapes().items()
+        as_in_the_tutorial(name): np.broadcast_to(np.float32(0), tensor.shape)
+        for name, tensor in state.items()
+        if not name.startswith("fc.")
     }
     fitted = from_torchvision(torchvision_names(whole, "f"), like, "f")
     assert jax.tree.map(np.shape, fitted) == jax.tree.map(np.shape, dict(like))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capjax.pretrained.keras_files import WeightsError
+from capjax.pretrained.weights import WeightsError
 from capjax.pretrained.word_vectors import fill_rows, load_word_vectors
 
 WORDS = (None, None, None, "a", "dog", "été", "runs", "paris")

@@ -43,7 +43,7 @@ def main():
     if packed:
         batch["packing"] = pack(batch["lengths"], T, C * T)
     variables = model.init_variables(jax.random.key(0), (8, 8, 3))
-    params, frozen = split_frozen(variables, freeze_encoder=freeze)
+    params, frozen = split_frozen(variables, ("encoder",) if freeze else ())
     optimizer = optax.sgd(1.0)
     state = parallel.replicate(init_state(params, optimizer, ema=True, frozen=frozen))
     step = parallel.map_devices(

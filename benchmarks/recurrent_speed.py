@@ -1,0 +1,397 @@
+"""Show, Attend and Tell: training and beam search, capjax beside a PyTorch decoder.
+
+    python -m benchmarks.recurrent_speed [--rounds 3] [--task 32x1 32x5 6x5 beam] [--captions 320]
+
+Both sides have the decoder that the well-known PyTorch tutorial trains: an LSTM with soft ReLU
+attention on 14x14x2048 features, all else 512 wide, a vocabulary of 9490. The peer is arranged as
+there: a Python loop over an LSTM cell projects the features again at each step, over captions
+sorted by length of which ever fewer are left. capjax is its own decoder, training step, batches
+and search.
+
+Training, "images x captions of each" a step: 32x1, 32x5 and 6x5. The peer takes a caption with
+features of its own, so it repeats an image's for its captions. Both sides train on the same
+captions of 8 words and a Poisson variable's more, 10.5 on average as COCO's, with Adam, gradients
+clipped to 5 by value, dropout 0.5 and doubly stochastic attention. capjax's batches are "padded"
+(21 tokens a caption), "bucketed" (`dataset.length_bucket=4`) and "packed" (`dataset.packed`, bucket
+8). Each side passes over its batches twice, the peer first over one alone since it compiles
+nothing; the last pass is measured as a whole, the making of batches included.
+
+Beam search, "beam": 5 beams over 32 images, 50 tokens at most, with the same weights on both sides:
+random ones, their bias for the end such that captions end after about 12 words. The peer searches
+one image at a time, as the tutorial's script does, whose beams become fewer as captions end;
+capjax all 32 at once. Both rank captions by the plain sum of their log-probabilities. How many of
+the best captions agree is printed.
+
+Each side runs in a process of its own with two threads, in turn. Figures are medians over rounds.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+GRID, FEATURES, WIDTH, VOCABULARY = (14, 14), 2048, 512, 9490
+POSITIONS = GRID[0] * GRID[1]
+MOST_WORDS = 20
+RATE, CLIP, DROPOUT, PENALTY = 4e-4, 5.0, 0.5, 1.0
+TASKS = {"32x1": (32, 1), "32x5": (32, 5), "6x5": (6, 5)}
+LAYOUTS = {"padded": None, "bucketed": 4, "packed": 8}
+POOL = 64  # Images with features, taken in turn.
+BEAMS, BEAM_IMAGES, MOST_STEPS = 5, 32, 50
+PAD, BOS, EOS, UNK = range(4)
+END = 100.0, -50.0
+
+
+def make_batches(images: int, captions: int, count: int, layout: str):
+    """Training batches of `images` x `captions`, over about `count` captions in all, and steps."""
+    from capjax.data.batches import TrainBatches
+    from capjax.data.captions import CaptionReport, EncodedCaptions
+
+    steps = max(count // (images * captions), 1)
+    rng = np.random.default_rng(0)
+    words = np.minimum(8 + rng.poisson(2.5, (steps * images, captions)), MOST_WORDS)
+    tokens = tuple(
+        tuple(np.append(rng.integers(4, VOCABULARY, n), EOS).astype(np.int32) for n in row)
+        for row in words
+    )
+    report = CaptionReport(len(tokens), 0, 0, 0, 0, 0, 0, (), 0, 0, (), np.zeros(1))
+    ids = tuple(map(str, range(len(tokens))))
+    batches = TrainBatches(
+        EncodedCaptions(ids, tokens, MOST_WORDS + 1, "synthetic", report),
+        make_tokenizer(),
+        batch_size=images,
+        captions_per_image=captions,
+        seed=0,
+        length_bucket=LAYOUTS[layout],
+        packed=layout == "packed",
+    )
+    return batches, steps
+
+
+def make_tokenizer():
+    from capjax.data.tokenizer import train_word_tokenizer
+
+    return train_word_tokenizer([f"w{word}" for word in range(VOCABULARY - 4)])
+
+
+def make_features(images: int) -> np.ndarray:
+    """Float32 [images, P, F], not negative, each image with channels of its own."""
+    rng = np.random.default_rng(1)
+    features = rng.random((images, POSITIONS, FEATURES), np.float32)
+    return features * rng.exponential(1.0, (images, 1, FEATURES)).astype(np.float32)
+
+
+def draw_weights() -> dict[str, np.ndarray]:
+    """Weights of the decoder by the peer's names, under which an image's caption is its own."""
+    rng = np.random.default_rng(2)
+
+    def dense(name: str, outputs: int, inputs: int, scale: float = 1.0) -> dict[str, np.ndarray]:
+        kernel = rng.normal(0, scale * inputs**-0.5, (outputs, inputs))
+        return {f"{name}.weight": kernel, f"{name}.bias": np.zeros(outputs)}
+
+    inputs, gates = WIDTH + FEATURES, 4 * WIDTH
+    weights = {
+        **dense("attention.encoder_att", WIDTH, FEATURES, 4.0),
+        **dense("attention.decoder_att", WIDTH, WIDTH),
+        **dense("attention.full_att", 1, WIDTH, 4.0),
+        "embedding.weight": rng.normal(size=(VOCABULARY, WIDTH)),
+        **dense("init_h", WIDTH, FEATURES, 4.0),
+        **dense("init_c", WIDTH, FEATURES, 4.0),
+        **dense("f_beta", FEATURES, WIDTH),
+        "decode_step.weight_ih": rng.normal(0, 2 * inputs**-0.5, (gates, inputs)),
+        "decode_step.weight_hh": rng.normal(0, 2 * WIDTH**-0.5, (gates, WIDTH)),
+        "decode_step.bias_ih": np.zeros(gates),
+        "decode_step.bias_hh": np.zeros(gates),
+        **dense("fc", VOCABULARY, WIDTH, 6.0),
+    }
+    weights["fc.bias"][[PAD, BOS, UNK]] = -1e4  # capjax never says these.
+    # The state's first number counts words, by 0.05 each, and brings the end about.
+    for gate, bias in enumerate((10.0, 10.0, 0.05, 10.0)):
+        weights["decode_step.weight_ih"][gate * WIDTH] = 0.0
+        weights["decode_step.weight_hh"][gate * WIDTH] = 0.0
+        weights["decode_step.bias_ih"][gate * WIDTH] = bias
+    weights["init_c.weight"][0] = 0.0
+    weights["fc.weight"][:, 0] = 0.0
+    weights["fc.weight"][EOS, 0], weights["fc.bias"][EOS] = END
+    return {name: array.astype(np.float32) for name, array in weights.items()}
+
+
+def figures(seconds: float, count: int, **more) -> dict:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"captions_per_second": count / seconds, "peak_memory_mib": peak, **more}
+
+
+def passed_over(steps: int, step) -> float:
+    """Seconds that step(0) ... step(steps - 1) take."""
+    start = time.perf_counter()
+    for number in range(steps):
+        step(number)
+    return time.perf_counter() - start
+
+
+def make_peer():
+    """The peer's decoder, in PyTorch."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder_att = nn.Linear(FEATURES, WIDTH)
+            self.decoder_att = nn.Linear(WIDTH, WIDTH)
+            self.full_att = nn.Linear(WIDTH, 1)
+
+        def forward(self, features, hidden):
+            mixed = torch.relu(self.encoder_att(features) + self.decoder_att(hidden)[:, None])
+            weights = self.full_att(mixed).softmax(dim=1)
+            return (features * weights).sum(dim=1), weights[..., 0]
+
+    class Decoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = Attention()
+            self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+            self.init_h = nn.Linear(FEATURES, WIDTH)
+            self.init_c = nn.Linear(FEATURES, WIDTH)
+            self.f_beta = nn.Linear(WIDTH, FEATURES)
+            self.decode_step = nn.LSTMCell(WIDTH + FEATURES, WIDTH)
+            self.fc = nn.Linear(WIDTH, VOCABULARY)
+            self.dropout = nn.Dropout(DROPOUT)
+
+        def start(self, features):
+            mean = features.mean(dim=1)
+            return self.init_h(mean), self.init_c(mean)
+
+        def advance(self, features, embedded, state):
+            context, weights = self.attention(features, state[0])
+            context = torch.sigmoid(self.f_beta(state[0])) * context
+            return self.decode_step(torch.cat([embedded, context], dim=1), state), weights
+
+        def forward(self, features, tokens, lengths):
+            """Logits [B, T, V] and weights [B, T, P] of captions that come longest first."""
+            steps = int(lengths[0])
+            logits = torch.zeros(len(tokens), steps, VOCABULARY)
+            seen = torch.zeros(len(tokens), steps, POSITIONS)
+            embedded = self.embedding(tokens)
+            hidden, cell = self.start(features)
+            for t in range(steps):
+                left = int((lengths > t).sum())
+                (hidden, cell), weights = self.advance(
+                    features[:left], embedded[:left, t], (hidden[:left], cell[:left])
+                )
+                logits[:left, t] = self.fc(self.dropout(hidden))
+                seen[:left, t] = weights
+            return logits, seen
+
+    return Decoder()
+
+
+def train_peer(task: str, count: int) -> dict:
+    import torch
+    from torch.nn.utils.rnn import pack_padded_sequence
+
+    images, captions = TASKS[task]
+    batches, steps = make_batches(images, captions, count, "padded")
+    pool, decoder = make_features(POOL), make_peer()
+    optimizer = torch.optim.Adam(decoder.parameters(), RATE)
+    cross_entropy = torch.nn.CrossEntropyLoss()
+
+    def step(number: int) -> float:
+        batch = batches(number)
+        # A caption of its own features, as the tutorial's loader gives them.
+        features = torch.from_numpy(np.repeat(pool[batch.index % POOL], captions, axis=0))
+        tokens = torch.from_numpy(batch.tokens).flatten(0, 1).long()
+        lengths, order = torch.from_numpy(batch.lengths).flatten().sort(descending=True)
+        features, tokens = features[order], tokens[order]
+        logits, seen = decoder(features, tokens, lengths)
+        said, wanted = (
+            pack_padded_sequence(x, lengths, batch_first=True).data for x in (logits, tokens[:, 1:])
+        )
+        loss = cross_entropy(said, wanted) + PENALTY * ((1 - seen.sum(dim=1)) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_value_(decoder.parameters(), CLIP)
+        optimizer.step()
+        return loss.item()
+
+    step(0)
+    return figures(passed_over(steps, step), steps * images * captions)
+
+
+def make_captioner():
+    from capjax.models.bahdanau_decoder import BahdanauDecoder
+    from capjax.models.captioner import Captioner, FeatureEncoder
+
+    decoder = BahdanauDecoder(
+        vocab_size=VOCABULARY,
+        width=WIDTH,
+        embed_dim=WIDTH,
+        attention_dim=WIDTH,
+        attention_activation="relu",
+        gate="vector",
+        dropout=DROPOUT,
+        banned=(PAD, BOS, UNK),
+    )
+    return Captioner(FeatureEncoder(GRID), decoder)
+
+
+def train_capjax(task: str, count: int, layout: str) -> dict:
+    import jax
+    import optax
+
+    from capjax import parallel
+    from capjax.train.objective import Objective
+    from capjax.train.state import init_state
+    from capjax.train.step import make_train_step
+
+    images, captions = TASKS[task]
+    batches, steps = make_batches(images, captions, count, layout)
+    pool, model = make_features(POOL), make_captioner()
+    optimizer = optax.chain(optax.clip(CLIP), optax.adam(RATE))
+    params = model.init_variables(jax.random.key(0), (POSITIONS, FEATURES))["params"]
+    state = parallel.replicate(init_state(params, optimizer, ema=False))
+    objective = Objective(attention_penalty=PENALTY)
+    update = parallel.map_devices(
+        make_train_step(model, optimizer, seed=0, objective=objective), donate=(0,)
+    )
+
+    def step(number: int) -> float:
+        nonlocal state
+        batch = batches(number)
+        found = {"tokens": batch.tokens, "lengths": batch.lengths}
+        if batch.packing is not None:
+            found["packing"] = batch.packing
+        found["features"] = pool[batch.index % POOL]
+        state, metrics = update(state, parallel.shard(found))
+        return float(metrics["objective"][0])
+
+    passed_over(steps, step)
+    return figures(passed_over(steps, step), steps * images * captions)
+
+
+def search_peer() -> dict:
+    import torch
+
+    decoder = make_peer().eval()
+    weights = {name: torch.from_numpy(array) for name, array in draw_weights().items()}
+    decoder.load_state_dict(weights)
+    features = torch.from_numpy(make_features(BEAM_IMAGES))
+
+    @torch.no_grad()
+    def search(one):
+        """The best caption of features [P, F], ids without the end, and its log-probability."""
+        one = one.expand(BEAMS, *one.shape)
+        state, tokens = decoder.start(one), torch.full((BEAMS,), BOS)
+        sums, captions, ended = torch.zeros(BEAMS), [[]] * BEAMS, []
+        for number in range(MOST_STEPS):
+            state, _ = decoder.advance(one, decoder.embedding(tokens), state)
+            reached = sums[:, None] + decoder.fc(state[0]).log_softmax(dim=1)
+            # At first all beams are the same.
+            reached = reached[:1] if number == 0 else reached
+            sums, places = reached.flatten().topk(len(captions))
+            beams, tokens = places // VOCABULARY, places % VOCABULARY
+            captions = [
+                [*captions[b], t] for b, t in zip(beams.tolist(), tokens.tolist(), strict=True)
+            ]
+            left = [row for row, caption in enumerate(captions) if caption[-1] != EOS]
+            ended += [
+                (total, caption[:-1])
+                for total, caption in zip(sums.tolist(), captions, strict=True)
+                if caption[-1] == EOS
+            ]
+            if not left:
+                break
+            captions, sums, tokens = [captions[row] for row in left], sums[left], tokens[left]
+            one, state = one[beams[left]], tuple(part[beams[left]] for part in state)
+        total, caption = max(ended or zip(sums.tolist(), captions, strict=True))
+        return caption, total
+
+    search(features[0])
+    found = []
+    seconds = passed_over(BEAM_IMAGES, lambda number: found.append(search(features[number])))
+    return figures(seconds, BEAM_IMAGES, found=found)
+
+
+def search_capjax() -> dict:
+    from capjax import parallel
+    from capjax.evaluate.captioning import BeamSearch, CaptionBatches
+    from capjax.pretrained.show_attend_tell import decoder_variables
+
+    tokenizer = make_tokenizer()
+    method = BeamSearch(BEAMS, length_penalty=0.0, early_stopping=True, max_length=MOST_STEPS + 1)
+    caption = CaptionBatches(make_captioner(), tokenizer, method)
+    params = decoder_variables(draw_weights(), "drawn weights")["params"]
+    variables = parallel.replicate({"params": {"decoder": params}})
+    batch = {"features": make_features(BEAM_IMAGES), "index": np.arange(BEAM_IMAGES)}
+    list(caption(variables, [batch]))
+    start = time.perf_counter()
+    captions = [said for _, said in caption(variables, [batch])]
+    seconds = time.perf_counter() - start
+    found = [(tokenizer.encode(said.text), said.log_prob) for said in captions]
+    return figures(seconds, BEAM_IMAGES, found=found)
+
+
+def compare(peer: list, ours: list) -> str:
+    """How far the two sides' best captions agree."""
+    same = sum(a == b for (a, _), (b, _) in zip(peer, ours, strict=True))
+    apart = max(abs(x - y) for (a, x), (b, y) in zip(peer, ours, strict=True) if a == b)
+    better = sum(y > x for (a, x), (b, y) in zip(peer, ours, strict=True) if a != b)
+    words = [np.mean([len(caption) for caption, _ in side]) for side in (peer, ours)]
+    return (
+        f"the same best caption for {same} of {len(peer)} images, log-probabilities at most "
+        f"{apart:.0e} apart; of the others capjax's is likelier for {better}; words a caption: "
+        f"{words[0]:.1f} and {words[1]:.1f}"
+    )
+
+
+def run_side(task: str, side: str, count: int) -> dict:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    if task == "beam":
+        return search_peer() if side == "peer" else search_capjax()
+    return train_peer(task, count) if side == "peer" else train_capjax(task, count, side)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    tasks = (*TASKS, "beam")
+    parser.add_argument("--rounds", type=int, default=3, help="times each side runs")
+    parser.add_argument("--task", nargs="+", choices=tasks, default=tasks, help="what to measure")
+    parser.add_argument("--captions", type=int, default=320, help="captions of a training pass")
+    parser.add_argument("--side", help="run one side of one task here and print its figures")
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(run_side(arguments.task[0], arguments.side, arguments.captions)))
+        return
+    sides = [
+        (t, s) for t in arguments.task for s in ("peer", *(LAYOUTS if t != "beam" else ["capjax"]))
+    ]
+    found = {pair: [] for pair in sides}
+    for _ in range(arguments.rounds):
+        for (task, side), runs in found.items():
+            command = [sys.executable, "-m", "benchmarks.recurrent_speed", "--task", task]
+            command += ["--side", side, "--captions", str(arguments.captions)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
+            print(task, side, {k: v for k, v in runs[-1].items() if k != "found"}, file=sys.stderr)
+    print("| task | side | captions/s | ratio | peak MiB |\n" + "|---" * 5 + "|")
+    for (task, side), runs in found.items():
+        rate = statistics.median(run["captions_per_second"] for run in runs)
+        peak = statistics.median(run["peak_memory_mib"] for run in runs)
+        base = statistics.median(run["captions_per_second"] for run in found[task, "peer"])
+        print(f"| {task} | {side} | {rate:.1f} | {rate / base:.2f} | {peak:.0f} |")
+    if "beam" in arguments.task:
+        print("\n" + compare(*(found["beam", side][0]["found"] for side in ("peer", "capjax"))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The variables of any encoder that has other people's weights."""
+
+from typing import Any
+
+from flax import linen as nn
+
+from capjax.models.inception_v3 import InceptionV3
+from capjax.models.mobilenet_v2 import MobileNetV2
+from capjax.models.resnet import ResNet
+from capjax.pretrained.inception_v3 import load_inception_v3
+from capjax.pretrained.mobilenet_v2 import load_mobilenet_v2
+from capjax.pretrained.resnet import load_resnet
+
+_LOADERS = {
+    InceptionV3: load_inception_v3,
+    MobileNetV2: load_mobilenet_v2,
+    ResNet: load_resnet,
+}
+
+
+def load_encoder(encoder: nn.Module, weights: str, image_size: int) -> dict[str, Any]:
+    """The variables of a MobileNetV2, InceptionV3 or ResNet.
+
+    Args:
+      encoder: gives the shapes, and by its class the kind of file.
+      weights: "imagenet", or the path of a file: Keras's `.h5` or `.weights.h5`; for a ResNet
+        `.safetensors` or torch's `.pth`.
+      image_size: side of the images.
+
+    Returns:
+      {"params": ..., "batch_stats": ...}, NumPy.
+
+    Raises:
+      WeightsError: there are no such weights, or they do not fit.
+    """
+    return _LOADERS[type(encoder)](encoder, weights, image_size)

@@ -1,0 +1,71 @@
+"""Named tensors of torch models: safetensors, or torch's own files read as arrays."""
+
+import os
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from capjax.pretrained.weights import WeightsError
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The tensors of a state dict, by name.
+
+    Args:
+      path: a `.safetensors` file, or a `.pth`, `.pt` or `.bin` of torch, which needs torch. Of a
+        torch file no code is executed: one that holds more than tensors is refused.
+
+    Raises:
+      WeightsError: there is no such file, it is damaged or holds something else, or torch is not
+        installed.
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise WeightsError(f"{path}: no such weights file")
+    if path.endswith(".safetensors"):
+        try:
+            return safetensors.numpy.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise WeightsError(f"{path}: is no safetensors file, or a damaged one ({error})") from (
+                error
+            )
+    if path.endswith(TORCH_SUFFIXES):
+        return _read_torch(path)
+    raise WeightsError(
+        f"{path}: is neither a .safetensors file nor one of torch ({', '.join(TORCH_SUFFIXES)})"
+    )
+
+
+def need_torch(path: str) -> None:
+    """Raises WeightsError where torch, which alone reads this file, is not installed."""
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise WeightsError(
+            f"{path}: is a torch file, and torch is not installed: {error}. Install it "
+            "(pip install torch), or give the same weights as .safetensors"
+        ) from error
+
+
+def _read_torch(path: str) -> dict[str, np.ndarray]:
+    need_torch(path)
+    import torch
+
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # A damaged pickle raises anything.
+        raise WeightsError(
+            f"{path}: is no torch file, or a damaged one, or holds more than tensors, which this "
+            f"does not execute ({error}). Save model.state_dict() where the model is trusted"
+        ) from error
+    if not isinstance(found, dict) or not all(torch.is_tensor(v) for v in found.values()):
+        holds = ", ".join(map(str, list(found)[:8])) if isinstance(found, dict) else type(found)
+        raise WeightsError(f"{path}: is no state dict, names with tensors; it holds {holds}")
+    # NumPy knows no bfloat16.
+    return {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        for name, tensor in found.items()
+    }

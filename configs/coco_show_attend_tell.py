@@ -1,0 +1,64 @@
+"""ResNet-101 and an LSTM with soft attention: the PyTorch Show-Attend-Tell tutorial, on COCO.
+
+    python -m capjax.main --config configs/coco_show_attend_tell.py \
+        --config.dataset.file=dataset_coco.json --config.dataset.root=coco
+    python -m capjax.main --config configs/coco_show_attend_tell.py:fine_tune \
+        --config.dataset.file=dataset_coco.json --config.dataset.root=coco
+
+Sizes, rates and stages are those of sgrvinod's "a PyTorch Tutorial to Image Captioning" (2018):
+features pooled to 14x14x2048, 512 for embeddings, attention and LSTM, dropout 0.5, Adam at 4e-4
+(the encoder's 1e-4), gradients clipped to 5 by value, doubly stochastic attention of weight 1,
+words seen five times, beams of 5. It selects by BLEU-4 too, but of words fed the references; here
+of captions decoded. The second stage starts from the best of the first and trains the encoder too.
+"""
+
+from configs import base
+
+FIRST_STAGE = "runs/coco_show_attend_tell"
+
+
+def get_config(stage: str = "frozen"):
+    """`stage` is "frozen" or "fine_tune"."""
+    if stage not in ("frozen", "fine_tune"):
+        raise ValueError(f"the stage is {stage!r}; it may be 'frozen' or 'fine_tune'")
+    config = base.get_config()
+    config.dataset = base.karpathy_dataset()
+    config.dataset.image_size = 256
+    # 50 words and the end.
+    config.dataset.max_length = 51
+    config.dataset.packed = False
+    config.dataset.length_bucket = 4
+    config.tokenizer.min_count = 5
+
+    config.encoder = base.resnet()
+    config.encoder.grid = 14
+    # Of 113,000 images they would take 90 GB.
+    config.encoder.cache = ""
+    config.decoder = base.bahdanau_decoder()
+    config.decoder.attention_activation = "relu"
+    config.decoder.gate = "vector"
+    config.attention_penalty = 1.0
+
+    # 80 captions, 5 an image: an epoch is 7,080 steps.
+    config.batch_size = 16
+    config.num_steps = 141_600
+    config.eval_every = 7080
+    config.log_every = 100
+    config.optimizer.learning_rate = 4e-4
+    config.optimizer.encoder_learning_rate = 1e-4
+    config.optimizer.schedule = "constant"
+    config.optimizer.warmup_steps = 0
+    config.optimizer.b2 = 0.999
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 0.0
+    config.optimizer.clip_value = 5.0
+    config.early_stopping.metric = "BLEU-4"
+    config.early_stopping.patience = 20
+    config.decoding.num_beams = 5
+    config.decoding.max_length = 51
+    if stage == "fine_tune":
+        config.init_from = FIRST_STAGE
+        config.encoder.frozen = False
+        # 40 captions; the tutorial has 32.
+        config.batch_size = 8
+    return config

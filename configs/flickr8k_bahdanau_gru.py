@@ -1,0 +1,63 @@
+"""InceptionV3 features and a GRU with additive attention: the Keras captioner on Flickr8k.
+
+    python -m capjax.main --config configs/flickr8k_bahdanau_gru.py --config.dataset.root=flickr8k
+    python -m capjax.main --config configs/flickr8k_bahdanau_gru.py:mobilenet_v2 ...
+
+Sizes, learning rate and vocabulary are those of TensorFlow's notebook "Image captioning with visual
+attention" (2018), which the Keras articles on Flickr8k and on COCO follow: a dense layer of 256
+with ReLU over the features, embeddings of 256, attention and GRU of 512, two dense layers above,
+the 5,000 most frequent words, Adam at 1e-3, 20 epochs, no dropout. Other than there, the GRU's
+state passes from word to word (the notebook starts the GRU anew at each and gives the last state to
+the attention alone), all captions of an image train together, and the best checkpoint by CIDEr-D is
+kept.
+"""
+
+from configs import base
+
+
+def get_config(encoder: str = "inception_v3"):
+    """`encoder` may be "mobilenet_v2", whose features cost a tenth."""
+    config = base.get_config()
+    config.dataset = base.flickr8k_dataset()
+    return with_gru(config, encoder)
+
+
+def with_gru(config, encoder: str):
+    """The same system on another dataset."""
+    encoders = {"inception_v3": (base.inception_v3, 299), "mobilenet_v2": (base.mobilenet_v2, 224)}
+    make_encoder, config.dataset.image_size = encoders[encoder]
+    config.encoder = make_encoder()
+    config.dataset.max_length = 30
+    config.dataset.over_length = "cut"
+    config.dataset.packed = False
+    config.dataset.length_bucket = 4
+    config.tokenizer.max_words = 5000
+
+    config.adapter = base.adapter()
+    config.adapter.width = 256
+    config.adapter.norms = False
+    config.adapter.activation = "relu"
+    config.adapter.positions = "none"
+    config.adapter.dropout = 0.0
+
+    config.decoder = base.bahdanau_decoder()
+    config.decoder.cell = "gru"
+    config.decoder.embed_dim = 256
+    config.decoder.initial_state = "zero"
+    config.decoder.output = "hidden"
+    config.decoder.dropout = 0.0
+
+    # 16 images with 5 captions; the notebook has 64 captions.
+    config.batch_size = 16
+    # 20 epochs of 375 steps.
+    config.num_steps = 7500
+    config.eval_every = 750
+    config.log_every = 50
+    config.optimizer.schedule = "constant"
+    config.optimizer.warmup_steps = 0
+    config.optimizer.b2 = 0.999
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 0.0
+    config.early_stopping.patience = 4
+    config.decoding.max_length = 30
+    return config

@@ -1,0 +1,102 @@
+"""ResNet equals torch modules arranged as torchvision's, layer by layer."""
+
+import jax
+import numpy as np
+import pytest
+
+from capjax.models.resnet import ResNet
+
+torch = pytest.importorskip("torch", reason="the reference is made of torch's modules")
+from tests.torch_resnet import random_resnet  # noqa: E402
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def name_of(torch_name):
+    """layer1.0.downsample.1: layer1_0_downsample_bn."""
+    name = torch_name.replace(".", "_")
+    return name.replace("downsample_0", "downsample_conv").replace("downsample_1", "downsample_bn")
+
+
+def leaf(array):
+    return array.detach().numpy()
+
+
+@pytest.fixture(scope="module", name="pair")
+def make_pair():
+    """The reference, and its weights laid out by hand."""
+    model = random_resnet(50)
+    params, statistics = {}, {}
+    for torch_name, module in model.named_modules():
+        name = name_of(torch_name)
+        if isinstance(module, torch.nn.Conv2d):
+            kernel = leaf(module.weight).transpose(2, 3, 1, 0)
+            params[name] = {"kernel": kernel[0, 0] if kernel.shape[:2] == (1, 1) else kernel}
+        elif isinstance(module, torch.nn.BatchNorm2d):
+            params[name] = {"scale": leaf(module.weight), "bias": leaf(module.bias)}
+            statistics[name] = {"mean": leaf(module.running_mean), "var": leaf(module.running_var)}
+    return model, {"params": params, "batch_stats": statistics}
+
+
+def reference(model, images):
+    """The last map [B, h, w, F], and what each convolution and norm gave."""
+    seen, hooks = {}, []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d):
+
+            def keep(module, inputs, output, name=name):
+                seen[name_of(name)] = output.permute(0, 2, 3, 1).numpy()
+
+            hooks.append(module.register_forward_hook(keep))
+    pixels = (images.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    with torch.no_grad():
+        last = model(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    for hook in hooks:
+        hook.remove()
+    return last, seen
+
+
+@pytest.mark.parametrize("size", [(96, 75), (65, 130)])
+def test_every_layer_equals_torch(pair, size):
+    model, variables = pair
+    images = np.random.default_rng(1).integers(0, 256, (2, *size, 3), np.uint8)
+    memory, ours = jax.jit(
+        lambda v, x: ResNet(50).apply(
+            v, x, train=False, capture_intermediates=True, mutable=["intermediates"]
+        )
+    )(variables, images)
+    last, theirs = reference(model, images)
+    assert len(theirs) == 106
+    for name, expected in theirs.items():
+        (found,) = ours["intermediates"][name]["__call__"]
+        assert found.shape == expected.shape, name
+        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max(), name
+        assert 1e-2 < expected.std() < 1e2, name
+    last = last.permute(0, 2, 3, 1).numpy()
+    assert memory.grid == last.shape[1:3] == tuple(-(-side // 32) for side in size)
+    assert np.abs(memory.values - last.reshape(memory.values.shape)).max() <= 1e-4 * last.max()
+
+
+def test_a_fixed_grid_is_torchs_adaptive_pooling(pair):
+    """Of 14 x 14, as the Show-Attend-Tell tutorial has it, from a map of 3 x 4."""
+    model, variables = pair
+    images = np.random.default_rng(1).integers(0, 256, (1, 96, 128, 3), np.uint8)
+    memory = jax.jit(lambda v, x: ResNet(50, grid=14).apply(v, x, train=False))(variables, images)
+    theirs = torch.nn.AdaptiveAvgPool2d((14, 14))(reference(model, images)[0])
+    assert memory.grid == (14, 14)
+    expected = theirs.permute(0, 2, 3, 1).numpy().reshape(memory.values.shape)
+    assert np.abs(memory.values - expected).max() <= 1e-4 * expected.max()
+
+
+def test_training_computes_the_same(pair):
+    images = np.zeros((1, 64, 64, 3), np.uint8)
+
+    def program(train):
+        return str(jax.make_jaxpr(lambda v: ResNet(50).apply(v, images, train=train))(pair[1]))
+
+    assert program(True) == program(False)
+
+
+def test_there_is_no_other_depth():
+    with pytest.raises(ValueError, match=r"no ResNet of depth 18; it may be \[50, 101, 152\]"):
+        ResNet(18).init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.uint8), train=False)
