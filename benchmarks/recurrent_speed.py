@@ -17,12 +17,15 @@ clipped to 5 by value, dropout 0.5 and doubly stochastic attention. capjax's bat
 nothing; the last pass is measured as a whole, the making of batches included.
 
 Beam search, "beam": 5 beams over 32 images, 50 tokens at most, with the same weights on both sides:
-random ones, their bias for the end such that captions end after about 12 words. The peer searches
-one image at a time, as the tutorial's script does, whose beams become fewer as captions end;
-capjax all 32 at once. Both rank captions by the plain sum of their log-probabilities. How many of
-the best captions agree is printed.
+random ones, but for one number of the state that counts words and ends captions after about 12.
+The peer searches one image at a time, as the tutorial's script does, whose beams become fewer as
+captions end; capjax all 32 at once. Both rank captions by the plain sum of their log-probabilities.
+How many of the best captions agree is printed.
 
 Each side runs in a process of its own with two threads, in turn. Figures are medians over rounds.
+Measure on an idle machine: beside one busy process the peer's search was five times slower, since
+PyTorch's threads wait for each other.
+The peer needs PyTorch: pip install -e ".[parity]".
 """
 
 import argparse
@@ -45,39 +48,18 @@ LAYOUTS = {"padded": None, "bucketed": 4, "packed": 8}
 POOL = 64  # Images with features, taken in turn.
 BEAMS, BEAM_IMAGES, MOST_STEPS = 5, 32, 50
 PAD, BOS, EOS, UNK = range(4)
-END = 100.0, -50.0
+END = 100.0, -50.0  # The end's weight of the number that counts words, and its bias.
 
 
-def make_batches(images: int, captions: int, count: int, layout: str):
-    """Training batches of `images` x `captions`, over about `count` captions in all, and steps."""
-    from capjax.data.batches import TrainBatches
-    from capjax.data.captions import CaptionReport, EncodedCaptions
-
-    steps = max(count // (images * captions), 1)
+def draw_captions(task: str, count: int) -> list[list[np.ndarray]]:
+    """Ids "bos words eos" of each image's captions, about `count` in whole training batches."""
+    images, captions = TASKS[task]
     rng = np.random.default_rng(0)
-    words = np.minimum(8 + rng.poisson(2.5, (steps * images, captions)), MOST_WORDS)
-    tokens = tuple(
-        tuple(np.append(rng.integers(4, VOCABULARY, n), EOS).astype(np.int32) for n in row)
-        for row in words
-    )
-    report = CaptionReport(len(tokens), 0, 0, 0, 0, 0, 0, (), 0, 0, (), np.zeros(1))
-    ids = tuple(map(str, range(len(tokens))))
-    batches = TrainBatches(
-        EncodedCaptions(ids, tokens, MOST_WORDS + 1, "synthetic", report),
-        make_tokenizer(),
-        batch_size=images,
-        captions_per_image=captions,
-        seed=0,
-        length_bucket=LAYOUTS[layout],
-        packed=layout == "packed",
-    )
-    return batches, steps
-
-
-def make_tokenizer():
-    from capjax.data.tokenizer import train_word_tokenizer
-
-    return train_word_tokenizer([f"w{word}" for word in range(VOCABULARY - 4)])
+    words = 8 + rng.poisson(2.5, (max(count // (images * captions), 1) * images, captions))
+    return [
+        [np.array([BOS, *rng.integers(4, VOCABULARY, n), EOS]) for n in row]
+        for row in words.clip(max=MOST_WORDS)
+    ]
 
 
 def make_features(images: int) -> np.ndarray:
@@ -197,26 +179,27 @@ def make_peer():
 
 def train_peer(task: str, count: int) -> dict:
     import torch
-    from torch.nn.utils.rnn import pack_padded_sequence
+    from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
-    images, captions = TASKS[task]
-    batches, steps = make_batches(images, captions, count, "padded")
+    (images, each), captions = TASKS[task], draw_captions(task, count)
     pool, decoder = make_features(POOL), make_peer()
     optimizer = torch.optim.Adam(decoder.parameters(), RATE)
-    cross_entropy = torch.nn.CrossEntropyLoss()
+
+    def packed(x, lengths):
+        return pack_padded_sequence(x, lengths, batch_first=True).data
 
     def step(number: int) -> float:
-        batch = batches(number)
-        # A caption of its own features, as the tutorial's loader gives them.
-        features = torch.from_numpy(np.repeat(pool[batch.index % POOL], captions, axis=0))
-        tokens = torch.from_numpy(batch.tokens).flatten(0, 1).long()
-        lengths, order = torch.from_numpy(batch.lengths).flatten().sort(descending=True)
-        features, tokens = features[order], tokens[order]
+        index = np.arange(number * images, (number + 1) * images)
+        texts = [torch.from_numpy(ids) for image in index for ids in captions[image]]
+        # Features of its own for each caption, as the tutorial's loader gives them.
+        features = torch.from_numpy(pool[np.repeat(index % POOL, each)])
+        lengths, order = torch.tensor([len(ids) - 1 for ids in texts]).sort(descending=True)
+        features, tokens = features[order], pad_sequence(texts, batch_first=True)[order]
         logits, seen = decoder(features, tokens, lengths)
-        said, wanted = (
-            pack_padded_sequence(x, lengths, batch_first=True).data for x in (logits, tokens[:, 1:])
+        loss = torch.nn.functional.cross_entropy(
+            packed(logits, lengths), packed(tokens[:, 1:], lengths)
         )
-        loss = cross_entropy(said, wanted) + PENALTY * ((1 - seen.sum(dim=1)) ** 2).mean()
+        loss = loss + PENALTY * ((1 - seen.sum(dim=1)) ** 2).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_value_(decoder.parameters(), CLIP)
@@ -224,7 +207,7 @@ def train_peer(task: str, count: int) -> dict:
         return loss.item()
 
     step(0)
-    return figures(passed_over(steps, step), steps * images * captions)
+    return figures(passed_over(len(captions) // images, step), len(captions) * each)
 
 
 def make_captioner():
@@ -244,38 +227,57 @@ def make_captioner():
     return Captioner(FeatureEncoder(GRID), decoder)
 
 
+def make_tokenizer():
+    from capjax.data.tokenizer import train_word_tokenizer
+
+    return train_word_tokenizer([f"w{word}" for word in range(VOCABULARY - 4)])
+
+
 def train_capjax(task: str, count: int, layout: str) -> dict:
     import jax
     import optax
 
     from capjax import parallel
+    from capjax.data.batches import TrainBatches
+    from capjax.data.captions import CaptionReport, EncodedCaptions
     from capjax.train.objective import Objective
     from capjax.train.state import init_state
     from capjax.train.step import make_train_step
 
-    images, captions = TASKS[task]
-    batches, steps = make_batches(images, captions, count, layout)
+    (images, each), captions = TASKS[task], draw_captions(task, count)
+    report = CaptionReport(len(captions), 0, 0, 0, 0, 0, 0, (), 0, 0, (), np.zeros(1))
+    tokens = tuple(tuple(ids[1:].astype(np.int32) for ids in image) for image in captions)
+    ids = tuple(map(str, range(len(tokens))))
+    batches = TrainBatches(
+        EncodedCaptions(ids, tokens, MOST_WORDS + 1, "synthetic", report),
+        make_tokenizer(),
+        batch_size=images,
+        captions_per_image=each,
+        seed=0,
+        length_bucket=LAYOUTS[layout],
+        packed=layout == "packed",
+    )
     pool, model = make_features(POOL), make_captioner()
     optimizer = optax.chain(optax.clip(CLIP), optax.adam(RATE))
     params = model.init_variables(jax.random.key(0), (POSITIONS, FEATURES))["params"]
     state = parallel.replicate(init_state(params, optimizer, ema=False))
-    objective = Objective(attention_penalty=PENALTY)
-    update = parallel.map_devices(
-        make_train_step(model, optimizer, seed=0, objective=objective), donate=(0,)
+    update = make_train_step(
+        model, optimizer, seed=0, objective=Objective(attention_penalty=PENALTY)
     )
+    update = parallel.map_devices(update, donate=(0,))
 
     def step(number: int) -> float:
         nonlocal state
         batch = batches(number)
-        found = {"tokens": batch.tokens, "lengths": batch.lengths}
-        if batch.packing is not None:
-            found["packing"] = batch.packing
+        found = {"tokens": batch.tokens, "lengths": batch.lengths, "packing": batch.packing}
+        found = {name: value for name, value in found.items() if value is not None}
         found["features"] = pool[batch.index % POOL]
         state, metrics = update(state, parallel.shard(found))
         return float(metrics["objective"][0])
 
+    steps = len(captions) // images
     passed_over(steps, step)
-    return figures(passed_over(steps, step), steps * images * captions)
+    return figures(passed_over(steps, step), len(captions) * each)
 
 
 def search_peer() -> dict:
@@ -299,21 +301,19 @@ def search_peer() -> dict:
             reached = reached[:1] if number == 0 else reached
             sums, places = reached.flatten().topk(len(captions))
             beams, tokens = places // VOCABULARY, places % VOCABULARY
-            captions = [
-                [*captions[b], t] for b, t in zip(beams.tolist(), tokens.tolist(), strict=True)
-            ]
-            left = [row for row, caption in enumerate(captions) if caption[-1] != EOS]
-            ended += [
-                (total, caption[:-1])
-                for total, caption in zip(sums.tolist(), captions, strict=True)
-                if caption[-1] == EOS
-            ]
+            captions = [[*captions[b], int(t)] for b, t in zip(beams, tokens, strict=True)]
+            left = []
+            for row, caption in enumerate(captions):
+                if caption[-1] == EOS:
+                    ended.append((sums[row].item(), caption[:-1]))
+                else:
+                    left.append(row)
             if not left:
                 break
             captions, sums, tokens = [captions[row] for row in left], sums[left], tokens[left]
             one, state = one[beams[left]], tuple(part[beams[left]] for part in state)
-        total, caption = max(ended or zip(sums.tolist(), captions, strict=True))
-        return caption, total
+        # Where none has ended, the best of those that are left.
+        return max(ended or [(sums[0].item(), captions[0])])[::-1]
 
     search(features[0])
     found = []
@@ -342,14 +342,14 @@ def search_capjax() -> dict:
 
 def compare(peer: list, ours: list) -> str:
     """How far the two sides' best captions agree."""
-    same = sum(a == b for (a, _), (b, _) in zip(peer, ours, strict=True))
-    apart = max(abs(x - y) for (a, x), (b, y) in zip(peer, ours, strict=True) if a == b)
-    better = sum(y > x for (a, x), (b, y) in zip(peer, ours, strict=True) if a != b)
+    pairs = list(zip(peer, ours, strict=True))
+    apart = [abs(x - y) for (a, x), (b, y) in pairs if a == b]
+    better = sum(y > x for (a, x), (b, y) in pairs if a != b)
     words = [np.mean([len(caption) for caption, _ in side]) for side in (peer, ours)]
     return (
-        f"the same best caption for {same} of {len(peer)} images, log-probabilities at most "
-        f"{apart:.0e} apart; of the others capjax's is likelier for {better}; words a caption: "
-        f"{words[0]:.1f} and {words[1]:.1f}"
+        f"the same best caption for {len(apart)} of {len(pairs)} images, of log-probabilities at "
+        f"most {max(apart, default=0):.0e} apart; of the others capjax's is likelier for {better}; "
+        f"words a caption: {words[0]:.1f} and {words[1]:.1f}"
     )
 
 
@@ -372,10 +372,8 @@ def main() -> None:
     if arguments.side:
         print(json.dumps(run_side(arguments.task[0], arguments.side, arguments.captions)))
         return
-    sides = [
-        (t, s) for t in arguments.task for s in ("peer", *(LAYOUTS if t != "beam" else ["capjax"]))
-    ]
-    found = {pair: [] for pair in sides}
+    sides = {task: ("peer", *LAYOUTS) for task in TASKS} | {"beam": ("peer", "capjax")}
+    found = {(task, side): [] for task in arguments.task for side in sides[task]}
     for _ in range(arguments.rounds):
         for (task, side), runs in found.items():
             command = [sys.executable, "-m", "benchmarks.recurrent_speed", "--task", task]

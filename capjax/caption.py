@@ -21,7 +21,7 @@ from capjax import build
 from capjax.data.images import ImageError, load_image, load_pixels
 from capjax.data.inputs import download, expand, is_url
 from capjax.evaluate.captioning import Caption, Method, Sampling
-from capjax.evaluate.figures import attention_figure, save_figure
+from capjax.evaluate.figures import attention_figure, save_figure, save_picture, word_overlay
 from capjax.load import load
 from capjax.workdir import WorkdirError
 
@@ -42,12 +42,33 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, help="images at once (default: the run's)")
     parser.add_argument("--attention", metavar="DIR", help="draw where each word looked, into DIR")
     parser.add_argument(
+        "--overlay",
+        type=_words,
+        default=(),
+        metavar="WORDS",
+        help="with --attention, also lay single words' maps over the picture: first, last or their "
+        "numbers, with commas",
+    )
+    parser.add_argument(
         "--compilation_cache",
         default=build.COMPILATION_CACHE,
         help="where JAX keeps compiled programs (default: %(default)s); empty keeps none",
     )
     parser.add_argument("--json", action="store_true", help="print JSON lines")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.overlay and not arguments.attention:
+        parser.error("--overlay needs --attention DIR to write into")
+    return arguments
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(text.split(","))
+    for word in words:
+        if word not in ("first", "last") and not (word.isdecimal() and int(word) > 0):
+            raise argparse.ArgumentTypeError(
+                f"{word!r} is no word: it may be first, last or a number from 1 on"
+            )
+    return words
 
 
 def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
@@ -102,12 +123,22 @@ def main(argv: list[str] | None = None) -> int:
         for (name, picture), caption in zip(good, captions, strict=True):
             progress.write(_line(name, caption, arguments.json), file=sys.stdout)
             if arguments.attention:
-                path = os.path.join(arguments.attention, _figure_name(name))
-                save_figure(attention_figure(picture.thumbnail, caption), path)
+                _draw(name, picture.thumbnail, caption, arguments)
         sys.stdout.flush()
         progress.update(len(part))
     progress.close()
     return 1 if failures else 0
+
+
+def _draw(name: str, picture: np.ndarray, caption: Caption, arguments: argparse.Namespace) -> None:
+    """Writes the attention of a caption; words that it does not have are left out."""
+    stem = os.path.join(arguments.attention, _figure_stem(name))
+    save_figure(attention_figure(picture, caption), f"{stem}.png")
+    for word in arguments.overlay:
+        index = {"first": 0, "last": len(caption.words) - 1}.get(word)
+        index = int(word) - 1 if index is None else index
+        if 0 <= index < len(caption.words):
+            save_picture(word_overlay(picture, caption, index), f"{stem}-{word}.png")
 
 
 class _Picture(NamedTuple):
@@ -135,10 +166,10 @@ def _line(name: str, caption: Caption, as_json: bool) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
-def _figure_name(name: str) -> str:
+def _figure_stem(name: str) -> str:
     """A file name that tells a person which picture it is, and no two pictures share."""
     stem = re.sub(r"[^\w.-]+", "_", os.path.basename(name.rstrip("/")))[:80]
-    return f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.png"
+    return f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 if __name__ == "__main__":

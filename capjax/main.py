@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from capjax import build
 from capjax.data.images import ImageError
 from capjax.data.source import DataError
-from capjax.pretrained.keras_files import WeightsError
+from capjax.pretrained.weights import WeightsError
 from capjax.run import evaluate, train
 from capjax.workdir import WorkdirError
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 import capjax
 from capjax import build
-from capjax.pretrained.keras_files import WeightsError
 from capjax.pretrained.variables import load_variables
+from capjax.pretrained.weights import WeightsError
 from capjax.run import evaluate, train
 from capjax.workdir import WorkdirError
 from configs import base, folder_transformer

@@ -173,7 +173,7 @@ def train_word_tokenizer(
         raise ValueError(f"min_count must be at least 1, not {min_count}")
     if max_words is not None and max_words < 1:
         raise ValueError(f"max_words must be at least 1 or None, not {max_words}")
-    normalizer = _word_normalizer(alphabetic_only)
+    normalizer = word_normalizer(alphabetic_only)
     counts = Counter(w for text in captions for w in normalizer.normalize_str(text).split())
     ranked = sorted((w for w in counts if counts[w] >= min_count), key=lambda w: (-counts[w], w))
     if not ranked:
@@ -187,7 +187,7 @@ def train_word_tokenizer(
     return Tokenizer(backend)
 
 
-def _word_normalizer(alphabetic_only: bool) -> normalizers.Normalizer:
+def word_normalizer(alphabetic_only: bool) -> normalizers.Normalizer:
     """Text to words between single spaces; applied twice it gives the same words."""
     steps = [
         normalizers.NFC(),

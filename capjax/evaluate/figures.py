@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -12,6 +13,7 @@ from capjax.data.atomic import write_atomic
 from capjax.evaluate.captioning import Caption
 
 COLUMNS = 5
+_COLOURS, _OPACITY = "inferno", 0.6
 
 
 def word_maps(caption: Caption, size: tuple[int, int]) -> np.ndarray:
@@ -43,11 +45,30 @@ def attention_figure(pixels: np.ndarray, caption: Caption) -> Figure:
     axes[0].imshow(pixels, interpolation="nearest")
     for axis, word, heat in zip(axes[1:], caption.words, maps, strict=False):
         axis.imshow(pixels, interpolation="nearest")
-        axis.imshow(heat, cmap="inferno", alpha=0.6, vmin=0, vmax=max(heat.max(), 1e-6))
+        axis.imshow(heat, cmap=_COLOURS, alpha=_OPACITY, vmin=0, vmax=max(heat.max(), 1e-6))
         # Words are text, never mathematics: a lone dollar sign must not start a formula.
         axis.set_title(word, fontsize=11, parse_math=False)
     figure.suptitle(caption.text, fontsize=12, wrap=True, parse_math=False)
     return figure
+
+
+def word_overlay(pixels: np.ndarray, caption: Caption, word: int) -> np.ndarray:
+    """The picture under the heat map of one word (-1 is the last), both uint8 [H, W, 3].
+
+    Raises:
+      IndexError: the caption has no such word.
+    """
+    heat = word_maps(caption, pixels.shape[:2])[word]
+    colours = matplotlib.colormaps[_COLOURS](heat / max(heat.max(), 1e-6))[..., :3]
+    mixed = (1 - _OPACITY) * pixels + _OPACITY * 255 * colours
+    return mixed.round().astype(np.uint8)
+
+
+def save_picture(pixels: np.ndarray, path: str) -> None:
+    """Writes uint8 [H, W, 3] as a PNG atomically, making its folder."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="png")
+    write_atomic(path, content.getvalue())
 
 
 def figure_pixels(figure: Figure) -> np.ndarray:

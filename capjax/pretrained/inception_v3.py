@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from capjax.models.inception_v3 import InceptionV3
 from capjax.pretrained.download import download
-from capjax.pretrained.keras_files import Layers, WeightsError, read_keras_layers, to_variables
+from capjax.pretrained.keras_files import Layers, read_keras_layers, to_variables
+from capjax.pretrained.weights import WeightsError
 
 _URL = (
     "https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/"

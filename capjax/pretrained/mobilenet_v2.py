@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from capjax.models.mobilenet_v2 import MobileNetV2
 from capjax.pretrained.download import download
-from capjax.pretrained.keras_files import WeightsError, read_keras_layers, to_variables
+from capjax.pretrained.keras_files import read_keras_layers, to_variables
+from capjax.pretrained.weights import WeightsError
 
 # keras.applications.mobilenet_v2 has weights for these alone.
 _URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"

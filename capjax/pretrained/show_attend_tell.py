@@ -18,7 +18,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from capjax.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, _word_normalizer
+from capjax.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, word_normalizer
 from capjax.models.resnet import ResNet
 from capjax.pretrained.resnet import from_torchvision
 from capjax.pretrained.torch_files import read_tensors
@@ -194,7 +194,7 @@ def word_map_tokenizer(path: str | os.PathLike) -> Tokenizer:
         both = [f"{theirs} and {ours}" for theirs, ours in _SPECIAL.items() if theirs != ours]
         raise WeightsError(f"{path}: has two names of one special token: of {', of '.join(both)}")
     backend = tokenizers.Tokenizer(models.WordLevel(ids, unk_token=UNK))
-    backend.normalizer = _word_normalizer(alphabetic_only=False)
+    backend.normalizer = word_normalizer(alphabetic_only=False)
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return Tokenizer(backend)
 

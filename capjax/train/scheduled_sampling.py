@@ -38,9 +38,7 @@ def own_words_schedule(
         return lambda step: 1 - jnp.maximum(floor, k - slope * step)
     if kind == "exponential":
         if not 0 < k < 1:
-            raise ValueError(
-                f"scheduled_sampling of kind 'exponential' needs 0 < k < 1, not k={k}"
-            )
+            raise ValueError(f"scheduled_sampling of kind 'exponential' needs 0 < k < 1, not k={k}")
         return lambda step: 1 - jnp.float32(k) ** step
     if kind == "inverse_sigmoid":
         if k < 1:

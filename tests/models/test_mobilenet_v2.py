@@ -11,7 +11,8 @@ import pytest
 from capjax.data.images import load_pixels
 from capjax.models.depthwise import grouped, shifted
 from capjax.models.mobilenet_v2 import MobileNetV2
-from capjax.pretrained.keras_files import WeightsError, read_keras_layers, to_variables
+from capjax.pretrained.keras_files import read_keras_layers, to_variables
+from capjax.pretrained.weights import WeightsError
 
 keras = pytest.importorskip("keras", reason="the reference implementation is Keras's")
 # Keras 3 on NumPy 2: its own conversion of TensorFlow's variables.

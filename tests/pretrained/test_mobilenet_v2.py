@@ -6,8 +6,8 @@ import types
 import pytest
 
 from capjax.models.mobilenet_v2 import MobileNetV2
-from capjax.pretrained.keras_files import WeightsError
 from capjax.pretrained.mobilenet_v2 import imagenet_file, load_mobilenet_v2
+from capjax.pretrained.weights import WeightsError
 from tests.small_weights import ALPHA, write_small_weights
 
 

@@ -51,7 +51,7 @@ def main():
             model,
             optimizer,
             seed=0,
-            objective=Objective(label_smoothing=0.1),
+            objective=Objective(label_smoothing=0.1, attention_penalty=0.5),
             accumulate=accumulate,
             ema_decay=0.5,
         )

@@ -56,7 +56,7 @@ def test_devices_microbatches_and_packing_equal_one(one, devices, accumulate, la
     assert several["devices"] == devices
     for name in ("tokens", "captions"):
         assert several[name] == one[name]
-    scalars = {"loss", "objective", "accuracy", "grad_norm", "eval_nll"}
+    scalars = {"loss", "objective", "accuracy", "grad_norm", "eval_nll", "attention_penalty"}
     # Of fewer parameters the gradient is shorter.
     for name in scalars - ({"grad_norm"} if layout == "frozen" else set()):
         np.testing.assert_allclose(several[name], one[name], rtol=1e-5, err_msg=name)
@@ -146,6 +146,29 @@ def test_only_matrices_decay_and_gradients_are_clipped():
     _, clipped = optimizer.update(jax.tree.map(lambda x: 100 * x, params), state, params)
     moments = [leaf for leaf in jax.tree.leaves(clipped) if leaf.shape == (2, 2)]
     np.testing.assert_allclose(moments[0], 0.1 / np.sqrt(6), rtol=1e-5)
+
+
+def test_gradients_are_clipped_by_value_and_the_encoder_learns_at_its_own_rate():
+    params = {"encoder": {"w": jnp.ones(())}, "decoder": {"w": jnp.ones(())}}
+    options = {"b1": 0.0, "b2": 0.0, "weight_decay": 0.0, "clip_norm": 0.0}
+    optimizer = adamw(lambda step: 0.1, encoder_scale=0.25, **options)
+    grads = {"encoder": {"w": jnp.full((), 3.0)}, "decoder": {"w": jnp.full((), -7.0)}}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["decoder"]["w"], 0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["encoder"]["w"], -0.025, rtol=1e-5)
+    options["b1"] = 0.9
+    optimizer = adamw(lambda step: 0.1, clip_value=5.0, **options)
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    mean = next(part.mu for part in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "mu")))
+    np.testing.assert_allclose([mean["encoder"]["w"], mean["decoder"]["w"]], [0.3, -0.5], rtol=1e-5)
+
+
+def test_a_constant_rate_warms_up_and_stays():
+    schedule = learning_rate_schedule(0.5, 10, 110, "constant")
+    np.testing.assert_allclose([schedule(5), schedule(10), schedule(100)], [0.25, 0.5, 0.5])
+    assert float(learning_rate_schedule(0.5, 0, 110, "constant")(0)) == 0.5
+    with pytest.raises(ValueError, match="schedule is 'step'; it may be cosine, constant"):
+        learning_rate_schedule(0.5, 0, 110, "step")
 
 
 def test_average_keeps_up_early_and_is_slow_late():

@@ -1,0 +1,96 @@
+"""Makes a run of the PyTorch Show-Attend-Tell tutorial's published checkpoint.
+
+    python -m capjax.pretrained.convert_show_attend_tell BEST_checkpoint_coco.pth.tar \
+        --to tutorial.safetensors --i_trust_this_file
+    python -m capjax.import_tutorial --config configs/coco_show_attend_tell.py \
+        --weights tutorial.safetensors --word_map WORDMAP_coco.json --workdir runs/tutorial
+
+Then `capjax.caption`, `capjax.load` and `--mode evaluate` take it as any other run. The first
+command executes the file that it converts; the second executes nothing.
+"""
+
+import sys
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from capjax import build, workdir
+from capjax.models.captioner import Captioner, Variables, split_frozen
+from capjax.pretrained.show_attend_tell import (
+    read_tutorial,
+    unreachable_words,
+    word_map_tokenizer,
+)
+from capjax.pretrained.weights import WeightsError, check_fit
+from capjax.train.state import init_state
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "configs/coco_show_attend_tell.py, or one like it.", lock_config=True
+)
+_WEIGHTS = flags.DEFINE_string("weights", None, "The converted checkpoint, .safetensors.")
+_WORD_MAP = flags.DEFINE_string("word_map", None, "The tutorial's WORDMAP_*.json.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run that is made.")
+flags.mark_flags_as_required(["config", "weights", "word_map", "workdir"])
+
+
+def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: str) -> None:
+    """Writes a run with the tutorial's parameters at step 0.
+
+    Raises:
+      WeightsError: the weights or the word map can't be used, or do not fit the config's model.
+      WorkdirError: the folder holds a run already.
+    """
+    build.check(config)
+    tokenizer = word_map_tokenizer(word_map)
+    model = build.captioner(config, tokenizer)
+    encoder, decoder = read_tutorial(weights)
+    variables: Variables = {
+        "params": {"encoder": encoder["params"], "decoder": decoder["params"]},
+        "batch_stats": {"encoder": encoder["batch_stats"]},
+    }
+    _check(model, variables, config.dataset.image_size, weights)
+    with build.checkpoints(directory, config) as checkpoints:
+        if checkpoints.steps():
+            raise workdir.WorkdirError(f"{directory} holds a run; give another --workdir")
+        params, frozen = split_frozen(variables, build.frozen_parts(config))
+        workdir.save(directory, config, tokenizer, {"tokenizer": tokenizer.fingerprint})
+        workdir.save_frozen(directory, frozen)
+        state = init_state(params, build.optimizer(config), ema=config.ema_decay > 0)
+        state = jax.tree.map(np.asarray, state)
+        checkpoints.save(state, {"best": None, "waited": 0}, None)
+    if lost := unreachable_words(tokenizer):
+        print(
+            f"{len(lost)} words of {word_map} have signs that captions lose before they are "
+            f"encoded; they can be said but not trained on: {', '.join(lost[:5])}"
+        )
+    print(f"wrote {directory}, {tokenizer.vocab_size} tokens")
+
+
+def _check(model: Captioner, variables: Variables, side: int, path: str) -> None:
+    """Raises WeightsError where the file and the config's model differ."""
+    like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (side, side, 3)))
+    given, wanted = (
+        {
+            jax.tree_util.keystr(at, simple=True, separator="/"): leaf
+            for at, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (variables, like)
+    )
+    check_fit(given, {name: leaf.shape for name, leaf in wanted.items()}, path)
+
+
+def main(argv: list[str]) -> None:
+    """Reads the flags and imports."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.field=value")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        import_tutorial(_CONFIG.value, _WEIGHTS.value, _WORD_MAP.value, _WORKDIR.value)
+    except (build.ConfigError, WeightsError, workdir.WorkdirError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)
