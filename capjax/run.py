@@ -1,5 +1,6 @@
 """The two modes of the command line: train a run, evaluate a run."""
 
+import functools
 import json
 from collections.abc import Iterable
 
@@ -111,16 +112,18 @@ def _train(
         }
         model, frozen = feature_model(model, splits["train"]), without_encoder(frozen)
     optimizer = build.optimizer(config)
-    state = init_state(
-        params,
-        optimizer,
+    fresh = functools.partial(
+        init_state,
+        optimizer=optimizer,
         ema=config.ema_decay > 0,
-        frozen=frozen,
         baseline=build.draws_locations(config),
     )
     stopping = EarlyStopping(**config.early_stopping)
-    if latest is not None:
-        state, progress = checkpoints.restore(latest, state)
+    if latest is None:
+        state = fresh(params, frozen=frozen)
+    else:
+        like = jax.eval_shape(fresh, params).replace(frozen=frozen)
+        state, progress = checkpoints.restore(latest, like)
         stopping.best, stopping.waited = progress["best"], progress["waited"]
         print(f"continuing {directory} from step {latest}")
     with Writer(directory, resume_step=latest or 0) as writer:

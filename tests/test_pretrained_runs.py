@@ -6,7 +6,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 import capjax
 from capjax import build
@@ -15,9 +14,8 @@ from capjax.pretrained.weights import WeightsError
 from capjax.run import evaluate, train
 from capjax.workdir import WorkdirError
 from configs import base, folder_transformer
+from tests.small_pictures import write_pictures
 from tests.small_weights import ALPHA, write_small_weights
-
-COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 
 
 @pytest.fixture(scope="module", name="weights")
@@ -30,16 +28,7 @@ def make_weights(tmp_path_factory):
 @pytest.fixture(scope="module", name="pictures")
 def make_pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    rows = ["image,caption,split"]
-    for number in range(15):
-        name, colour = list(COLOURS.items())[number % 3]
-        noise = rng.integers(-20, 20, (70, 90, 3))
-        pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        split = "validation" if number >= 12 else "train"
-        rows += [f"{number}.png,a {name} {noun},{split}" for noun in ("wall", "picture")]
-    (folder / "captions.csv").write_text("\n".join(rows) + "\n")
+    write_pictures(folder)
     return folder
 
 
@@ -153,7 +142,7 @@ def test_a_resumed_run_needs_no_weights_file(config, tmp_path, weights, monkeypa
     with pytest.raises(Killed):
         train(config, str(parts))
     monkeypatch.setattr(loop._Clock, "add", update)
-    monkeypatch.setattr(build, "load_mobilenet_v2", None)
+    monkeypatch.setattr(build, "load_encoder", None)
     train(config, str(parts))
     found = [capjax.load(directory, "latest").variables for directory in (whole, parts)]
     jax.tree.map(np.testing.assert_array_equal, *found)

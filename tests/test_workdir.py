@@ -14,14 +14,26 @@ from capjax.data.tokenizer import train_word_tokenizer
 from capjax.train.loop import EarlyStopping
 from configs import (
     base,
+    coco_bahdanau_gru,
+    coco_show_attend_tell,
     coco_transformer,
+    flickr8k_bahdanau_gru,
     flickr8k_transformer,
     folder_transformer,
     shapes_transformer,
 )
 
 REPOSITORY = Path(__file__).parent.parent
-CONFIGS = (base, coco_transformer, flickr8k_transformer, folder_transformer, shapes_transformer)
+CONFIGS = (
+    base,
+    coco_bahdanau_gru,
+    coco_show_attend_tell,
+    coco_transformer,
+    flickr8k_bahdanau_gru,
+    flickr8k_transformer,
+    folder_transformer,
+    shapes_transformer,
+)
 TOKENIZER = train_word_tokenizer(["a cat", "a dog"])
 
 
@@ -68,6 +80,7 @@ def test_a_folder_that_is_no_run_says_so(tmp_path):
 def test_every_config_field_is_read():
     """A section is spread over what it builds, which takes no unknown field, or read by name."""
     spread = ("encoder", "adapter", "decoder", "tokenizer", "decoding", "early_stopping")
+    spread += ("hard_attention", "scheduled_sampling")
     files = [*(REPOSITORY / "capjax").glob("*.py"), REPOSITORY / "capjax/data/sections.py"]
     text = "".join(file.read_text() for file in files)
     others = [coco_transformer.get_config(name) for name in ("karpathy", "coco_json")]
