@@ -12,7 +12,7 @@ Training, "images x captions of each" a step: 32x1, 32x5 and 6x5. The peer takes
 features of its own, so it repeats an image's for its captions. Both sides train on the same
 captions of 8 words and a Poisson variable's more, 10.5 on average as COCO's, with Adam, gradients
 clipped to 5 by value, dropout 0.5 and doubly stochastic attention. capjax's batches are "padded"
-(21 tokens a caption), "bucketed" (`dataset.length_bucket=4`) and "packed" (`dataset.packed`, bucket
+(21 tokens a caption), "bucketed" (`dataset.length_bucket=2`) and "packed" (`dataset.packed`, bucket
 8). Each side passes over its batches twice, the peer first over one alone since it compiles
 nothing; the last pass is measured as a whole, the making of batches included.
 
@@ -44,7 +44,7 @@ POSITIONS = GRID[0] * GRID[1]
 MOST_WORDS = 20
 RATE, CLIP, DROPOUT, PENALTY = 4e-4, 5.0, 0.5, 1.0
 TASKS = {"32x1": (32, 1), "32x5": (32, 5), "6x5": (6, 5)}
-LAYOUTS = {"padded": None, "bucketed": 4, "packed": 8}
+LAYOUTS = {"padded": None, "bucketed": 2, "packed": 8}
 POOL = 64  # Images with features, taken in turn.
 BEAMS, BEAM_IMAGES, MOST_STEPS = 5, 32, 50
 PAD, BOS, EOS, UNK = range(4)

@@ -31,7 +31,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
-from capjax.decode.loop import CHUNK, Step, check_step, scan_while, width_of
+from capjax.decode.loop import Step, check_step, default_chunk, scan_while, width_of
 from capjax.models.contract import Carry
 
 # Decoders ban a token with a logit of -1e9; no token that a model allows comes near to this.
@@ -136,7 +136,7 @@ def beam_search(
     length_penalty: float = 1.0,
     early_stopping: bool | Literal["never"] = False,
     return_attention: bool = False,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> BeamResult:
     """The best captions that a beam search finds; see the module's docstring.
 
@@ -155,7 +155,7 @@ def beam_search(
       length_penalty: the exponent; above 0 favours longer captions, 0 takes the plain sum.
       early_stopping: True, False or "never", as in `transformers.GenerationConfig`.
       return_attention: whether to give the best hypothesis's attention.
-      chunk: steps between two looks at whether the batch has finished.
+      chunk: steps between two looks at whether the batch has finished; None is `default_chunk`.
 
     Raises:
       ValueError: an option without meaning, or a carry or step that does not fit the options.
@@ -207,7 +207,11 @@ def beam_search(
 
     state = _start(carry, batch, num_beams, bos_id)
     state, records = scan_while(
-        advance, lambda state: state.open.any(), state, length=steps, chunk=chunk
+        advance,
+        lambda state: state.open.any(),
+        state,
+        length=steps,
+        chunk=default_chunk() if chunk is None else chunk,
     )
     return _trace_back(state.hypotheses, records, eos_id, pad_id)
 

@@ -16,9 +16,14 @@ from capjax.models.contract import Carry
 # step(carry, token int32 [B, K]) -> (carry, logits [B, K, V], attention [B, K, N, P] | None)
 Step = Callable[[Carry, jax.Array], tuple[Carry, jax.Array, jax.Array | None]]
 
-# Steps between two looks at whether a batch has finished. On an accelerator each look makes the
-# host wait; captions are around ten tokens long, so looking every fifth wastes two steps a batch.
-CHUNK = 5
+
+def default_chunk() -> int:
+    """Steps between two looks at whether a batch has finished.
+
+    On an accelerator each look makes the host wait; captions are around ten tokens long, so looking
+    every fifth wastes two steps a batch. On a CPU a look costs nothing.
+    """
+    return 1 if jax.default_backend() == "cpu" else 5
 
 
 def width_of(carry: Carry) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from capjax.decode.loop import CHUNK, Step, check_step, scan_while, width_of
+from capjax.decode.loop import Step, check_step, default_chunk, scan_while, width_of
 from capjax.models.contract import Carry
 
 
@@ -71,7 +71,7 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
     return_attention: bool = False,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> SampleResult:
     """K captions an image, each drawn token by token; K is the width of the carry.
 
@@ -91,7 +91,7 @@ def sample(
       top_p: draw from the smallest set of likeliest tokens whose probabilities reach p (and the
         equals of its last).
       return_attention: whether to give the attention of each sample.
-      chunk: steps between two looks at whether the batch has finished.
+      chunk: steps between two looks at whether the batch has finished; None is `default_chunk`.
 
     Raises:
       ValueError: an option without meaning, or a carry or step that does not fit the options.
@@ -143,7 +143,11 @@ def sample(
         finished=jnp.zeros((batch, width), bool),
     )
     state, records = scan_while(
-        advance, lambda state: ~state.finished.all(), state, length=max_length - 1, chunk=chunk
+        advance,
+        lambda state: ~state.finished.all(),
+        state,
+        length=max_length - 1,
+        chunk=default_chunk() if chunk is None else chunk,
     )
     tokens, log_probs, *attention = (jnp.moveaxis(record, 0, 2) for record in records)
     # Where the loop stopped early the records are zero, and pad need not be.

@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+# Sums, in numbers, that a CPU's cache holds: 4 MiB.
+_CACHED = 1 << 20
+
 
 def additive_scores(
     keys: jax.Array, query: jax.Array, score: jax.Array, activation: Literal["tanh", "relu"]
@@ -18,6 +21,25 @@ def additive_scores(
     mixed = getattr(nn, activation)(keys[:, None] + query[:, :, None])
     # As a matrix product: the same sum as a fused reduction took ten times as long on CPUs.
     return jnp.einsum("bcpa,a->bcp", mixed, score, preferred_element_type=jnp.float32)
+
+
+def cached_scores(
+    keys: jax.Array, query: jax.Array, score: jax.Array, activation: Literal["tanh", "relu"]
+) -> jax.Array:
+    """`additive_scores`, on CPUs a few images at a time, so that their sums stay in the cache.
+
+    Of five beams over 196 positions it takes a quarter of the time. Its gradient takes longer.
+    """
+    image = query.shape[1] * keys.shape[1] * keys.shape[2]
+    images = max(_CACHED // image, 1)
+    if jax.default_backend() != "cpu" or images >= keys.shape[0]:
+        return additive_scores(keys, query, score, activation)
+
+    def one(keys_and_query):
+        keys, query = keys_and_query
+        return additive_scores(keys[None], query[None], score, activation)[0]
+
+    return jax.lax.map(one, (keys, query), batch_size=images)
 
 
 class AdditiveAttention(nn.Module):
@@ -51,10 +73,10 @@ class AdditiveAttention(nn.Module):
         """W a_p of a memory [B, P, D], once an image: [B, P, A]."""
         return self.memory(values)
 
-    def __call__(self, keys: jax.Array, state: jax.Array) -> jax.Array:
+    def __call__(self, keys: jax.Array, state: jax.Array, *, train: bool) -> jax.Array:
         """Log weights float32 [B, C, P] of a state [B, C, H] on keys [B, P, A]."""
-        scores = additive_scores
-        if self.remat:
+        scores = additive_scores if train else cached_scores
+        if train and self.remat:
             scores = jax.checkpoint(additive_scores, static_argnums=3)
         found = scores(keys, self.state(state), self.score.astype(self.dtype), self.activation)
         return jax.nn.log_softmax(found, axis=-1)
