@@ -167,15 +167,13 @@ class BahdanauDecoder(nn.Module):
         start = {name: maps[name](mean).astype(jnp.float32)[:, None] for name in names}
         return {name: jnp.broadcast_to(value, shape) for name, value in start.items()}
 
-    def _look(
-        self, state: State, per_image: PerImage, expected: jax.Array | None, train: bool
-    ) -> Seen:
+    def _look(self, state: State, per_image: PerImage, expected: jax.Array | None) -> Seen:
         """What the state sees: "context" [B, C, D] and "log_weights" float32 [B, C, P].
 
         `expected`, bool [B], is given in training with hard attention alone: whether an image
         takes the weighted mean. Then "location_log_prob" and "location_entropy" [B, C] are there.
         """
-        log_weights = self.attend(per_image["keys"], state["hidden"], train=train)
+        log_weights = self.attend(per_image["keys"], state["hidden"])
         seen = {"log_weights": log_weights}
         values, weights = per_image["values"], jnp.exp(log_weights)
 
@@ -208,8 +206,6 @@ class BahdanauDecoder(nn.Module):
         word_part: jax.Array,
         per_image: PerImage,
         expected: jax.Array | None = None,
-        *,
-        train: bool,
     ) -> tuple[State, Seen]:
         """One word a caption, of embedding [B, C, E]: the next state and what was seen for it."""
         if self.attention == "none":
@@ -217,7 +213,7 @@ class BahdanauDecoder(nn.Module):
             shape = (*state["hidden"].shape[:2], weights.shape[-1])
             seen = {"log_weights": jnp.broadcast_to(jnp.log(weights), shape)}
         else:
-            seen = self._look(state, per_image, expected, train)
+            seen = self._look(state, per_image, expected)
         state = self.recurrence(state, word_part, seen.get("context"))
         return state, {**seen, "hidden": state["hidden"], "embedded": embedded}
 
@@ -262,18 +258,14 @@ class BahdanauDecoder(nn.Module):
             return {name: value for name, value in seen.items() if name in kept}
 
         def follow(decoder, state, embedded, word_part):
-            state, seen = decoder._advance(
-                state, embedded, word_part, per_image, expected, train=train
-            )
+            state, seen = decoder._advance(state, embedded, word_part, per_image, expected)
             return state, keep(seen)
 
         def draw(decoder, carried, token, own):
             state, drawn = carried
             embedded = decoder._embed(jnp.where(own, drawn, token), train)
             word_part = decoder.recurrence.word_part(embedded)
-            state, seen = decoder._advance(
-                state, embedded, word_part, per_image, expected, train=train
-            )
+            state, seen = decoder._advance(state, embedded, word_part, per_image, expected)
             logits = jax.lax.stop_gradient(decoder._logits(seen, train=False))
             drawn = jax.random.categorical(decoder.make_rng("sample"), logits)
             return (state, drawn.astype(token.dtype)), keep(seen)
@@ -319,9 +311,7 @@ class BahdanauDecoder(nn.Module):
         """Feeds one token a beam, int32 [B, K]; gives logits [B, K, V] for the next."""
         embedded = self._embed(token, train=False)
         word_part = self.recurrence.word_part(embedded)
-        state, seen = self._advance(
-            carry.per_beam, embedded, word_part, carry.per_image, train=False
-        )
+        state, seen = self._advance(carry.per_beam, embedded, word_part, carry.per_image)
         weights = jnp.exp(seen["log_weights"])[:, :, None] if attention else None
         carry = carry.replace(per_beam=state, position=carry.position + 1)
         return carry, self._logits(seen, train=False), weights

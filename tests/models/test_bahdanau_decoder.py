@@ -21,12 +21,16 @@ def run(model, params, features, tokens, *, train=False, **options):
     return apply(params, features, tokens, train=train, attention=True, rngs=rngs, **options)
 
 
-def test_recomputing_attention_changes_no_gradient():
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_recomputing_attention_changes_no_gradient(activation, backend, monkeypatch):
+    """Neither as CPUs do it, nor as accelerators do."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     features, tokens = data()
     params = variables(captioner())
 
     def gradient(remat):
-        model = captioner(remat=remat)
+        model = captioner(remat=remat, attention_activation=activation)
         loss = jax.jit(lambda p: (run(model, p, features, tokens).logits[..., 4:] ** 2).mean())
         return jax.grad(loss)(params)
 
