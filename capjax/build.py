@@ -22,6 +22,7 @@ from capjax.evaluate.captioning import BeamSearch
 from capjax.evaluate.scoring import Scorer
 from capjax.metrics import coco
 from capjax.models.adapter import Adapter
+from capjax.models.bahdanau_decoder import CHOICES as BAHDANAU_CHOICES
 from capjax.models.bahdanau_decoder import BahdanauDecoder
 from capjax.models.captioner import Captioner, Variables
 from capjax.models.conv_encoder import ConvEncoder
@@ -108,8 +109,35 @@ def _check_objective(config: ConfigDict) -> None:
             f"config.attention_penalty={config.attention_penalty} needs a decoder with attention, "
             "and config.decoder.attention is 'none'"
         )
-    if config.word_vectors.frozen and not config.word_vectors.file:
+    if config.attention_penalty < 0:
+        raise ConfigError(f"config.attention_penalty={config.attention_penalty} must be 0 or more")
+    if config.decoder.name == "bahdanau":
+        for field, choices in BAHDANAU_CHOICES.items():
+            _choose(dict.fromkeys(choices), config.decoder[field], f"decoder.{field}")
+        if not 0 <= config.decoder.expected_rate <= 1:
+            raise ConfigError(
+                f"config.decoder.expected_rate={config.decoder.expected_rate} must lie in 0 to 1"
+            )
+    _check_start(config)
+
+
+def _check_start(config: ConfigDict) -> None:
+    """Raises ConfigError for embeddings that can't start or stay as the config says."""
+    file, frozen = config.word_vectors.file, config.word_vectors.frozen
+    if file and config.init_from:
+        raise ConfigError(
+            "config.word_vectors.file and config.init_from both say what the embeddings start "
+            "from: give one of them"
+        )
+    if file and not os.path.isfile(os.path.expanduser(file)):
+        raise ConfigError(f"config.word_vectors.file={file}: there is no such file")
+    if frozen and not (file or config.init_from):
         raise ConfigError("config.word_vectors.frozen needs a config.word_vectors.file")
+    if frozen and config.decoder.get("tie_embeddings"):
+        raise ConfigError(
+            "config.word_vectors.frozen would keep the output layer from learning: set "
+            "config.decoder.tie_embeddings=False"
+        )
 
 
 def _check_images(config: ConfigDict) -> None:
@@ -273,7 +301,7 @@ def word_vectors(config: ConfigDict, tokenizer: Tokenizer, width: int) -> WordVe
     words = [tokenizer.word(token) for token in range(tokenizer.vocab_size)]
     special = {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id}
     known = [None if token in special else word for token, word in enumerate(words)]
-    return load_word_vectors(config.word_vectors.file, known, width)
+    return load_word_vectors(os.path.expanduser(config.word_vectors.file), known, width)
 
 
 def _make(options: dict, fields: dict, name: str, dtype: Any, **more: Any) -> nn.Module:

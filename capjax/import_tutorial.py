@@ -17,13 +17,13 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from capjax import build, workdir
-from capjax.models.captioner import Captioner, Variables, split_frozen
+from capjax.models.captioner import Variables, split_frozen
 from capjax.pretrained.show_attend_tell import (
     read_tutorial,
     unreachable_words,
     word_map_tokenizer,
 )
-from capjax.pretrained.weights import WeightsError, check_fit
+from capjax.pretrained.weights import WeightsError, check_variables
 from capjax.train.state import init_state
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -32,6 +32,16 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WEIGHTS = flags.DEFINE_string("weights", None, "The converted checkpoint, .safetensors.")
 _WORD_MAP = flags.DEFINE_string("word_map", None, "The tutorial's WORDMAP_*.json.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run that is made.")
+# What shapes do not tell.
+_DECODER = {
+    "name": "bahdanau",
+    "cell": "lstm",
+    "attention": "soft",
+    "attention_activation": "relu",
+    "initial_state": "mean",
+    "gate": "vector",
+    "output": "linear",
+}
 flags.mark_flags_as_required(["config", "weights", "word_map", "workdir"])
 
 
@@ -43,6 +53,12 @@ def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: 
       WorkdirError: the folder holds a run already.
     """
     build.check(config)
+    wrong = [name for name, value in _DECODER.items() if config.decoder.get(name) != value]
+    if wrong:
+        raise build.ConfigError(
+            "the tutorial's decoder needs "
+            + ", ".join(f"config.decoder.{name}={_DECODER[name]!r}" for name in wrong)
+        )
     tokenizer = word_map_tokenizer(word_map)
     model = build.captioner(config, tokenizer)
     encoder, decoder = read_tutorial(weights)
@@ -50,7 +66,9 @@ def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: 
         "params": {"encoder": encoder["params"], "decoder": decoder["params"]},
         "batch_stats": {"encoder": encoder["batch_stats"]},
     }
-    _check(model, variables, config.dataset.image_size, weights)
+    side = config.dataset.image_size
+    like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (side, side, 3)))
+    check_variables(variables, like, weights)
     with build.checkpoints(directory, config) as checkpoints:
         if checkpoints.steps():
             raise workdir.WorkdirError(f"{directory} holds a run; give another --workdir")
@@ -66,19 +84,6 @@ def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: 
             f"encoded; they can be said but not trained on: {', '.join(lost[:5])}"
         )
     print(f"wrote {directory}, {tokenizer.vocab_size} tokens")
-
-
-def _check(model: Captioner, variables: Variables, side: int, path: str) -> None:
-    """Raises WeightsError where the file and the config's model differ."""
-    like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (side, side, 3)))
-    given, wanted = (
-        {
-            jax.tree_util.keystr(at, simple=True, separator="/"): leaf
-            for at, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for tree in (variables, like)
-    )
-    check_fit(given, {name: leaf.shape for name, leaf in wanted.items()}, path)
 
 
 def main(argv: list[str]) -> None:

@@ -4,7 +4,8 @@
     python -m capjax.main --config configs/shapes_transformer.py --mode evaluate --split test
 
 Any field of the config can be set: --config.decoder.num_layers=4. The run lies in --workdir, by
-default runs/<name of the config>; the same command continues a run that was interrupted.
+default runs/<name of the config and its argument>; the same command continues a run that was
+interrupted.
 """
 
 import os
@@ -37,6 +38,13 @@ _CACHE = flags.DEFINE_string(
 flags.mark_flag_as_required("config")
 
 
+def default_workdir(config_file: str) -> str:
+    """runs/coco_transformer for configs/coco_transformer.py, and ..._karpathy for its :karpathy."""
+    path, _, argument = config_file.partition(":")
+    name = os.path.splitext(os.path.basename(path))[0]
+    return os.path.join("runs", f"{name}_{argument}" if argument else name)
+
+
 def main(argv: list[str]) -> None:
     """Reads the flags and runs the mode."""
     if len(argv) > 1:
@@ -44,8 +52,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # JAX and orbax tell much on INFO.
     build.compilation_cache(_CACHE.value)
     file = config_flags.get_config_filename(flags.FLAGS["config"])
-    name = os.path.splitext(os.path.basename(file))[0]
-    workdir = _WORKDIR.value or os.path.join("runs", name)
+    workdir = _WORKDIR.value or default_workdir(file)
     try:
         if _MODE.value == "train":
             train(_CONFIG.value, workdir)

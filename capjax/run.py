@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from collections.abc import Iterable
 
 import jax
@@ -29,6 +30,7 @@ from capjax.models.captioner import (
     without_encoder,
 )
 from capjax.models.summary import model_summary
+from capjax.pretrained.weights import WeightsError, check_variables
 from capjax.pretrained.word_vectors import fill_rows
 from capjax.splits import Split, feature_model, make_split, source_record, with_features
 from capjax.train.checkpoint import Checkpoints
@@ -47,6 +49,10 @@ def train(config: ConfigDict, directory: str) -> None:
       ConfigError, DataError, WorkdirError: before anything is computed.
     """
     build.check(config)
+    if config.init_from and os.path.realpath(config.init_from) == os.path.realpath(directory):
+        raise build.ConfigError(
+            f"config.init_from={config.init_from} is this run's own workdir: give another --workdir"
+        )
     with build.checkpoints(directory, config) as checkpoints:
         latest = checkpoints.latest_step()
         if latest is not None:
@@ -64,12 +70,18 @@ def _train(
     # What is quick to find wrong comes first: the files, then the weights, then every image.
     source = {name: open_source(config.dataset, name) for name in ("train", "validation")}
     pretrained = None
+    if latest is None and config.init_from:
+        workdir.load_config(config.init_from)
     if build.is_pretrained(config) and latest is None and not config.init_from:
         pretrained = build.pretrained_encoder(config)
     source = {name: check_images(config.dataset, split) for name, split in source.items()}
     _print_notes(source.values())
     table = {name: open_captions(config.dataset, source[name]) for name in source}
-    tokenizer = train_tokenizer(config.tokenizer, table["train"])
+    if config.init_from:
+        # Its parameters know no other words.
+        tokenizer = workdir.load_tokenizer(config.init_from if latest is None else directory)
+    else:
+        tokenizer = train_tokenizer(config.tokenizer, table["train"])
     fingerprints = {
         "tokenizer": tokenizer.fingerprint,
         **{name: source[name].fingerprint for name in source},
@@ -153,12 +165,12 @@ def _start(
     """What a new run has at step 0.
 
     Raises:
-      WorkdirError: `init_from` is no run, or one of another model or vocabulary.
+      WorkdirError: `init_from` is no run, or one of another model.
       WeightsError: the word vectors can't be used.
     """
     key = jax.random.key(config.seed)
     if config.init_from:
-        return _from_run(config.init_from, tokenizer, _shapes(config, model, shape))
+        return _from_run(config.init_from, _shapes(config, model, shape))
     if build.is_pretrained(config):
         variables = init_around(model, key, shape, pretrained)
     else:
@@ -176,25 +188,13 @@ def _shapes(config: ConfigDict, model: Captioner, shape: tuple[int, ...]) -> Var
     return jax.eval_shape(lambda: model.init_variables(jax.random.key(config.seed), shape))
 
 
-def _from_run(directory: str, tokenizer: Tokenizer, like: Variables) -> Variables:
+def _from_run(directory: str, like: Variables) -> Variables:
     """The best variables of another run, for a model with variables `like`."""
     run = load(directory)
-    if run.tokenizer.fingerprint != tokenizer.fingerprint:
-        raise workdir.WorkdirError(
-            f"config.init_from: {directory} has another vocabulary, of {run.tokenizer.vocab_size} "
-            f"tokens, and this run's data give {tokenizer.vocab_size}: train on the same dataset "
-            "with the same config.tokenizer"
-        )
-    given, wanted = (
-        {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
-        for leaves in map(jax.tree_util.tree_leaves_with_path, (run.variables, like))
-    )
-    wrong = sorted(name for name in given | wanted if given.get(name) != wanted.get(name))
-    if wrong:
-        raise workdir.WorkdirError(
-            f"config.init_from: {directory} is a run of another model; these differ: "
-            f"{', '.join(wrong[:8])}{', ...' if len(wrong) > 8 else ''}"
-        )
+    try:
+        check_variables(run.variables, like, f"config.init_from, {directory}")
+    except WeightsError as error:
+        raise workdir.WorkdirError(str(error)) from error
     print(f"starting from step {run.step} of {directory}")
     return run.variables
 

@@ -144,6 +144,10 @@ def _open_view(
     """Features of whole images for view 0, of one random crop of each for another."""
     config, dataset = split.config, split.config.dataset
     side = dataset.image_size
+    memory = jax.eval_shape(
+        lambda x: encoder.apply(variables, x, train=False),
+        jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8),
+    )
     key = {
         "format": _FORMAT,
         "source": split.source.fingerprint,
@@ -151,14 +155,11 @@ def _open_view(
         "image_size": side,
         "encoder": config.encoder.name,
         "compute": config.dtype,
-        # Names and shapes of the weights go in, and so the encoder's fields.
+        # Names and shapes of the weights go in, and so the encoder's fields but for a pooling's.
         "weights": weights,
+        **({"grid": list(memory.grid)} if config.encoder.get("grid") else {}),
         "view": [view, dataset.crop_area, dataset.flip] if view else None,
     }
-    memory = jax.eval_shape(
-        lambda x: encoder.apply(variables, x, train=False),
-        jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8),
-    )
     shape = FeatureShape(
         len(split.source),
         *memory.values.shape[1:],

@@ -137,8 +137,8 @@ def load_frozen(workdir: str) -> Variables:
     file = path(workdir, _FROZEN)
     if not os.path.isfile(file):
         raise WorkdirError(
-            f"{file} is missing, and this run's encoder is in it: copy it from where the run was "
-            "made"
+            f"{file} is missing, and what training left as it was is in it, such as an encoder: "
+            "copy it from where the run was made"
         )
     try:
         return load_variables(file)

@@ -269,7 +269,8 @@ def bahdanau_decoder() -> ConfigDict:
     decoder.dropout = 0.5
     # Of hard attention: share of images that take the weighted mean in training.
     decoder.expected_rate = 0.5
-    # Whether the backward pass computes attention again, which saves memory, and time on CPUs.
+    # Whether the backward pass computes attention again, which saves memory, and time on CPUs;
+    # there decoding is faster with it, too.
     decoder.remat = True
     # Whether the output bias starts at the log frequency of the train split's tokens.
     decoder.smart_bias = True
@@ -297,9 +298,9 @@ def get_config() -> ConfigDict:
     config.word_vectors = ConfigDict()
     # GloVe, word2vec or fastText text file (or .gz) that word embeddings start from; "" has none.
     config.word_vectors.file = ""
-    # Whether training leaves all word embeddings as they are.
+    # Whether training leaves all word embeddings as they start.
     config.word_vectors.frozen = False
-    # Workdir of a run whose best parameters this one starts from; "" starts fresh.
+    # Workdir of a run whose best parameters and tokenizer this one starts from; "" starts fresh.
     config.init_from = ""
     # Of the computation: "float32" or "bfloat16". Parameters are always float32.
     config.dtype = "float32"
@@ -319,7 +320,8 @@ def get_config() -> ConfigDict:
 
     # Of a decoder with attention="hard".
     config.hard_attention = ConfigDict()
-    # Weight of the drawn locations' part of the gradient; 1 is the expected gradient.
+    # Weight of the drawn locations' part of the gradient; 1 is the exact gradient's, where
+    # decoder.expected_rate is 0.
     config.hard_attention.reinforce_weight = 1.0
     # Weight of the entropy of where it may look.
     config.hard_attention.entropy_weight = 0.01
@@ -389,7 +391,7 @@ def get_config() -> ConfigDict:
     # "true": stop at num_beams finished hypotheses; "false": when no better one is likely;
     # "never": when no better one is possible.
     config.decoding.early_stopping = "false"
-    # Longest caption in tokens, its start and end tokens counted; at most one more than
-    # dataset.max_length.
+    # Longest caption in tokens, its start and end tokens counted; for a transformer at most one
+    # more than dataset.max_length.
     config.decoding.max_length = 25
     return config

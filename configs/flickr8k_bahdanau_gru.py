@@ -25,6 +25,8 @@ def get_config(encoder: str = "inception_v3"):
 def with_gru(config, encoder: str):
     """The same system on another dataset."""
     encoders = {"inception_v3": (base.inception_v3, 299), "mobilenet_v2": (base.mobilenet_v2, 224)}
+    if encoder not in encoders:
+        raise ValueError(f"the encoder is {encoder!r}; it may be {', '.join(encoders)}")
     make_encoder, config.dataset.image_size = encoders[encoder]
     config.encoder = make_encoder()
     config.dataset.max_length = 30

@@ -4,7 +4,7 @@
         --config.dataset.root=flickr8k --workdir runs/table/lstm_soft
 
 All rows share the data, the cached features of a frozen MobileNetV2 and crops of its images, the
-number of updates (5 1/3 epochs) and their rates. Each takes under ten minutes on two CPU cores.
+number of updates (5 1/3 epochs) and their rates. A row takes about ten minutes on two CPU cores.
 """
 
 from configs import base, flickr8k_transformer
@@ -12,9 +12,11 @@ from configs import base, flickr8k_transformer
 _ROWS = {
     "lstm_mean": {"attention": "none"},
     "gru_soft": {"cell": "gru"},
+    "gru_soft_penalty": {"cell": "gru"},
+    "gru_hard": {"cell": "gru", "attention": "hard"},
+    "gru_hard_penalty": {"cell": "gru", "attention": "hard"},
     "lstm_soft": {},
     "lstm_soft_penalty": {},
-    "gru_hard": {"cell": "gru", "attention": "hard"},
     "lstm_hard": {"attention": "hard"},
     "lstm_hard_penalty": {"attention": "hard"},
 }

@@ -15,7 +15,13 @@ from capjax.pretrained.weights import WeightsError
 from capjax.run import train
 from capjax.train import loop
 from capjax.workdir import WorkdirError
-from configs import base, coco_bahdanau_gru, coco_show_attend_tell, flickr8k_bahdanau_gru
+from configs import (
+    base,
+    coco_bahdanau_gru,
+    coco_show_attend_tell,
+    flickr8k_bahdanau_gru,
+    flickr8k_show_attend_tell,
+)
 from tests.small_pictures import write_pictures
 
 WIDTH = 6
@@ -162,16 +168,19 @@ def test_a_run_starts_from_another(config, tmp_path):
     train(config, str(first))
     config.init_from = str(first)
     config.optimizer.learning_rate, config.num_steps = 1e-12, 2
+    # The words stay those that its parameters know, whatever these data would give.
+    config.tokenizer.max_words = 3
     train(config, str(second))
+    assert capjax.load(second).tokenizer.vocab_size == capjax.load(first).tokenizer.vocab_size
+    with pytest.raises(build.ConfigError, match="is this run's own workdir"):
+        train(config, str(first))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
         *(capjax.load(directory).variables for directory in (first, second)),
     )
     config.decoder.width = 13
-    with pytest.raises(WorkdirError, match=r"another model; these differ: .*'recurrence'"):
-        train(config, str(tmp_path / "third"))
-    config.tokenizer.min_count = 20
-    with pytest.raises(WorkdirError, match="has another vocabulary, of 10 tokens"):
+    match = r"bias is \[12\] and should be \[13\]"
+    with pytest.raises(WorkdirError, match=match):
         train(config, str(tmp_path / "third"))
     assert not (tmp_path / "third" / "config.json").exists()
 
@@ -184,7 +193,9 @@ def test_mistakes_are_found_before_training(config, pictures, tmp_path):
             train(changed, str(tmp_path / "none"))
 
     vectors = str(pictures / "vectors.txt")
-    refused(build.ConfigError, "decoder cell is 'rnn'", **{"decoder.cell": "rnn"})
+    refused(
+        build.ConfigError, "decoder.cell='rnn'; it may be 'gru', 'lstm'", **{"decoder.cell": "rnn"}
+    )
     refused(
         build.ConfigError,
         "initial_state must be 'mean'",
@@ -207,8 +218,27 @@ def test_mistakes_are_found_before_training(config, pictures, tmp_path):
         "vectors of 6 numbers",
         **{"word_vectors.file": vectors, "decoder.embed_dim": 8},
     )
+    refused(build.ConfigError, "no such file", **{"word_vectors.file": "none.txt"})
+    refused(
+        build.ConfigError,
+        "give one of them",
+        **{"word_vectors.file": vectors, "init_from": str(tmp_path)},
+    )
+    refused(build.ConfigError, "must be 0 or more", **{"attention_penalty": -1.0})
+    refused(build.ConfigError, "must lie in 0 to 1", **{"decoder.expected_rate": 7.0})
+    refused(
+        build.ConfigError,
+        "kind 'inverse_sigmoid' needs k > 1",
+        **{"scheduled_sampling.kind": "inverse_sigmoid"},
+    )
     refused(WorkdirError, "is no run", **{"init_from": str(tmp_path / "nowhere")})
     config.decoder = base.transformer_decoder()
+    config.decoder.tie_embeddings = True
+    refused(
+        build.ConfigError,
+        "keep the output layer from learning",
+        **{"word_vectors.file": vectors, "word_vectors.frozen": True},
+    )
     refused(build.ConfigError, "needs a recurrent decoder", **{"scheduled_sampling.kind": "linear"})
 
 
@@ -220,6 +250,8 @@ def test_mistakes_are_found_before_training(config, pictures, tmp_path):
         (coco_bahdanau_gru.get_config(), (8, 8, 256)),
         (coco_show_attend_tell.get_config(), (14, 14, 2048)),
         (coco_show_attend_tell.get_config("fine_tune"), (14, 14, 2048)),
+        (flickr8k_show_attend_tell.get_config(), (14, 14, 2048)),
+        (flickr8k_show_attend_tell.get_config("mobilenet_v2"), (7, 7, 1280)),
     ],
 )
 def test_shipped_configs_make_the_published_sizes(config, memory):

@@ -11,6 +11,7 @@ from capjax import build, workdir
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import train_tokenizer
 from capjax.data.tokenizer import train_word_tokenizer
+from capjax.main import default_workdir
 from capjax.train.loop import EarlyStopping
 from configs import (
     base,
@@ -18,6 +19,7 @@ from configs import (
     coco_show_attend_tell,
     coco_transformer,
     flickr8k_bahdanau_gru,
+    flickr8k_show_attend_tell,
     flickr8k_transformer,
     folder_transformer,
     shapes_transformer,
@@ -26,6 +28,7 @@ from configs import (
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = (
     base,
+    flickr8k_show_attend_tell,
     coco_bahdanau_gru,
     coco_show_attend_tell,
     coco_transformer,
@@ -62,6 +65,33 @@ def test_another_training_config_is_refused_by_field(tmp_path):
     assert "decoder.num_layers: 2 in the run, 7 now" in message
     assert "num_beams" not in message
     assert "data_dir" not in message
+
+
+@pytest.mark.parametrize("module", [base, flickr8k_transformer])
+def test_runs_of_earlier_versions_are_todays_defaults(module, tmp_path):
+    """Of fields that came later, an old config.json has none."""
+    config = module.get_config()
+    config.dataset.flip, config.dataset.crop_area = False, 1.0
+    save(tmp_path, config)
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    for name, added in workdir._ADDED.items():
+        if not isinstance(added, dict):
+            del saved[name]
+            continue
+        for field in added if name in saved else ():
+            del saved[name][field]
+        if name in saved and not saved[name]:
+            del saved[name]
+    file.write_text(json.dumps(saved))
+    workdir.check_same_run(str(tmp_path), config)
+
+
+def test_a_default_workdir_tells_a_configs_arguments_apart():
+    assert default_workdir("configs/coco_transformer.py") == "runs/coco_transformer"
+    assert (
+        default_workdir("configs/coco_transformer.py:karpathy") == "runs/coco_transformer_karpathy"
+    )
 
 
 def test_another_encoder_is_refused(tmp_path):
@@ -121,7 +151,7 @@ def test_what_does_not_change_is_kept_once(tmp_path):
         workdir.load_frozen(str(tmp_path))
     # A start that came to nothing may have left one.
     workdir.save_frozen(str(tmp_path), {})
-    with pytest.raises(workdir.WorkdirError, match="missing, and this run's encoder is in it"):
+    with pytest.raises(workdir.WorkdirError, match="missing, and what training left as it was is in it"):
         workdir.load_frozen(str(tmp_path))
 
 

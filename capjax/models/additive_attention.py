@@ -91,10 +91,6 @@ class AdditiveAttention(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        if self.activation not in ("tanh", "relu"):
-            raise ValueError(
-                f"attention_activation is {self.activation!r}; it may be 'tanh' or 'relu'"
-            )
         self.memory = nn.Dense(self.width, dtype=self.dtype)
         self.state = nn.Dense(self.width, dtype=self.dtype)
         # A bias would add the same to every score, which a softmax does not see.

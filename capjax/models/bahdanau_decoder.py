@@ -23,9 +23,11 @@ PerImage = dict[str, jax.Array]
 Seen = dict[str, jax.Array]
 
 _CELLS = {"gru": GRUCell, "lstm": LSTMCell}
-_CHOICES = {
+# What the fields that choose may be.
+CHOICES = {
     "cell": tuple(_CELLS),
     "attention": ("soft", "hard", "none"),
+    "attention_activation": ("tanh", "relu"),
     "initial_state": ("mean", "zero"),
     "gate": ("none", "scalar", "vector"),
     "output": ("linear", "hidden", "deep"),
@@ -133,7 +135,7 @@ class BahdanauDecoder(nn.Module):
         self.drop = Dropout(self.dropout)
 
     def _check(self) -> None:
-        for field, choices in _CHOICES.items():
+        for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(
                     f"decoder {field} is {getattr(self, field)!r}; it may be "

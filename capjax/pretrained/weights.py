@@ -1,7 +1,9 @@
 """How named arrays of a file are held against what a model needs."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import numpy as np
 
 _LISTED = 8
@@ -37,3 +39,15 @@ def check_fit(
     if problems:
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise WeightsError(f"{path}: does not fit the model: {'; '.join(problems[:_LISTED])}{more}")
+
+
+def check_variables(given: Any, like: Any, path: str) -> None:
+    """`check_fit` for two trees of variables; `like` may have shapes alone."""
+
+    def leaves(tree: Any) -> dict[str, Any]:
+        return {
+            jax.tree_util.keystr(at, simple=True, separator="/"): leaf
+            for at, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+
+    check_fit(leaves(given), {name: leaf.shape for name, leaf in leaves(like).items()}, path)

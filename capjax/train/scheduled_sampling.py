@@ -41,9 +41,11 @@ def own_words_schedule(
             raise ValueError(f"scheduled_sampling of kind 'exponential' needs 0 < k < 1, not k={k}")
         return lambda step: 1 - jnp.float32(k) ** step
     if kind == "inverse_sigmoid":
-        if k < 1:
+        # The paper says k >= 1, but with 1 the references are gone after five steps.
+        if k <= 1:
             raise ValueError(
-                f"scheduled_sampling of kind 'inverse_sigmoid' needs k >= 1, not k={k}"
+                f"scheduled_sampling of kind 'inverse_sigmoid' needs k > 1, not k={k}: after k "
+                "steps or so references and own words are equally frequent"
             )
         # The same number, and no exponential that overflows.
         return lambda step: 1 - jax.nn.sigmoid(jnp.log(k) - step / k)

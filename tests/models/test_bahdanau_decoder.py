@@ -26,16 +26,47 @@ def run(model, params, features, tokens, *, train=False, **options):
 def test_recomputing_attention_changes_no_gradient(activation, backend, monkeypatch):
     """Neither as CPUs do it, nor as accelerators do."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    recomputed = []
+    checkpoint = jax.checkpoint
+    monkeypatch.setattr(
+        jax, "checkpoint", lambda *args, **more: recomputed.append(1) or checkpoint(*args, **more)
+    )
     features, tokens = data()
     params = variables(captioner())
+    recomputed.clear()
 
     def gradient(remat):
         model = captioner(remat=remat, attention_activation=activation)
-        loss = jax.jit(lambda p: (run(model, p, features, tokens).logits[..., 4:] ** 2).mean())
-        return jax.grad(loss)(params)
 
-    kept, again = gradient(False), gradient(True)
+        def loss(params):
+            # Not `compiled`, whose trace may be another backend's.
+            logits = model.apply(params, features, tokens, train=False).logits
+            return (logits[..., 4:] ** 2).mean()
+
+        return jax.jit(jax.grad(loss))(params)
+
+    kept = gradient(False)
+    assert not recomputed
+    again = gradient(True)
+    assert bool(recomputed) == (backend == "gpu")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kept, again)
+
+
+def test_output_bias_is_the_first_prediction():
+    shares = np.log(np.arange(1, V + 1) / 30.0)
+    model = captioner(output_bias=tuple(shares))
+    fresh = model.init_variables(jax.random.key(0), (P, 8))
+    np.testing.assert_allclose(fresh["params"]["decoder"]["bias"], shares, rtol=1e-6)
+
+
+def test_bfloat16_compute_stays_near():
+    features, tokens = data()
+    params = variables(captioner(), scale=0.1)
+    half = run(captioner(dtype=jnp.bfloat16), params, features, tokens)
+    whole = run(captioner(), params, features, tokens)
+    assert half.logits.dtype == jnp.float32
+    gap = np.abs(half.logits - whole.logits)[..., 4:]
+    assert 0 < gap.max() < 0.05
 
 
 def test_without_attention_the_image_comes_in_once_and_everywhere_alike():

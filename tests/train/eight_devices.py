@@ -12,6 +12,7 @@ import optax
 
 from capjax import parallel
 from capjax.data.batches import pack
+from capjax.models.bahdanau_decoder import BahdanauDecoder
 from capjax.models.captioner import Captioner, split_frozen
 from capjax.models.conv_encoder import ConvEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
@@ -29,10 +30,14 @@ def flat(tree):
 def main():
     accumulate, packed, freeze = int(sys.argv[1]), sys.argv[2] == "packed", sys.argv[2] == "frozen"
     rng = np.random.default_rng(0)
-    model = Captioner(
-        ConvEncoder((8,), 1, groups=4),
-        TransformerDecoder(V, T, 16, 1, 2, banned=(0, 1, 3)),
-    )
+    hard = sys.argv[2] == "hard"
+    decoder = TransformerDecoder(V, T, 16, 1, 2, banned=(0, 1, 3))
+    if hard:
+        # With the mean of all places nothing is drawn, and devices may be compared.
+        decoder = BahdanauDecoder(
+            V, 16, 12, attention="hard", attention_dim=8, expected_rate=1.0, banned=(0, 1, 3)
+        )
+    model = Captioner(ConvEncoder((8,), 1, groups=4), decoder)
     batch = {
         "image": rng.integers(0, 256, (B, 8, 8, 3), np.uint8),
         "tokens": rng.integers(0, V, (B, C, T + 1)).astype(np.int32),
@@ -45,13 +50,15 @@ def main():
     variables = model.init_variables(jax.random.key(0), (8, 8, 3))
     params, frozen = split_frozen(variables, ("encoder",) if freeze else ())
     optimizer = optax.sgd(1.0)
-    state = parallel.replicate(init_state(params, optimizer, ema=True, frozen=frozen))
+    state = parallel.replicate(
+        init_state(params, optimizer, ema=True, frozen=frozen, baseline=hard)
+    )
     step = parallel.map_devices(
         make_train_step(
             model,
             optimizer,
             seed=0,
-            objective=Objective(label_smoothing=0.1, attention_penalty=0.5),
+            objective=Objective(label_smoothing=0.1, attention_penalty=0.5, entropy_weight=0.3),
             accumulate=accumulate,
             ema_decay=0.5,
         )
@@ -65,6 +72,8 @@ def main():
     )
     jax.tree.map(np.testing.assert_array_equal, parallel.unreplicate(after.frozen), frozen)
     values = {name: float(value[0]) for name, value in metrics.items()}
+    if hard:
+        values["next_baseline"] = float(after.baseline[0])
     values["devices"] = jax.device_count()
     values["eval_nll"] = float(loss["nll"][0])
     values["gradient"] = {part: flat(tree) for part, tree in gradient.items()}

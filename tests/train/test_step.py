@@ -41,6 +41,19 @@ def one():
     return run(1, 1)
 
 
+@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (2, 4)])
+def test_hard_attention_and_its_baseline_are_one_devices(hard, devices, accumulate):
+    several = run(devices, accumulate, "hard")
+    for name in ("loss", "objective", "grad_norm", "attention_penalty", "next_baseline"):
+        np.testing.assert_allclose(several[name], hard[name], rtol=1e-5, err_msg=name)
+    assert hard["next_baseline"] < 0
+
+
+@pytest.fixture(scope="module")
+def hard():
+    return run(1, 1, "hard")
+
+
 @pytest.mark.parametrize(
     ("devices", "accumulate", "layout"),
     [
