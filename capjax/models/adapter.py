@@ -24,26 +24,26 @@ class Adapter(nn.Module):
 
     Attributes:
       width: D.
-      norms: whether layer norms stand before and after.
-      activation: of the projection, a name in `flax.linen`; "" has none.
       depth: self-attention blocks; 0 has none.
       num_heads: attention heads a block; must divide the width.
       mlp_ratio: inner width of a feed-forward block over D.
       positions: "learned", "sincos" or "none", added on the grid alone.
       input_dropout: rate on the features as they come.
       dropout: rate on the projected features and on residuals.
+      norms: whether layer norms stand before and after.
+      activation: of the projection, a name in `flax.linen`; "" has none.
       dtype: of the computation; parameters are float32.
     """
 
     width: int
-    norms: bool = True
-    activation: str = ""
     depth: int = 0
     num_heads: int = 4
     mlp_ratio: float = 4.0
     positions: Literal["learned", "sincos", "none"] = "sincos"
     input_dropout: float = 0.0
     dropout: float = 0.0
+    norms: bool = True
+    activation: str = ""
     dtype: Any = jnp.float32
 
     @nn.compact
