@@ -30,58 +30,29 @@ from capjax.pretrained.weights import WeightsError
 from tests.command_line import call
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install capjax[parity]")
+from tests import torch_tutorial  # noqa: E402
+from tests.torch_tutorial import Attention, DecoderWithAttention, Encoder, reference  # noqa: E402
 
 # All different, so that no two axes can be confused.
-WORDS, WIDTH, EMBED, ATTENTION, MEMORY, GRID = 13, 6, 5, 7, 10, (2, 3)
+SIZES = WORDS, WIDTH, EMBED, ATTENTION, MEMORY = 13, 6, 5, 7, 10
+GRID = (2, 3)
 TRUST = "--i_trust_this_file"
-
-
-class Attention(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.encoder_att = torch.nn.Linear(MEMORY, ATTENTION)
-        self.decoder_att = torch.nn.Linear(WIDTH, ATTENTION)
-        self.full_att = torch.nn.Linear(ATTENTION, 1)
-
-
-class DecoderWithAttention(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attention = Attention()
-        self.embedding = torch.nn.Embedding(WORDS, EMBED)
-        self.dropout = torch.nn.Dropout(0.5)
-        self.decode_step = torch.nn.LSTMCell(EMBED + MEMORY, WIDTH)
-        self.init_h = torch.nn.Linear(MEMORY, WIDTH)
-        self.init_c = torch.nn.Linear(MEMORY, WIDTH)
-        self.f_beta = torch.nn.Linear(WIDTH, MEMORY)
-        self.fc = torch.nn.Linear(WIDTH, WORDS)
-
-
-class Encoder(torch.nn.Module):
-    """The first children of a ResNet, as the tutorial keeps them."""
-
-    def __init__(self):
-        super().__init__()
-        self.resnet = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 4, 7, bias=False), torch.nn.BatchNorm2d(4), torch.nn.ReLU()
-        )
-        self.adaptive_pool = torch.nn.AdaptiveAvgPool2d((14, 14))
 
 
 def as_module(monkeypatch, name, *classes):
     """Lets pickle find classes where the tutorial has them."""
     module = types.ModuleType(name)
+    module.__file__ = torch_tutorial.__file__  # torch's old format keeps the classes' source.
     for found in classes:
         monkeypatch.setattr(found, "__module__", name)
         setattr(module, found.__name__, found)
-    module.__file__ = __file__  # torch's old format keeps the classes' source.
     monkeypatch.setitem(sys.modules, name, module)
 
 
 @pytest.fixture(scope="module", name="parts")
 def make_parts():
     torch.manual_seed(0)
-    parts = {"encoder": Encoder().eval(), "decoder": DecoderWithAttention().eval()}
+    parts = {"encoder": Encoder().eval(), "decoder": DecoderWithAttention(*SIZES).eval()}
     with torch.no_grad():
         for parameter in parts["decoder"].parameters():
             parameter.normal_(0, 0.5)
@@ -109,21 +80,6 @@ def make_pickled(request, monkeypatch, tmp_path, parts):
         as_module(patch, "models", Encoder, DecoderWithAttention, Attention)
         torch.save(content, path, _use_new_zipfile_serialization=request.param)
     return path
-
-
-def reference(decoder, memory, tokens):
-    """The tutorial's equations, a step at a time: memory [N, P, D], tokens [N, T]."""
-    mean = memory.mean(dim=1)
-    h, c = decoder.init_h(mean), decoder.init_c(mean)
-    attention, logits, weights = decoder.attention, [], []
-    for token in tokens.T:
-        mixed = attention.encoder_att(memory) + attention.decoder_att(h)[:, None]
-        alpha = attention.full_att(torch.relu(mixed))[..., 0].softmax(dim=1)
-        context = torch.sigmoid(decoder.f_beta(h)) * (alpha[..., None] * memory).sum(dim=1)
-        h, c = decoder.decode_step(torch.cat([decoder.embedding(token), context], 1), (h, c))
-        logits.append(decoder.fc(h))
-        weights.append(alpha)
-    return torch.stack(logits, 1).numpy(), torch.stack(weights, 1).numpy()
 
 
 def test_a_converted_checkpoint_gives_the_tutorials_logits_and_attention(pickled, parts, tensors):
