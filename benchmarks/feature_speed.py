@@ -59,6 +59,7 @@ def run_capjax(folder: str) -> float:
 
     from capjax import parallel
     from capjax.data.feature_cache import FeatureShape, open_features
+    from capjax.data.images import Resize
     from capjax.data.reading import read_batches
     from capjax.models.mobilenet_v2 import MobileNetV2
     from capjax.splits import make_encode
@@ -70,7 +71,7 @@ def run_capjax(folder: str) -> float:
     started = []
 
     def compute(batches):
-        for pixels in read_batches(source, batches, image_size=SIDE, num_threads=4):
+        for pixels in read_batches(source, batches, resize=Resize(SIDE), num_threads=4):
             features = parallel.unshard(encode(placed, parallel.shard(pixels)))
             started.append(time.perf_counter())
             yield features
@@ -86,6 +87,7 @@ def run_keras(folder: str) -> float:
     import keras
     import tensorflow as tf
 
+    from capjax.data.images import Resize
     from capjax.data.reading import read_batches
 
     model = keras.applications.MobileNetV2(
@@ -98,7 +100,7 @@ def run_keras(folder: str) -> float:
 
     indices = np.arange(IMAGES).reshape(-1, BATCH)
     start = None
-    for pixels in read_batches(Files(folder), indices, image_size=SIDE, num_threads=4):
+    for pixels in read_batches(Files(folder), indices, resize=Resize(SIDE), num_threads=4):
         encode(pixels).numpy()
         start = start or time.perf_counter()
     return (IMAGES - BATCH) / (time.perf_counter() - start)

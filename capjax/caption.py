@@ -17,8 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax import build
-from capjax.data.images import ImageError, load_image, load_pixels
+from capjax import build, checks
+from capjax.data.images import ImageError, Resize, load_image, load_pixels
 from capjax.data.inputs import download, expand, is_url
 from capjax.evaluate.captioning import Caption, Method, Sampling
 from capjax.evaluate.figures import attention_figure, save_figure, save_picture, word_overlay
@@ -84,7 +84,7 @@ def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
         "max_length": arguments.max_length,
     }
     section.update({field: value for field, value in given.items() if value is not None})
-    build.check_decoding(section, config)
+    checks.check_decoding(section, config)
     if arguments.temperature is None:
         return build.beam_search(section)
     if arguments.temperature < 0:
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     except (build.ConfigError, WorkdirError, ImageError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     size = arguments.batch_size or run.config.evaluation.batch_size
-    read = functools.partial(_read, side=run.config.dataset.image_size)
+    read = functools.partial(_read, resize=build.resize(run.config.dataset))
     failures = 0
     progress = tqdm(total=len(names), unit="image", disable=None)
     for start in range(0, len(names), size):
@@ -148,10 +148,10 @@ class _Picture(NamedTuple):
     thumbnail: np.ndarray
 
 
-def _read(name: str, side: int) -> _Picture | ImageError:
+def _read(name: str, resize: Resize) -> _Picture | ImageError:
     try:
         picture = load_image(download(name) if is_url(name) else name, name=name)
-        pixels = load_pixels(picture, side, name=name)
+        pixels = load_pixels(picture, resize, name=name)
     except ImageError as error:
         return error
     picture.thumbnail((448, 448))

@@ -16,7 +16,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from capjax import build, workdir
+from capjax import build, checks, workdir
 from capjax.models.captioner import Variables, split_frozen
 from capjax.pretrained.show_attend_tell import (
     read_tutorial,
@@ -26,12 +26,6 @@ from capjax.pretrained.show_attend_tell import (
 from capjax.pretrained.weights import WeightsError, check_variables
 from capjax.train.state import init_state
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "configs/coco_show_attend_tell.py, or one like it.", lock_config=True
-)
-_WEIGHTS = flags.DEFINE_string("weights", None, "The converted checkpoint, .safetensors.")
-_WORD_MAP = flags.DEFINE_string("word_map", None, "The tutorial's WORDMAP_*.json.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run that is made.")
 # What shapes do not tell.
 _DECODER = {
     "name": "bahdanau",
@@ -42,7 +36,6 @@ _DECODER = {
     "gate": "vector",
     "output": "linear",
 }
-flags.mark_flags_as_required(["config", "weights", "word_map", "workdir"])
 
 
 def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: str) -> None:
@@ -52,7 +45,7 @@ def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: 
       WeightsError: the weights or the word map can't be used, or do not fit the config's model.
       WorkdirError: the folder holds a run already.
     """
-    build.check(config)
+    checks.check(config)
     wrong = [name for name, value in _DECODER.items() if config.decoder.get(name) != value]
     if wrong:
         raise build.ConfigError(
@@ -66,13 +59,13 @@ def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: 
         "params": {"encoder": encoder["params"], "decoder": decoder["params"]},
         "batch_stats": {"encoder": encoder["batch_stats"]},
     }
-    side = config.dataset.image_size
-    like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (side, side, 3)))
+    shape = build.resize(config.dataset).shape
+    like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), shape))
     check_variables(variables, like, weights)
     with build.checkpoints(directory, config) as checkpoints:
         if checkpoints.steps():
             raise workdir.WorkdirError(f"{directory} holds a run; give another --workdir")
-        params, frozen = split_frozen(variables, build.frozen_parts(config))
+        params, frozen = split_frozen(variables, *build.frozen_parts(config))
         workdir.save(directory, config, tokenizer, {"tokenizer": tokenizer.fingerprint})
         workdir.save_frozen(directory, frozen)
         state = init_state(params, build.optimizer(config), ema=config.ema_decay > 0)
@@ -91,11 +84,24 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.field=value")
     logging.set_verbosity(logging.WARNING)
+    given = flags.FLAGS
     try:
-        import_tutorial(_CONFIG.value, _WEIGHTS.value, _WORD_MAP.value, _WORKDIR.value)
+        import_tutorial(given.config, given.weights, given.word_map, given.workdir)
     except (build.ConfigError, WeightsError, workdir.WorkdirError) as error:
         sys.exit(f"error: {error}")
 
 
+def _define_flags() -> None:
+    # Not on import: other command lines have flags of the same names.
+    config_flags.DEFINE_config_file(
+        "config", None, "configs/coco_show_attend_tell.py, or one like it.", lock_config=True
+    )
+    flags.DEFINE_string("weights", None, "The converted checkpoint, .safetensors.")
+    flags.DEFINE_string("word_map", None, "The tutorial's WORDMAP_*.json.")
+    flags.DEFINE_string("workdir", None, "Folder of the run that is made.")
+    flags.mark_flags_as_required(["config", "weights", "word_map", "workdir"])
+
+
 if __name__ == "__main__":
+    _define_flags()
     app.run(main)

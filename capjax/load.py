@@ -73,7 +73,7 @@ class Run:
             None,
             self.tokenizer,
             batch_size=size,
-            image_size=self.config.dataset.image_size,
+            resize=build.resize(self.config.dataset),
             num_threads=self.config.dataset.num_threads,
         )
         captions = self._ready[method, attention](self._ready["variables"], batches)
@@ -112,9 +112,9 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     config = workdir.load_config(directory)
     tokenizer = workdir.load_tokenizer(directory)
     model = build.captioner(config, tokenizer)
-    side = config.dataset.image_size
-    like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (side, side, 3)))
-    like, stays = split_frozen(like, build.frozen_parts(config))
+    shape = build.resize(config.dataset).shape
+    like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), shape))
+    like, stays = split_frozen(like, *build.frozen_parts(config))
     with build.checkpoints(directory, config, read_only=True) as checkpoints:
         step = _choose_step(checkpoints, checkpoint)
         params = checkpoints.restore_params(step, like)

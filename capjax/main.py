@@ -9,6 +9,7 @@ interrupted.
 """
 
 import os
+import re
 import sys
 
 from absl import app, flags, logging
@@ -42,6 +43,8 @@ def default_workdir(config_file: str) -> str:
     """runs/coco_transformer for configs/coco_transformer.py, and ..._karpathy for its :karpathy."""
     path, _, argument = config_file.partition(":")
     name = os.path.splitext(os.path.basename(path))[0]
+    # An argument may be a path or a name with slashes.
+    argument = re.sub(r"[^\w.-]+", "_", argument).strip("_")
     return os.path.join("runs", f"{name}_{argument}" if argument else name)
 
 

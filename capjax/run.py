@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax import build, parallel, workdir
+from capjax import build, checks, parallel, workdir
 from capjax.data.captions import unigram_counts
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.data.source import Source
@@ -48,7 +48,7 @@ def train(config: ConfigDict, directory: str) -> None:
     Raises:
       ConfigError, DataError, WorkdirError: before anything is computed.
     """
-    build.check(config)
+    checks.check(config)
     if config.init_from and os.path.realpath(config.init_from) == os.path.realpath(directory):
         raise build.ConfigError(
             f"config.init_from={config.init_from} is this run's own workdir: give another --workdir"
@@ -96,16 +96,18 @@ def _train(
     _print_smart_start(counts, tokenizer.banned_ids)
     bias = build.log_frequencies(counts) if config.decoder.smart_bias else None
     model = build.captioner(config, tokenizer, bias)
-    shape = (config.dataset.image_size,) * 2 + (3,)
+    shape = build.resize(config.dataset).shape
     try:
+        params = _shapes(config, model, shape)["params"]
         lengths = (config.dataset.captions_per_image, config.dataset.max_length)
         print(model_summary(model, shape, *lengths))
     except ValueError as error:  # Fields that do not fit each other or the image's size.
         raise build.ConfigError(f"this config makes no model: {error}") from error
+    checks.check_trainable(config, params)
 
     if latest is None:
         variables = _start(config, model, shape, pretrained, tokenizer, counts)
-        params, frozen = split_frozen(variables, build.frozen_parts(config))
+        params, frozen = split_frozen(variables, *build.frozen_parts(config))
         workdir.save(directory, config, tokenizer, fingerprints)
         workdir.save_frozen(directory, frozen)
         workdir.save_selection(directory, source)
@@ -113,7 +115,7 @@ def _train(
         # What training began with may have gone: what stays lies in the workdir, and the rest comes
         # from the checkpoint.
         like = _shapes(config, model, shape)
-        params, frozen = split_frozen(like, build.frozen_parts(config))
+        params, frozen = split_frozen(like, *build.frozen_parts(config))
         frozen = workdir.load_frozen(directory) if frozen else {}
     if build.is_cached(config):
         encoder = encoder_variables(frozen)
@@ -266,7 +268,7 @@ def evaluate(
 
     Fields of `workdir.FREE` are `config`'s; the rest must be the run's own.
     """
-    build.check(config)
+    checks.check(config)
     workdir.check_same_run(directory, config, workdir.FREE_IN_EVALUATION)
     run = load(directory, checkpoint)
     source = check_images(config.dataset, open_source(config.dataset, split))

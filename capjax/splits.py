@@ -13,12 +13,13 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from capjax import parallel
+from capjax import build, parallel
 from capjax.data.augment import Augmentation, draw_view
 from capjax.data.batches import TrainBatches
 from capjax.data.captions import CaptionTable, EncodedCaptions, encode_captions
 from capjax.data.feature_batches import eval_feature_batches, train_feature_batches
 from capjax.data.feature_cache import FeatureCache, FeatureShape, open_features
+from capjax.data.images import Resize
 from capjax.data.reading import ViewOf, eval_batches, read_batches, read_pixels
 from capjax.data.sections import cache_dir
 from capjax.data.source import Source
@@ -76,7 +77,7 @@ class Split:
             self.encoded,
             self.tokenizer,
             **plan,
-            image_size=dataset.image_size,
+            resize=build.resize(dataset),
             augmentation=Augmentation(dataset.crop_area, dataset.flip),
             first_step=first_step,
             num_threads=dataset.num_threads,
@@ -94,15 +95,15 @@ class Split:
             self.encoded,
             self.tokenizer,
             batch_size=size,
-            image_size=self.config.dataset.image_size,
+            resize=build.resize(self.config.dataset),
             num_threads=self.config.dataset.num_threads,
         )
 
     def samples(self, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Pixels of the first images, uint8 [S, H, W, 3], and the model's input for them."""
         index = np.arange(min(count, len(self.source)))
-        size = self.config.dataset.image_size
-        pixels = np.array([read_pixels(self.source, i, size) for i in index])
+        resize = build.resize(self.config.dataset)
+        pixels = np.array([read_pixels(self.source, i, resize) for i in index])
         return pixels, {"features": self.views[0].read(index)} if self.views else {"image": pixels}
 
 
@@ -143,16 +144,16 @@ def _open_view(
 ) -> FeatureCache:
     """Features of whole images for view 0, of one random crop of each for another."""
     config, dataset = split.config, split.config.dataset
-    side = dataset.image_size
+    resize = build.resize(dataset)
     memory = jax.eval_shape(
         lambda x: encoder.apply(variables, x, train=False),
-        jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((1, *resize.shape), jnp.uint8),
     )
     key = {
         "format": _FORMAT,
         "source": split.source.fingerprint,
-        # The resize to a square and the scaling are `load_pixels`'s and the encoder's own.
-        "image_size": side,
+        # The scaling of pixels is the encoder's own.
+        **_resize_key(resize),
         "encoder": config.encoder.name,
         "compute": config.dtype,
         # Names and shapes of the weights go in, and so the encoder's fields but for a pooling's.
@@ -177,7 +178,7 @@ def _open_view(
         for pixels in read_batches(
             split.source,
             batches,
-            image_size=side,
+            resize=resize,
             num_threads=dataset.num_threads,
             view_of=view_of if view else None,
         ):
@@ -194,6 +195,15 @@ def _open_view(
         batch_size=config.evaluation.batch_size,
         name=f"{split.source.name}, view {view}" if view else split.source.name,
     )
+
+
+def _resize_key(resize: Resize) -> dict[str, Any]:
+    """What says how images became squares; of a plain resize its side alone."""
+    fields = dataclasses.asdict(resize)
+    return {
+        "image_size": fields.pop("size"),
+        **({"resize": fields} if resize != Resize(resize.size) else {}),
+    }
 
 
 def feature_model(model: Captioner, split: Split) -> Captioner:

@@ -27,14 +27,27 @@ from capjax.pretrained.variables import load_variables, save_variables
 
 # Fields of later versions of capjax, with the value that a run of an earlier one had.
 _ADDED = {
-    "dataset": {"crop_area": 1.0, "flip": False},
+    "dataset": {
+        "crop_area": 1.0,
+        "flip": False,
+        "resize_to": 0,
+        "keep_aspect": False,
+        "interpolation": "bilinear",
+        "antialias": True,
+        "round_crop": False,
+    },
     "word_vectors": {"file": "", "frozen": False},
     "init_from": "",
     "attention_penalty": 0.0,
     "hard_attention": {"reinforce_weight": 1.0, "entropy_weight": 0.01},
     "scheduled_sampling": {"kind": "none", "k": 1.0, "slope": 0.0001, "floor": 0.75},
     "adapter": {"norms": True, "activation": ""},
-    "optimizer": {"schedule": "cosine", "encoder_learning_rate": 0.0, "clip_value": 0.0},
+    "optimizer": {
+        "schedule": "cosine",
+        "encoder_learning_rate": 0.0,
+        "encoder_start_step": 0,
+        "clip_value": 0.0,
+    },
 }
 
 # Sections that not every run has.
@@ -99,6 +112,8 @@ def load_config(workdir: str) -> ConfigDict:
             saved.setdefault(name, added)
         elif name in saved or name not in _OPTIONAL:
             saved[name] = {**added, **saved.get(name, {})}
+    if "frozen" in saved["encoder"]:  # Before stages could be trained.
+        saved["encoder"]["trainable"] = () if saved["encoder"].pop("frozen") else ("all",)
     return ConfigDict(saved)
 
 

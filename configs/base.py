@@ -5,6 +5,16 @@ The dataset, encoder and decoder sections come from functions, since each kind h
 
 from ml_collections import ConfigDict
 
+from configs.pretrained_encoders import (  # noqa: F401
+    efficientnet_b0,
+    inception_v3,
+    mobilenet_v2,
+    mobilenet_v3,
+    resnet,
+    use_encoder,
+    vit,
+)
+
 
 def _dataset(name: str) -> ConfigDict:
     """What every dataset has."""
@@ -13,8 +23,18 @@ def _dataset(name: str) -> ConfigDict:
     # Where captions read once, checks of images and features of a frozen encoder are kept, keyed by
     # the dataset's fingerprint; "" keeps no captions or checks, and refuses features.
     dataset.cache_dir = "~/.cache/capjax"
-    # Side of the square that images are resized to, in pixels.
+    # Side of the square that an encoder sees, in pixels.
     dataset.image_size = 64
+    # Side that images are resized to before that square is cut out of the middle; 0 cuts nothing.
+    dataset.resize_to = 0
+    # Whether that resize keeps the aspect ratio: resize_to is the shorter edge, or both.
+    dataset.keep_aspect = False
+    # "bilinear", "bicubic", "nearest", "box", "hamming" or "lanczos".
+    dataset.interpolation = "bilinear"
+    # Whether it takes in all pixels of a larger image; without, as TensorFlow, only "bilinear".
+    dataset.antialias = True
+    # Whether an odd margin is halved as in torchvision (half to even); else down.
+    dataset.round_crop = False
     # Random resized crops in training: least share of an image's area that a crop keeps; 1 does
     # not crop.
     dataset.crop_area = 1.0
@@ -142,47 +162,6 @@ def conv_encoder() -> ConfigDict:
     encoder.groups = 8
     # "learned" or "sincos" (fixed, two-dimensional).
     encoder.positions = "sincos"
-    return encoder
-
-
-def _pretrained(name: str) -> ConfigDict:
-    """What every encoder with weights of a file has."""
-    encoder = ConfigDict()
-    encoder.name = name
-    # "imagenet", which is downloaded, or a file: Keras's .h5 or .weights.h5; for a ResNet
-    # torchvision's .safetensors or .pth.
-    encoder.weights = "imagenet"
-    # Whether training leaves the encoder as it is.
-    encoder.frozen = True
-    # Type of a frozen encoder's features, which are computed once and kept in dataset.cache_dir:
-    # "float16" or "bfloat16". "" computes them in each step.
-    encoder.cache = "float16"
-    # Features kept of each training image: of the whole, and of so many random crops and flips
-    # (dataset.crop_area, dataset.flip) less one.
-    encoder.cache_views = 1
-    return encoder
-
-
-def mobilenet_v2() -> ConfigDict:
-    """MobileNetV2 (`capjax.models.mobilenet_v2`): 7x7 features of 1280 at 224 pixels."""
-    encoder = _pretrained("mobilenet_v2")
-    # Multiplies the channels of all layers.
-    encoder.alpha = 1.0
-    return encoder
-
-
-def inception_v3() -> ConfigDict:
-    """InceptionV3 (`capjax.models.inception_v3`): 8x8 features of 2048 at 299 pixels."""
-    return _pretrained("inception_v3")
-
-
-def resnet() -> ConfigDict:
-    """A ResNet (`capjax.models.resnet`): 7x7 features of 2048 at 224 pixels."""
-    encoder = _pretrained("resnet")
-    # 50, 101 or 152 layers.
-    encoder.depth = 101
-    # Side of the grid that features are pooled to; 0 leaves them as they are.
-    encoder.grid = 0
     return encoder
 
 
@@ -346,6 +325,8 @@ def get_config() -> ConfigDict:
     config.optimizer.schedule = "cosine"
     # Peak of an encoder's own learning rate; 0 takes the same.
     config.optimizer.encoder_learning_rate = 0.0
+    # Step from which on the encoder trains.
+    config.optimizer.encoder_start_step = 0
     # Steps of the warm-up.
     config.optimizer.warmup_steps = 100
     # AdamW's decay of the gradient's mean.

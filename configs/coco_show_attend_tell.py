@@ -9,9 +9,9 @@ Sizes, rates and stages are those of sgrvinod's "a PyTorch Tutorial to Image Cap
 features pooled to 14x14x2048, 512 for embeddings, attention and LSTM, dropout 0.5, Adam at 4e-4
 (the encoder's 1e-4), gradients clipped to 5 by value, doubly stochastic attention of weight 1,
 words seen five times, beams of 5. It selects by BLEU-4 too, but of words fed the references; here
-of captions decoded. The second stage starts from the best of the first and trains the encoder too:
-the whole encoder, where the tutorial leaves its first blocks, and at a constant rate, where the
-tutorial takes 0.8 of it after eight epochs without a better score.
+of captions decoded. The second stage starts from the best of the first and trains the encoder's
+blocks 2 to 4 too, at a constant rate, where the tutorial takes 0.8 of it after eight epochs without
+a better score.
 """
 
 from configs import base
@@ -60,7 +60,7 @@ def get_config(stage: str = "frozen"):
     config.decoding.max_length = 51
     if stage == "fine_tune":
         config.init_from = FIRST_STAGE
-        config.encoder.frozen = False
+        config.encoder.trainable = ("layer2", "layer3", "layer4")
         # 40 captions; the tutorial has 32. An epoch is 14,160 steps.
         config.batch_size = 8
         config.num_steps, config.eval_every = 283_200, 14_160

@@ -1,16 +1,26 @@
 """Flickr8k with a pretrained MobileNetV2: the TensorFlow captioning tutorial's system, better.
 
-python -m capjax.main --config configs/flickr8k_transformer.py --config.dataset.root=flickr8k
+    python -m capjax.main --config configs/flickr8k_transformer.py --config.dataset.root=flickr8k
+    python -m capjax.main --config configs/flickr8k_transformer.py:fine_tune \
+        --config.dataset.root=flickr8k
+
+The second stage starts from the best of the first and trains the encoder's last blocks, too.
+Another encoder comes by its name (`configs.pretrained_encoders.use_encoder`): `:resnet101`, or a
+ViT's `:openai/clip-vit-base-patch32`.
 """
 
 from configs import base
 
+FIRST_STAGE = "runs/flickr8k_transformer"
 
-def get_config():
-    """Features of a frozen MobileNetV2, an adapter and a two-layer decoder."""
+
+def get_config(variant: str = "mobilenet_v2"):
+    """Features of an encoder, an adapter and a two-layer decoder.
+
+    `variant` is the encoder, or "fine_tune" for the second stage of MobileNetV2.
+    """
     config = base.get_config()
     config.dataset = base.flickr8k_dataset()
-    config.dataset.image_size = 224
     config.dataset.max_length = 22
     config.dataset.over_length = "cut"
     config.dataset.length_bucket = 16
@@ -21,7 +31,7 @@ def get_config():
     config.dataset.flip = True
     config.tokenizer.min_count = 5
 
-    config.encoder = base.mobilenet_v2()
+    base.use_encoder(config, "mobilenet_v2" if variant == "fine_tune" else variant)
     config.encoder.cache_views = 6
     config.adapter = base.adapter()
     config.adapter.dropout = 0.2
@@ -43,4 +53,17 @@ def get_config():
     # Chosen on validation, of penalties from 0.6 to 1 and the three ways to stop.
     config.decoding.length_penalty = 0.7
     config.decoding.early_stopping = "true"
+    if variant == "fine_tune":
+        _fine_tune(config)
     return config
+
+
+def _fine_tune(config) -> None:
+    """Three epochs of the last blocks, at a fraction of the rates, on crops drawn as they come."""
+    config.init_from = FIRST_STAGE
+    config.encoder.trainable = ("block_14", "block_15", "block_16", "Conv_1")
+    config.encoder.cache, config.encoder.cache_views = "", 1
+    config.num_steps, config.eval_every = 1125, 375
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.encoder_learning_rate = 5e-5
+    config.optimizer.warmup_steps = 100

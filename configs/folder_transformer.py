@@ -3,17 +3,20 @@
     python -m capjax.main --config configs/folder_transformer.py \
         --config.dataset.file=captions.csv --workdir runs/mine
 
+or over another encoder by its name, such as `folder_transformer.py:resnet101` (see
+`configs.pretrained_encoders.use_encoder`).
+
 The file has a row a caption: image,caption and, if you like, split (see `capjax.data.folder`).
 """
 
 from configs import base, flickr8k_transformer
 
 
-def get_config():
+def get_config(encoder: str = "mobilenet_v2"):
     """As for Flickr8k, and it stops early: a folder may have many pictures or few."""
     config = flickr8k_transformer.get_config()
     config.dataset = base.folder_dataset()
-    config.dataset.image_size = 224
+    base.use_encoder(config, encoder)
     config.dataset.max_length = 30
     config.dataset.over_length = "cut"
     config.dataset.length_bucket = 16

@@ -5,6 +5,7 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 import capjax
@@ -148,22 +149,33 @@ def test_a_resumed_run_needs_no_weights_file(config, tmp_path, weights, monkeypa
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
-def test_fine_tuning_trains_weights_and_leaves_statistics(config, tmp_path):
-    config.encoder.frozen, config.encoder.cache = False, ""
+@pytest.mark.parametrize("stages", [("all",), ("block_16", "Conv_1")])
+def test_a_second_stage_trains_the_named_parts_and_leaves_norms(config, tmp_path, stages):
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(config, str(first))
+    config.init_from = str(first)
+    config.encoder.trainable, config.encoder.cache = stages, ""
+    config.encoder.weights = "not read: the first stage brings its encoder"
     config.dataset.crop_area, config.dataset.flip = 0.5, True
-    directory = tmp_path / "run"
-    train(config, str(directory))
-    variables = capjax.load(directory, "latest").variables
-    pretrained = build.pretrained_encoder(config)
-    changed = jax.tree.map(
-        lambda a, b: np.abs(a - b).max() > 0, variables["params"]["encoder"], pretrained["params"]
-    )
-    assert np.mean(jax.tree.leaves(changed)) > 0.9
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        variables["batch_stats"]["encoder"],
-        pretrained["batch_stats"],
-    )
+    train(config, str(second))
+    before, after = (capjax.load(run, "latest").variables for run in (first, second))
+    jax.tree.map(np.testing.assert_array_equal, before["batch_stats"], after["batch_stats"])
+    old, new = before["params"]["encoder"], after["params"]["encoder"]
+    changed = {name for name in old if not np.array_equal(*map(flat, (old[name], new[name])))}
+    assert changed == {
+        name
+        for name in old
+        if name not in before["batch_stats"]["encoder"]
+        and ("all" in stages or name.startswith(("block_16_", "Conv_1")))
+    }
+    assert len(changed) >= 4
+    # Nothing is kept for what does not train.
+    kept = ocp.StandardCheckpointer().metadata(second / "checkpoints" / "4" / "params")
+    assert kept.item_metadata["encoder"].keys() == changed
+
+
+def flat(leaves):
+    return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(leaves)])
 
 
 def test_a_sample_of_coco_is_written_down_and_labelled(config, pictures, tmp_path, capsys):
@@ -234,7 +246,7 @@ def test_mistakes_are_found_before_training(config, tmp_path):
     refused(build.ConfigError, "cache_views=1 and", **{"dataset.flip": True})
     refused(build.ConfigError, "cache_views=3 and", **{"encoder.cache_views": 3})
     refused(build.ConfigError, "crop_area must be above 0", **{"dataset.crop_area": 2.0})
-    refused(build.ConfigError, "encoder.frozen is False", **{"encoder.frozen": False})
+    refused(build.ConfigError, "trainable is .*block_16", **{"encoder.trainable": ("block_16",)})
     refused(build.ConfigError, "encoder.cache='float8'; it may be", **{"encoder.cache": "float8"})
     refused(build.ConfigError, "dataset.cache_dir: set it", **{"dataset.cache_dir": ""})
     refused(build.ConfigError, r"encoder\.weights is empty", **{"encoder.weights": ""})

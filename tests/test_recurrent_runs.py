@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import capjax
-from capjax import build
+from capjax import build, checks
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.evaluate.captioning import BeamSearch, Sampling
 from capjax.evaluate.figures import attention_figure, word_overlay
@@ -255,7 +255,7 @@ def test_mistakes_are_found_before_training(config, pictures, tmp_path):
     ],
 )
 def test_shipped_configs_make_the_published_sizes(config, memory):
-    build.check(config)
+    checks.check(config)
     model = build.captioner(config, train_word_tokenizer(["a dog"]))
     side = config.dataset.image_size
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from capjax import build, workdir
+from capjax import build, checks, workdir
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import train_tokenizer
 from capjax.data.tokenizer import train_word_tokenizer
@@ -122,7 +122,7 @@ def test_every_config_field_is_read():
                     # A path that the user must give, or one of two of them.
                     read |= f'"{field}")' in text or field.startswith(("train_", "validation_"))
                     assert read, f"nothing reads {section}.{field}"
-        build.check(config)
+        checks.check(config)
         build.captioner(config, TOKENIZER)
         train_tokenizer(config.tokenizer, CaptionTable(("1",), (("a cat",) * 5,), ""))
         build.beam_search(config.decoding)
@@ -205,13 +205,15 @@ def test_mistakes_are_found_before_training(field, value, message):
     config = base.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(build.ConfigError, match=message):
-        build.check(config)
+        checks.check(config)
 
 
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
-        ("encoder", "name", "vit", r"config.encoder.name='vit'; it may be 'patch', 'conv'"),
+        ("encoder", "name", "vgg", r"config.encoder.name='vgg'; it may be 'patch', 'conv'"),
+        ("encoder", "name", "vit", r"Write a config with config.encoder = base.vit\(\)"),
+        ("encoder", "name", "conv", r"config.encoder = base.conv_encoder\(\)"),
         ("decoder", "name", "gru", r"config.decoder.name='gru'; it may be 'transformer'"),
         (None, "dtype", "float16", r"config.dtype='float16'; it may be 'float32', 'bfloat16'"),
     ],

@@ -1,8 +1,10 @@
 """The one way from bytes to pixels: training, evaluation, cache and command line see the same."""
 
+import dataclasses
 import io
 import os
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -30,28 +32,96 @@ _UPRIGHT = {
 }
 
 
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+# Left, top, right, bottom.
+Box = tuple[float, float, float, float]
+
+
 class ImageError(ValueError):
     """An image that cannot be used; the message names it and says why."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Resize:
+    """How a picture of any size becomes the square that an encoder was trained on.
+
+    As it stands: all of the picture, resized to the square whatever its aspect ratio, as in the
+    known captioning tutorials.
+
+    Attributes:
+      size: side of the square in pixels.
+      resize_to: side that the picture is resized to before its centre of `size` is cut out; 0 is
+        `size`.
+      keep_aspect: whether `resize_to` is the shorter edge; otherwise it is both.
+      interpolation: the filter.
+      antialias: whether the filter widens where pixels are many, as Pillow's and torchvision's;
+        TensorFlow's resize by default does not. "bilinear" may do without.
+      round_crop: whether half of an odd margin is rounded half to even, as in torchvision; if not,
+        down, as in `transformers`.
+
+    Raises:
+      ValueError: a field is out of its range.
+    """
+
+    size: int
+    resize_to: int = 0
+    keep_aspect: bool = False
+    interpolation: Interpolation = "bilinear"
+    antialias: bool = True
+    round_crop: bool = False
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1 pixel, not {self.size}")
+        if self.resize_to and self.resize_to < self.size:
+            raise ValueError(
+                f"resize_to={self.resize_to} must be 0, or at least the {self.size} pixels that "
+                "are cut out of it"
+            )
+        allowed = get_args(Interpolation) if self.antialias else ("bilinear",)
+        if self.interpolation not in allowed:
+            without = "" if self.antialias else " without antialias"
+            raise ValueError(
+                f"interpolation={self.interpolation!r}{without}; it may be "
+                f"{', '.join(map(repr, allowed))}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the pixels."""
+        return self.size, self.size, 3
+
+    def place(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """For a picture of width x height, its resized (width, height), and (left, top) in that."""
+        side = self.resize_to or self.size
+        if not self.keep_aspect:
+            resized = side, side
+        elif width <= height:
+            resized = side, int(side * height / width)
+        else:
+            resized = int(side * width / height), side
+        halve = round if self.round_crop else int
+        left, top = (halve((edge - self.size) / 2) for edge in resized)
+        return resized, (left, top)
+
+
 def load_pixels(
     image: bytes | str | os.PathLike | Image.Image | np.ndarray,
-    size: int,
+    resize: Resize | int,
     *,
     name: str | None = None,
     crop: tuple[int, int, int, int] | None = None,
     flip: bool = False,
 ) -> np.ndarray:
-    """The pixels that a model sees: `load_image`, or a part of it, resized to a square.
-
-    The resize is antialiased and bilinear and, as in the known tutorials, does not keep the
-    aspect ratio.
+    """The pixels that a model sees: `load_image`, or a part of it, made a square.
 
     Args:
       image: see `load_image`.
-      size: side of the result in pixels.
+      resize: how; a number is the side of a square as `Resize(side)` makes it.
       name: see `load_image`.
-      crop: (left, top, right, bottom) of the part in the upright picture, in pixels; None for all.
+      crop: (left, top, right, bottom) of the part in the upright picture, in pixels, which is
+        resized to the square whatever its aspect ratio; None for all.
       flip: whether left and right change places.
 
     Returns:
@@ -59,16 +129,31 @@ def load_pixels(
 
     Raises:
       ImageError: see `load_image`.
-      ValueError: `size` is below one, or `crop` does not lie in the picture.
+      ValueError: the size is below one, or `crop` does not lie in the picture.
     """
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, not {size}")
+    how = Resize(resize) if isinstance(resize, int) else resize
     picture = load_image(image, name=name)
-    resized = picture.resize((size, size), Image.Resampling.BILINEAR, box=crop)
+    resized, corner = ((how.size, how.size), (0, 0)) if crop else how.place(*picture.size)
+    box = crop or (0, 0, *picture.size)
+    square = _resize(picture, resized, box, how)
+    if resized != (how.size, how.size):
+        left, top = corner
+        square = square.crop((left, top, left + how.size, top + how.size))
     if flip:
-        resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     # A copy, because the array that Pillow lends is read-only.
-    return np.array(resized)
+    return np.array(square)
+
+
+def _resize(picture: Image.Image, size: tuple[int, int], box: Box, how: Resize) -> Image.Image:
+    """A part of a picture at (width, height)."""
+    if how.antialias:
+        return picture.resize(size, Image.Resampling[how.interpolation.upper()], box=box)
+    # Pillow's transform samples the picture as it is.
+    left, top, right, bottom = box
+    across, down = (right - left) / size[0], (bottom - top) / size[1]
+    affine = (across, 0, left, 0, down, top)
+    return picture.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
 
 
 def load_image(

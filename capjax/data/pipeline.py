@@ -15,6 +15,7 @@ import numpy as np
 from capjax.data.augment import Augmentation, draw_view
 from capjax.data.batches import TrainBatches
 from capjax.data.captions import EncodedCaptions
+from capjax.data.images import Resize
 from capjax.data.reading import CHUNK, check_same_source, read_chunk
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
@@ -30,7 +31,7 @@ def train_batches(
     *,
     batch_size: int,
     captions_per_image: int,
-    image_size: int,
+    resize: Resize,
     seed: int,
     first_step: int = 0,
     length_bucket: int | None = None,
@@ -51,7 +52,7 @@ def train_batches(
       tokenizer: the one that encoded them.
       batch_size: images in the global batch, B, of which this host has b.
       captions_per_image: C.
-      image_size: S, side of the pixels.
+      resize: what makes images squares, and of which side, S.
       seed: of the order, the choice of captions and the augmentation.
       first_step: where to start.
       length_bucket: see `batches.TrainBatches`.
@@ -89,11 +90,11 @@ def train_batches(
 
     def read(index, positions):
         if augmentation in (None, Augmentation()):
-            return read_chunk(source, index, image_size)
+            return read_chunk(source, index, resize)
         views = [partial(draw_view, augmentation, seed, p) for p in positions.tolist()]
-        return read_chunk(source, index, image_size, views)
+        return read_chunk(source, index, resize, views)
 
-    pixels = _read_batches(read, plan_of, first_step, image_size, num_threads)
+    pixels = _read_batches(read, plan_of, first_step, resize.shape, num_threads)
 
     def iterate():
         for step, image in enumerate(pixels, first_step):
@@ -121,10 +122,10 @@ def _read_batches(
     read: Callable[[np.ndarray, np.ndarray], np.ndarray],
     plan_of: Callable[[int], tuple[np.ndarray, np.ndarray]],
     first: int,
-    image_size: int,
+    shape: tuple[int, int, int],
     num_threads: int,
 ) -> Iterator[np.ndarray]:
-    """Yields the pixels [b, S, S, 3] of each step from `first` on.
+    """Yields the pixels [b, *shape] of each step from `first` on.
 
     `plan_of(step)` are the images and their positions, int32 [b] and int64 [b]; `read` gives the
     pixels of a part of them.
@@ -133,7 +134,6 @@ def _read_batches(
     failures = []
     rows = len(plan_of(first)[0])
     chunk = max(c for c in range(1, CHUNK + 1) if rows % c == 0)
-    shape = (image_size, image_size, 3)
 
     def read_or_fail(index, positions):
         # An exception would reach the caller as a trace of text in one of TensorFlow's: it waits

@@ -9,7 +9,7 @@ import numpy as np
 from capjax.data.augment import View
 from capjax.data.batches import eval_indices, eval_text
 from capjax.data.captions import EncodedCaptions
-from capjax.data.images import load_image, load_pixels
+from capjax.data.images import Resize, load_image, load_pixels
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 
@@ -21,8 +21,10 @@ CHUNK = 16
 ViewOf = Callable[[tuple[int, int]], View]
 
 
-def read_pixels(source: Source, index: int, size: int, view_of: ViewOf | None = None) -> np.ndarray:
-    """The pixels of one image, uint8 [size, size, 3]; black for index -1, a filling row.
+def read_pixels(
+    source: Source, index: int, resize: Resize, view_of: ViewOf | None = None
+) -> np.ndarray:
+    """The pixels of one image, uint8 [S, S, 3]; black for index -1, a filling row.
 
     Without `view_of` all of the image is seen.
 
@@ -30,24 +32,24 @@ def read_pixels(source: Source, index: int, size: int, view_of: ViewOf | None = 
       ImageError: the image is unusable; the message names its id and the source.
     """
     if index < 0:
-        return np.zeros((size, size, 3), np.uint8)
+        return np.zeros(resize.shape, np.uint8)
     image, image_id, _ = source[int(index)]
     path = f" at {image}" if isinstance(image, str) else ""
     name = f"image {image_id!r} of {source.name}{path}"
     if view_of is None:
-        return load_pixels(image, size, name=name)
+        return load_pixels(image, resize, name=name)
     # The size of an upright picture is known once it is decoded, which happens only here.
     picture = load_image(image, name=name)
     crop, flip = view_of(picture.size)
-    return load_pixels(picture, size, name=name, crop=crop, flip=flip)
+    return load_pixels(picture, resize, name=name, crop=crop, flip=flip)
 
 
 def read_chunk(
-    source: Source, index: np.ndarray, size: int, views: Sequence[ViewOf] | None = None
+    source: Source, index: np.ndarray, resize: Resize, views: Sequence[ViewOf] | None = None
 ) -> np.ndarray:
-    """`read_pixels` of several images one after the other, uint8 [len(index), size, size, 3]."""
+    """`read_pixels` of several images one after the other, uint8 [len(index), S, S, 3]."""
     views = [None] * len(index) if views is None else views
-    return np.stack([read_pixels(source, i, size, v) for i, v in zip(index, views, strict=True)])
+    return np.stack([read_pixels(source, i, resize, v) for i, v in zip(index, views, strict=True)])
 
 
 def check_same_source(source: Source, encoded: EncodedCaptions) -> None:
@@ -65,7 +67,7 @@ def eval_batches(
     tokenizer: Tokenizer,
     *,
     batch_size: int,
-    image_size: int,
+    resize: Resize,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 8,
@@ -79,7 +81,7 @@ def eval_batches(
       encoded: its captions, or None for images alone.
       tokenizer: the one that encoded them.
       batch_size: images in the global batch, B, of which this host has b.
-      image_size: S, side of the pixels.
+      resize: what makes them squares, and of which side, S.
       process_index: this host.
       process_count: all hosts; each has the same number of batches.
       num_threads: threads that read, decode and resize.
@@ -101,7 +103,7 @@ def eval_batches(
         process_count=process_count,
     )
 
-    batches = read_batches(source, indices, image_size=image_size, num_threads=num_threads)
+    batches = read_batches(source, indices, resize=resize, num_threads=num_threads)
     return (
         eval_batch(pixels, index, encoded, tokenizer)
         for pixels, index in zip(batches, indices, strict=True)
@@ -112,7 +114,7 @@ def read_batches(
     source: Source,
     indices: np.ndarray,
     *,
-    image_size: int,
+    resize: Resize,
     num_threads: int,
     view_of: Callable[[int], ViewOf] | None = None,
 ) -> Iterator[np.ndarray]:
@@ -123,7 +125,7 @@ def read_batches(
 
     def read(index: np.ndarray) -> np.ndarray:
         views = None if view_of is None else [view_of(int(i)) for i in index]
-        return read_chunk(source, index, image_size, views)
+        return read_chunk(source, index, resize, views)
 
     pool = ThreadPoolExecutor(num_threads)
     ahead = deque()

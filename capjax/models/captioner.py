@@ -1,6 +1,7 @@
 """An encoder and a decoder as one model, with the decoder's contract on top."""
 
 import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,20 +15,36 @@ from capjax.models.contract import Carry, DecoderOutput, Memory
 Variables = dict[str, Any]
 
 
-def split_frozen(variables: Variables, freeze: Sequence[str] = ()) -> tuple[Any, Variables]:
+def split_frozen(
+    variables: Variables, freeze: Sequence[str] = (), thaw: Sequence[str] = ()
+) -> tuple[Any, Variables]:
     """The parameters to train, and the variables that stay.
 
     Statistics of batch norms stay always (see `capjax.models.mobilenet_v2`), and the parts named by
-    `freeze`, such as "encoder" or "decoder/tokens".
+    `freeze`, such as "encoder" or "decoder/tokens". Of these, parts named by `thaw` train, such as
+    "encoder/layer4" for `layer4` and all whose names begin with `layer4_`; but not their norms that
+    have statistics, since scales without them would fit nothing.
     """
     frozen = {name: value for name, value in variables.items() if name != "params"}
     flat = traverse_util.flatten_dict(dict(variables["params"]), sep="/")
+    fixed = traverse_util.flatten_dict(dict(variables.get("batch_stats", {})), sep="/")
+    norms = {name.rpartition("/")[0] for name in fixed}
     prefixes = tuple(f"{part}/" for part in freeze)
-    stay = {name: leaf for name, leaf in flat.items() if f"{name}/".startswith(prefixes)}
+
+    def stays(name: str) -> bool:
+        thawed = any(is_part(name, part) for part in thaw) and name.rpartition("/")[0] not in norms
+        return name.startswith(prefixes) and not thawed
+
+    stay = {name: leaf for name, leaf in flat.items() if stays(name)}
     if stay:
         frozen["params"] = traverse_util.unflatten_dict(stay, sep="/")
     params = {name: leaf for name, leaf in flat.items() if name not in stay}
     return traverse_util.unflatten_dict(params, sep="/"), frozen
+
+
+def is_part(name: str, part: str) -> bool:
+    """Whether a parameter, "encoder/layer4_0_conv1/kernel", is of a part, "encoder/layer4"."""
+    return re.match(rf"{re.escape(part)}(?![^/_])", name) is not None
 
 
 def join_frozen(params: Any, frozen: Variables) -> Variables:

@@ -13,10 +13,37 @@ def _padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def shifts(x: jax.Array, sides: tuple[int, int], stride: int) -> list[list[jax.Array]]:
+    """What each place of a kernel sees of an image padded as "SAME".
+
+    Args:
+      x: [B, H, W, C].
+      sides: rows and columns of the kernel.
+      stride: of both axes.
+
+    Returns:
+      For each row and column of the kernel [B, ceil(H / stride), ceil(W / stride), C].
+    """
+    rows, columns = x.shape[1:3]
+    x = jnp.pad(
+        x, [(0, 0), _padding(rows, sides[0], stride), _padding(columns, sides[1], stride), (0, 0)]
+    )
+    out_rows, out_columns = -(-rows // stride), -(-columns // stride)
+
+    def shift(i: int, j: int) -> jax.Array:
+        last = (i + (out_rows - 1) * stride + 1, j + (out_columns - 1) * stride + 1)
+        return jax.lax.slice(
+            x, (0, i, j, 0), (x.shape[0], *last, x.shape[3]), (1, stride, stride, 1)
+        )
+
+    return [[shift(i, j) for j in range(sides[1])] for i in range(sides[0])]
+
+
 def shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """A sum over the kernel's places of a shifted image times a row of weights, channel by channel.
 
-    XLA fuses it, with the norm and the activation that follow, into one pass over the image.
+    XLA fuses it, with the norm and the activation that follow, into one pass over the image. Rows
+    are summed first: adding all places one after the other took up to a third longer for 5x5.
 
     Args:
       x: [B, H, W, C].
@@ -26,19 +53,10 @@ def shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C], padded as "SAME".
     """
-    rows, columns = x.shape[1:3]
-    high, wide = kernel.shape[:2]
-    pad = [(0, 0), _padding(rows, high, stride), _padding(columns, wide, stride), (0, 0)]
-    x = jnp.pad(x, pad)
-    out_rows, out_columns = -(-rows // stride), -(-columns // stride)
-
-    def window(i: int, j: int) -> jax.Array:
-        last = (i + (out_rows - 1) * stride + 1, j + (out_columns - 1) * stride + 1)
-        return jax.lax.slice(
-            x, (0, i, j, 0), (x.shape[0], *last, x.shape[3]), (1, stride, stride, 1)
-        )
-
-    return sum(window(i, j) * kernel[i, j, 0] for i in range(high) for j in range(wide))
+    return sum(
+        sum(image * kernel[i, j, 0] for j, image in enumerate(row))
+        for i, row in enumerate(shifts(x, kernel.shape[:2], stride))
+    )
 
 
 def grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:

@@ -13,6 +13,7 @@ from flax import linen as nn
 from capjax.models.contract import Memory
 from capjax.models.depthwise import DepthwiseConv
 from capjax.models.patch_encoder import scale_pixels
+from capjax.models.stem import StemConv
 
 # Table 2 of the paper: expansion, channels, repeats and the first repeat's stride.
 STAGES = (
@@ -27,7 +28,7 @@ STAGES = (
 _LAST = 1280
 
 
-def _round_channels(channels: float) -> int:
+def round_channels(channels: float) -> int:
     """To a multiple of 8, never below nine tenths of what was asked for."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8
@@ -72,23 +73,16 @@ class MobileNetV2(nn.Module):
             return x + y if stride == 1 and x.shape[-1] == channels else y
 
         x = scale_pixels(images, self.dtype)
-        x = nn.Conv(
-            _round_channels(32 * self.alpha),
-            (3, 3),
-            (2, 2),
-            use_bias=False,
-            dtype=self.dtype,
-            name="Conv1",
-        )(x)
+        x = StemConv(round_channels(32 * self.alpha), self.dtype, name="Conv1")(x)
         x = nn.relu6(norm(x, "bn_Conv1"))
         number = 0
         for expansion, channels, repeats, first_stride in STAGES:
             for repeat in range(repeats):
                 name = f"block_{number}" if number else "expanded_conv"
                 stride = first_stride if repeat == 0 else 1
-                x = block(x, name, expansion, _round_channels(channels * self.alpha), stride)
+                x = block(x, name, expansion, round_channels(channels * self.alpha), stride)
                 number += 1
-        last = _round_channels(_LAST * self.alpha) if self.alpha > 1 else _LAST
+        last = round_channels(_LAST * self.alpha) if self.alpha > 1 else _LAST
         x = nn.relu6(norm(pointwise(x, last, "Conv_1"), "Conv_1_bn"))
         batch, height, width, features = x.shape
         return Memory(x.reshape(batch, height * width, features), (height, width))

@@ -4,31 +4,40 @@ from typing import Any
 
 from flax import linen as nn
 
+from capjax.models.efficientnet import EfficientNetB0
 from capjax.models.inception_v3 import InceptionV3
 from capjax.models.mobilenet_v2 import MobileNetV2
+from capjax.models.mobilenet_v3 import MobileNetV3
 from capjax.models.resnet import ResNet
+from capjax.models.vit import ViT
+from capjax.pretrained.efficientnet import load_efficientnet_b0
 from capjax.pretrained.inception_v3 import load_inception_v3
 from capjax.pretrained.mobilenet_v2 import load_mobilenet_v2
+from capjax.pretrained.mobilenet_v3 import load_mobilenet_v3
 from capjax.pretrained.resnet import load_resnet
+from capjax.pretrained.vit import load_vit
 
 _LOADERS = {
+    EfficientNetB0: load_efficientnet_b0,
     InceptionV3: load_inception_v3,
     MobileNetV2: load_mobilenet_v2,
+    MobileNetV3: load_mobilenet_v3,
     ResNet: load_resnet,
+    ViT: load_vit,
 }
 
 
 def load_encoder(encoder: nn.Module, weights: str, image_size: int) -> dict[str, Any]:
-    """The variables of a MobileNetV2, InceptionV3 or ResNet.
+    """The variables of any encoder with published weights.
 
     Args:
       encoder: gives the shapes, and by its class the kind of file.
       weights: "imagenet", or the path of a file: Keras's `.h5` or `.weights.h5`; for a ResNet
-        `.safetensors` or torch's `.pth`.
+        `.safetensors` or torch's `.pth`; for a ViT a source of `capjax.pretrained.vit`.
       image_size: side of the images.
 
     Returns:
-      {"params": ..., "batch_stats": ...}, NumPy.
+      {"params": ..., "batch_stats": ...}, NumPy; a ViT has no "batch_stats".
 
     Raises:
       WeightsError: there are no such weights, or they do not fit.

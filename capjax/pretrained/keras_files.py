@@ -115,8 +115,8 @@ def _name_arrays(layer: str, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarr
     """The arrays of one Keras layer by the names that flax gives them."""
     if arrays[0].ndim == 1:  # Batch norm: gamma, beta, moving mean, moving variance.
         names = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
-        if len(arrays) == 3:  # With scale=False there is no gamma.
-            names = names[1:]
+        # With scale=False there is no gamma, and a normalization of pixels has no beta, either.
+        names = names[max(0, 4 - len(arrays)) :]
     else:
         names = ("params/{}/kernel", "params/{}/bias")
     if len(arrays) > len(names):

@@ -2,6 +2,7 @@
 
 import os
 
+import ml_dtypes  # noqa: F401 -- teaches NumPy bfloat16, which safetensors files may hold.
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -39,6 +40,39 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     )
 
 
+def read_shapes(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors, by name; of a `.safetensors` file by its header alone.
+
+    Raises:
+      WeightsError: as `read_tensors`.
+    """
+    path = os.fspath(path)
+    if not path.endswith(".safetensors"):
+        return {name: array.shape for name, array in read_tensors(path).items()}
+    with _opened(path) as file:
+        names = file.keys()
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """What a `.safetensors` file says beside its tensors.
+
+    Raises:
+      WeightsError: as `read_tensors`.
+    """
+    with _opened(os.fspath(path)) as file:
+        return file.metadata() or {}
+
+
+def _opened(path: str) -> safetensors.safe_open:
+    if not os.path.isfile(path):
+        raise WeightsError(f"{path}: no such weights file")
+    try:
+        return safetensors.safe_open(path, "numpy")
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path}: is no safetensors file, or a damaged one ({error})") from error
+
+
 def need_torch(path: str) -> None:
     """Raises WeightsError where torch, which alone reads this file, is not installed."""
     try:
@@ -61,6 +95,8 @@ def _read_torch(path: str) -> dict[str, np.ndarray]:
             f"{path}: is no torch file, or a damaged one, or holds more than tensors, which this "
             f"does not execute ({error}). Save model.state_dict() where the model is trusted"
         ) from error
+    if isinstance(found, dict) and found.keys() == {"model"}:
+        found = found["model"]  # As Meta saves DeiT.
     if not isinstance(found, dict) or not all(torch.is_tensor(v) for v in found.values()):
         holds = ", ".join(map(str, list(found)[:8])) if isinstance(found, dict) else type(found)
         raise WeightsError(f"{path}: is no state dict, names with tensors; it holds {holds}")

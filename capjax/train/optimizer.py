@@ -30,6 +30,7 @@ def adamw(
     clip_norm: float,
     clip_value: float = 0.0,
     encoder_scale: float = 1.0,
+    encoder_start: int = 0,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019) on clipped gradients.
 
@@ -43,6 +44,7 @@ def adamw(
       clip_norm: largest global norm of a gradient; 0 does not clip.
       clip_value: largest size of a number in a gradient, before that; 0 does not clip.
       encoder_scale: the encoder's learning rate over that of the rest.
+      encoder_start: steps before it that leave the encoder as it is.
     """
     steps = [optax.clip(clip_value)] if clip_value else []
     steps += [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
@@ -55,7 +57,10 @@ def adamw(
             mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
         )
     )
-    if encoder_scale != 1.0:
+    if encoder_start:
+        scale = optax.scale_by_schedule(lambda step: encoder_scale * (step >= encoder_start))
+        steps.append(optax.masked(scale, _is_encoder))
+    elif encoder_scale != 1.0:
         steps.append(optax.masked(optax.scale(encoder_scale), _is_encoder))
     return optax.chain(*steps)
 

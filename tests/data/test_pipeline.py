@@ -11,7 +11,7 @@ from PIL import Image
 from capjax.data.augment import Augmentation, draw_view
 from capjax.data.batches import TrainBatches
 from capjax.data.captions import encode_captions, read_captions
-from capjax.data.images import ImageError, load_pixels
+from capjax.data.images import ImageError, Resize, load_pixels
 from capjax.data.reading import eval_batches
 from capjax.data.source import Example
 from capjax.data.tokenizer import train_word_tokenizer
@@ -50,7 +50,7 @@ class TinySource:
 
 SOURCE = TinySource()
 ENCODED = encode_captions(read_captions(SOURCE, None), TOKENIZER, max_length=9, over_length="drop")
-OPTIONS = {"batch_size": 4, "captions_per_image": 2, "image_size": SIZE, "seed": 1}
+OPTIONS = {"batch_size": 4, "captions_per_image": 2, "resize": Resize(SIZE), "seed": 1}
 
 
 def take(count, source=SOURCE, **options):
@@ -114,7 +114,7 @@ def augmented_by_position(count, augmentation=AUGMENTATION, **options):
     plan = TrainBatches(
         ENCODED,
         TOKENIZER,
-        **{k: v for k, v in options.items() if k not in ("image_size", "num_threads")},
+        **{k: v for k, v in options.items() if k not in ("resize", "num_threads")},
     )
     return {
         int(position): (int(index), pixels)
@@ -196,7 +196,7 @@ def test_shares_of_two_hosts_make_up_the_batch(bucket):
 
 @pytest.mark.parametrize("batch_size", [4, 11, 16])
 def test_evaluation_has_every_image_once(batch_size):
-    options = {"batch_size": batch_size, "image_size": SIZE}
+    options = {"batch_size": batch_size, "resize": Resize(SIZE)}
     batches = list(eval_batches(SOURCE, ENCODED, TOKENIZER, **options))
     assert {batch["image"].shape[0] for batch in batches} == {batch_size}
     assert len({batch["tokens"].shape for batch in batches}) == 1
@@ -212,7 +212,7 @@ def test_evaluation_has_every_image_once(batch_size):
 
 
 def test_evaluation_without_captions_and_with_hosts():
-    options = {"batch_size": 4, "image_size": SIZE, "process_count": 2}
+    options = {"batch_size": 4, "resize": Resize(SIZE), "process_count": 2}
     both = [
         list(eval_batches(SOURCE, None, TOKENIZER, process_index=h, **options)) for h in range(2)
     ]
@@ -220,12 +220,14 @@ def test_evaluation_without_captions_and_with_hosts():
     assert all(batch.keys() == {"image", "index"} for batches in both for batch in batches)
     index = np.concatenate([b["index"] for pair in zip(*both, strict=True) for b in pair])
     assert index.tolist() == [*range(11), -1]
-    assert list(eval_batches(TinySource(0), None, TOKENIZER, batch_size=4, image_size=SIZE)) == []
+    assert (
+        list(eval_batches(TinySource(0), None, TOKENIZER, batch_size=4, resize=Resize(SIZE))) == []
+    )
 
 
 def test_an_unusable_image_is_named_after_the_good_batches():
     batches = eval_batches(
-        TinySource(broken=[6]), ENCODED, TOKENIZER, batch_size=2, image_size=SIZE
+        TinySource(broken=[6]), ENCODED, TOKENIZER, batch_size=2, resize=Resize(SIZE)
     )
     assert [next(batches)["index"].tolist() for _ in range(3)] == [[0, 1], [2, 3], [4, 5]]
     with pytest.raises(ImageError, match="'id-6' of tiny/train: not an image"):

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from capjax.decode.beam import beam_search
+from tests.references import need_torch, need_transformers
 
-torch = pytest.importorskip("torch")
+torch = need_torch()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of importing another library
-    transformers = pytest.importorskip("transformers")
+    transformers = need_transformers()
 
 EOS, VOCABULARY, IMAGES = 7, 50, 32
 

@@ -93,6 +93,20 @@ def test_variables_come_apart_and_together():
         assert jax.tree.structure(join_frozen(params, frozen)) == jax.tree.structure(whole)
 
 
+def test_thawed_parts_train_but_for_their_batch_norms():
+    names = ("layer1_conv", "layer10_conv", "layer1_norm", "layer1", "layer2_conv")
+    variables = {
+        "params": {"encoder": {name: {"w": jnp.ones(2)} for name in names}, "decoder": {}},
+        "batch_stats": {"encoder": {"layer1_norm": {"mean": jnp.ones(2)}}},
+    }
+    params, frozen = split_frozen(variables, ("encoder",), ("encoder/layer1",))
+    assert params["encoder"].keys() == {"layer1_conv", "layer1"}
+    assert frozen["params"]["encoder"].keys() == {"layer10_conv", "layer1_norm", "layer2_conv"}
+    params, frozen = split_frozen(variables, ("encoder",), ("encoder",))
+    assert params["encoder"].keys() == set(names) - {"layer1_norm"}
+    assert join_frozen(params, frozen)["params"]["encoder"].keys() == set(names)
+
+
 def test_starting_around_an_encoder_is_starting_with_it():
     model = Captioner(
         PatchEncoder(4, 8, 1, 2, class_token=True), TransformerDecoder(9, 5, 8, 1, 2), Adapter(8)

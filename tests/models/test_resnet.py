@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from capjax.models.resnet import ResNet
+from tests.references import need_torch, need_torchvision
 
-torch = pytest.importorskip("torch", reason="the reference is made of torch's modules")
+torch = need_torch()
 from tests.torch_resnet import random_resnet  # noqa: E402
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -100,3 +101,14 @@ def test_training_computes_the_same(pair):
 def test_there_is_no_other_depth():
     with pytest.raises(ValueError, match=r"no ResNet of depth 18; it may be \[50, 101, 152\]"):
         ResNet(18).init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.uint8), train=False)
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_the_reference_is_torchvisions(depth):
+    torchvision = need_torchvision()
+    theirs, ours = getattr(torchvision.models, f"resnet{depth}")().eval(), random_resnet(depth)
+    theirs.load_state_dict(ours.state_dict())
+    theirs.avgpool, theirs.fc = torch.nn.Identity(), torch.nn.Identity()
+    pixels = torch.randn(1, 3, 65, 70)
+    with torch.no_grad():
+        np.testing.assert_allclose(theirs(pixels), ours(pixels).flatten(1), rtol=1e-4, atol=1e-4)

@@ -169,6 +169,13 @@ def test_gradients_are_clipped_by_value_and_the_encoder_learns_at_its_own_rate()
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     np.testing.assert_allclose(updates["decoder"]["w"], 0.1, rtol=1e-5)
     np.testing.assert_allclose(updates["encoder"]["w"], -0.025, rtol=1e-5)
+    optimizer = adamw(lambda step: 0.1, encoder_scale=0.25, encoder_start=2, **options)
+    state, moved = optimizer.init(params), []
+    for _ in range(3):
+        updates, state = optimizer.update(grads, state, params)
+        moved.append(updates["encoder"]["w"])
+        np.testing.assert_allclose(updates["decoder"]["w"], 0.1, rtol=1e-5)
+    np.testing.assert_allclose(moved, [0, 0, -0.025], rtol=1e-5)
     options["b1"] = 0.9
     optimizer = adamw(lambda step: 0.1, clip_value=5.0, **options)
     _, state = optimizer.update(grads, optimizer.init(params), params)

@@ -1,0 +1,182 @@
+"""Images a second of each pretrained encoder, capjax beside the library that it comes from.
+
+    python -m benchmarks.encoder_speed [--encoders mobilenet_v3_small ...] [--batch 32] [--rounds 5]
+
+Both sides have random weights and take the same random uint8 pixels, 224x224 (InceptionV3: 299x299
+in place of that), to the feature map before pooling, float32, as a NumPy array. The peer is
+`keras.applications` on TensorFlow, called in a `tf.function`; for the ResNet (101 layers) the torch
+network that the tests compare with, in channels-last memory; and for ViT-B/16 `transformers`, both
+in inference mode. capjax runs what its feature cache runs.
+
+Each side runs in a process of its own, in turn, so that a round's two figures see the same
+machine; the first two batches, which compile, are not counted. Figures are medians over rounds, and
+a ratio is the median of the rounds' ratios.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.feature_speed import SIDE
+
+BATCHES = 8
+SIDES = {"inception_v3": 299}
+KERAS = {
+    "mobilenet_v2": "MobileNetV2",
+    "mobilenet_v3_small": "MobileNetV3Small",
+    "mobilenet_v3_large": "MobileNetV3Large",
+    "efficientnet_b0": "EfficientNetB0",
+    "inception_v3": "InceptionV3",
+}
+# Keras's models that scale pixels themselves.
+SCALING = ("MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0")
+ENCODERS = (*KERAS, "resnet", "vit")
+RESNET_DEPTH = 101
+
+Encode = Callable[[np.ndarray], np.ndarray]
+
+
+def make_capjax(name: str, side: int) -> Encode:
+    import jax
+    import jax.numpy as jnp
+
+    from capjax.models.efficientnet import EfficientNetB0
+    from capjax.models.inception_v3 import InceptionV3
+    from capjax.models.mobilenet_v2 import MobileNetV2
+    from capjax.models.mobilenet_v3 import MobileNetV3
+    from capjax.models.resnet import ResNet
+    from capjax.models.vit import ViT
+    from capjax.splits import make_encode
+
+    encoder = {
+        "mobilenet_v2": MobileNetV2(),
+        "mobilenet_v3_small": MobileNetV3("small"),
+        "mobilenet_v3_large": MobileNetV3("large"),
+        "efficientnet_b0": EfficientNetB0(),
+        "inception_v3": InceptionV3(),
+        "resnet": ResNet(RESNET_DEPTH),
+        "vit": ViT(16, 768, 12, 12, 3072, (14, 14)),
+    }[name]
+    images = jnp.zeros((1, side, side, 3), jnp.uint8)
+    variables = jax.jit(lambda key: encoder.init(key, images, train=False))(jax.random.key(0))
+    encode = jax.jit(make_encode(encoder))
+    return lambda pixels: np.asarray(encode(variables, pixels))
+
+
+def make_keras(name: str, side: int) -> Encode:
+    os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
+    import keras
+    import tensorflow as tf
+
+    kind = KERAS[name]
+    model = getattr(keras.applications, kind)(
+        weights=None, include_top=False, input_shape=(side, side, 3)
+    )
+
+    @tf.function(reduce_retracing=True)
+    def encode(pixels):
+        pixels = tf.cast(pixels, tf.float32)
+        return model(pixels if kind in SCALING else pixels / 127.5 - 1.0, training=False)
+
+    return lambda pixels: encode(pixels).numpy()
+
+
+def make_torch(name: str) -> Encode:
+    from tests.references import need_torch, need_transformers
+    from tests.torch_resnet import TorchResNet
+
+    torch = need_torch()
+    if name == "resnet":
+        model = TorchResNet(RESNET_DEPTH).eval().to(memory_format=torch.channels_last)
+    else:
+        transformers = need_transformers()
+        vit = transformers.ViTModel(transformers.ViTConfig(), add_pooling_layer=False).eval()
+
+        def model(x):
+            return vit(x).last_hidden_state.mT[:, :, None]
+
+    mean = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
+
+    def encode(pixels):
+        with torch.inference_mode():
+            x = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+            return model((x.float() / 255 - mean) / std).permute(0, 2, 3, 1).numpy()
+
+    return encode
+
+
+def run_side(name: str, is_peer: bool, batch: int) -> dict[str, float]:
+    side = SIDES.get(name, SIDE)
+    if not is_peer:
+        encode = make_capjax(name, side)
+    else:
+        encode = make_keras(name, side) if name in KERAS else make_torch(name)
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
+    for _ in range(2):
+        encode(pixels)
+    start = time.perf_counter()
+    for _ in range(BATCHES):
+        encode(pixels)
+    return {
+        "images_per_second": BATCHES * batch / (time.perf_counter() - start),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def measure(name: str, side: str, batch: int) -> dict[str, float]:
+    """The figures of one side in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.encoder_speed", "--side", side]
+    command += ["--encoders", name, "--batch", str(batch)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(name, side, found, file=sys.stderr)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
+    parser.add_argument("--batch", type=int, default=32, help="images a call")
+    parser.add_argument("--rounds", type=int, default=5, help="times each side runs")
+    parser.add_argument("--side", choices=("peer", "capjax"), help="run one side of one here")
+    arguments = parser.parse_args()
+    if arguments.side:
+        is_peer = arguments.side == "peer"
+        print(json.dumps(run_side(arguments.encoders[0], is_peer, arguments.batch)))
+        return
+    print("| encoder | peer images/s | capjax images/s | ratio | peer MiB | capjax MiB |")
+    print("|---" * 6 + "|")
+    for name in arguments.encoders:
+        rounds = [
+            [measure(name, side, arguments.batch) for side in ("peer", "capjax")]
+            for _ in range(arguments.rounds)
+        ]
+
+        def median(field, side, rounds=rounds):
+            return statistics.median(pair[side][field] for pair in rounds)
+
+        rates, peaks = (
+            [median(field, side) for side in range(2)]
+            for field in ("images_per_second", "peak_memory_mib")
+        )
+        ratio = statistics.median(
+            ours["images_per_second"] / peer["images_per_second"] for peer, ours in rounds
+        )
+        print(
+            f"| {name} | {rates[0]:.1f} | {rates[1]:.1f} | {ratio:.2f} | "
+            f"{peaks[0]:.0f} | {peaks[1]:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""What a config says that can't be, found before hours are spent on it."""
+
+import functools
+import os
+from collections.abc import Mapping
+from operator import getitem
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from capjax import build
+from capjax.build import ConfigError, choose
+from capjax.data import feature_cache
+from capjax.data.augment import Augmentation
+from capjax.data.shapes import facts
+from capjax.metrics import coco
+from capjax.models.bahdanau_decoder import CHOICES as BAHDANAU_CHOICES
+from capjax.models.captioner import is_part
+from capjax.train import optimizer as optimizers
+from capjax.train.scheduled_sampling import own_words_schedule
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for what would otherwise be found out hours later, naming the field."""
+    least = dict.fromkeys(("batch_size", "num_steps", "accumulate", "log_every", "eval_every"), 1)
+    least |= {"seed": 0, "dataset.max_length": 2, "dataset.num_threads": 1}
+    for field, number in least.items():
+        if (value := functools.reduce(getitem, field.split("."), config)) < number:
+            raise ConfigError(f"config.{field}={value} must be {number} or more")
+    sizes = {"batch_size": config.batch_size, "evaluation.batch_size": config.evaluation.batch_size}
+    for field, size in sizes.items():
+        if size < 1 or size % jax.device_count():
+            raise ConfigError(
+                f"config.{field}={size} must be a multiple of the {jax.device_count()} devices"
+            )
+    per_device = config.batch_size // jax.device_count()
+    if per_device % config.accumulate:
+        raise ConfigError(
+            f"config.accumulate={config.accumulate} must divide the {per_device} images a device "
+            "has of config.batch_size"
+        )
+    if not 0 <= config.optimizer.warmup_steps < config.num_steps:
+        raise ConfigError(
+            f"config.optimizer.warmup_steps={config.optimizer.warmup_steps} must be below "
+            f"config.num_steps={config.num_steps}"
+        )
+    check_decoding(config.decoding, config)
+    choose({"drop": 0, "cut": 0}, config.dataset.over_length, "dataset.over_length")
+    choose({"max": 0, "min": 0}, config.early_stopping.mode, "early_stopping.mode")
+    metrics = (
+        "loss",
+        "accuracy",
+        *coco.METRICS,
+        *(facts.METRICS if build.has_facts(config) else ()),
+    )
+    choose(dict.fromkeys(metrics), config.early_stopping.metric, "early_stopping.metric")
+    if build.is_pretrained(config) and not config.encoder.weights:
+        raise ConfigError("config.encoder.weights is empty; it may be 'imagenet' or a file")
+    _check_images(config)
+    _check_objective(config)
+    if jax.process_count() > 1:
+        raise ConfigError("this version trains and evaluates on the devices of one process")
+
+
+def _check_objective(config: ConfigDict) -> None:
+    """Raises ConfigError for an objective that the decoder can't have."""
+    choose(dict.fromkeys(optimizers.SCHEDULES), config.optimizer.schedule, "optimizer.schedule")
+    try:
+        sampling = own_words_schedule(**config.scheduled_sampling)
+    except ValueError as error:
+        raise ConfigError(f"config.{error}") from error
+    if sampling is not None and config.decoder.name != "bahdanau":
+        raise ConfigError(
+            f"config.scheduled_sampling.kind={config.scheduled_sampling.kind!r} needs a recurrent "
+            f"decoder, and config.decoder.name is {config.decoder.name!r}"
+        )
+    if config.attention_penalty and config.decoder.get("attention") == "none":
+        raise ConfigError(
+            f"config.attention_penalty={config.attention_penalty} needs a decoder with attention, "
+            "and config.decoder.attention is 'none'"
+        )
+    if config.attention_penalty < 0:
+        raise ConfigError(f"config.attention_penalty={config.attention_penalty} must be 0 or more")
+    if config.decoder.name == "bahdanau":
+        for field, choices in BAHDANAU_CHOICES.items():
+            choose(dict.fromkeys(choices), config.decoder[field], f"decoder.{field}")
+        if not 0 <= config.decoder.expected_rate <= 1:
+            raise ConfigError(
+                f"config.decoder.expected_rate={config.decoder.expected_rate} must lie in 0 to 1"
+            )
+    _check_start(config)
+
+
+def _check_start(config: ConfigDict) -> None:
+    """Raises ConfigError for embeddings that can't start or stay as the config says."""
+    file, frozen = config.word_vectors.file, config.word_vectors.frozen
+    if file and config.init_from:
+        raise ConfigError(
+            "config.word_vectors.file and config.init_from both say what the embeddings start "
+            "from: give one of them"
+        )
+    if file and not os.path.isfile(os.path.expanduser(file)):
+        raise ConfigError(f"config.word_vectors.file={file}: there is no such file")
+    if frozen and not (file or config.init_from):
+        raise ConfigError("config.word_vectors.frozen needs a config.word_vectors.file")
+    if frozen and config.decoder.get("tie_embeddings"):
+        raise ConfigError(
+            "config.word_vectors.frozen would keep the output layer from learning: set "
+            "config.decoder.tie_embeddings=False"
+        )
+
+
+def _check_images(config: ConfigDict) -> None:
+    """Raises ConfigError for pixels that training can't make, or features that can't be kept."""
+    dataset = config.dataset
+    build.resize(dataset)
+    try:
+        Augmentation(dataset.crop_area, dataset.flip)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if not build.is_cached(config):
+        return
+    choose(feature_cache.DTYPES, config.encoder.cache, "encoder.cache")
+    if not build.is_frozen(config):
+        raise ConfigError(
+            "config.encoder.cache keeps features of a frozen encoder, and config.encoder.trainable "
+            f"is {config.encoder.trainable!r}: set --config.encoder.cache= to train the encoder"
+        )
+    views, augments = config.encoder.cache_views, dataset.crop_area < 1 or dataset.flip
+    if views < 1 or (views > 1) != augments:
+        raise ConfigError(
+            f"config.encoder.cache_views={views} and config.dataset.crop_area={dataset.crop_area}, "
+            f"flip={dataset.flip} do not fit: of 1 view, features are of whole images; of several, "
+            "the others are crops or flips; without a cache (--config.encoder.cache=) each step "
+            "draws its own"
+        )
+    if not dataset.cache_dir:
+        raise ConfigError("config.encoder.cache keeps features in config.dataset.cache_dir: set it")
+
+
+def check_decoding(decoding: ConfigDict, config: ConfigDict) -> None:
+    """Raises ConfigError for a search that the config's decoder can't make."""
+    if decoding.num_beams < 1:
+        raise ConfigError(f"config.decoding.num_beams={decoding.num_beams} must be 1 or more")
+    if decoding.max_length < 2:
+        raise ConfigError(f"config.decoding.max_length={decoding.max_length} must be 2 or more")
+    positions = config.dataset.max_length
+    # A recurrent decoder has no positions, and may go on.
+    if config.decoder.name == "transformer" and decoding.max_length > positions + 1:
+        raise ConfigError(
+            f"config.decoding.max_length={decoding.max_length} must lie in 2 to {positions + 1}, "
+            f"one more than the dataset.max_length={positions} that the model is made for"
+        )
+
+
+def check_trainable(config: ConfigDict, params: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a stage that the encoder with parameters `params` does not have."""
+    modules = sorted(params.get("encoder", {}))
+    for stage in config.encoder.get("trainable", ()):
+        if stage != "all" and not any(is_part(module, stage) for module in modules):
+            raise ConfigError(
+                f"config.encoder.trainable has {stage!r}; it may have 'all', or the beginnings of "
+                f"this encoder's parts, up to an underscore: {', '.join(modules)}"
+            )

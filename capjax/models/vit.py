@@ -1,0 +1,226 @@
+"""The vision transformer (Dosovitskiy et al. 2021) and its published relatives, without a head.
+
+One module is ViT, DeiT, the vision towers of CLIP and SigLIP, and DINOv2 with and without
+registers: its fields say which. Legend: B images, H x W pixels, h x w the grid of patches, g x k
+the grid that the positions were trained on, D width.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import linen as nn
+
+from capjax.models.contract import Memory
+from capjax.models.layers import Attention
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+    # Of CLIP (github.com/openai/CLIP, model.py).
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "silu": nn.silu,
+}
+Resampling = Literal["bicubic", "bicubic_antialias", "linear"]
+
+
+def resampling_matrix(old: int, new: int, method: Resampling) -> np.ndarray:
+    """What turns `old` samples of one axis into `new`: float64 [new, old], rows summing to 1.
+
+    Args:
+      old: samples along the axis.
+      new: samples wanted.
+      method: "bicubic" and "bicubic_antialias" as torch.nn.functional.interpolate without and
+        with antialias (align_corners=False); "linear" as scipy.ndimage.zoom(order=1), whose first
+        and last samples stay where they are.
+
+    Raises:
+      ValueError: there is no such method.
+    """
+    if method == "linear":
+        places = np.linspace(0, old - 1, new) if new > 1 else np.zeros(1)
+        weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(old)))
+    elif method in ("bicubic", "bicubic_antialias"):
+        antialias = method == "bicubic_antialias"
+        places = (np.arange(new) + 0.5) * (old / new) - 0.5
+        # A wider kernel, for fewer samples, is what antialiasing is.
+        stretch = max(old / new, 1) if antialias else 1
+        # Beyond the ends torch repeats the last sample; with antialias it leaves them out.
+        beyond = 0 if antialias else 2
+        samples = np.arange(-beyond, old + beyond)
+        # torch has another cubic for antialiasing (Pillow's).
+        kernel = _cubic((places[:, None] - samples) / stretch, -0.5 if antialias else -0.75)
+        weights = np.zeros((new, old))
+        np.add.at(weights.T, np.clip(samples, 0, old - 1), kernel.T)
+    else:
+        raise ValueError(
+            f"resample is {method!r}; it may be 'bicubic', 'bicubic_antialias' or 'linear'"
+        )
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    """The convolution kernel of Keys 1981, equation 15, of support 2."""
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+def resample_positions(
+    table: jax.Array, old: tuple[int, int], new: tuple[int, int], method: Resampling
+) -> jax.Array:
+    """Positions [g * k, D] of the grid `old` = (g, k) for the grid `new` = (h, w): [h * w, D]."""
+    if old == new:
+        return table
+    rows, columns = (
+        jnp.asarray(resampling_matrix(o, n, method), jnp.float32)
+        for o, n in zip(old, new, strict=True)
+    )
+    table = rearrange(table, "(g k) d -> g k d", g=old[0])
+    # At full precision, which accelerators do not take of themselves.
+    found = jnp.einsum("hg,wk,gkd->hwd", rows, columns, table, precision="highest")
+    return rearrange(found, "h w d -> (h w) d")
+
+
+class ViTBlock(nn.Module):
+    """Pre-norm self-attention and feed-forward, each with a residual; fields as of `ViT`."""
+
+    width: int
+    num_heads: int
+    mlp_dim: int
+    gated: bool
+    layer_scale: bool
+    activation: str
+    epsilon: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def scaled(y: jax.Array, name: str) -> jax.Array:
+            if not self.layer_scale:
+                return y
+            return y * self.param(name, nn.initializers.ones, (self.width,)).astype(self.dtype)
+
+        attention = Attention(self.num_heads, self.width, dtype=self.dtype, name="attention")
+        y = _norm(self.epsilon, self.dtype, "attention_norm")(x)
+        y, _ = attention(y, *attention.keys_values(y), train=False)
+        x = x + scaled(y, "attention_scale")
+        y = _norm(self.epsilon, self.dtype, "feed_forward_norm")(x)
+        y = nn.Dense((1 + self.gated) * self.mlp_dim, dtype=self.dtype, name="up")(y)
+        gate, *value = jnp.split(y, 1 + self.gated, axis=-1)
+        y = ACTIVATIONS[self.activation](gate)
+        if self.gated:
+            y = y * value[0]
+        y = nn.Dense(self.width, dtype=self.dtype, name="down")(y)
+        return x + scaled(y, "feed_forward_scale")
+
+
+def _norm(epsilon: float, dtype: Any, name: str) -> nn.LayerNorm:
+    # The fast variance, a difference of two sums, loses digits where a few channels are huge, as
+    # they are in trained ViTs.
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+
+
+class ViT(nn.Module):
+    """Images uint8 [B, H, W, 3] to a memory over H / patch_size x W / patch_size places.
+
+    Nothing in it is random, so that it is the same in training.
+
+    Attributes:
+      patch_size: side of a patch; the image's sides must be its multiples.
+      width: D.
+      depth: blocks.
+      num_heads: heads a block.
+      mlp_dim: inner width of a feed-forward block.
+      position_grid: (rows, columns) that the positions were trained on.
+      prefix: learned positions before the grid: a class token, DeiT's distillation token (Touvron
+        et al. 2021, section 4), DINOv2's registers (Darcet et al. 2024), in this order. Where one
+        has a position embedding, that is part of it.
+      patch_bias: whether the embedding of patches has a bias; CLIP's has none.
+      pre_norm: whether a norm stands before the first block (CLIP).
+      final_norm: whether a norm stands after the last block.
+      layer_scale: whether each residual is scaled a channel (CaiT, Touvron et al. 2021, 2.1).
+      gated: whether the feed-forward block's activation gates a second projection (Shazeer 2020).
+      activation: "gelu", "gelu_tanh" (its approximation), "quick_gelu" or "silu".
+      epsilon: of the norms.
+      mean: of pixels over 255, by channel, which is taken away.
+      std: by which the rest is divided.
+      resample: how positions are brought to another grid; see `resampling_matrix`.
+      dtype: of the computation; parameters are float32.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    position_grid: tuple[int, int]
+    prefix: int = 1
+    patch_bias: bool = True
+    pre_norm: bool = False
+    final_norm: bool = True
+    layer_scale: bool = False
+    gated: bool = False
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "silu"] = "gelu"
+    epsilon: float = 1e-6
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    resample: Resampling = "bicubic"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Memory:
+        """Encodes images to a memory of prefix + h * w positions.
+
+        Raises:
+          ValueError: the images are no whole number of patches, or a field has no such choice.
+        """
+        del train  # Nothing here is random.
+        size = self.patch_size
+        height, width = images.shape[1:3]
+        if height % size or width % size:
+            raise ValueError(
+                f"patch_size {size} does not divide the image size {height}x{width}; choose an "
+                f"image_size that is a multiple of {size}"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation is {self.activation!r}; it may be {', '.join(map(repr, ACTIVATIONS))}"
+            )
+        grid = (height // size, width // size)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        pixels = ((images.astype(jnp.float32) / 255 - mean) / std).astype(self.dtype)
+        # A strided convolution by another name: one matrix product, and faster on CPUs.
+        patches = rearrange(pixels, "b (h i) (w j) c -> b (h w) (i j c)", i=size, j=size)
+        x = nn.Dense(
+            self.width, use_bias=self.patch_bias, dtype=self.dtype, name="patch_embedding"
+        )(patches)
+        init = nn.initializers.normal(0.02)
+        old = tuple(self.position_grid)
+        table = self.param("positions", init, (old[0] * old[1], self.width))
+        x = x + resample_positions(table, old, grid, self.resample).astype(self.dtype)
+        if self.prefix:
+            tokens = self.param("prefix_tokens", init, (self.prefix, self.width))
+            tokens = jnp.broadcast_to(tokens.astype(self.dtype), (x.shape[0], *tokens.shape))
+            x = jnp.concatenate([tokens, x], axis=1)
+        if self.pre_norm:
+            x = _norm(self.epsilon, self.dtype, "embedding_norm")(x)
+        for number in range(self.depth):
+            x = ViTBlock(
+                self.width,
+                self.num_heads,
+                self.mlp_dim,
+                self.gated,
+                self.layer_scale,
+                self.activation,
+                self.epsilon,
+                self.dtype,
+                name=f"block_{number}",
+            )(x)
+        if self.final_norm:
+            x = _norm(self.epsilon, self.dtype, "norm")(x)
+        return Memory(x, grid, prefix=self.prefix)

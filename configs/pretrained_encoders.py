@@ -1,0 +1,151 @@
+"""The encoder sections that start from published weights, one comment a field; see `base`."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from capjax.data.images import Resize
+from capjax.pretrained.vit import vit_fields, vit_resize
+
+
+def _pretrained(name: str) -> ConfigDict:
+    """What every encoder with weights of a file has."""
+    encoder = ConfigDict()
+    encoder.name = name
+    # "imagenet", which is downloaded, or a file: Keras's .h5 or .weights.h5; for a ResNet
+    # torchvision's .safetensors or .pth.
+    encoder.weights = "imagenet"
+    # What training changes of the encoder: the beginnings of its parts' names, such as ("layer3",
+    # "layer4"), or ("all",). Batch norms stay as they are.
+    encoder.trainable = ()
+    # Type of a frozen encoder's features, which are computed once and kept in dataset.cache_dir:
+    # "float16" or "bfloat16". "" computes them in each step.
+    encoder.cache = "float16"
+    # Features kept of each training image: of the whole, and of so many random crops and flips
+    # (dataset.crop_area, dataset.flip) less one.
+    encoder.cache_views = 1
+    return encoder
+
+
+def mobilenet_v2() -> ConfigDict:
+    """MobileNetV2 (`capjax.models.mobilenet_v2`): 7x7 features of 1280 at 224 pixels."""
+    encoder = _pretrained("mobilenet_v2")
+    # Multiplies the channels of all layers.
+    encoder.alpha = 1.0
+    return encoder
+
+
+def mobilenet_v3() -> ConfigDict:
+    """MobileNetV3 (`capjax.models.mobilenet_v3`): 7x7 features of 960 or 576 at 224 pixels."""
+    encoder = _pretrained("mobilenet_v3")
+    # "small" or "large".
+    encoder.size = "large"
+    # Multiplies the channels of all blocks.
+    encoder.alpha = 1.0
+    return encoder
+
+
+def efficientnet_b0() -> ConfigDict:
+    """EfficientNet-B0 (`capjax.models.efficientnet`): 7x7 features of 1280 at 224 pixels."""
+    return _pretrained("efficientnet_b0")
+
+
+def inception_v3() -> ConfigDict:
+    """InceptionV3 (`capjax.models.inception_v3`): 8x8 features of 2048 at 299 pixels."""
+    return _pretrained("inception_v3")
+
+
+def resnet() -> ConfigDict:
+    """A ResNet (`capjax.models.resnet`): 7x7 features of 2048 at 224 pixels."""
+    encoder = _pretrained("resnet")
+    # 50, 101 or 152 layers.
+    encoder.depth = 101
+    # Side of the grid that features are pooled to; 0 leaves them as they are.
+    encoder.grid = 0
+    return encoder
+
+
+def vit() -> ConfigDict:
+    """A vision transformer (`capjax.models.vit`): ViT-B/16's class token and 14x14 features of 768.
+
+    Other weights need other fields, which `capjax.pretrained.vit.vit_fields` reads from them.
+    """
+    encoder = _pretrained("vit")
+    # A name on huggingface.co, a folder or a file (`capjax.pretrained.vit`).
+    encoder.weights = "google/vit-base-patch16-224-in21k"
+    # Side of a patch in pixels; must divide dataset.image_size.
+    encoder.patch_size = 16
+    # Width of the memory.
+    encoder.width = 768
+    # Transformer blocks.
+    encoder.depth = 12
+    # Attention heads a block; must divide the width.
+    encoder.num_heads = 12
+    # Inner width of a feed-forward block.
+    encoder.mlp_dim = 3072
+    # Rows and columns of patches that the positions were trained on.
+    encoder.position_grid = (14, 14)
+    # Learned positions before the patches: class token, distillation token, registers.
+    encoder.prefix = 1
+    # Whether the embedding of patches has a bias.
+    encoder.patch_bias = True
+    # Whether a norm stands before the first block.
+    encoder.pre_norm = False
+    # Whether a norm stands after the last block.
+    encoder.final_norm = True
+    # Whether residuals are scaled a channel.
+    encoder.layer_scale = False
+    # Whether the feed-forward blocks are gated.
+    encoder.gated = False
+    # "gelu", "gelu_tanh", "quick_gelu" or "silu".
+    encoder.activation = "gelu"
+    # Epsilon of the norms.
+    encoder.epsilon = 1e-12
+    # Mean and deviation of pixels over 255, by channel.
+    encoder.mean = (0.5, 0.5, 0.5)
+    encoder.std = (0.5, 0.5, 0.5)
+    # How positions are brought to another grid: "bicubic", "bicubic_antialias" or "linear".
+    encoder.resample = "bicubic"
+    return encoder
+
+
+# torchvision's preset of its newer weights.
+_TORCHVISION = Resize(224, 232, keep_aspect=True, round_crop=True)
+# Keras has no resize of its own: all of the image, as in the known tutorials.
+_ENCODERS = {
+    "mobilenet_v2": (mobilenet_v2, {}, Resize(224)),
+    "mobilenet_v3_small": (mobilenet_v3, {"size": "small"}, Resize(224)),
+    "mobilenet_v3_large": (mobilenet_v3, {"size": "large"}, Resize(224)),
+    "efficientnet_b0": (efficientnet_b0, {}, Resize(224)),
+    "inception_v3": (inception_v3, {}, Resize(299)),
+    "resnet50": (resnet, {"depth": 50}, _TORCHVISION),
+    "resnet101": (resnet, {"depth": 101}, _TORCHVISION),
+    "resnet152": (resnet, {"depth": 152}, _TORCHVISION),
+}
+
+
+def use_encoder(config: ConfigDict, name: str) -> None:
+    """Gives a config a pretrained encoder, and pictures made squares as it is used to.
+
+    Args:
+      config: its `encoder` becomes another, and of its `dataset` the fields of the pixels change.
+      name: a key of `_ENCODERS`; or a ViT's name on huggingface.co, its folder or file (see
+        `capjax.pretrained.vit`), which is read for the fields and the pixels.
+
+    Raises:
+      ValueError: there is no such encoder; of a ViT's files a `WeightsError`, which is one.
+    """
+    if name in _ENCODERS:
+        make, fields, resize = _ENCODERS[name]
+        config.encoder = make()
+    elif "/" in name or "." in name:
+        config.encoder = vit()
+        fields, resize = {"weights": name, **vit_fields(name)}, vit_resize(name)
+    else:
+        raise ValueError(
+            f"there is no encoder {name!r}; it may be {', '.join(_ENCODERS)}, or a ViT's name on "
+            "huggingface.co (organisation/name), folder/ or file"
+        )
+    config.encoder.update(fields)
+    pixels = dataclasses.asdict(resize)
+    config.dataset.update({"image_size": pixels.pop("size"), **pixels})

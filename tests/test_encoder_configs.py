@@ -1,0 +1,96 @@
+"""Encoders by name: fields and pixels fit the network, and a ViT's folder makes a run."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import capjax
+from capjax import build
+from capjax.data.images import Resize
+from capjax.main import default_workdir
+from capjax.pretrained.weights import WeightsError
+from capjax.run import train
+from configs import flickr8k_transformer, folder_transformer
+from tests.references import need_transformers
+from tests.small_pictures import write_pictures
+
+FEATURES = {
+    "mobilenet_v2": (7, 1280),
+    "mobilenet_v3_small": (7, 576),
+    "mobilenet_v3_large": (7, 960),
+    "efficientnet_b0": (7, 1280),
+    "inception_v3": (8, 2048),
+    "resnet50": (7, 2048),
+    "resnet101": (7, 2048),
+    "resnet152": (7, 2048),
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_each_name_makes_its_network(name):
+    config = flickr8k_transformer.get_config(name)
+    encoder, resize = build.encoder(config), build.resize(config.dataset)
+    images = jax.ShapeDtypeStruct((1, *resize.shape), jnp.uint8)
+    memory = jax.eval_shape(
+        lambda x: encoder.init_with_output(jax.random.key(0), x, train=False)[0], images
+    )
+    side, width = FEATURES[name]
+    assert memory.grid == (side, side)
+    assert memory.values.shape == (1, side * side, width)
+
+
+def test_another_name_is_refused_and_says_which_there_are():
+    with pytest.raises(ValueError, match="there is no encoder 'vgg'; it may be mobilenet_v2, "):
+        flickr8k_transformer.get_config("vgg")
+    with pytest.raises(WeightsError, match=r"missing/: no such weights file or folder"):
+        folder_transformer.get_config("missing/")
+
+
+def test_a_workdirs_name_has_no_slashes():
+    assert default_workdir("configs/a.py:openai/clip-b16") == "runs/a_openai_clip-b16"
+    assert default_workdir("configs/a.py:../vit/") == "runs/a_.._vit"
+
+
+@pytest.fixture(scope="module", name="clip")
+def make_clip(tmp_path_factory):
+    """A small CLIP with its processor, as `save_pretrained` writes them."""
+    transformers = need_transformers()
+    folder = tmp_path_factory.mktemp("clip")
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    config = transformers.CLIPVisionConfig(**sizes)
+    transformers.CLIPVisionModel(config).eval().save_pretrained(folder)
+    processor = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}
+    )
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_a_vits_folder_makes_a_run_and_stages_of_it_train(clip, tmp_path):
+    write_pictures(tmp_path)
+    config = folder_transformer.get_config(f"{clip}/")
+    assert config.encoder.depth == 2
+    assert build.resize(config.dataset) == Resize(32, 40, True, "bicubic")
+    config.dataset.file, config.dataset.cache_dir = str(tmp_path / "captions.csv"), str(tmp_path)
+    config.dataset.crop_area, config.encoder.cache_views = 1.0, 1
+    config.adapter.width = config.decoder.width = 8
+    config.decoder.num_layers, config.tokenizer.min_count = 1, 1
+    config.batch_size = config.evaluation.batch_size = 4
+    config.num_steps = config.eval_every = config.log_every = 2
+    config.optimizer.warmup_steps, config.evaluation.num_samples = 1, 0
+    config.decoding.num_beams = 2
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(config, str(first))
+    run = capjax.load(first)
+    caption = run.caption([tmp_path / "0.png"], attention=True)[0]
+    assert caption.grid == (4, 4)
+    config.init_from = str(first)
+    config.encoder.trainable, config.encoder.cache = ("block_1", "norm"), ""
+    with pytest.raises(build.ConfigError, match=r"trainable has 'norm'; .*block_0, block_1"):
+        train(config, str(second))
+    config.encoder.trainable = ("block_1",)
+    train(config, str(second))
+    found = [capjax.load(x, "latest").variables["params"]["encoder"] for x in (first, second)]
+    differs = jax.tree.map(lambda a, b: bool((a != b).any()), *found)
+    assert {name for name in differs if any(jax.tree.leaves(differs[name]))} == {"block_1"}
