@@ -82,7 +82,8 @@ class Schedule:
           batch_size: B, images in the global batch; may exceed n.
           seed: below 2**63, not negative.
           sort_by: a number for each image; images of near numbers come in one batch.
-          bucket_window: W, batches in a window; more of them sort better and mix less.
+          bucket_window: W, batches in a window, at most those of an epoch; more of them sort better
+            and mix less.
 
         Raises:
           ValueError: an argument is out of its range, or no image has a caption.
