@@ -98,15 +98,15 @@ def _train(
     model = build.captioner(config, tokenizer, bias)
     shape = build.resize(config.dataset).shape
     try:
-        params = _shapes(config, model, shape)["params"]
+        like = jax.eval_shape(lambda: model.init_variables(jax.random.key(config.seed), shape))
         lengths = (config.dataset.captions_per_image, config.dataset.max_length)
         print(model_summary(model, shape, *lengths))
     except ValueError as error:  # Fields that do not fit each other or the image's size.
         raise build.ConfigError(f"this config makes no model: {error}") from error
-    checks.check_trainable(config, params)
+    checks.check_trainable(config, like["params"])
 
     if latest is None:
-        variables = _start(config, model, shape, pretrained, tokenizer, counts)
+        variables = _start(config, model, like, shape, pretrained, tokenizer, counts)
         params, frozen = split_frozen(variables, *build.frozen_parts(config))
         workdir.save(directory, config, tokenizer, fingerprints)
         workdir.save_frozen(directory, frozen)
@@ -114,7 +114,6 @@ def _train(
     else:
         # What training began with may have gone: what stays lies in the workdir, and the rest comes
         # from the checkpoint.
-        like = _shapes(config, model, shape)
         params, frozen = split_frozen(like, *build.frozen_parts(config))
         frozen = workdir.load_frozen(directory) if frozen else {}
     if build.is_cached(config):
@@ -159,12 +158,13 @@ def _train(
 def _start(
     config: ConfigDict,
     model: Captioner,
+    like: Variables,
     shape: tuple[int, ...],
     pretrained: Variables | None,
     tokenizer: Tokenizer,
     counts: np.ndarray,
 ) -> Variables:
-    """What a new run has at step 0.
+    """What a new run has at step 0; `like` are the model's variables without values.
 
     Raises:
       WorkdirError: `init_from` is no run, or one of another model.
@@ -172,7 +172,7 @@ def _start(
     """
     key = jax.random.key(config.seed)
     if config.init_from:
-        return _from_run(config.init_from, _shapes(config, model, shape))
+        return _from_run(config.init_from, like)
     if build.is_pretrained(config):
         variables = init_around(model, key, shape, pretrained)
     else:
@@ -183,11 +183,6 @@ def _start(
         print(vectors.summary(counts))
         variables["params"]["decoder"]["tokens"]["embedding"] = fill_rows(embedding, vectors)
     return variables
-
-
-def _shapes(config: ConfigDict, model: Captioner, shape: tuple[int, ...]) -> Variables:
-    """The model's variables without values."""
-    return jax.eval_shape(lambda: model.init_variables(jax.random.key(config.seed), shape))
 
 
 def _from_run(directory: str, like: Variables) -> Variables:

@@ -31,7 +31,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
-from capjax.decode.loop import Step, check_step, default_chunk, scan_while, width_of
+from capjax.decode.loop import Step, check_step, scan_while, width_of
 from capjax.models.contract import Carry
 
 # Decoders ban a token with a logit of -1e9; no token that a model allows comes near to this.
@@ -155,7 +155,8 @@ def beam_search(
       length_penalty: the exponent; above 0 favours longer captions, 0 takes the plain sum.
       early_stopping: True, False or "never", as in `transformers.GenerationConfig`.
       return_attention: whether to give the best hypothesis's attention.
-      chunk: steps between two looks at whether the batch has finished; None is `default_chunk`.
+      chunk: steps between two looks at whether the batch has finished; None is
+        `loop.default_chunk`.
 
     Raises:
       ValueError: an option without meaning, or a carry or step that does not fit the options.
@@ -211,7 +212,7 @@ def beam_search(
         lambda state: state.open.any(),
         state,
         length=steps,
-        chunk=default_chunk() if chunk is None else chunk,
+        chunk=chunk,
     )
     return _trace_back(state.hypotheses, records, eos_id, pad_id)
 

@@ -70,7 +70,7 @@ def scan_while(
     state: Any,
     *,
     length: int,
-    chunk: int,
+    chunk: int | None = None,
 ) -> tuple[Any, Any]:
     """A `lax.scan` of at most `length` steps that stops once nothing is going on.
 
@@ -83,7 +83,7 @@ def scan_while(
       going: state -> bool scalar; looked at after each chunk.
       state: the first state.
       length: the most steps to run, at least 1.
-      chunk: steps between two looks at `going`, at least 1.
+      chunk: steps between two looks at `going`, at least 1; None is `default_chunk`.
 
     Returns:
       The last state, and the records stacked to leaves [length, ...], zero where no step ran.
@@ -91,6 +91,7 @@ def scan_while(
     Raises:
       ValueError: `chunk` is less than 1.
     """
+    chunk = default_chunk() if chunk is None else chunk
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 step: {chunk}")
     record = jax.eval_shape(body, state)[1]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from capjax.decode.loop import Step, check_step, default_chunk, scan_while, width_of
+from capjax.decode.loop import Step, check_step, scan_while, width_of
 from capjax.models.contract import Carry
 
 
@@ -91,7 +91,8 @@ def sample(
       top_p: draw from the smallest set of likeliest tokens whose probabilities reach p (and the
         equals of its last).
       return_attention: whether to give the attention of each sample.
-      chunk: steps between two looks at whether the batch has finished; None is `default_chunk`.
+      chunk: steps between two looks at whether the batch has finished; None is
+        `loop.default_chunk`.
 
     Raises:
       ValueError: an option without meaning, or a carry or step that does not fit the options.
@@ -147,7 +148,7 @@ def sample(
         lambda state: ~state.finished.all(),
         state,
         length=max_length - 1,
-        chunk=default_chunk() if chunk is None else chunk,
+        chunk=chunk,
     )
     tokens, log_probs, *attention = (jnp.moveaxis(record, 0, 2) for record in records)
     # Where the loop stopped early the records are zero, and pad need not be.

@@ -4,13 +4,12 @@ import os
 import re
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from capjax.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD, EfficientNetB0
 from capjax.pretrained.download import download
 from capjax.pretrained.keras_files import Layers, read_keras_layers, to_variables
+from capjax.pretrained.weights import variable_shapes
 
 _URL = "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5"
 # As keras.applications.efficientnet has it: half a download is told from a whole one.
@@ -33,8 +32,7 @@ def load_efficientnet_b0(encoder: EfficientNetB0, weights: str, image_size: int)
       WeightsError: there are no such weights, or they are another network's.
     """
     path = os.path.expanduser(imagenet_file() if weights == "imagenet" else weights)
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
-    like = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), images)
+    like = variable_shapes(encoder, image_size)
     return to_variables(_rename(read_keras_layers(path)), like, path)
 
 

@@ -4,13 +4,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from capjax.models.inception_v3 import InceptionV3
 from capjax.pretrained.download import download
 from capjax.pretrained.keras_files import Layers, read_keras_layers, to_variables
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.weights import WeightsError, variable_shapes
 
 _URL = (
     "https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/"
@@ -49,8 +46,7 @@ def load_inception_v3(encoder: InceptionV3, weights: str, image_size: int) -> di
       WeightsError: there are no such weights, or they are another network's.
       ValueError: the images are too small.
     """
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
-    like = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), images)
+    like = variable_shapes(encoder, image_size)
     path = os.path.expanduser(imagenet_file() if weights == "imagenet" else weights)
     return to_variables(_rename(read_keras_layers(path), path), like, path)
 

@@ -3,13 +3,10 @@
 import os
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from capjax.models.mobilenet_v2 import MobileNetV2
 from capjax.pretrained.download import download
 from capjax.pretrained.keras_files import read_keras_layers, to_variables
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.weights import WeightsError, variable_shapes
 
 # keras.applications.mobilenet_v2 has weights for these alone.
 _URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
@@ -34,8 +31,7 @@ def load_mobilenet_v2(encoder: MobileNetV2, weights: str, image_size: int) -> di
     """
     path = imagenet_file(encoder.alpha, image_size) if weights == "imagenet" else weights
     path = os.path.expanduser(path)
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
-    like = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), images)
+    like = variable_shapes(encoder, 32)
     return to_variables(read_keras_layers(path), like, path)
 
 

@@ -3,13 +3,10 @@
 import os
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from capjax.models.mobilenet_v3 import MobileNetV3
 from capjax.pretrained.download import download
 from capjax.pretrained.keras_files import Layers, read_keras_layers, to_variables
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.weights import WeightsError, variable_shapes
 
 _URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v3/"
 # By size and alpha, as keras.applications.mobilenet_v3 has them: half a download is told from a
@@ -39,8 +36,7 @@ def load_mobilenet_v3(encoder: MobileNetV3, weights: str, image_size: int) -> di
       WeightsError: there are no such weights, or they are another network's.
       ValueError: there is no MobileNetV3 of the encoder's size.
     """
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
-    like = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), images)
+    like = variable_shapes(encoder, image_size)
     path = imagenet_file(encoder.size, encoder.alpha) if weights == "imagenet" else weights
     path = os.path.expanduser(path)
     return to_variables(_rename(read_keras_layers(path)), like, path)

@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from capjax.models.resnet import ResNet
 from capjax.pretrained.download import download
 from capjax.pretrained.torch_files import need_torch, read_tensors
-from capjax.pretrained.weights import WeightsError, check_fit
+from capjax.pretrained.weights import WeightsError, check_fit, variable_shapes
 
 _URL = "https://download.pytorch.org/models/"
 # torchvision's IMAGENET1K_V2; a name ends with the start of the file's sha256.
@@ -53,8 +51,7 @@ def load_resnet(encoder: ResNet, weights: str, image_size: int) -> dict[str, Any
     Raises:
       WeightsError: there are no such weights, or they are another network's.
     """
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
-    like = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), images)
+    like = variable_shapes(encoder, image_size)
     path = os.path.expanduser(imagenet_file(encoder.depth) if weights == "imagenet" else weights)
     return from_torchvision(read_tensors(path), like, path)
 

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
@@ -22,7 +20,7 @@ from capjax.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, word_normalizer
 from capjax.models.resnet import ResNet
 from capjax.pretrained.resnet import from_torchvision
 from capjax.pretrained.torch_files import read_tensors
-from capjax.pretrained.weights import WeightsError, check_fit
+from capjax.pretrained.weights import WeightsError, check_fit, variable_shapes
 
 CONVERTER = "capjax.pretrained.convert_show_attend_tell"
 
@@ -59,8 +57,7 @@ def read_tutorial(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, An
             raise WeightsError(f"{path}: has {name}, and should have encoder.* and decoder.* alone")
         parts[part][rest] = array
     encoder = ResNet(depth=101)
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
-    like = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), images)
+    like = variable_shapes(encoder, 64)
     found = from_torchvision(torchvision_names(parts["encoder"], path), like, path)
     return found, decoder_variables(parts["decoder"], path)
 

@@ -5,7 +5,6 @@ import os
 import ml_dtypes  # noqa: F401 -- teaches NumPy bfloat16, which safetensors files may hold.
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from capjax.pretrained.weights import WeightsError
 
@@ -27,12 +26,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such weights file")
     if path.endswith(".safetensors"):
-        try:
-            return safetensors.numpy.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise WeightsError(f"{path}: is no safetensors file, or a damaged one ({error})") from (
-                error
-            )
+        with _opened(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if path.endswith(TORCH_SUFFIXES):
         return _read_torch(path)
     raise WeightsError(

@@ -17,8 +17,6 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from absl import logging
@@ -38,7 +36,7 @@ from capjax.pretrained.checkpoint_folders import (
 from capjax.pretrained.preprocessing_file import read_preprocessing
 from capjax.pretrained.torch_files import read_metadata, read_shapes
 from capjax.pretrained.vit_layouts import own_tensors, read_fields, to_variables
-from capjax.pretrained.weights import WeightsError, check_variables
+from capjax.pretrained.weights import WeightsError, check_variables, variable_shapes
 
 # Of `ViT`; its dtype is the computation's and no part of a checkpoint.
 FIELDS = tuple(
@@ -153,8 +151,7 @@ def load_vit(encoder: ViT, weights: str, image_size: int) -> dict[str, Any]:
         differ.
       ValueError: the image is no whole number of patches.
     """
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
-    like = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), images)
+    like = variable_shapes(encoder, image_size)
     given = {name: getattr(encoder, name) for name in FIELDS}
     checkpoint = _look(weights, weights=True)
     fields = checkpoint.fields(given)
@@ -261,8 +258,7 @@ def _look_into_timm(path: str, config: Mapping[str, Any]) -> _Checkpoint:
 
 def _read_own(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     encoder, side = ViT(**fields), fields["patch_size"]
-    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
-    like = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), images)
+    like = variable_shapes(encoder, side)
     variables = traverse_util.unflatten_dict(read_weights(path), sep="/")
     check_variables(variables, like, path)
     return variables

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 _LISTED = 8
 
@@ -39,6 +41,16 @@ def check_fit(
     if problems:
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise WeightsError(f"{path}: does not fit the model: {'; '.join(problems[:_LISTED])}{more}")
+
+
+def variable_shapes(encoder: nn.Module, image_size: int) -> dict[str, Any]:
+    """The variables of an encoder of images of that side, without values.
+
+    Raises:
+      ValueError: the images do not suit the encoder.
+    """
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
+    return jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), images)
 
 
 def check_variables(given: Any, like: Any, path: str) -> None:

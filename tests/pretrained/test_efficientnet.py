@@ -1,8 +1,5 @@
 """EfficientNet-B0's weights: every form of Keras's files, and how pixels are scaled for each."""
 
-import sys
-import types
-
 import jax
 import numpy as np
 import pytest
@@ -11,6 +8,7 @@ from capjax.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD, EfficientNet
 from capjax.pretrained.efficientnet import imagenet_file, load_efficientnet_b0
 from capjax.pretrained.encoders import load_encoder
 from capjax.pretrained.weights import WeightsError
+from tests.keras_downloads import fake_keras, requests
 from tests.keras_random import randomize, write_legacy
 from tests.small_weights import write_small_weights
 
@@ -147,29 +145,14 @@ def test_a_wider_network_is_refused(folder):
         load_efficientnet_b0(ENCODER, str(folder / "b2.weights.h5"), 224)
 
 
-def fake_keras(monkeypatch, get_file):
-    utils = types.ModuleType("keras.utils")
-    utils.get_file = get_file
-    monkeypatch.setitem(sys.modules, "keras.utils", utils)
-
-
 def test_imagenet_is_kerass_own_file(monkeypatch):
     """Name, place and checksum as keras.applications.efficientnet has them."""
     from keras.src.applications import efficientnet as kerass
 
-    asked = []
-
-    def get_file(name, origin, **options):
-        asked.append((name, origin, options))
-        return f"/models/{name}"
-
-    fake_keras(monkeypatch, get_file)
-    assert imagenet_file() == "/models/efficientnetb0_notop.h5"
-    monkeypatch.setattr(kerass.file_utils, "get_file", get_file)
-    monkeypatch.setattr(
-        kerass, "Functional", lambda *_, **__: types.SimpleNamespace(load_weights=lambda _: None)
+    found, asked = requests(
+        monkeypatch, imagenet_file, kerass, lambda: kerass.EfficientNetB0(include_top=False)
     )
-    kerass.EfficientNetB0(include_top=False)
+    assert found == "/models/efficientnetb0_notop.h5"
     assert asked[0] == asked[1]
 
 

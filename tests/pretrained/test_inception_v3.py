@@ -1,7 +1,6 @@
 """InceptionV3's weights: every form of Keras's files, by order; what does not fit is named."""
 
 import sys
-import types
 
 import h5py
 import jax
@@ -12,6 +11,7 @@ from capjax.models.inception_v3 import InceptionV3
 from capjax.pretrained.encoders import load_encoder
 from capjax.pretrained.inception_v3 import imagenet_file, load_inception_v3
 from capjax.pretrained.weights import WeightsError
+from tests.keras_downloads import fake_keras, requests
 from tests.keras_inception import layers_by_creation, random_inception
 from tests.small_weights import write_small_weights
 
@@ -131,29 +131,14 @@ def test_what_is_misshapen_or_left_over_is_named(model, path):
         load_inception_v3(InceptionV3(), str(path), 299)
 
 
-def fake_keras(monkeypatch, get_file):
-    utils = types.ModuleType("keras.utils")
-    utils.get_file = get_file
-    monkeypatch.setitem(sys.modules, "keras.utils", utils)
-
-
 def test_imagenet_is_kerass_own_file(monkeypatch):
     """Name, place and checksum as keras.applications.inception_v3 has them."""
     from keras.src.applications import inception_v3 as kerass
 
-    asked = []
-
-    def get_file(name, origin, **options):
-        asked.append((name, origin, options))
-        return f"/models/{name}"
-
-    fake_keras(monkeypatch, get_file)
-    assert imagenet_file().startswith("/models/inception_v3_weights")
-    monkeypatch.setattr(kerass.file_utils, "get_file", get_file)
-    monkeypatch.setattr(
-        kerass, "Functional", lambda *_, **__: types.SimpleNamespace(load_weights=lambda _: None)
+    found, asked = requests(
+        monkeypatch, imagenet_file, kerass, lambda: kerass.InceptionV3(include_top=False)
     )
-    kerass.InceptionV3(include_top=False)
+    assert found.startswith("/models/inception_v3_weights")
     assert asked[0] == asked[1]
 
 

@@ -1,18 +1,18 @@
 """ImageNet weights by name: which file, and what is said where it can't be had."""
 
 import sys
-import types
 
 import pytest
 
 from capjax.models.mobilenet_v2 import MobileNetV2
 from capjax.pretrained.mobilenet_v2 import imagenet_file, load_mobilenet_v2
 from capjax.pretrained.weights import WeightsError
+from tests.keras_downloads import fake_keras
 from tests.small_weights import ALPHA, write_small_weights
 
 
 @pytest.fixture(name="asked")
-def fake_keras(monkeypatch):
+def make_asked(monkeypatch):
     """Keras's downloader, replaced: notes what it was asked for."""
     asked = []
 
@@ -20,9 +20,7 @@ def fake_keras(monkeypatch):
         asked.append((name, origin, cache_subdir))
         return f"/models/{name}"
 
-    utils = types.ModuleType("keras.utils")
-    utils.get_file = get_file
-    monkeypatch.setitem(sys.modules, "keras.utils", utils)
+    fake_keras(monkeypatch, get_file)
     return asked
 
 
@@ -42,9 +40,7 @@ def test_the_file_of_this_width_and_the_nearest_size(asked, alpha, side, file):
 
 def test_what_is_downloaded_is_loaded(monkeypatch, tmp_path):
     write_small_weights(tmp_path / "small.weights.h5")
-    utils = types.ModuleType("keras.utils")
-    utils.get_file = lambda *_, **__: str(tmp_path / "small.weights.h5")
-    monkeypatch.setitem(sys.modules, "keras.utils", utils)
+    fake_keras(monkeypatch, lambda *_, **__: str(tmp_path / "small.weights.h5"))
     found = load_mobilenet_v2(MobileNetV2(ALPHA), "imagenet", 96)
     assert found["params"]["Conv1"]["kernel"].shape == (3, 3, 3, 16)
 
@@ -53,9 +49,7 @@ def test_without_a_network_it_says_what_would_work(monkeypatch):
     def fail(*_, **__):
         raise Exception("URL fetch failure")  # As Keras raises it.
 
-    utils = types.ModuleType("keras.utils")
-    utils.get_file = fail
-    monkeypatch.setitem(sys.modules, "keras.utils", utils)
+    fake_keras(monkeypatch, fail)
     with pytest.raises(WeightsError, match=r"URL fetch failure.*encoder\.weights=FILE"):
         imagenet_file(1.0, 224)
 

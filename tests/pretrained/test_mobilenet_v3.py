@@ -1,8 +1,5 @@
 """MobileNetV3's weights: every form of Keras's files, names of Keras 2; what does not fit."""
 
-import sys
-import types
-
 import h5py
 import jax
 import numpy as np
@@ -12,6 +9,7 @@ from capjax.models.mobilenet_v3 import MobileNetV3
 from capjax.pretrained.encoders import load_encoder
 from capjax.pretrained.mobilenet_v3 import imagenet_file, load_mobilenet_v3
 from capjax.pretrained.weights import WeightsError
+from tests.keras_downloads import fake_keras, requests
 from tests.keras_random import randomize, write_legacy
 from tests.small_weights import write_small_weights
 
@@ -114,12 +112,6 @@ def test_the_plain_form_is_another_network(tmp_path):
         load_mobilenet_v3(ENCODER, str(tmp_path / "w.weights.h5"), 96)
 
 
-def fake_keras(monkeypatch, get_file):
-    utils = types.ModuleType("keras.utils")
-    utils.get_file = get_file
-    monkeypatch.setitem(sys.modules, "keras.utils", utils)
-
-
 @pytest.mark.parametrize(
     ("size", "alpha"), [("small", 0.75), ("small", 1.0), ("large", 0.75), ("large", 1)]
 )
@@ -127,20 +119,12 @@ def test_imagenet_is_kerass_own_file(monkeypatch, size, alpha):
     """Name, place and checksum as keras.applications.mobilenet_v3 has them."""
     from keras.src.applications import mobilenet_v3 as kerass
 
-    asked = []
-
-    def get_file(name, origin, **options):
-        asked.append((name, origin, options))
-        return f"/models/{name}"
-
-    fake_keras(monkeypatch, get_file)
-    assert imagenet_file(size, alpha).startswith(f"/models/weights_mobilenet_v3_{size}")
-    monkeypatch.setattr(kerass.file_utils, "get_file", get_file)
     fields = {"input_shape": (224, 224, 3), "include_top": False, "alpha": float(alpha)}
-    monkeypatch.setattr(
-        kerass, "Functional", lambda *_, **__: types.SimpleNamespace(load_weights=lambda _: None)
+    make = getattr(kerass, f"MobileNetV3{size.capitalize()}")
+    found, asked = requests(
+        monkeypatch, lambda: imagenet_file(size, alpha), kerass, lambda: make(**fields)
     )
-    getattr(kerass, f"MobileNetV3{size.capitalize()}")(**fields)
+    assert found.startswith(f"/models/weights_mobilenet_v3_{size}")
     assert asked[0] == asked[1]
 
 

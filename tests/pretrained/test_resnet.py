@@ -3,7 +3,6 @@
 import hashlib
 import os
 import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from capjax.pretrained.encoders import load_encoder
 from capjax.pretrained.resnet import from_torchvision, imagenet_file, load_resnet
 from capjax.pretrained.torch_files import read_tensors
 from capjax.pretrained.weights import WeightsError
+from tests.keras_downloads import fake_keras
 
 torch = pytest.importorskip("torch", reason="the files are written by torch")
 from tests.torch_resnet import TorchResNet, random_resnet  # noqa: E402
@@ -185,7 +185,7 @@ def test_without_torch_it_says_what_would_work(monkeypatch, tmp_path):
 
 
 @pytest.fixture(name="asked")
-def fake_keras(monkeypatch, tmp_path):
+def make_asked(monkeypatch, tmp_path):
     """Keras's downloader, replaced: writes a few bytes and notes what it was asked for."""
     asked = []
 
@@ -196,9 +196,7 @@ def fake_keras(monkeypatch, tmp_path):
             file.write(b"weights")
         return path
 
-    utils = types.ModuleType("keras.utils")
-    utils.get_file = get_file
-    monkeypatch.setitem(sys.modules, "keras.utils", utils)
+    fake_keras(monkeypatch, get_file)
     monkeypatch.setattr(resnet, "CACHE", str(tmp_path / "cache"))
     digest = hashlib.sha256(b"weights").hexdigest()
     monkeypatch.setitem(resnet._FILES, 50, f"resnet50-{digest[:8]}.pth")
