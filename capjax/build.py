@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from capjax.data.shapes import facts
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import BeamSearch
 from capjax.evaluate.scoring import Scorer
+from capjax.models import inception_v3
 from capjax.models.adapter import Adapter
 from capjax.models.bahdanau_decoder import BahdanauDecoder
 from capjax.models.captioner import Captioner, Variables
@@ -98,10 +99,15 @@ def resize(dataset: ConfigDict) -> Resize:
         raise ConfigError(f"config.dataset: {error}") from error
 
 
+def encoder_fields(config: ConfigDict) -> dict[str, Any]:
+    """The encoder's name and the fields of its module."""
+    return {n: v for n, v in config.encoder.items() if n not in TRAINING_FIELDS}
+
+
 def encoder(config: ConfigDict) -> nn.Module:
     """The module of the config's encoder section."""
     encoders = {"patch": PatchEncoder, "conv": ConvEncoder, **PRETRAINED}
-    fields = {n: v for n, v in config.encoder.items() if n not in TRAINING_FIELDS}
+    fields = encoder_fields(config)
     return _make(encoders, fields, "encoder", choose(DTYPES, config.dtype, "dtype"))
 
 
@@ -150,8 +156,19 @@ def frozen_parts(config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What training leaves as it is, and what of that it trains: see `split_frozen`."""
     freeze = ("encoder",) if is_pretrained(config) else ()
     stages = config.encoder.get("trainable", ())
-    thaw = ("encoder",) if "all" in stages else tuple(f"encoder/{stage}" for stage in stages)
+    names = (part for stage in stages for part in encoder_parts(config, stage))
+    thaw = ("encoder",) if "all" in stages else tuple(f"encoder/{name}" for name in names)
     return (*freeze, "decoder/tokens") if config.word_vectors.frozen else freeze, thaw
+
+
+def encoder_parts(config: ConfigDict, stage: str) -> tuple[str, ...]:
+    """The beginnings of the names of the parts that one of `encoder.trainable` means."""
+    return encoder_stages(config).get(stage, (stage,))
+
+
+def encoder_stages(config: ConfigDict) -> Mapping[str, tuple[str, ...]]:
+    """Parts by the name of their stage, of an encoder whose parts' names do not begin with it."""
+    return inception_v3.STAGES if config.encoder.name == "inception_v3" else {}
 
 
 def draws_locations(config: ConfigDict) -> bool:

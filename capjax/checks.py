@@ -2,7 +2,8 @@
 
 import functools
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from operator import getitem
 from typing import Any
 
@@ -56,7 +57,10 @@ def check(config: ConfigDict) -> None:
     )
     choose(dict.fromkeys(metrics), config.early_stopping.metric, "early_stopping.metric")
     if build.is_pretrained(config) and not config.encoder.weights:
-        raise ConfigError("config.encoder.weights is empty; it may be 'imagenet' or a file")
+        raise ConfigError(
+            "config.encoder.weights is empty; it may be 'imagenet', a file, or of a ViT a folder "
+            "or a name on huggingface.co"
+        )
     _check_images(config)
     _check_objective(config)
     if jax.process_count() > 1:
@@ -158,8 +162,16 @@ def check_trainable(config: ConfigDict, params: Mapping[str, Any]) -> None:
     """Raises ConfigError for a stage that the encoder with parameters `params` does not have."""
     modules = sorted(params.get("encoder", {}))
     for stage in config.encoder.get("trainable", ()):
-        if stage != "all" and not any(is_part(module, stage) for module in modules):
+        parts = build.encoder_parts(config, stage)
+        if stage != "all" and not any(is_part(m, part) for m in modules for part in parts):
+            names = build.encoder_stages(config) or _blocks(modules)
             raise ConfigError(
                 f"config.encoder.trainable has {stage!r}; it may have 'all', or the beginnings of "
-                f"this encoder's parts, up to an underscore: {', '.join(modules)}"
+                f"the names of this encoder's parts: {', '.join(names)}"
             )
+
+
+def _blocks(modules: Sequence[str]) -> list[str]:
+    """Names of parts, less what comes after a block's number, each once."""
+    names = {re.match(r"\D*\d*", module).group().rstrip("_") for module in modules}
+    return sorted(names, key=lambda name: (len(name), name))

@@ -30,7 +30,10 @@ from capjax.pretrained.variables import fingerprint
 Batches = Iterator[dict[str, np.ndarray]]
 
 # Raised when the same key would give other features.
-_FORMAT = "capjax features 1"
+_FORMAT = "capjax features 2"
+
+# Images that a CPU encodes at once, and the largest of which this was found to be the best number.
+_AT_ONCE, _AT_ONCE_SIDE = 4, 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,11 +157,10 @@ def _open_view(
         "source": split.source.fingerprint,
         # The scaling of pixels is the encoder's own.
         **_resize_key(resize),
-        "encoder": config.encoder.name,
+        # Some of them, such as a ViT's activation, change no shape of the weights.
+        "encoder": build.encoder_fields(config),
         "compute": config.dtype,
-        # Names and shapes of the weights go in, and so the encoder's fields but for a pooling's.
         "weights": weights,
-        **({"grid": list(memory.grid)} if config.encoder.get("grid") else {}),
         "view": [view, dataset.crop_area, dataset.flip] if view else None,
     }
     shape = FeatureShape(
@@ -219,10 +221,11 @@ def make_encode(encoder: nn.Module):
         def values(images: jax.Array) -> jax.Array:
             return encoder.apply(variables, images, train=False).values
 
-        # A CPU is held up by its memory, and one image's activations stay in its cache: 1.5 times
-        # the images a second. An accelerator takes all images at once.
+        # A CPU is held up by its memory, and a few images' activations stay in its cache. An
+        # accelerator takes all images at once.
         if jax.default_backend() == "cpu":
-            return jax.lax.map(lambda image: values(image[None])[0], images)
+            at_once = _AT_ONCE if max(images.shape[1:3]) <= _AT_ONCE_SIDE else 1
+            return jax.lax.map(lambda image: values(image[None])[0], images, batch_size=at_once)
         return values(images)
 
     return encode

@@ -73,8 +73,9 @@ FREE = (
     "decoding",
 )
 
-# Where a run is evaluated and no longer trained, its features may also be computed as it goes.
-FREE_IN_EVALUATION = (*FREE, "encoder.cache")
+# Where a run is evaluated and no longer trained, its features may also be computed as it goes; and
+# the file that its encoder started from may have moved, since the workdir has a copy.
+FREE_IN_EVALUATION = (*FREE, "encoder.cache", "encoder.weights")
 
 _FROZEN = "frozen.safetensors"
 

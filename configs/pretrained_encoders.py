@@ -1,10 +1,14 @@
 """The encoder sections that start from published weights, one comment a field; see `base`."""
 
 import dataclasses
+import os
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from capjax.data.images import Resize
+from capjax.pretrained.resnet import timm_depth, timm_resize
+from capjax.pretrained.saved import read_about
 from capjax.pretrained.vit import vit_fields, vit_resize
 
 
@@ -13,10 +17,10 @@ def _pretrained(name: str) -> ConfigDict:
     encoder = ConfigDict()
     encoder.name = name
     # "imagenet", which is downloaded, or a file: Keras's .h5 or .weights.h5; for a ResNet
-    # torchvision's .safetensors or .pth.
+    # torchvision's or timm's .safetensors or .pth; or one that `capjax.pretrained.convert` wrote.
     encoder.weights = "imagenet"
     # What training changes of the encoder: the beginnings of its parts' names, such as ("layer3",
-    # "layer4"), or ("all",). Batch norms stay as they are.
+    # "layer4"), for InceptionV3 ("mixed10",), or ("all",). Batch norms stay as they are.
     encoder.trainable = ()
     # Type of a frozen encoder's features, which are computed once and kept in dataset.cache_dir:
     # "float16" or "bfloat16". "" computes them in each step.
@@ -73,7 +77,7 @@ def vit() -> ConfigDict:
     encoder = _pretrained("vit")
     # A name on huggingface.co, a folder or a file (`capjax.pretrained.vit`).
     encoder.weights = "google/vit-base-patch16-224-in21k"
-    # Side of a patch in pixels; must divide dataset.image_size.
+    # Side of a patch in pixels.
     encoder.patch_size = 16
     # Width of the memory.
     encoder.width = 768
@@ -124,27 +128,45 @@ _ENCODERS = {
 }
 
 
+def _section(kind: str, path: str) -> Callable[[], ConfigDict]:
+    """The function of an encoder's name that a file states."""
+    sections = (mobilenet_v2, mobilenet_v3, efficientnet_b0, inception_v3, resnet, vit)
+    for section in sections:
+        if section.__name__ == kind:
+            return section
+    raise ValueError(f"{path}: holds the encoder {kind!r}, which this version does not have")
+
+
 def use_encoder(config: ConfigDict, name: str) -> None:
     """Gives a config a pretrained encoder, and pictures made squares as it is used to.
 
     Args:
       config: its `encoder` becomes another, and of its `dataset` the fields of the pixels change.
       name: a key of `_ENCODERS`; or a ViT's name on huggingface.co, its folder or file (see
-        `capjax.pretrained.vit`), which is read for the fields and the pixels.
+        `capjax.pretrained.vit`), timm's name or folder of a ResNet, or a file of
+        `capjax.convert_encoder`, which is read for the fields and the pixels.
 
     Raises:
-      ValueError: there is no such encoder; of a ViT's files a `WeightsError`, which is one.
+      ValueError: there is no such encoder; of a file or folder a `WeightsError`, which is one.
     """
     if name in _ENCODERS:
         make, fields, resize = _ENCODERS[name]
         config.encoder = make()
+    elif about := read_about(os.path.expanduser(name)):
+        config.encoder = _section(about.name, name)()
+        fields, resize = {"weights": name, **about.fields}, about.resize
     elif "/" in name or "." in name:
-        config.encoder = vit()
-        fields, resize = {"weights": name, **vit_fields(name)}, vit_resize(name)
+        if depth := timm_depth(name):
+            config.encoder = resnet()
+            fields, resize = {"weights": name, "depth": depth}, timm_resize(name)
+        else:
+            config.encoder = vit()
+            fields, resize = {"weights": name, **vit_fields(name)}, vit_resize(name)
     else:
         raise ValueError(
-            f"there is no encoder {name!r}; it may be {', '.join(_ENCODERS)}, or a ViT's name on "
-            "huggingface.co (organisation/name), folder/ or file"
+            f"there is no encoder {name!r}; it may be {', '.join(_ENCODERS)}, or of a ViT or of "
+            "timm's ResNet a name on huggingface.co (organisation/name), or a file or folder, "
+            "which is told from a name by a slash or a dot (./clip)"
         )
     config.encoder.update(fields)
     pixels = dataclasses.asdict(resize)

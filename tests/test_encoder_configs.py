@@ -2,14 +2,19 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import capjax
 from capjax import build
+from capjax.checks import check_trainable
 from capjax.data.images import Resize
+from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.main import default_workdir
+from capjax.models.captioner import split_frozen
 from capjax.pretrained.weights import WeightsError
 from capjax.run import train
+from capjax.splits import make_split, with_features
 from configs import flickr8k_transformer, folder_transformer
 from tests.references import need_transformers
 from tests.small_pictures import write_pictures
@@ -94,3 +99,48 @@ def test_a_vits_folder_makes_a_run_and_stages_of_it_train(clip, tmp_path):
     found = [capjax.load(x, "latest").variables["params"]["encoder"] for x in (first, second)]
     differs = jax.tree.map(lambda a, b: bool((a != b).any()), *found)
     assert {name for name in differs if any(jax.tree.leaves(differs[name]))} == {"block_1"}
+
+
+def test_fields_that_change_no_weight_are_part_of_a_caches_key(clip, tmp_path):
+    write_pictures(tmp_path)
+    config = folder_transformer.get_config(f"{clip}/")
+    config.dataset.file, config.dataset.cache_dir = str(tmp_path / "captions.csv"), str(tmp_path)
+    config.tokenizer.min_count, config.evaluation.batch_size = 1, 4
+    variables = build.pretrained_encoder(config)
+    source = check_images(config.dataset, open_source(config.dataset, "train"))
+    table = open_captions(config.dataset, source)
+    tokenizer = train_tokenizer(config.tokenizer, table)
+    found = []
+    changes = {"activation": "gelu", "num_heads": 4, "mean": (0.1,) * 3, "epsilon": 0.5}
+    for field, value in [("depth", 2), *changes.items()]:
+        changed = config.copy_and_resolve_references()
+        changed.encoder[field] = value
+        split = make_split(changed, source, table, tokenizer)
+        cache = with_features(split, build.encoder(changed), variables).views[0]
+        found.append(cache.read(np.arange(len(source))))
+    for features in found[1:]:
+        assert np.abs(features - found[0]).max() > 1e-3
+
+
+def test_an_inceptions_block_trains_by_its_name():
+    config = folder_transformer.get_config("inception_v3")
+    config.encoder.trainable = ("mixed10",)
+    images = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.uint8)
+    encoder = build.encoder(config)
+    like = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), images)
+    like = {name: {"encoder": leaves} for name, leaves in like.items()}
+    check_trainable(config, like["params"])
+    trained, _ = split_frozen(like, *build.frozen_parts(config))
+    assert sorted(trained["encoder"]) == [f"conv2d_{number}" for number in range(85, 94)]
+    config.encoder.trainable = ("mixed11",)
+    with pytest.raises(build.ConfigError, match=r"'mixed11'; it may have 'all', .* mixed0, mixed1"):
+        check_trainable(config, like["params"])
+
+
+def test_a_block_is_named_by_its_number():
+    config = folder_transformer.get_config("efficientnet_b0")
+    config.encoder.trainable = ("block7", "top")
+    check_trainable(config, {"encoder": {"block7a_bn": 0, "block6a_bn": 0, "top_conv": 0}})
+    config.encoder.trainable = ("block1",)
+    with pytest.raises(build.ConfigError, match=r"has 'block1'.* parts: top, block11$"):
+        check_trainable(config, {"encoder": {"block11a_bn": 0, "top": 0}})

@@ -43,8 +43,11 @@ def split_frozen(
 
 
 def is_part(name: str, part: str) -> bool:
-    """Whether a parameter, "encoder/layer4_0_conv1/kernel", is of a part, "encoder/layer4"."""
-    return re.match(rf"{re.escape(part)}(?![^/_])", name) is not None
+    """Whether a parameter, "encoder/layer4_0_conv1/kernel", is of a part, "encoder/layer4".
+
+    A name may go on, but for a longer number: "block1" is no beginning of "block10".
+    """
+    return re.match(rf"{re.escape(part)}(?![0-9])", name) is not None
 
 
 def join_frozen(params: Any, frozen: Variables) -> Variables:

@@ -21,6 +21,23 @@ MIN_SIZE = 75
 
 _Conv = Callable[..., jax.Array]
 
+# Convolutions of the stem and of each block, mixed0 to mixed10.
+_COUNTS = (5, 7, 7, 7, 4, 10, 10, 10, 10, 6, 9, 9)
+
+
+def _stages() -> dict[str, tuple[str, ...]]:
+    ends = [*itertools.accumulate(_COUNTS)]
+    return {
+        f"mixed{number}": tuple(
+            f"{kind}_{conv}" for conv in range(*span) for kind in ("conv2d", "batch_normalization")
+        )
+        for number, span in enumerate(itertools.pairwise(ends))
+    }
+
+
+# The parts of each block, by Keras's name of the block.
+STAGES = _stages()
+
 
 class InceptionV3(nn.Module):
     """Images uint8 [B, H, W, 3] to a memory of F = 2048; 299x299 gives 8x8 places.

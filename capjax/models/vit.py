@@ -131,7 +131,8 @@ class ViT(nn.Module):
     Nothing in it is random, so that it is the same in training.
 
     Attributes:
-      patch_size: side of a patch; the image's sides must be its multiples.
+      patch_size: side of a patch; pixels to the right and below that make no whole patch are left
+        out, as by the strided convolution of the reference.
       width: D.
       depth: blocks.
       num_heads: heads a block.
@@ -177,21 +178,22 @@ class ViT(nn.Module):
         """Encodes images to a memory of prefix + h * w positions.
 
         Raises:
-          ValueError: the images are no whole number of patches, or a field has no such choice.
+          ValueError: the images are smaller than a patch, or a field has no such choice.
         """
         del train  # Nothing here is random.
         size = self.patch_size
         height, width = images.shape[1:3]
-        if height % size or width % size:
+        if min(height, width) < size:
             raise ValueError(
-                f"patch_size {size} does not divide the image size {height}x{width}; choose an "
-                f"image_size that is a multiple of {size}"
+                f"patch_size {size} is more than the image size {height}x{width}; choose an "
+                f"image_size of {size} or more"
             )
         if self.activation not in ACTIVATIONS:
             raise ValueError(
                 f"activation is {self.activation!r}; it may be {', '.join(map(repr, ACTIVATIONS))}"
             )
         grid = (height // size, width // size)
+        images = images[:, : grid[0] * size, : grid[1] * size]
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         pixels = ((images.astype(jnp.float32) / 255 - mean) / std).astype(self.dtype)
         # A strided convolution by another name: one matrix product, and faster on CPUs.

@@ -128,6 +128,19 @@ def is_hub_name(source: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None
 
 
+def checkpoint_folder(source: str, *, weights: bool) -> str | None:
+    """The folder that a source is, or that huggingface.co's of that name is kept in; else None.
+
+    Raises:
+      WeightsError: the name could not be had; see `download_folder`.
+    """
+    if os.path.isdir(source):
+        return source
+    if not os.path.exists(source) and is_hub_name(source):
+        return download_folder(source, weights=weights)
+    return None
+
+
 def download_folder(name: str, *, weights: bool) -> str:
     """The folder that a checkpoint of huggingface.co is kept in; fetches what is missing.
 
@@ -141,7 +154,7 @@ def download_folder(name: str, *, weights: bool) -> str:
     """
     instead = (
         f"download huggingface.co/{name} elsewhere (config.json, preprocessor_config.json and "
-        "model.safetensors) and give its folder: --config.encoder.weights=FOLDER"
+        "model.safetensors) and give its folder in place of the name: --config CONFIG.py:FOLDER/"
     )
     try:
         from huggingface_hub import snapshot_download

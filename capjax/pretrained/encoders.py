@@ -1,5 +1,6 @@
 """The variables of any encoder that has other people's weights."""
 
+import os
 from typing import Any
 
 from flax import linen as nn
@@ -15,7 +16,9 @@ from capjax.pretrained.inception_v3 import load_inception_v3
 from capjax.pretrained.mobilenet_v2 import load_mobilenet_v2
 from capjax.pretrained.mobilenet_v3 import load_mobilenet_v3
 from capjax.pretrained.resnet import load_resnet
+from capjax.pretrained.saved import read_about, read_saved
 from capjax.pretrained.vit import load_vit
+from capjax.pretrained.weights import check_variables, variable_shapes
 
 _LOADERS = {
     EfficientNetB0: load_efficientnet_b0,
@@ -33,7 +36,8 @@ def load_encoder(encoder: nn.Module, weights: str, image_size: int) -> dict[str,
     Args:
       encoder: gives the shapes, and by its class the kind of file.
       weights: "imagenet", or the path of a file: Keras's `.h5` or `.weights.h5`; for a ResNet
-        `.safetensors` or torch's `.pth`; for a ViT a source of `capjax.pretrained.vit`.
+        `.safetensors` or torch's `.pth`, or timm's folder or name on huggingface.co; for a ViT a
+        source of `capjax.pretrained.vit`; for each the file that `capjax.convert_encoder` wrote.
       image_size: side of the images.
 
     Returns:
@@ -42,4 +46,9 @@ def load_encoder(encoder: nn.Module, weights: str, image_size: int) -> dict[str,
     Raises:
       WeightsError: there are no such weights, or they do not fit.
     """
-    return _LOADERS[type(encoder)](encoder, weights, image_size)
+    about = read_about(os.path.expanduser(weights))
+    if about is None or isinstance(encoder, ViT):
+        return _LOADERS[type(encoder)](encoder, weights, image_size)
+    variables = read_saved(os.path.expanduser(weights))
+    check_variables(variables, variable_shapes(encoder, image_size), weights)
+    return variables

@@ -15,6 +15,8 @@ from flax import traverse_util
 
 from capjax.pretrained.weights import WeightsError, check_fit
 
+_TAKES = "this encoder takes 'imagenet', or Keras's .h5 or .weights.h5"
+
 Layers = dict[str, list[np.ndarray]]
 
 
@@ -28,7 +30,9 @@ def read_keras_layers(path: str | os.PathLike) -> Layers:
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
-        raise WeightsError(f"{path}: no such weights file")
+        raise WeightsError(f"{path}: no such weights file; {_TAKES}")
+    if not path.endswith((".h5", ".hdf5")):
+        raise WeightsError(f"{path}: is no file of Keras's weights; {_TAKES}")
     try:
         with h5py.File(path, "r") as file:
             if "layer_names" in file.attrs:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,27 @@ from capjax.pretrained.weights import WeightsError
 
 # Pillow's numbers.
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-# Processors of transformers whose size, where it is one number, is the shorter side.
-_SHORTER = ("CLIP", "Bit")
+_HALF = {"image_mean": (0.5,) * 3, "image_std": (0.5,) * 3}
+_CLIP = {
+    "size": {"shortest_edge": 224},
+    "crop_size": 224,
+    "resample": 3,
+    "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "image_std": (0.26862954, 0.26130258, 0.27577711),
+}
+# What each processor of transformers takes where its file is silent. One without a crop_size here
+# cuts nothing out, whatever its file says; where the size is one number, it is the shorter side if
+# it is so here.
+_DEFAULTS = {
+    "ViT": {"size": 224, "resample": 2, **_HALF},
+    "DeiT": {"size": 256, "crop_size": 224, "resample": 3, **_HALF},
+    "CLIP": _CLIP,
+    "Bit": _CLIP,
+    "Siglip": {"size": 224, "resample": 3, **_HALF},
+    "Beit": {"size": 224, "crop_size": 224, "resample": 3, "do_center_crop": False, **_HALF},
+}
+# Of a file that does not say which processor it is for; the first ones were ViT's.
+_UNNAMED = {"crop_size": None, "resample": 2, **_HALF}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +48,7 @@ class Preprocessing:
       mean: of pixels over 255, by channel, which is taken away.
       std: by which the rest is divided.
       round_crop: see `capjax.data.images.Resize`.
+      path: of the file that says so, for messages.
     """
 
     resize: int | tuple[int, int] | None
@@ -36,6 +57,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     round_crop: bool = False
+    path: str = dataclasses.field(default="", compare=False)
 
     def as_resize(self) -> Resize:
         """What makes the squares that the model sees.
@@ -52,7 +74,7 @@ class Preprocessing:
             or (len({*resized}) > 1)
         ):
             raise WeightsError(
-                f"its preprocessing resizes to {self.resize} and cuts {self.crop} out, which makes "
+                f"{self.path}: resizes to {self.resize} and cuts {self.crop} out, which makes "
                 "no squares of one size"
             )
         return Resize(
@@ -91,28 +113,42 @@ def read_preprocessing(directory: str | os.PathLike) -> Preprocessing | None:
 
 
 def _read(config: Mapping[str, Any], path: str) -> Preprocessing:
-    kind = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
+    defaults = _defaults(config, path)
+    square = not isinstance(defaults.get("size"), Mapping)
+    given = {**defaults, **{name: value for name, value in config.items() if value is not None}}
     resize = crop = None
-    if config.get("do_resize", True) and "size" in config:
-        resize = _size(config["size"], not kind.startswith(_SHORTER), f"{path}: size")
-    if "crop_size" in config and config.get("do_center_crop", True):
-        crop = _size(config["crop_size"], True, f"{path}: crop_size")
+    if given.get("do_resize", True) and "size" in given:
+        resize = _size(given["size"], square, f"{path}: size")
+    cuts = "crop_size" in defaults and given["crop_size"] is not None
+    if cuts and given.get("do_center_crop", True):
+        crop = _size(given["crop_size"], True, f"{path}: crop_size")
         if isinstance(crop, int):
-            raise WeightsError(f"{path}: crop_size is {config['crop_size']}, and may be a square")
-    number = config.get("resample", 3 if kind and not kind.startswith("ViT") else 2)
+            raise WeightsError(f"{path}: crop_size is {given['crop_size']}, and may be a square")
+    number = given["resample"]
     if number not in _INTERPOLATIONS:
         raise WeightsError(f"{path}: resample is {number!r}, and may be {[*_INTERPOLATIONS]}")
     mean, std = (0.0,) * 3, (1.0,) * 3
-    if config.get("do_normalize", True):
-        mean, std = (
-            tuple(map(float, config.get(name) or (0.5,) * 3))
-            for name in ("image_mean", "image_std")
-        )
+    if given.get("do_normalize", True):
+        mean, std = (tuple(map(float, given[name])) for name in ("image_mean", "image_std"))
     # Of pixels over 255, whatever the file multiplies them by.
     factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1
     if not math.isclose(255 * factor, 1):
         mean, std = (tuple(x / (255 * factor) for x in values) for values in (mean, std))
-    return Preprocessing(resize, crop, _INTERPOLATIONS[number], mean, std)
+    return Preprocessing(resize, crop, _INTERPOLATIONS[number], mean, std, path=path)
+
+
+def _defaults(config: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    """What the file's processor takes where the file is silent."""
+    kind = config.get("image_processor_type") or config.get("feature_extractor_type")
+    if not kind:
+        return _UNNAMED
+    found = re.match(r"([A-Za-z]+?)(ImageProcessor|FeatureExtractor)", str(kind))
+    if not found or found[1] not in _DEFAULTS:
+        raise WeightsError(
+            f"{path}: is for {kind}, and this reads the files of {', '.join(_DEFAULTS)}; give "
+            "config.encoder and config.dataset their fields in a config of your own"
+        )
+    return _DEFAULTS[found[1]]
 
 
 def _size(size: Any, square: bool, where: str) -> int | tuple[int, int]:
@@ -147,4 +183,6 @@ def _read_timm(config: Mapping[str, Any], path: str) -> Preprocessing:
             "of a square"
         )
     interpolation = config.get("interpolation", "bicubic")
-    return Preprocessing(resize, (height, width), interpolation, mean, std, round_crop=True)
+    return Preprocessing(
+        resize, (height, width), interpolation, mean, std, round_crop=True, path=path
+    )

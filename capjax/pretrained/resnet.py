@@ -11,9 +11,17 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from capjax.data.images import Resize
 from capjax.models.resnet import ResNet
+from capjax.pretrained.checkpoint_folders import (
+    checkpoint_folder,
+    read_json,
+    read_weights,
+    weights_file,
+)
 from capjax.pretrained.download import download
-from capjax.pretrained.torch_files import need_torch, read_tensors
+from capjax.pretrained.preprocessing_file import read_preprocessing
+from capjax.pretrained.torch_files import need_torch
 from capjax.pretrained.weights import WeightsError, check_fit, variable_shapes
 
 _URL = "https://download.pytorch.org/models/"
@@ -40,9 +48,9 @@ def load_resnet(encoder: ResNet, weights: str, image_size: int) -> dict[str, Any
 
     Args:
       encoder: gives the shapes.
-      weights: "imagenet" for torchvision's IMAGENET1K_V2, or the path of a `.safetensors` or `.pth`
-        file of the network (timm's `resnet50`, `101` and `152` have the same names), with or
-        without its classifier.
+      weights: "imagenet" for torchvision's IMAGENET1K_V2; or the path of a `.safetensors` or `.pth`
+        file of the network, with or without its classifier; or a folder of timm's `resnet50`, `101`
+        or `152`, whose tensors have the same names, or its name on huggingface.co.
       image_size: side of the images.
 
     Returns:
@@ -53,7 +61,46 @@ def load_resnet(encoder: ResNet, weights: str, image_size: int) -> dict[str, Any
     """
     like = variable_shapes(encoder, image_size)
     path = os.path.expanduser(imagenet_file(encoder.depth) if weights == "imagenet" else weights)
-    return from_torchvision(read_tensors(path), like, path)
+    if folder := checkpoint_folder(path, weights=True):
+        path = weights_file(folder)
+    return from_torchvision(read_weights(path), like, path)
+
+
+def timm_depth(source: str) -> int | None:
+    """The layers of a ResNet in timm's folder or file of it, or by its name on huggingface.co.
+
+    Returns:
+      None where no config.json names a ResNet of timm.
+
+    Raises:
+      WeightsError: the name could not be had, or config.json is damaged.
+    """
+    config = _config(source)
+    found = re.fullmatch(r"resnet(\d+)", str(config.get("architecture")))
+    return int(found[1]) if found and int(found[1]) in _FILES else None
+
+
+def timm_resize(source: str) -> Resize:
+    """How timm makes the squares that such a ResNet sees.
+
+    Raises:
+      WeightsError: as `timm_depth`; or its preprocessing makes no squares.
+    """
+    preprocessing = read_preprocessing(_folder(source))
+    if preprocessing is None:
+        raise WeightsError(f"{source}: its config.json has no pretrained_cfg, timm's preprocessing")
+    return preprocessing.as_resize()
+
+
+def _folder(source: str) -> str:
+    """The folder of a source, which may be a file in it or a name."""
+    source = os.path.expanduser(source)
+    return checkpoint_folder(source, weights=False) or os.path.dirname(source)
+
+
+def _config(source: str) -> dict[str, Any]:
+    path = os.path.join(_folder(source), "config.json")
+    return read_json(path) if os.path.isfile(path) else {}
 
 
 def from_torchvision(

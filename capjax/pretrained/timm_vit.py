@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from absl import logging
+
 from capjax.pretrained.huggingface import CLIP_PIXELS, HALF, IMAGENET
 from capjax.pretrained.vit_layouts import Layout
 
@@ -65,11 +67,16 @@ def usual_fields(
     activation = "gelu"
     if fields["gated"]:
         activation = "silu"
-    elif "quickgelu" in name or about.get("tag") == "openai":
-        # Published under a name without it, too, and trained with it all the same.
+    elif "quickgelu" in name:
         activation = "quick_gelu"
     elif _TANH.search(name):
         activation = "gelu_tanh"
+    if activation == "gelu" and any("QuickGELU" in note for note in about.get("notes") or ()):
+        logging.warning(
+            "%s was trained with encoder.activation='quick_gelu'; timm computes it with 'gelu' "
+            "under this name, and so does this. timm's name with quickgelu has the other",
+            name,
+        )
     pixels = {"mean": HALF, "std": HALF}
     if fields["pre_norm"]:
         pixels = CLIP_PIXELS

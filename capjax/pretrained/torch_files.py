@@ -69,14 +69,20 @@ def _opened(path: str) -> safetensors.safe_open:
 
 
 def need_torch(path: str) -> None:
-    """Raises WeightsError where torch, which alone reads this file, is not installed."""
+    """Raises WeightsError where torch, which alone reads this file, is missing or unsafe."""
     try:
-        import torch  # noqa: F401
+        import torch
     except ImportError as error:
         raise WeightsError(
             f"{path}: is a torch file, and torch is not installed: {error}. Install it "
             "(pip install torch), or give the same weights as .safetensors"
         ) from error
+    # Before, a crafted file could execute code in spite of weights_only (CVE-2025-32434).
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        raise WeightsError(
+            f"{path}: is a torch file, and torch {torch.__version__} may execute what is in it. "
+            "Install torch 2.6 or later, or give the same weights as .safetensors"
+        )
 
 
 def _read_torch(path: str) -> dict[str, np.ndarray]:

@@ -5,24 +5,19 @@ A source is one of
 - a folder with Hugging Face's config.json, or timm's, and weights (`checkpoint_folders`);
 - a file of such a folder, or timm's `.safetensors` or `.pth` alone, or Meta's `.pth` of DINOv2;
 - a `.npz` of AugReg, vision_transformer or big_vision;
-- a `.safetensors` of `save_safetensors`;
+- a `.safetensors` of `capjax.convert_encoder`;
 - the name of a checkpoint on huggingface.co: "organisation/name".
 
 Nothing in them is executed.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
 from absl import logging
-from flax import traverse_util
 
-from capjax.data.atomic import write_atomic
 from capjax.data.images import Resize
 from capjax.models.vit import ViT
 from capjax.pretrained import big_vision, huggingface, timm_vit
@@ -34,7 +29,8 @@ from capjax.pretrained.checkpoint_folders import (
     weights_file,
 )
 from capjax.pretrained.preprocessing_file import read_preprocessing
-from capjax.pretrained.torch_files import read_metadata, read_shapes
+from capjax.pretrained.saved import read_about, read_saved
+from capjax.pretrained.torch_files import read_shapes
 from capjax.pretrained.vit_layouts import own_tensors, read_fields, to_variables
 from capjax.pretrained.weights import WeightsError, check_variables, variable_shapes
 
@@ -42,7 +38,9 @@ from capjax.pretrained.weights import WeightsError, check_variables, variable_sh
 FIELDS = tuple(
     field.name for field in dataclasses.fields(ViT) if field.name not in ("dtype", "parent", "name")
 )
-_METADATA = "capjax_vit"
+# No other ViT with layer scale has patches of this size.
+_DINOV2_PATCH = 14
+_DINOV2 = Resize(224, 256, keep_aspect=True, interpolation="bicubic", round_crop=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +95,17 @@ def vit_fields(source: str | os.PathLike, **given: Any) -> dict[str, Any]:
 def vit_resize(source: str | os.PathLike) -> Resize:
     """How pictures become the squares that a source's ViT was published with.
 
-    By the preprocessing file of its folder; where there is none, all of a picture at the size that
-    the positions were trained on.
+    By the preprocessing file of its folder, or what a file of `capjax.convert_encoder` says. Where
+    there is none: as DINOv2 is evaluated (github.com/facebookresearch/dinov2, data/transforms.py),
+    if it is one; else all of a picture at the size that the positions were trained on, for a
+    `.npz` without antialias as big_vision resizes (pp/ops_image.py), for others with it.
 
     Raises:
       WeightsError: there is no such source, or its preprocessing makes no squares.
     """
     source = os.path.expanduser(os.fspath(source))
+    if about := read_about(source):
+        return about.resize
     if os.path.exists(source):
         folder = source if os.path.isdir(source) else os.path.dirname(source)
     else:
@@ -112,7 +114,17 @@ def vit_resize(source: str | os.PathLike) -> Resize:
     if preprocessing:
         return preprocessing.as_resize()
     fields = vit_fields(source)
-    return Resize(fields["position_grid"][0] * fields["patch_size"])
+    if fields["layer_scale"] and fields["patch_size"] == _DINOV2_PATCH:
+        return _DINOV2
+    side = fields["position_grid"][0] * fields["patch_size"]
+    if source.endswith(".npz"):
+        return Resize(side, antialias=False)
+    logging.warning(
+        "%s has no preprocessing file beside it: taking all of each picture at %d pixels; "
+        "config.dataset.resize_to, keep_aspect and interpolation make it another way",
+        *(source, side),
+    )
+    return Resize(side)
 
 
 def read_vit(source: str | os.PathLike, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -166,22 +178,6 @@ def load_vit(encoder: ViT, weights: str, image_size: int) -> dict[str, Any]:
     return variables
 
 
-def save_safetensors(
-    path: str | os.PathLike, fields: Mapping[str, Any], variables: Mapping[str, Any]
-) -> None:
-    """Writes a `.safetensors` that `read_vit` reads back the same; whole or not at all.
-
-    Args:
-      path: of the file.
-      fields: of the ViT; kept as JSON in the file's metadata.
-      variables: {"params": ...}.
-    """
-    flat = traverse_util.flatten_dict(dict(variables), sep="/")
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in flat.items()}
-    metadata = {_METADATA: json.dumps({name: fields[name] for name in FIELDS})}
-    write_atomic(path, safetensors.numpy.save(arrays, metadata))
-
-
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
     """JSON's and ConfigDict's lists as the module's tuples."""
     return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
@@ -212,11 +208,13 @@ def _look_into_file(path: str) -> _Checkpoint:
         return _Checkpoint(
             path, stated, big_vision.USUAL, lambda f: to_variables(tensors, layout, f, path)
         )
-    if path.endswith(".safetensors") and _METADATA in (metadata := read_metadata(path)):
-        found = json.loads(metadata[_METADATA])
-        if sorted(found) != sorted(FIELDS):
-            raise WeightsError(f"{path}: should state {', '.join(FIELDS)}; save it again")
-        return _Checkpoint(path, _tuples(found), {}, lambda f: _read_own(path, f))
+    if about := read_about(path):
+        if about.name != "vit" or sorted(about.fields) != sorted(FIELDS):
+            raise WeightsError(
+                f"{path}: is a {about.name} with the fields {', '.join(about.fields)}, and a ViT "
+                f"has {', '.join(FIELDS)}"
+            )
+        return _Checkpoint(path, about.fields, {}, lambda f: _read_own(path, f))
     if os.path.isfile(os.path.join(os.path.dirname(path), "config.json")):
         return _look_into_folder(os.path.dirname(path), path)
     return _look_into_timm(path, {})
@@ -259,6 +257,6 @@ def _look_into_timm(path: str, config: Mapping[str, Any]) -> _Checkpoint:
 def _read_own(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     encoder, side = ViT(**fields), fields["patch_size"]
     like = variable_shapes(encoder, side)
-    variables = traverse_util.unflatten_dict(read_weights(path), sep="/")
+    variables = read_saved(path)
     check_variables(variables, like, path)
     return variables

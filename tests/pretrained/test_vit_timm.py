@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from capjax.data.images import Resize
 from capjax.models.vit import ViT
-from capjax.pretrained.vit import load_vit, read_vit, save_safetensors, vit_fields
+from capjax.pretrained.saved import About, save_encoder
+from capjax.pretrained.vit import load_vit, read_vit, vit_fields, vit_resize
 from capjax.pretrained.weights import WeightsError
 from tests.references import need_torch, need_transformers
 
@@ -304,9 +306,10 @@ def test_what_is_no_vit_of_timms_is_refused(file, tmp_path):
 def test_what_is_saved_once_reads_back_the_same(name, file, tmp_path):
     fields, variables = read_vit(file(TimmViT(**MODELS[name]), f"{name}.safetensors"))
     path = tmp_path / "mine" / "saved.safetensors"
-    save_safetensors(path, fields, variables)
+    save_encoder(path, About("vit", fields, Resize(9, 12)), variables)
     assert_same(read_vit(path), (fields, variables))
     assert vit_fields(path) == fields
+    assert vit_resize(path) == Resize(9, 12)
     jax.tree.map(np.testing.assert_array_equal, load_vit(ViT(**fields), str(path), 16), variables)
     with pytest.raises(
         WeightsError, match=r"encoder\.mlp_dim is 7 and .*saved\.safetensors has 40"
@@ -318,13 +321,16 @@ def test_a_saved_file_that_was_tampered_with_is_refused(file, tmp_path):
     fields, variables = read_vit(file(TimmViT()))
     path = tmp_path / "saved.safetensors"
     del variables["params"]["norm"]["bias"]
-    save_safetensors(path, fields, variables)
+    save_encoder(path, About("vit", fields, Resize(9, 12)), variables)
     with pytest.raises(WeightsError, match="missing params/norm/bias"):
         read_vit(path)
-    metadata = {"capjax_vit": '{"depth": 2}'}
-    safetensors.numpy.save_file({"a": np.zeros(1)}, path, metadata)
-    with pytest.raises(WeightsError, match=r"should state patch_size, width, .*save it again"):
+    save_encoder(path, About("vit", {"depth": 2}, Resize(9)), variables)
+    with pytest.raises(WeightsError, match=r"a vit with the fields depth, and a ViT has patch_siz"):
         read_vit(path)
+    for text in ('{"depth": 2}', "3", "{", '{"name": "vit", "fields": [1], "resize": {}}'):
+        safetensors.numpy.save_file({"a": np.zeros(1)}, path, {"capjax_encoder": text})
+        with pytest.raises(WeightsError, match=r"does not state its encoder's name, .*again"):
+            read_vit(path)
     path.write_bytes(b"hello, this is no weights file")
     with pytest.raises(WeightsError, match="is no safetensors file, or a damaged one"):
         read_vit(path)
