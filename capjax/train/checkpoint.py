@@ -310,4 +310,4 @@ def _rest(state: TrainState) -> dict[str, Any]:
 
 def _as_numpy(tree: Any) -> Any:
     """NumPy leaves, so that orbax restores to the host whatever devices there are."""
-    return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), tree)
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
