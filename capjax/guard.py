@@ -33,13 +33,19 @@ def training_in(directory: str) -> Iterator[None]:
         raise WorkdirError(str(error)) from error
     except OSError as error:
         # Errors of other files are other people's to explain.
-        inside = str(error.filename or "").startswith((directory, os.path.abspath(directory)))
-        if not inside and error.errno not in _DISK:
+        if not _is_inside(error.filename, directory) and error.errno not in _DISK:
             raise
         raise WorkdirError(
             f"{error.filename or directory} can't be read or written: {error.strerror}. When that "
             "is mended, the same command continues from the last checkpoint"
         ) from error
+
+
+def _is_inside(file: str | os.PathLike | int | None, directory: str) -> bool:
+    if not isinstance(file, str | os.PathLike):
+        return False
+    folder = os.path.abspath(directory)
+    return os.path.commonpath([os.path.abspath(file), folder]) == folder
 
 
 @contextmanager

@@ -179,12 +179,12 @@ class Campaign:
 
         The part is None where it came to its end before.
         """
-        part = self._context.Value("i", 0)
+        part = self._context.RawValue("i", 0)
         arguments = (self._config, folder, self._folder / "xla", part)
         process = self._context.Process(target=start, args=arguments)
         process.start()
         if number is not None:
-            self._wait_for_moment(process, part)
+            self._wait_for_moment(process, part, folder)
         where = None
         if number is not None and process.is_alive():
             where = _NAMES[part.value]
@@ -196,12 +196,14 @@ class Campaign:
             where = None
         return process.exitcode, where
 
-    def _wait_for_moment(self, process, part) -> None:
+    def _wait_for_moment(self, process, part, folder: Path) -> None:
         if self._rng.random() < 0.5:
             process.join(self._rng.uniform(0, self._seconds))
             return
-        wanted = self._rng.integers(2, len(_NAMES))
-        while process.is_alive() and part.value != wanted:
+        saved = any((folder / "run").glob("checkpoints/[0-9]*"))
+        never = "the first writes" if saved else "reading a checkpoint"
+        wanted = self._rng.choice([name for name in _NAMES[2:] if name != never])
+        while process.is_alive() and _NAMES[part.value] != wanted:
             time.sleep(0.0005)
         process.join(self._rng.uniform(0, 0.03))
 
