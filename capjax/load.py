@@ -14,7 +14,7 @@ from capjax.data.source import Example
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import Caption, CaptionBatches, Method
 from capjax.models.captioner import Captioner, Variables, join_frozen, split_frozen
-from capjax.train.checkpoint import Checkpoints
+from capjax.train.checkpoint import CheckpointError, Checkpoints
 
 
 @dataclasses.dataclass
@@ -106,7 +106,8 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
       checkpoint: "best" by the run's early-stopping metric, "latest", or a step, also as text.
 
     Raises:
-      capjax.workdir.WorkdirError: it is no run, or has no such checkpoint.
+      capjax.workdir.WorkdirError: it is no run, has no such checkpoint, or one that is damaged.
+        Of "best" and "latest" a damaged one is named on stderr, and the next is taken.
     """
     directory = os.fspath(directory)
     config = workdir.load_config(directory)
@@ -116,22 +117,31 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), shape))
     like, stays = split_frozen(like, *build.frozen_parts(config))
     with build.checkpoints(directory, config, read_only=True) as checkpoints:
-        step = _choose_step(checkpoints, checkpoint)
-        params = checkpoints.restore_params(step, like)
+        steps = _choose_steps(checkpoints, checkpoint)
+        try:
+            step, params = checkpoints.first_whole(
+                steps, lambda step: checkpoints.restore_params(step, like)
+            )
+        except CheckpointError as error:
+            raise workdir.WorkdirError(str(error)) from error
     frozen = workdir.load_frozen(directory) if stays else {}
     variables = join_frozen(params, frozen)
     return Run(config, tokenizer, model, variables, step)
 
 
-def _choose_step(checkpoints: Checkpoints, checkpoint: str | int) -> int:
-    named = {"best": checkpoints.best_step, "latest": checkpoints.latest_step}
-    step = named[checkpoint]() if checkpoint in named else checkpoint
+def _choose_steps(checkpoints: Checkpoints, checkpoint: str | int) -> list[int]:
+    """The steps to try, one after another: only one where it is named."""
+    steps = checkpoints.steps()
+    if checkpoint == "best" and steps:
+        return checkpoints.ranking()
+    if checkpoint == "latest" and steps:
+        return steps[::-1]
+    step = checkpoint
     if isinstance(step, str) and step.isdecimal():  # As command lines give it.
         step = int(step)
-    steps = checkpoints.steps()
     if step not in steps:
         there = f"there are steps {steps}, 'best' and 'latest'" if steps else "it has none yet"
         raise workdir.WorkdirError(
             f"{checkpoints.directory}: no checkpoint {checkpoint!r}; {there}"
         )
-    return step
+    return [step]

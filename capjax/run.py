@@ -1,16 +1,19 @@
 """The two modes of the command line: train a run, evaluate a run."""
 
+import dataclasses
 import functools
 import json
 import os
+import sys
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax import build, checks, parallel, workdir
+from capjax import build, checks, environment, guard, parallel, workdir
 from capjax.data.captions import unigram_counts
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.data.source import Source
@@ -33,9 +36,10 @@ from capjax.models.summary import model_summary
 from capjax.pretrained.weights import WeightsError, check_variables
 from capjax.pretrained.word_vectors import fill_rows
 from capjax.splits import Split, feature_model, make_split, source_record, with_features
-from capjax.train.checkpoint import Checkpoints
-from capjax.train.loop import Cadence, EarlyStopping
+from capjax.train.checkpoint import CheckpointError, Checkpoints
+from capjax.train.loop import Cadence, EarlyStopping, is_finished
 from capjax.train.loop import train as train_loop
+from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
 from capjax.train.state import init_state
 from capjax.train.step import make_loss_step, make_train_step
 from capjax.train.validate import TeacherForced, Validation
@@ -47,25 +51,62 @@ def train(config: ConfigDict, directory: str) -> None:
 
     Raises:
       ConfigError, DataError, WorkdirError: before anything is computed.
+      WorkdirError: the disk is full or can't be written; what was saved is whole.
+      SystemExit: with status `signals.EXIT_STATUS` after SIGTERM or SIGINT; all is saved.
     """
     checks.check(config)
     if config.init_from and os.path.realpath(config.init_from) == os.path.realpath(directory):
         raise build.ConfigError(
             f"config.init_from={config.init_from} is this run's own workdir: give another --workdir"
         )
-    with build.checkpoints(directory, config) as checkpoints:
-        latest = checkpoints.latest_step()
-        if latest is not None:
-            workdir.check_same_run(directory, config)
-        _train(config, directory, checkpoints, latest)
-    curve = workdir.path(directory, "figures", "training.png")
-    rows = read_metrics(workdir.path(directory, "metrics.jsonl"))
-    save_figure(training_curve(rows, config.early_stopping.metric), curve)
+    with guard.training_in(directory), Interruption() as interruption:
+        try:
+            with build.checkpoints(directory, config) as checkpoints:
+                latest = checkpoints.latest_step()
+                if latest is not None:
+                    workdir.check_same_run(directory, config)
+                if latest is not None and _is_finished(config, checkpoints, latest):
+                    print(f"{directory} is trained to its end, step {latest}: nothing to do")
+                else:
+                    _train(config, directory, checkpoints, latest, interruption)
+        except Interrupted as error:
+            reason = str(error) or "stopped by a signal before training"
+            print(f"{reason}: the same command continues {directory}", flush=True)
+            sys.exit(EXIT_STATUS)
+        curve = workdir.path(directory, "figures", "training.png")
+        rows = read_metrics(workdir.path(directory, "metrics.jsonl"))
+        save_figure(training_curve(rows, config.early_stopping.metric), curve)
     print(f"done: {directory}; its curves are {curve}")
 
 
+def _is_finished(config: ConfigDict, checkpoints: Checkpoints, step: int) -> bool:
+    """Whether nothing is left to train after `step`; not of a checkpoint that is damaged."""
+    try:
+        progress = checkpoints.progress(step)
+    except CheckpointError:
+        return False
+    stopping = _restore_stopping(config, progress, step)
+    return is_finished(step, _cadence(config), stopping)
+
+
+def _restore_stopping(config: ConfigDict, progress: dict[str, Any], step: int) -> EarlyStopping:
+    stopping = EarlyStopping(**config.early_stopping)
+    stopping.best, stopping.waited = progress["best"], progress["waited"]
+    # Earlier versions saved no state before its evaluation.
+    stopping.evaluated = progress.get("evaluated", step)
+    return stopping
+
+
+def _cadence(config: ConfigDict) -> Cadence:
+    return Cadence(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
+
+
 def _train(
-    config: ConfigDict, directory: str, checkpoints: Checkpoints, latest: int | None
+    config: ConfigDict,
+    directory: str,
+    checkpoints: Checkpoints,
+    latest: int | None,
+    interruption: Interruption,
 ) -> None:
     # What is quick to find wrong comes first: the files, then the weights, then every image.
     source = {name: open_source(config.dataset, name) for name in ("train", "validation")}
@@ -111,6 +152,7 @@ def _train(
         workdir.save(directory, config, tokenizer, fingerprints)
         workdir.save_frozen(directory, frozen)
         workdir.save_selection(directory, source)
+        environment.save(directory)
     else:
         # What training began with may have gone: what stays lies in the workdir, and the rest comes
         # from the checkpoint.
@@ -131,27 +173,34 @@ def _train(
         ema=config.ema_decay > 0,
         baseline=build.draws_locations(config),
     )
-    stopping = EarlyStopping(**config.early_stopping)
     if latest is None:
-        state = fresh(params, frozen=frozen)
+        first, state = 0, fresh(params, frozen=frozen)
+        stopping = EarlyStopping(**config.early_stopping)
     else:
         like = jax.eval_shape(fresh, params).replace(frozen=frozen)
-        state, progress = checkpoints.restore(latest, like)
-        stopping.best, stopping.waited = progress["best"], progress["waited"]
-        print(f"continuing {directory} from step {latest}")
-    with Writer(directory, resume_step=latest or 0) as writer:
+        state, progress = checkpoints.restore_latest(like)
+        first = int(state.step)
+        stopping = _restore_stopping(config, progress, first)
+        print(f"continuing {directory} from step {first}")
+        if changes := environment.changes(directory):
+            print(changes)
+    with Writer(directory, resume_step=first) as writer:
+        validation = _validation(config, directory, model, splits["validation"], writer)
+        validation = dataclasses.replace(
+            validation, batches=lambda: interruption.watch(splits["validation"].eval_batches())
+        )
+        interruption.poll()
         train_loop(
             parallel.replicate(state),
             _train_step(config, model, optimizer),
-            parallel.prefetch(splits["train"].train_batches(latest or 0)),
-            _validation(config, directory, model, splits["validation"], writer),
-            cadence=Cadence(
-                config.num_steps, config.log_every, config.eval_every, config.checkpoint_every
-            ),
+            parallel.prefetch(splits["train"].train_batches(first)),
+            validation,
+            cadence=_cadence(config),
             schedule=build.schedule(config),
             stopping=stopping,
             checkpoints=checkpoints,
             writer=writer,
+            interruption=interruption,
         )
 
 

@@ -5,11 +5,13 @@ tokenizer.json          its tokenizer
 data.json               fingerprints of the data
 selection.json          what was drawn from a dataset or left out, where anything was
 frozen.safetensors      variables that training does not change, such as a frozen encoder's
-checkpoints/            the latest and the best
+environment.json        processors, devices and versions that it began with
+checkpoints/            the latest two and the best
 metrics.jsonl           training and validation scalars
 tensorboard/            the same, with texts and figures
 figures/                fixed images, their captions and attention, at every evaluation
 evaluation/             results of `--mode evaluate`
+lock                    held by the process that trains in it
 """
 
 import json

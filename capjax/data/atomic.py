@@ -1,8 +1,12 @@
 """Whole files or none: what is written for later runs never lies half-written on disk."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
+
+# What `mkstemp` makes of the name of one of our files.
+_TEMPORARY = re.compile(r"\..+\.(json|jsonl|png|safetensors)\.[a-z0-9_]{8}")
 
 
 def write_atomic(path: str | os.PathLike, content: bytes) -> None:
@@ -12,7 +16,8 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
     `os.replace` is atomic inside one file system only.
 
     Raises:
-      OSError: the folder cannot be written; no temporary file is left behind.
+      OSError: the folder cannot be written; it has the path as its `filename`. No temporary file
+        is left behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,6 +30,15 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
         # mkstemp makes files for the owner alone; a shared cache is read by others.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
+
+
+def remove_temporary(folder: str | os.PathLike) -> None:
+    """Removes what a process that was killed in `write_atomic` left in a folder."""
+    for path in Path(folder).glob(".*"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)

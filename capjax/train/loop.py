@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from capjax import parallel
 from capjax.train.checkpoint import Checkpoints
+from capjax.train.signals import Interrupted, Interruption
 from capjax.train.state import TrainState
 from capjax.train.writer import Writer
 
@@ -24,6 +25,7 @@ class EarlyStopping:
       patience: evaluations without a new best before training stops; 0 never stops.
       best: the best value so far.
       waited: evaluations since then.
+      evaluated: the step of the last evaluation.
     """
 
     metric: str
@@ -31,6 +33,7 @@ class EarlyStopping:
     patience: int
     best: float | None = None
     waited: int = 0
+    evaluated: int = 0
 
     def update(self, metrics: dict[str, float]) -> bool:
         """Takes an evaluation in; says whether to stop. Raises KeyError for an unknown metric."""
@@ -66,6 +69,10 @@ class Cadence:
     eval_every: int
     checkpoint_every: int
 
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation follows the update that makes `step`."""
+        return step % self.eval_every == 0 or step == self.num_steps
+
 
 def train(
     state: TrainState,
@@ -78,6 +85,7 @@ def train(
     stopping: EarlyStopping,
     checkpoints: Checkpoints,
     writer: Writer,
+    interruption: Interruption,
 ) -> TrainState:
     """Trains from `state.step` to the end, or until early stopping.
 
@@ -85,21 +93,50 @@ def train(
       state: replicated.
       step_fn: mapped over devices; its state is donated.
       batches: sharded, from the step where `state` stands.
-      evaluate: (step, replicated state) -> metrics, all worth logging.
+      evaluate: (step, replicated state) -> metrics, all worth logging; may raise Interrupted.
       cadence: how often to log, evaluate and save.
       schedule: step -> learning rate, for the log.
-      stopping: as restored, or fresh.
+      stopping: as restored, or fresh. An evaluation that is due at `state.step` and that it has
+        not seen comes first.
       checkpoints: where to save.
       writer: where to log.
+      interruption: where to look whether to leave.
 
     Returns:
       The replicated state at the end.
+
+    Raises:
+      Interrupted: it has left before its end, and saved where it stands.
     """
     start = int(parallel.unreplicate(state.step))
     bar = tqdm(total=cadence.num_steps, initial=start, unit="step", desc="train", smoothing=0.05)
     clock = _Clock()
     step = start
-    while step < cadence.num_steps and not stopping.exhausted:
+
+    def look() -> dict[str, float] | None:
+        """Evaluates and logs; the metric that ranks, or None where a signal came before the end."""
+        bar.set_description_str("evaluate")
+        try:
+            results = evaluate(step, state)
+        except Interrupted:  # The next start begins with this evaluation.
+            return None
+        bar.set_description_str("train")
+        clock.restart()
+        writer.scalars(step, "validation", results)
+        stopping.update(results)
+        stopping.evaluated = step
+        return {stopping.metric: results[stopping.metric]}
+
+    def save(ranked: dict[str, float] | None) -> None:
+        # What is frozen is no part of a checkpoint, and need not leave the device.
+        saved = parallel.unreplicate(state.replace(frozen={}))
+        writer.sync()
+        checkpoints.save(saved, dataclasses.asdict(stopping), ranked)
+
+    if step > stopping.evaluated and cadence.evaluates(step):
+        save(look())
+    leaves = interruption.requested
+    while step < cadence.num_steps and not stopping.exhausted and not leaves:
         state, metrics = step_fn(state, next(batches))
         step += 1
         clock.add(metrics["captions"])
@@ -112,26 +149,26 @@ def train(
             bar.set_postfix_str(
                 f"loss {scalars['loss']:.3f}, {scalars['captions_per_second']:.0f} captions/s"
             )
-        due = step % cadence.eval_every == 0 or step == cadence.num_steps
-        if due:
-            bar.set_description_str("evaluate")
-            results = evaluate(step, state)
-            bar.set_description_str("train")
-            writer.scalars(step, "validation", results)
-            stopping.update(results)
-            clock.restart()
-        if due or (cadence.checkpoint_every and step % cadence.checkpoint_every == 0):
-            ranked = {stopping.metric: results[stopping.metric]} if due else None
-            # What is frozen is no part of a checkpoint, and need not leave the device.
-            saved = parallel.unreplicate(state.replace(frozen={}))
-            checkpoints.save(saved, dataclasses.asdict(stopping), ranked)
+        due = cadence.evaluates(step)
+        ranked = look() if due else None
+        # Once a step: a signal that comes later finds the next step, or the end.
+        leaves = interruption.requested
+        if due or leaves or (cadence.checkpoint_every and step % cadence.checkpoint_every == 0):
+            save(ranked)
     bar.close()
+    if not is_finished(step, cadence, stopping):
+        raise Interrupted(f"stopped by a signal at step {step}")
     if stopping.exhausted:
         print(
             f"stopped early at step {step}: {stopping.metric} did not pass {stopping.best:.4g} "
             f"in {stopping.waited} evaluations"
         )
     return state
+
+
+def is_finished(step: int, cadence: Cadence, stopping: EarlyStopping) -> bool:
+    """Whether training that stands at `step` is at its end."""
+    return stopping.exhausted or step == stopping.evaluated == cadence.num_steps
 
 
 class _Clock:

@@ -5,9 +5,9 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from capjax.data.atomic import write_atomic
+from capjax.train.events import Events
 
 
 class Writer:
@@ -22,10 +22,8 @@ class Writer:
         os.makedirs(directory, exist_ok=True)
         self._path = os.path.join(directory, "metrics.jsonl")
         _cut_back(self._path, resume_step)
+        self._events = Events(os.path.join(directory, "tensorboard"), resume_step)
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 closed by close()
-        self._events = SummaryWriter(
-            os.path.join(directory, "tensorboard"), purge_step=resume_step + 1
-        )
 
     def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
         """One JSON line {"step", "group", ...values}, and a TensorBoard scalar each."""
@@ -34,15 +32,25 @@ class Writer:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._events.add_scalar(f"{group}/{name}", value, step)
+            self._events.scalar(step, f"{group}/{name}", value)
 
     def text(self, step: int, name: str, text: str) -> None:
         """A Markdown text for TensorBoard."""
-        self._events.add_text(name, text, step)
+        self._events.text(step, name, text)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture for TensorBoard, uint8 [H, W, 3]."""
-        self._events.add_image(name, pixels, step, dataformats="HWC")
+        self._events.image(step, name, pixels)
+
+    def sync(self) -> None:
+        """Returns when all that was logged is on the disk.
+
+        To be called before a checkpoint is saved: a run that continues from it logs none of it
+        again.
+        """
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._events.flush()
 
     def close(self) -> None:
         """Flushes and closes both logs."""
@@ -57,12 +65,19 @@ class Writer:
 
 
 def read_metrics(path: str) -> list[dict]:
-    """The rows of a `metrics.jsonl`, less a last line that a crash left half written."""
+    """The rows of a `metrics.jsonl`, up to a line that a crash left half written."""
+    rows = []
     if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8") as file:
-        lines = [line for line in file if line.endswith("\n")]
-    return [json.loads(line) for line in lines]
+        return rows
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+            if not line.endswith(b"\n"):
+                break
+    return rows
 
 
 def _cut_back(path: str, step: int) -> None:

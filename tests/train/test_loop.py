@@ -1,5 +1,6 @@
 """The loop: an interrupted run ends where one never stopped, logs once, keeps best and latest."""
 
+import functools
 import json
 
 import jax
@@ -10,9 +11,11 @@ from capjax import parallel
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
 from capjax.train.checkpoint import Checkpoints
+from capjax.train.events import read_events
 from capjax.train.loop import Cadence, EarlyStopping, train
 from capjax.train.objective import Objective
 from capjax.train.optimizer import adamw, learning_rate_schedule
+from capjax.train.signals import Interrupted, Interruption
 from capjax.train.state import init_state
 from capjax.train.step import make_train_step
 from capjax.train.writer import Writer, read_metrics
@@ -20,6 +23,9 @@ from capjax.train.writer import Writer, read_metrics
 MODEL = Captioner(FeatureEncoder((2, 2)), TransformerDecoder(9, 5, 8, 1, 2, dropout=0.1))
 SCHEDULE = learning_rate_schedule(1e-2, 2, 100)
 OPTIMIZER = adamw(SCHEDULE, b1=0.9, b2=0.98, weight_decay=0.01, clip_norm=1.0)
+
+
+TIMED = ("captions_per_second", "step_seconds")
 
 
 class Killed(Exception):
@@ -40,67 +46,146 @@ def batches(first, last):
         )
 
 
+@functools.cache
+def initial_params():
+    return MODEL.init_variables(jax.random.key(0), (4, 6))["params"]
+
+
 @pytest.fixture(scope="module", name="step_fn")
 def make_step():
     step = make_train_step(MODEL, OPTIMIZER, seed=0, objective=Objective(), ema_decay=0.9)
     return parallel.map_devices(step, donate=(0,))
 
 
-def run(folder, step_fn, *, last=None, scores=(1.0,) * 20, steps=7, patience=0):
-    """One start of a run in `folder`; killed when it asks for batch `last`."""
-    state = init_state(
-        MODEL.init_variables(jax.random.key(0), (4, 6))["params"], OPTIMIZER, ema=True
-    )
+def run(
+    folder,
+    step_fn,
+    *,
+    last=None,
+    scores=(1.0,) * 20,
+    steps=7,
+    patience=0,
+    leave_in=("nothing", 0),
+):
+    """One start of a run in `folder`; killed when it asks for batch `last`.
+
+    A signal comes in the update, or in the evaluation, of the step that `leave_in` says.
+    """
+    state = init_state(initial_params(), OPTIMIZER, ema=True)
     stopping = EarlyStopping("score", "max", patience)
+    interruption = Interruption()
+
+    def watched(first):
+        for step, batch in enumerate(batches(first, last), first + 1):
+            interruption.requested |= leave_in == ("update", step)
+            yield batch
+
+    def evaluate(step, state):
+        if leave_in == ("evaluation", step):
+            interruption.requested = True
+        for _ in interruption.watch("one batch"):
+            pass
+        return {"score": scores[step // 2], "loss": 1.0}
+
     with Checkpoints(str(folder / "checkpoints"), "score", "max") as checkpoints:
-        latest = checkpoints.latest_step()
-        if latest is not None:
-            state, progress = checkpoints.restore(latest, state)
-            stopping.best, stopping.waited = progress["best"], progress["waited"]
-        with Writer(str(folder), resume_step=latest or 0) as writer:
+        if checkpoints.steps():
+            state, progress = checkpoints.restore_latest(state)
+            for name in ("best", "waited", "evaluated"):
+                setattr(stopping, name, progress[name])
+        first = int(state.step)
+        with Writer(str(folder), resume_step=first) as writer:
             end = train(
                 parallel.replicate(state),
                 step_fn,
-                batches(latest or 0, last),
-                lambda step, state: {"score": scores[step // 2], "loss": 1.0},
+                watched(first),
+                evaluate,
                 cadence=Cadence(num_steps=steps, log_every=1, eval_every=2, checkpoint_every=3),
                 schedule=SCHEDULE,
                 stopping=stopping,
                 checkpoints=checkpoints,
                 writer=writer,
+                interruption=interruption,
             )
     return parallel.unreplicate(end)
 
 
 def rows(folder):
-    timed = ("captions_per_second", "step_seconds")
     return [
-        {name: value for name, value in row.items() if name not in timed}
+        {name: value for name, value in row.items() if name not in TIMED}
         for row in read_metrics(str(folder / "metrics.jsonl"))
     ]
 
 
-@pytest.mark.parametrize("last", [3, 5, 6])
-def test_a_killed_run_ends_as_if_it_never_was(tmp_path, step_fn, last):
-    whole = run(tmp_path / "whole", step_fn)
-    with pytest.raises(Killed):
-        run(tmp_path / "killed", step_fn, last=last)
-    again = run(tmp_path / "killed", step_fn)
-    for left, right in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
+@pytest.fixture(scope="module", name="whole")
+def make_whole(tmp_path_factory, step_fn):
+    """A run never stopped, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return run(folder, step_fn), folder
+
+
+def assert_ends_as(whole, folder, step_fn):
+    again = run(folder, step_fn)
+    for left, right in zip(jax.tree.leaves(whole[0]), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(left, right)
-    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
-    assert [row["step"] for row in rows(tmp_path / "whole") if row["group"] == "train"] == [
-        *range(1, 8)
+    assert rows(folder) == rows(whole[1])
+    assert scalars(folder) == scalars(whole[1])
+    last = [rank(directory) for directory in (whole[1], folder)]
+    assert last[0] == last[1]
+
+
+def scalars(folder):
+    """(step, tag, value) of all TensorBoard scalars, in the order of files and events."""
+    events = (read_events(path) for path in sorted((folder / "tensorboard").iterdir()))
+    values = [
+        (e.step, v.tag, v.simple_value) for f in events for _, e in f for v in e.summary.value
     ]
+    return [value for value in values if not value[1].endswith(TIMED)]
+
+
+def rank(folder):
+    """What the last checkpoint says of the evaluations, and the best step."""
+    with Checkpoints(str(folder / "checkpoints"), "score", "max", read_only=True) as checkpoints:
+        return checkpoints.progress(checkpoints.latest_step()), checkpoints.ranking()[0]
+
+
+@pytest.mark.parametrize("last", [3, 5, 6])
+def test_a_killed_run_ends_as_if_it_never_was(tmp_path, step_fn, whole, last):
+    with pytest.raises(Killed):
+        run(tmp_path, step_fn, last=last)
+    assert_ends_as(whole, tmp_path, step_fn)
+    assert [row["step"] for row in rows(tmp_path) if row["group"] == "train"] == [*range(1, 8)]
+
+
+@pytest.mark.parametrize(
+    "leave_in", [("update", 1), ("update", 5), ("update", 6), ("evaluation", 4), ("evaluation", 7)]
+)
+def test_a_signal_saves_the_step_and_changes_nothing(tmp_path, step_fn, whole, leave_in):
+    with pytest.raises(Interrupted, match=f"stopped by a signal at step {leave_in[1]}"):
+        run(tmp_path, step_fn, leave_in=leave_in)
+    with Checkpoints(str(tmp_path / "checkpoints"), "score", "max") as checkpoints:
+        assert checkpoints.latest_step() == leave_in[1]
+    if leave_in == ("evaluation", 4):  # Once more, in the same evaluation.
+        with pytest.raises(Interrupted):
+            run(tmp_path, step_fn, leave_in=leave_in)
+    assert_ends_as(whole, tmp_path, step_fn)
+
+
+def test_a_damaged_latest_checkpoint_costs_steps_and_no_bits(tmp_path, step_fn, whole, capfd):
+    run(tmp_path, step_fn)
+    files = [path for path in (tmp_path / "checkpoints" / "7").rglob("*") if path.is_file()]
+    max(files, key=lambda path: path.stat().st_size).write_bytes(b"")
+    assert_ends_as(whole, tmp_path, step_fn)
+    assert "checkpoints/7 can't be used" in capfd.readouterr().err
+    assert (tmp_path / "checkpoints" / "7.damaged").is_dir()
 
 
 def test_best_and_latest_are_both_kept(tmp_path, step_fn):
     run(tmp_path, step_fn, scores=[0, 1.0, 5.0, 2.0])
     with Checkpoints(str(tmp_path / "checkpoints"), "score", "max") as checkpoints:
-        assert checkpoints.steps() == [4, 7]
-        assert checkpoints.best_step() == 4
+        assert checkpoints.steps() == [4, 6, 7]
+        assert checkpoints.ranking() == [4, 7, 6]
         assert checkpoints.latest_step() == 7
-        like = MODEL.init_variables(jax.random.key(0), (4, 6))["params"]
+        like = initial_params()
         best, latest = (checkpoints.restore_params(step, like) for step in (4, 7))
     differ = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (best, latest)), strict=True)]
     assert any(differ)

@@ -1,0 +1,69 @@
+"""Signals end a run in good order, and only while it asks for them."""
+
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from capjax.train.signals import Interrupted, Interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_before_the_loop_a_signal_leaves_at_once_and_then_is_asked_for(number, capfd):
+    before = [signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)]
+    with Interruption() as interruption:
+        with pytest.raises(Interrupted):
+            signal.raise_signal(number)
+        assert interruption.requested
+    with Interruption() as interruption:
+        interruption.poll()
+        seen = []
+        with pytest.raises(Interrupted):  # noqa: PT012
+            for item in interruption.watch(range(5)):
+                seen.append(item)
+                if item == 2:
+                    signal.raise_signal(number)
+        assert seen == [0, 1, 2]
+    assert [signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)] == before
+    assert capfd.readouterr().err.count(f"{number.name}: leaving; once more ends at once") == 2
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_process(second):
+    code = (
+        "import signal, time\n"
+        "from capjax.train.signals import Interruption\n"
+        "with Interruption() as interruption:\n"
+        "    interruption.poll()\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        f"    signal.raise_signal(signal.{second.name})\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert done.returncode == -second
+
+
+def test_what_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGINT)
+            assert not interruption.requested
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_thread_catches_none():
+    before = signal.getsignal(signal.SIGTERM)
+    found = []
+
+    def enter():
+        with Interruption() as interruption:
+            found.append((interruption.requested, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert found == [(False, before)]

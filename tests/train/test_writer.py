@@ -1,0 +1,109 @@
+"""Logs are cut back to a step for good: no row and no event is there twice, and none is lost."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from capjax.train.events import read_events
+from capjax.train.writer import Writer, read_metrics
+
+
+def write(folder, resume_step, steps):
+    with Writer(str(folder), resume_step) as writer:
+        for step in steps:
+            log(writer, step)
+
+
+def log(writer, step):
+    writer.scalars(step, "train", {"loss": 1 / step})
+    if step % 2 == 0:
+        writer.text(step, "captions", f"| {step} |")
+        writer.image(step, "image_0", np.full((4, 5, 3), step, np.uint8))
+
+
+def summaries(folder):
+    files = sorted((folder / "tensorboard").iterdir())
+    return [
+        (event.step, value.SerializeToString())
+        for file in files
+        for _, event in read_events(file)
+        for value in event.summary.value
+    ]
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(starts=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 60))))
+def test_logs_of_any_starts_are_those_of_one(tmp_path_factory, starts):
+    """Each start goes back some steps, makes some, and is cut short by some bytes."""
+    whole, parts = (tmp_path_factory.mktemp(name) for name in ("whole", "parts"))
+    step, safe = 0, 0
+    for back, forth, cut in starts:
+        first = max(safe - back, 0)
+        step = first + forth
+        writer = Writer(str(parts), first)
+        for number in range(first + 1, step + 1):
+            log(writer, number)
+        writer.sync()
+        safe = step
+        for file in [parts / "metrics.jsonl", *(parts / "tensorboard").iterdir()]:
+            # What comes after the last sync may be lost, in part or whole.
+            with open(file, "ab") as stream:
+                stream.write(b'{"step": 99, "group": "train"}\n{"st'[: cut // 2])
+        writer.close()
+    write(parts, step, range(step + 1, step + 3))
+    write(whole, 0, range(1, step + 3))
+    assert (parts / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert summaries(parts) == summaries(whole)
+
+
+def test_files_of_starts_that_came_to_nothing_are_removed(tmp_path):
+    for _ in range(5):
+        write(tmp_path, 0, [1, 2])
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+def test_rows_from_a_damaged_one_on_are_not_read(tmp_path):
+    write(tmp_path, 0, [1, 2, 3])
+    file = tmp_path / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(lines[0] + b"\0" * len(lines[1]) + b"\n" + lines[2])
+    assert [row["step"] for row in read_metrics(str(file))] == [1]
+    file.write_bytes(lines[0] + lines[1] + lines[2].rstrip())
+    assert [row["step"] for row in read_metrics(str(file))] == [1, 2, 3]
+
+
+def test_what_is_synced_is_on_the_disk(tmp_path):
+    writer = Writer(str(tmp_path))
+    log(writer, 1)
+    log(writer, 2)
+    writer.sync()
+    assert len(summaries(tmp_path)) == 4
+    written = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in written] == [1, 2]
+    writer.close()
+
+
+def test_a_tensorboard_that_looks_on_is_told_what_was_cut_off(tmp_path):
+    write(tmp_path, 0, [1, 2, 3])
+    write(tmp_path, 2, [3])
+    last = sorted((tmp_path / "tensorboard").iterdir())[-1]
+    events = [event for _, event in read_events(last)]
+    assert any(event.step == 3 and event.HasField("session_log") for event in events)
+
+
+@pytest.mark.parametrize("length", range(0, 60, 7))
+def test_an_event_file_cut_short_is_read_up_to_there(tmp_path, length):
+    write(tmp_path, 0, [1, 2])
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    content, whole = file.read_bytes(), read_events(file)
+    file.write_bytes(content[: len(content) - length])
+    assert [end for end, _ in read_events(file)] == [
+        end for end, _ in whole if end <= len(content) - length
+    ]
