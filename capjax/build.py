@@ -47,6 +47,8 @@ PRETRAINED = {
     "resnet": ResNet,
     "vit": ViT,
 }
+# Of a captioner: the names that its parameters begin with.
+PARTS = ("encoder", "adapter", "decoder")
 # What training makes of an encoder, and its module does not know.
 TRAINING_FIELDS = ("weights", "trainable", "cache", "cache_views")
 EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
@@ -152,6 +154,20 @@ def frozen_parts(config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
     stages = config.encoder.get("trainable", ())
     thaw = ("encoder",) if "all" in stages else tuple(f"encoder/{stage}" for stage in stages)
     return (*freeze, "decoder/tokens") if config.word_vectors.frozen else freeze, thaw
+
+
+def init_parts(config: ConfigDict) -> tuple[str, ...]:
+    """The parts of the model whose parameters come from the run `init_from`; none without one."""
+    if not config.init_from:
+        return ()
+    if "all" not in config.init_parts:
+        return config.init_parts
+    return tuple(part for part in PARTS if part != "adapter" or "adapter" in config)
+
+
+def keeps_tokenizer(config: ConfigDict) -> bool:
+    """Whether the tokenizer is that of the run `init_from`, whose decoder knows no other words."""
+    return "decoder" in init_parts(config) and config.init_tokenizer
 
 
 def draws_locations(config: ConfigDict) -> bool:

@@ -93,21 +93,48 @@ def _check_objective(config: ConfigDict) -> None:
 
 
 def _check_start(config: ConfigDict) -> None:
-    """Raises ConfigError for embeddings that can't start or stay as the config says."""
+    """Raises ConfigError for parameters that can't start or stay as the config says."""
+    _check_init_parts(config)
     file, frozen = config.word_vectors.file, config.word_vectors.frozen
-    if file and config.init_from:
+    from_run = "decoder" in build.init_parts(config)
+    if file and from_run:
         raise ConfigError(
             "config.word_vectors.file and config.init_from both say what the embeddings start "
-            "from: give one of them"
+            "from: give one of them, or config.init_parts without 'decoder'"
         )
     if file and not os.path.isfile(os.path.expanduser(file)):
         raise ConfigError(f"config.word_vectors.file={file}: there is no such file")
-    if frozen and not (file or config.init_from):
+    if frozen and not (file or from_run):
         raise ConfigError("config.word_vectors.frozen needs a config.word_vectors.file")
+    if frozen and from_run and not config.init_tokenizer:
+        raise ConfigError(
+            "config.word_vectors.frozen would leave the embeddings of new words at chance: set "
+            "config.init_tokenizer=True"
+        )
     if frozen and config.decoder.get("tie_embeddings"):
         raise ConfigError(
             "config.word_vectors.frozen would keep the output layer from learning: set "
             "config.decoder.tie_embeddings=False"
+        )
+
+
+def _check_init_parts(config: ConfigDict) -> None:
+    """Raises ConfigError for parts that no run has, or that are asked of no run."""
+    parts, known = config.init_parts, ("all", *build.PARTS)
+    for part in parts:
+        choose(dict.fromkeys(known), part, "init_parts")
+    if not parts or ("all" in parts and len(parts) > 1):
+        raise ConfigError(
+            f"config.init_parts={parts} must be ('all',), or some of {', '.join(build.PARTS)}"
+        )
+    if "adapter" in parts and "adapter" not in config:
+        raise ConfigError("config.init_parts has 'adapter', and this config has no adapter")
+    if parts != ("all",) and not config.init_from:
+        raise ConfigError(f"config.init_parts={parts} needs a config.init_from")
+    if not config.init_tokenizer and "decoder" not in build.init_parts(config):
+        raise ConfigError(
+            "config.init_tokenizer=False needs a config.init_from, and config.init_parts with "
+            "'decoder': without, the words are those of these data anyway"
         )
 
 

@@ -1,6 +1,7 @@
 """The training loop: steps, logs, evaluations, checkpoints, early stopping."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from capjax import parallel
 from capjax.train.checkpoint import Checkpoints
+from capjax.train.finite import ADVICE, NonFiniteError, Watch
 from capjax.train.state import TrainState
 from capjax.train.writer import Writer
 
@@ -76,6 +78,7 @@ def train(
     cadence: Cadence,
     schedule: Callable[[int], float],
     stopping: EarlyStopping,
+    watch: Watch,
     checkpoints: Checkpoints,
     writer: Writer,
 ) -> TrainState:
@@ -89,11 +92,16 @@ def train(
       cadence: how often to log, evaluate and save.
       schedule: step -> learning rate, for the log.
       stopping: as restored, or fresh.
+      watch: as restored, or fresh.
       checkpoints: where to save.
       writer: where to log.
 
     Returns:
       The replicated state at the end.
+
+    Raises:
+      NonFiniteError: the loss, a gradient or the parameters are not finite; nothing of it is
+        evaluated or saved.
     """
     start = int(parallel.unreplicate(state.step))
     bar = tqdm(total=cadence.num_steps, initial=start, unit="step", desc="train", smoothing=0.05)
@@ -103,28 +111,40 @@ def train(
         state, metrics = step_fn(state, next(batches))
         step += 1
         clock.add(metrics["captions"])
+        watch.add(step, metrics.pop("nonfinite"))
         bar.update()
         if step % cadence.log_every == 0 or step == 1:
+            watch.read(state)
             scalars = {name: float(value) for name, value in parallel.unreplicate(metrics).items()}
+            # Of a step whose update was left out; JSON has no such numbers.
+            scalars = {name: value for name, value in scalars.items() if math.isfinite(value)}
             scalars["learning_rate"] = float(schedule(step - 1))
+            if watch.limit:
+                scalars["skipped"] = watch.skipped
             scalars.update(clock.read())
             writer.scalars(step, "train", scalars)
             bar.set_postfix_str(
-                f"loss {scalars['loss']:.3f}, {scalars['captions_per_second']:.0f} captions/s"
+                f"loss {scalars.get('loss', math.nan):.3f}, "
+                f"{scalars['captions_per_second']:.0f} captions/s"
             )
         due = step % cadence.eval_every == 0 or step == cadence.num_steps
+        save = due or (cadence.checkpoint_every and step % cadence.checkpoint_every == 0)
+        if save:
+            watch.check(step, state)
         if due:
             bar.set_description_str("evaluate")
             results = evaluate(step, state)
             bar.set_description_str("train")
+            if not math.isfinite(results.get("loss", 0.0)):
+                raise NonFiniteError(f"step {step}: the loss on validation is not finite. {ADVICE}")
             writer.scalars(step, "validation", results)
             stopping.update(results)
             clock.restart()
-        if due or (cadence.checkpoint_every and step % cadence.checkpoint_every == 0):
+        if save:
             ranked = {stopping.metric: results[stopping.metric]} if due else None
             # What is frozen is no part of a checkpoint, and need not leave the device.
             saved = parallel.unreplicate(state.replace(frozen={}))
-            checkpoints.save(saved, dataclasses.asdict(stopping), ranked)
+            checkpoints.save(saved, dataclasses.asdict(stopping) | watch.progress, ranked)
     bar.close()
     if stopping.exhausted:
         print(

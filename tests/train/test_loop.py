@@ -10,6 +10,7 @@ from capjax import parallel
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
 from capjax.train.checkpoint import Checkpoints
+from capjax.train.finite import Watch
 from capjax.train.loop import Cadence, EarlyStopping, train
 from capjax.train.objective import Objective
 from capjax.train.optimizer import adamw, learning_rate_schedule
@@ -46,17 +47,19 @@ def make_step():
     return parallel.map_devices(step, donate=(0,))
 
 
-def run(folder, step_fn, *, last=None, scores=(1.0,) * 20, steps=7, patience=0):
+def run(folder, step_fn, *, last=None, scores=(1.0,) * 20, steps=7, patience=0, skip=0):
     """One start of a run in `folder`; killed when it asks for batch `last`."""
     state = init_state(
         MODEL.init_variables(jax.random.key(0), (4, 6))["params"], OPTIMIZER, ema=True
     )
     stopping = EarlyStopping("score", "max", patience)
+    watch = Watch(skip)
     with Checkpoints(str(folder / "checkpoints"), "score", "max") as checkpoints:
         latest = checkpoints.latest_step()
         if latest is not None:
             state, progress = checkpoints.restore(latest, state)
             stopping.best, stopping.waited = progress["best"], progress["waited"]
+            watch.skipped, watch.streak = progress["skipped"], progress["streak"]
         with Writer(str(folder), resume_step=latest or 0) as writer:
             end = train(
                 parallel.replicate(state),
@@ -66,6 +69,7 @@ def run(folder, step_fn, *, last=None, scores=(1.0,) * 20, steps=7, patience=0):
                 cadence=Cadence(num_steps=steps, log_every=1, eval_every=2, checkpoint_every=3),
                 schedule=SCHEDULE,
                 stopping=stopping,
+                watch=watch,
                 checkpoints=checkpoints,
                 writer=writer,
             )
