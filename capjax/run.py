@@ -93,12 +93,9 @@ def _train(
     bias = build.log_frequencies(counts) if config.decoder.smart_bias else None
     model = build.captioner(config, tokenizer, bias)
     shape = build.resize(config.dataset).shape
-    try:
-        like = jax.eval_shape(lambda: model.init_variables(jax.random.key(config.seed), shape))
-        lengths = (config.dataset.captions_per_image, config.dataset.max_length)
-        print(model_summary(model, shape, *lengths))
-    except ValueError as error:  # Fields that do not fit each other or the image's size.
-        raise build.ConfigError(f"this config makes no model: {error}") from error
+    like = build.shapes(config, model)
+    lengths = (config.dataset.captions_per_image, config.dataset.max_length)
+    print(model_summary(model, shape, *lengths))
     checks.check_trainable(config, like["params"])
 
     if latest is None:
