@@ -48,6 +48,8 @@ PRETRAINED = {
     "resnet": ResNet,
     "vit": ViT,
 }
+# Of a captioner: the names that its parameters begin with.
+PARTS = ("encoder", "adapter", "decoder")
 # What training makes of an encoder, and its module does not know.
 TRAINING_FIELDS = ("weights", "trainable", "cache", "cache_views")
 EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
@@ -121,18 +123,29 @@ def captioner(
       tokenizer: its vocabulary sizes the decoder; its special ids are banned.
       output_bias: where the output bias starts in a new model.
     """
+    more = {"banned": tokenizer.banned_ids}
+    if output_bias is not None:
+        more["output_bias"] = tuple(output_bias)
+    return captioner_of(config, tokenizer.vocab_size, **more)
+
+
+def captioner_of(config: ConfigDict, vocab_size: int, **more: Any) -> Captioner:
+    """`captioner` for a vocabulary of which the size is known.
+
+    Raises:
+      ConfigError: there is no such encoder, adapter or decoder, or a field is another's or missing.
+    """
     dtype = choose(DTYPES, config.dtype, "dtype")
     adapter = None
     if "adapter" in config:
-        _check_activation(config.adapter.activation or "relu", "adapter")
-        adapter = Adapter(**config.adapter, dtype=dtype)
+        if config.adapter.activation:
+            _check_activation(config.adapter.activation, "adapter")
+        adapter = _make(
+            {"adapter": Adapter}, {"name": "adapter", **config.adapter}, "adapter", dtype
+        )
     decoders = {"transformer": TransformerDecoder, "bahdanau": BahdanauDecoder}
     fields = {name: value for name, value in config.decoder.items() if name != "smart_bias"}
-    more = {
-        "vocab_size": tokenizer.vocab_size,
-        "banned": tokenizer.banned_ids,
-        "output_bias": None if output_bias is None else tuple(output_bias),
-    }
+    more["vocab_size"] = vocab_size
     if config.decoder.name == "transformer":
         # Positions: bos and the words of the longest caption.
         more["max_length"] = config.dataset.max_length
@@ -143,8 +156,27 @@ def captioner(
 
 
 def _check_activation(name: str, section: str) -> None:
-    if not hasattr(nn, name):
-        raise ConfigError(f"config.{section}.activation={name!r} is not in flax.linen")
+    """Raises ConfigError for what is no function of numbers, of any shape, in flax.linen."""
+    array = jax.ShapeDtypeStruct((2,), jnp.float32)
+    try:
+        if jax.eval_shape(getattr(nn, name), array) == array:
+            return
+    except (AttributeError, TypeError, ValueError):  # No function, or one of something else.
+        pass
+    raise ConfigError(f"config.{section}.activation={name!r} is no activation of flax.linen")
+
+
+def shapes(config: ConfigDict, model: Captioner) -> Variables:
+    """The variables of the config's model, without values.
+
+    Raises:
+      ConfigError: fields do not fit each other or the images.
+    """
+    shape = resize(config.dataset).shape
+    try:
+        return jax.eval_shape(lambda: model.init_variables(jax.random.key(config.seed), shape))
+    except ValueError as error:
+        raise ConfigError(f"this config makes no model: {error}") from error
 
 
 def is_frozen(config: ConfigDict) -> bool:
@@ -169,6 +201,20 @@ def encoder_parts(config: ConfigDict, stage: str) -> tuple[str, ...]:
 def encoder_stages(config: ConfigDict) -> Mapping[str, tuple[str, ...]]:
     """Parts by the name of their stage, of an encoder whose parts' names do not begin with it."""
     return inception_v3.STAGES if config.encoder.name == "inception_v3" else {}
+
+
+def init_parts(config: ConfigDict) -> tuple[str, ...]:
+    """The parts of the model whose parameters come from the run `init_from`; none without one."""
+    if not config.init_from:
+        return ()
+    if "all" not in config.init_parts:
+        return config.init_parts
+    return tuple(part for part in PARTS if part != "adapter" or "adapter" in config)
+
+
+def keeps_tokenizer(config: ConfigDict) -> bool:
+    """Whether the tokenizer is that of the run `init_from`, whose decoder knows no other words."""
+    return "decoder" in init_parts(config) and config.init_tokenizer
 
 
 def draws_locations(config: ConfigDict) -> bool:
@@ -221,12 +267,16 @@ def _make(options: dict, fields: dict, name: str, dtype: Any, **more: Any) -> nn
     """The module that a section names, of the section's other fields."""
     kind = fields.pop("name")
     module = choose(options, kind, f"{name}.name")
-    unknown = sorted(fields.keys() - {field.name for field in dataclasses.fields(module)})
-    if unknown:
+    known = dataclasses.fields(module)
+    unknown = sorted(fields.keys() - {field.name for field in known})
+    needed = {field.name for field in known if field.default is dataclasses.MISSING}
+    missing = sorted(needed - fields.keys() - more.keys())
+    if unknown or missing:
         function = kind if kind in PRETRAINED else f"{kind}_{name}"
+        wrong = f"and fields of another {name}:" if unknown else "and lacks fields:"
         raise ConfigError(
-            f"config.{name} has the name {kind!r} and fields of another {name}: "
-            f"{', '.join(unknown)}. Write a config with config.{name} = base.{function}()"
+            f"config.{name} has the name {kind!r} {wrong} {', '.join(unknown or missing)}. Write "
+            f"a config with config.{name} = base.{function}()"
         )
     return module(**fields, **more, dtype=dtype)
 

@@ -1,10 +1,8 @@
 """What a config says that can't be, found before hours are spent on it."""
 
-import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from operator import getitem
 from typing import Any
 
 import jax
@@ -15,23 +13,18 @@ from capjax.build import ConfigError, choose
 from capjax.data import feature_cache
 from capjax.data.augment import Augmentation
 from capjax.data.shapes import facts
+from capjax.fields import check_fields
 from capjax.metrics import coco
-from capjax.models.bahdanau_decoder import CHOICES as BAHDANAU_CHOICES
 from capjax.models.captioner import is_part
-from capjax.train import optimizer as optimizers
 from capjax.train.scheduled_sampling import own_words_schedule
 
 
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for what would otherwise be found out hours later, naming the field."""
-    least = dict.fromkeys(("batch_size", "num_steps", "accumulate", "log_every", "eval_every"), 1)
-    least |= {"seed": 0, "dataset.max_length": 2, "dataset.num_threads": 1}
-    for field, number in least.items():
-        if (value := functools.reduce(getitem, field.split("."), config)) < number:
-            raise ConfigError(f"config.{field}={value} must be {number} or more")
+    check_fields(config)
     sizes = {"batch_size": config.batch_size, "evaluation.batch_size": config.evaluation.batch_size}
     for field, size in sizes.items():
-        if size < 1 or size % jax.device_count():
+        if size % jax.device_count():
             raise ConfigError(
                 f"config.{field}={size} must be a multiple of the {jax.device_count()} devices"
             )
@@ -46,9 +39,9 @@ def check(config: ConfigDict) -> None:
             f"config.optimizer.warmup_steps={config.optimizer.warmup_steps} must be below "
             f"config.num_steps={config.num_steps}"
         )
+    # An encoder or a decoder that there is not, or with fields of another.
+    build.captioner_of(config, vocab_size=1)
     check_decoding(config.decoding, config)
-    choose({"drop": 0, "cut": 0}, config.dataset.over_length, "dataset.over_length")
-    choose({"max": 0, "min": 0}, config.early_stopping.mode, "early_stopping.mode")
     metrics = (
         "loss",
         "accuracy",
@@ -56,11 +49,6 @@ def check(config: ConfigDict) -> None:
         *(facts.METRICS if build.has_facts(config) else ()),
     )
     choose(dict.fromkeys(metrics), config.early_stopping.metric, "early_stopping.metric")
-    if build.is_pretrained(config) and not config.encoder.weights:
-        raise ConfigError(
-            "config.encoder.weights is empty; it may be 'imagenet', a file, or of a ViT a folder "
-            "or a name on huggingface.co"
-        )
     _check_images(config)
     _check_objective(config)
     if jax.process_count() > 1:
@@ -69,7 +57,6 @@ def check(config: ConfigDict) -> None:
 
 def _check_objective(config: ConfigDict) -> None:
     """Raises ConfigError for an objective that the decoder can't have."""
-    choose(dict.fromkeys(optimizers.SCHEDULES), config.optimizer.schedule, "optimizer.schedule")
     try:
         sampling = own_words_schedule(**config.scheduled_sampling)
     except ValueError as error:
@@ -84,34 +71,52 @@ def _check_objective(config: ConfigDict) -> None:
             f"config.attention_penalty={config.attention_penalty} needs a decoder with attention, "
             "and config.decoder.attention is 'none'"
         )
-    if config.attention_penalty < 0:
-        raise ConfigError(f"config.attention_penalty={config.attention_penalty} must be 0 or more")
-    if config.decoder.name == "bahdanau":
-        for field, choices in BAHDANAU_CHOICES.items():
-            choose(dict.fromkeys(choices), config.decoder[field], f"decoder.{field}")
-        if not 0 <= config.decoder.expected_rate <= 1:
-            raise ConfigError(
-                f"config.decoder.expected_rate={config.decoder.expected_rate} must lie in 0 to 1"
-            )
     _check_start(config)
 
 
 def _check_start(config: ConfigDict) -> None:
-    """Raises ConfigError for embeddings that can't start or stay as the config says."""
+    """Raises ConfigError for parameters that can't start or stay as the config says."""
+    _check_init_parts(config)
     file, frozen = config.word_vectors.file, config.word_vectors.frozen
-    if file and config.init_from:
+    from_run = "decoder" in build.init_parts(config)
+    if file and from_run:
         raise ConfigError(
             "config.word_vectors.file and config.init_from both say what the embeddings start "
-            "from: give one of them"
+            "from: give one of them, or config.init_parts without 'decoder'"
         )
     if file and not os.path.isfile(os.path.expanduser(file)):
         raise ConfigError(f"config.word_vectors.file={file}: there is no such file")
-    if frozen and not (file or config.init_from):
+    if frozen and not (file or from_run):
         raise ConfigError("config.word_vectors.frozen needs a config.word_vectors.file")
+    if frozen and from_run and not config.init_tokenizer:
+        raise ConfigError(
+            "config.word_vectors.frozen would leave the embeddings of new words at chance: set "
+            "config.init_tokenizer=True"
+        )
     if frozen and config.decoder.get("tie_embeddings"):
         raise ConfigError(
             "config.word_vectors.frozen would keep the output layer from learning: set "
             "config.decoder.tie_embeddings=False"
+        )
+
+
+def _check_init_parts(config: ConfigDict) -> None:
+    """Raises ConfigError for parts that no run has, or that are asked of no run."""
+    parts, known = config.init_parts, ("all", *build.PARTS)
+    for part in parts:
+        choose(dict.fromkeys(known), part, "init_parts")
+    if not parts or ("all" in parts and len(parts) > 1):
+        raise ConfigError(
+            f"config.init_parts={parts} must be ('all',), or some of {', '.join(build.PARTS)}"
+        )
+    if "adapter" in parts and "adapter" not in config:
+        raise ConfigError("config.init_parts has 'adapter', and this config has no adapter")
+    if parts != ("all",) and not config.init_from:
+        raise ConfigError(f"config.init_parts={parts} needs a config.init_from")
+    if not config.init_tokenizer and "decoder" not in build.init_parts(config):
+        raise ConfigError(
+            "config.init_tokenizer=False needs a config.init_from, and config.init_parts with "
+            "'decoder': without, the words are those of these data anyway"
         )
 
 

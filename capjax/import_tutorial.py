@@ -9,14 +9,13 @@ Then `capjax.caption`, `capjax.load` and `--mode evaluate` take it as any other 
 command executes the file that it converts; the second executes nothing.
 """
 
-import sys
-
 import jax
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from capjax import build, checks, workdir
+from capjax.command import fail, parse_flags
 from capjax.models.captioner import Variables, split_frozen
 from capjax.pretrained.show_attend_tell import (
     read_tutorial,
@@ -81,14 +80,13 @@ def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: 
 
 def main(argv: list[str]) -> None:
     """Reads the flags and imports."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.field=value")
+    del argv  # Flags alone, says `parse_flags`.
     logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
     try:
         import_tutorial(given.config, given.weights, given.word_map, given.workdir)
     except (build.ConfigError, WeightsError, workdir.WorkdirError) as error:
-        sys.exit(f"error: {error}")
+        fail(str(error))
 
 
 def _define_flags() -> None:
@@ -104,4 +102,4 @@ def _define_flags() -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

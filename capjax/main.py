@@ -6,20 +6,27 @@
 Any field of the config can be set: --config.decoder.num_layers=4. The run lies in --workdir, by
 default runs/<name of the config and its argument>; the same command continues a run that was
 interrupted.
+
+Exit statuses:
+    0   done
+    1   an error, which stderr names
+    2   the command line is wrong: a flag, a field of the config, or the config file
+    75  stopped by a signal after saving; run the same command again
 """
 
 import os
 import re
-import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from capjax import build
+from capjax.command import fail, parse_flags
 from capjax.data.images import ImageError
 from capjax.data.source import DataError
 from capjax.pretrained.weights import WeightsError
 from capjax.run import evaluate, train
+from capjax.train.finite import NonFiniteError
 from capjax.workdir import WorkdirError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -38,6 +45,15 @@ _CACHE = flags.DEFINE_string(
 )
 flags.mark_flag_as_required("config")
 
+_ERRORS = (
+    build.ConfigError,
+    DataError,
+    ImageError,
+    NonFiniteError,
+    WeightsError,
+    WorkdirError,
+)
+
 
 def default_workdir(config_file: str) -> str:
     """runs/coco_transformer for configs/coco_transformer.py, and ..._karpathy for its :karpathy."""
@@ -50,8 +66,7 @@ def default_workdir(config_file: str) -> str:
 
 def main(argv: list[str]) -> None:
     """Reads the flags and runs the mode."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.field=value")
+    del argv  # Flags alone, says `parse_flags`.
     logging.set_verbosity(logging.WARNING)  # JAX and orbax tell much on INFO.
     build.compilation_cache(_CACHE.value)
     file = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -61,9 +76,9 @@ def main(argv: list[str]) -> None:
             train(_CONFIG.value, workdir)
         else:
             evaluate(_CONFIG.value, workdir, split=_SPLIT.value, checkpoint=_CHECKPOINT.value)
-    except (build.ConfigError, DataError, ImageError, WeightsError, WorkdirError) as error:
-        sys.exit(f"error: {error}")
+    except _ERRORS as error:
+        fail(str(error))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -17,7 +17,6 @@ from capjax import build, checks, environment, guard, parallel, workdir
 from capjax.data.captions import unigram_counts
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.data.source import Source
-from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import CaptionBatches, Sampling
 from capjax.evaluate.figures import save_figure, training_curve
 from capjax.evaluate.results import coco_results, code_version, write_json
@@ -26,17 +25,15 @@ from capjax.load import load
 from capjax.metrics import coco
 from capjax.models.captioner import (
     Captioner,
-    Variables,
     encoder_variables,
-    init_around,
     split_frozen,
     without_encoder,
 )
 from capjax.models.summary import model_summary
-from capjax.pretrained.weights import WeightsError, check_variables
-from capjax.pretrained.word_vectors import fill_rows
 from capjax.splits import Split, feature_model, make_split, source_record, with_features
+from capjax.start import start_variables
 from capjax.train.checkpoint import CheckpointError, Checkpoints
+from capjax.train.finite import Watch
 from capjax.train.loop import Cadence, EarlyStopping, is_finished
 from capjax.train.loop import train as train_loop
 from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
@@ -113,13 +110,12 @@ def _train(
     pretrained = None
     if latest is None and config.init_from:
         workdir.load_config(config.init_from)
-    if build.is_pretrained(config) and latest is None and not config.init_from:
+    if build.is_pretrained(config) and latest is None and "encoder" not in build.init_parts(config):
         pretrained = build.pretrained_encoder(config)
     source = {name: check_images(config.dataset, split) for name, split in source.items()}
     _print_notes(source.values())
     table = {name: open_captions(config.dataset, source[name]) for name in source}
-    if config.init_from:
-        # Its parameters know no other words.
+    if build.keeps_tokenizer(config):
         tokenizer = workdir.load_tokenizer(config.init_from if latest is None else directory)
     else:
         tokenizer = train_tokenizer(config.tokenizer, table["train"])
@@ -138,21 +134,21 @@ def _train(
     bias = build.log_frequencies(counts) if config.decoder.smart_bias else None
     model = build.captioner(config, tokenizer, bias)
     shape = build.resize(config.dataset).shape
-    try:
-        like = jax.eval_shape(lambda: model.init_variables(jax.random.key(config.seed), shape))
-        lengths = (config.dataset.captions_per_image, config.dataset.max_length)
-        print(model_summary(model, shape, *lengths))
-    except ValueError as error:  # Fields that do not fit each other or the image's size.
-        raise build.ConfigError(f"this config makes no model: {error}") from error
+    like = build.shapes(config, model)
+    lengths = (config.dataset.captions_per_image, config.dataset.max_length)
+    print(model_summary(model, shape, *lengths))
     checks.check_trainable(config, like["params"])
 
     if latest is None:
-        variables = _start(config, model, like, shape, pretrained, tokenizer, counts)
+        variables, start = start_variables(
+            config, model, like, pretrained=pretrained, tokenizer=tokenizer, counts=counts
+        )
         params, frozen = split_frozen(variables, *build.frozen_parts(config))
         workdir.save(directory, config, tokenizer, fingerprints)
         workdir.save_frozen(directory, frozen)
         workdir.save_selection(directory, source)
         environment.save(directory)
+        workdir.save_start(directory, start)
     else:
         # What training began with may have gone: what stays lies in the workdir, and the rest comes
         # from the checkpoint.
@@ -173,6 +169,7 @@ def _train(
         ema=config.ema_decay > 0,
         baseline=build.draws_locations(config),
     )
+    watch = Watch(config.optimizer.skip_nonfinite)
     if latest is None:
         first, state = 0, fresh(params, frozen=frozen)
         stopping = EarlyStopping(**config.early_stopping)
@@ -181,6 +178,8 @@ def _train(
         state, progress = checkpoints.restore_latest(like)
         first = int(state.step)
         stopping = _restore_stopping(config, progress, first)
+        # Runs of earlier versions have none.
+        watch.skipped, watch.streak = progress.get("skipped", 0), progress.get("streak", 0)
         print(f"continuing {directory} from step {first}")
         if changes := environment.changes(directory):
             print(changes)
@@ -198,51 +197,11 @@ def _train(
             cadence=_cadence(config),
             schedule=build.schedule(config),
             stopping=stopping,
+            watch=watch,
             checkpoints=checkpoints,
             writer=writer,
             interruption=interruption,
         )
-
-
-def _start(
-    config: ConfigDict,
-    model: Captioner,
-    like: Variables,
-    shape: tuple[int, ...],
-    pretrained: Variables | None,
-    tokenizer: Tokenizer,
-    counts: np.ndarray,
-) -> Variables:
-    """What a new run has at step 0; `like` are the model's variables without values.
-
-    Raises:
-      WorkdirError: `init_from` is no run, or one of another model.
-      WeightsError: the word vectors can't be used.
-    """
-    key = jax.random.key(config.seed)
-    if config.init_from:
-        return _from_run(config.init_from, like)
-    if build.is_pretrained(config):
-        variables = init_around(model, key, shape, pretrained)
-    else:
-        variables = model.init_variables(key, shape)
-    if config.word_vectors.file:
-        embedding = variables["params"]["decoder"]["tokens"]["embedding"]
-        vectors = build.word_vectors(config, tokenizer, embedding.shape[1])
-        print(vectors.summary(counts))
-        variables["params"]["decoder"]["tokens"]["embedding"] = fill_rows(embedding, vectors)
-    return variables
-
-
-def _from_run(directory: str, like: Variables) -> Variables:
-    """The best variables of another run, for a model with variables `like`."""
-    run = load(directory)
-    try:
-        check_variables(run.variables, like, f"config.init_from, {directory}")
-    except WeightsError as error:
-        raise workdir.WorkdirError(str(error)) from error
-    print(f"starting from step {run.step} of {directory}")
-    return run.variables
 
 
 def _print_notes(sources: Iterable[Source]) -> None:

@@ -4,6 +4,7 @@ config.json             the whole config
 tokenizer.json          its tokenizer
 data.json               fingerprints of the data
 selection.json          what was drawn from a dataset or left out, where anything was
+start.json              what was taken from another run, where anything was
 frozen.safetensors      variables that training does not change, such as a frozen encoder's
 environment.json        processors, devices and versions that it began with
 checkpoints/            the latest two and the best
@@ -40,6 +41,8 @@ _ADDED = {
     },
     "word_vectors": {"file": "", "frozen": False},
     "init_from": "",
+    "init_parts": ("all",),
+    "init_tokenizer": True,
     "attention_penalty": 0.0,
     "hard_attention": {"reinforce_weight": 1.0, "entropy_weight": 0.01},
     "scheduled_sampling": {"kind": "none", "k": 1.0, "slope": 0.0001, "floor": 0.75},
@@ -49,6 +52,7 @@ _ADDED = {
         "encoder_learning_rate": 0.0,
         "encoder_start_step": 0,
         "clip_value": 0.0,
+        "skip_nonfinite": 0,
     },
 }
 
@@ -68,6 +72,8 @@ FREE = (
     "dataset.validation_root",
     "dataset.cache_dir",
     "dataset.num_threads",
+    # As long as none was left out, training went as it would have gone with any number.
+    "optimizer.skip_nonfinite",
     "log_every",
     "eval_every",
     "checkpoint_every",
@@ -130,11 +136,19 @@ def _tuples(value: Any) -> Any:
 def save_selection(workdir: str, sources: Mapping[str, Source]) -> None:
     """Writes what was drawn from a dataset or left out, by split; no file where nothing was."""
     drawn = {name: source.selection for name, source in sources.items() if source.selection}
-    file = path(workdir, "selection.json")
-    if drawn:
-        write_json(file, drawn)
+    _save_if_any(path(workdir, "selection.json"), drawn)
+
+
+def _save_if_any(file: str, value: Mapping[str, Any]) -> None:
+    if value:
+        write_json(file, value)
     elif os.path.exists(file):  # Of a start that came to nothing.
         os.remove(file)
+
+
+def save_start(workdir: str, record: Mapping[str, Any]) -> None:
+    """Writes what a run began with of another's parameters; no file where that is nothing."""
+    _save_if_any(path(workdir, "start.json"), record)
 
 
 def save_frozen(workdir: str, frozen: Variables) -> None:

@@ -279,8 +279,13 @@ def get_config() -> ConfigDict:
     config.word_vectors.file = ""
     # Whether training leaves all word embeddings as they start.
     config.word_vectors.frozen = False
-    # Workdir of a run whose best parameters and tokenizer this one starts from; "" starts fresh.
+    # Workdir of a run whose best parameters this one starts from; "" starts fresh.
     config.init_from = ""
+    # Which of them: ("all",), or some of "encoder", "adapter" and "decoder".
+    config.init_parts = ("all",)
+    # Whether a decoder from there keeps its words; else they are those of these data, and what the
+    # decoder has learnt of words that both know is copied.
+    config.init_tokenizer = True
     # Of the computation: "float32" or "bfloat16". Parameters are always float32.
     config.dtype = "float32"
 
@@ -339,6 +344,9 @@ def get_config() -> ConfigDict:
     config.optimizer.clip_norm = 1.0
     # Largest size of a number in a gradient; 0 does not clip.
     config.optimizer.clip_value = 0.0
+    # Updates in a row that are left out because loss or gradient are not finite; one more stops
+    # training.
+    config.optimizer.skip_nonfinite = 0
 
     # Steps between training scalars.
     config.log_every = 20

@@ -7,12 +7,12 @@ prints statistics of a split and draws random examples of it. Needs no accelerat
 
 import io
 import os
-import sys
 
 import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from capjax.command import fail, parse_flags
 from capjax.data.atomic import write_atomic
 from capjax.data.captions import encode_captions
 from capjax.data.describe import describe_captions, draw_examples
@@ -70,8 +70,7 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     """Reads the flags and shows the split."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.field=value")
+    del argv  # Flags alone, says `parse_flags`.
     given = flags.FLAGS
     # A split may be an expression with signs that no file name takes.
     name = "".join(c if c.isalnum() or c in "+-_" else "_" for c in given.split)
@@ -79,9 +78,9 @@ def main(argv: list[str]) -> None:
     try:
         show(given.config, given.split, given.images, to)
     except (DataError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(str(error))
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

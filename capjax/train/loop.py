@@ -1,6 +1,7 @@
 """The training loop: steps, logs, evaluations, checkpoints, early stopping."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from capjax import parallel
 from capjax.train.checkpoint import Checkpoints
+from capjax.train.finite import ADVICE, NonFiniteError, Watch
 from capjax.train.signals import Interrupted, Interruption
 from capjax.train.state import TrainState
 from capjax.train.writer import Writer
@@ -83,6 +85,7 @@ def train(
     cadence: Cadence,
     schedule: Callable[[int], float],
     stopping: EarlyStopping,
+    watch: Watch,
     checkpoints: Checkpoints,
     writer: Writer,
     interruption: Interruption,
@@ -98,6 +101,7 @@ def train(
       schedule: step -> learning rate, for the log.
       stopping: as restored, or fresh. An evaluation that is due at `state.step` and that it has
         not seen comes first.
+      watch: as restored, or fresh.
       checkpoints: where to save.
       writer: where to log.
       interruption: where to look whether to leave.
@@ -107,6 +111,8 @@ def train(
 
     Raises:
       Interrupted: it has left before its end, and saved where it stands.
+      NonFiniteError: the loss, a gradient or the parameters are not finite; nothing of it is
+        evaluated or saved.
     """
     start = int(parallel.unreplicate(state.step))
     bar = tqdm(total=cadence.num_steps, initial=start, unit="step", desc="train", smoothing=0.05)
@@ -122,6 +128,8 @@ def train(
             return None
         bar.set_description_str("train")
         clock.restart()
+        if not math.isfinite(results.get("loss", 0.0)):
+            raise NonFiniteError(f"step {step}: the loss on validation is not finite. {ADVICE}")
         writer.scalars(step, "validation", results)
         stopping.update(results)
         stopping.evaluated = step
@@ -131,7 +139,7 @@ def train(
         # What is frozen is no part of a checkpoint, and need not leave the device.
         saved = parallel.unreplicate(state.replace(frozen={}))
         writer.sync()
-        checkpoints.save(saved, dataclasses.asdict(stopping), ranked)
+        checkpoints.save(saved, dataclasses.asdict(stopping) | watch.progress, ranked)
 
     if step > stopping.evaluated and cadence.evaluates(step):
         save(look())
@@ -140,20 +148,31 @@ def train(
         state, metrics = step_fn(state, next(batches))
         step += 1
         clock.add(metrics["captions"])
+        watch.add(step, metrics.pop("nonfinite"))
         bar.update()
         if step % cadence.log_every == 0 or step == 1:
+            watch.read(state)
             scalars = {name: float(value) for name, value in parallel.unreplicate(metrics).items()}
+            # Of a step whose update was left out; JSON has no such numbers.
+            scalars = {name: value for name, value in scalars.items() if math.isfinite(value)}
             scalars["learning_rate"] = float(schedule(step - 1))
+            if watch.limit:
+                scalars["skipped"] = watch.skipped
             scalars.update(clock.read())
             writer.scalars(step, "train", scalars)
             bar.set_postfix_str(
-                f"loss {scalars['loss']:.3f}, {scalars['captions_per_second']:.0f} captions/s"
+                f"loss {scalars.get('loss', math.nan):.3f}, "
+                f"{scalars['captions_per_second']:.0f} captions/s"
             )
         due = cadence.evaluates(step)
-        ranked = look() if due else None
+        regular = cadence.checkpoint_every and step % cadence.checkpoint_every == 0
         # Once a step: a signal that comes later finds the next step, or the end.
         leaves = interruption.requested
-        if due or leaves or (cadence.checkpoint_every and step % cadence.checkpoint_every == 0):
+        if due or leaves or regular:
+            watch.check(step, state)
+        ranked = look() if due else None
+        leaves = leaves or interruption.requested
+        if due or leaves or regular:
             save(ranked)
     bar.close()
     if not is_finished(step, cadence, stopping):

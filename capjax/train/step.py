@@ -13,6 +13,7 @@ import optax
 
 from capjax import parallel
 from capjax.models.captioner import Captioner, Variables, join_frozen
+from capjax.train.finite import keep_where, part_squares
 from capjax.train.objective import Batch, Objective, batch_counts, objective_sum, teacher_forced
 from capjax.train.state import TrainState, update_baseline, update_ema
 
@@ -39,7 +40,10 @@ def make_train_step(
     Returns:
       The step. Its metrics are float32 scalars, equal on every device: loss (nats a token, as
       evaluation has it), objective (all that is minimised), accuracy, tokens, captions, grad_norm;
-      and where they are on attention_penalty, own_words and baseline.
+      and where they are on attention_penalty, own_words and baseline. One is a vector, "nonfinite":
+      whether loss or objective, and the gradient of each of `part_names`, are not finite. Then the
+      update is left out: parameters, their average, the optimizer's moments and the baseline stay,
+      and counters go on, so that batches, dropout and learning rate are those of the next step.
     """
 
     def share(params: Any, frozen: Variables, batch: Batch, key: jax.Array, fixed: dict):
@@ -78,14 +82,18 @@ def make_train_step(
         grads, sums = parallel.psum(compute(state.params, state.frozen, batch, key, fixed))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        squares = part_squares(grads)
         metrics = {
             "loss": sums["nll"] / counts["tokens"],
             "objective": sums["objective"],
             "accuracy": sums["correct"] / counts["tokens"],
             "tokens": found["tokens"],
             "captions": found["captions"],
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": jnp.sqrt(squares.sum()),
         }
+        # Sums over all devices, and so is every device of the same opinion.
+        whole = jnp.isfinite(sums["nll"]) & jnp.isfinite(sums["objective"])
+        metrics["nonfinite"] = ~jnp.concatenate([whole[None], jnp.isfinite(squares)])
         if "attention_penalty" in sums:
             metrics["attention_penalty"] = sums["attention_penalty"] / counts["captions"]
         if objective.own_words is not None:
@@ -95,9 +103,9 @@ def make_train_step(
             metrics["baseline"] = baseline
             baseline = update_baseline(baseline, -metrics["loss"], state.step)
         ema = None if state.ema is None else update_ema(state.ema, params, state.step, ema_decay)
-        return state.replace(
-            step=state.step + 1, params=params, opt_state=opt_state, ema=ema, baseline=baseline
-        ), metrics
+        new = state.replace(params=params, opt_state=opt_state, ema=ema, baseline=baseline)
+        kept = keep_where(~metrics["nonfinite"].any(), new, state)
+        return kept.replace(step=state.step + 1), metrics
 
     return step
 

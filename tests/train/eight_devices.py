@@ -71,6 +71,7 @@ def main():
         parallel.unreplicate(after.params),
     )
     jax.tree.map(np.testing.assert_array_equal, parallel.unreplicate(after.frozen), frozen)
+    assert not metrics.pop("nonfinite").any()
     values = {name: float(value[0]) for name, value in metrics.items()}
     if hard:
         values["next_baseline"] = float(after.baseline[0])

@@ -12,6 +12,7 @@ from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.events import read_events
+from capjax.train.finite import Watch
 from capjax.train.loop import Cadence, EarlyStopping, train
 from capjax.train.objective import Objective
 from capjax.train.optimizer import adamw, learning_rate_schedule
@@ -65,6 +66,7 @@ def run(
     scores=(1.0,) * 20,
     steps=7,
     patience=0,
+    skip=0,
     leave_in=("nothing", 0),
 ):
     """One start of a run in `folder`; killed when it asks for batch `last`.
@@ -73,6 +75,7 @@ def run(
     """
     state = init_state(initial_params(), OPTIMIZER, ema=True)
     stopping = EarlyStopping("score", "max", patience)
+    watch = Watch(skip)
     interruption = Interruption()
 
     def watched(first):
@@ -92,6 +95,7 @@ def run(
             state, progress = checkpoints.restore_latest(state)
             for name in ("best", "waited", "evaluated"):
                 setattr(stopping, name, progress[name])
+            watch.skipped, watch.streak = progress["skipped"], progress["streak"]
         first = int(state.step)
         with Writer(str(folder), resume_step=first) as writer:
             end = train(
@@ -102,6 +106,7 @@ def run(
                 cadence=Cadence(num_steps=steps, log_every=1, eval_every=2, checkpoint_every=3),
                 schedule=SCHEDULE,
                 stopping=stopping,
+                watch=watch,
                 checkpoints=checkpoints,
                 writer=writer,
                 interruption=interruption,

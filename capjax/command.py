@@ -1,0 +1,134 @@
+"""What the command lines share: a mistake in one is one line, and exit statuses."""
+
+import difflib
+import os
+import re
+import runpy
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict
+
+# Exit statuses beside 0: something went wrong, and the command line itself is wrong.
+ERROR, USAGE = 1, 2
+
+
+def fail(message: str, status: int = ERROR) -> NoReturn:
+    """Ends the program with `error: ...` on stderr."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def parse_flags(argv: Sequence[str], known: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses a command line that may have a --config and fields of it: `flags_parser` of absl.
+
+    Returns:
+      What is no flag, as absl does: the program's name first.
+
+    Raises:
+      SystemExit: of status 2, after one line on stderr; or what --help has absl do.
+    """
+    try:
+        rest = known(argv)
+        if "config" in known and not isinstance(known["config"].value, ConfigDict):
+            raise TypeError("--config gives no ConfigDict")
+    except Exception as error:  # A config file may raise anything.
+        fail(_explain(list(argv), error), USAGE)
+    if len(rest) > 1:
+        fail(f"unexpected argument {rest[1]!r}; fields are --config.field=value", USAGE)
+    return rest
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Names like one that there is not: "did you mean decoder.num_layers?", or all of a section."""
+    names = sorted(names)
+    section, _, last = name.rpartition(".")
+
+    def likeness(other: str) -> float:
+        # A right name in a wrong section, or in none, is as near as a slip in a whole name.
+        pairs = (name, other), (last, other.rpartition(".")[2])
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    close = sorted(((likeness(other), other) for other in names), key=lambda x: (-x[0], x[1]))
+    found = [other for ratio, other in close[:3] if ratio >= 0.75]
+    if found:
+        return f"did you mean {' or '.join(found)}?"
+    there = [other for other in names if other.rpartition(".")[0] == section]
+    return f"there are {', '.join(there)}" if there else "see configs/base.py"
+
+
+def _explain(argv: list[str], error: Exception) -> str:
+    """What is wrong with a command line that can't be parsed, on one line."""
+    source = _config_of(argv)
+    if source is not None:
+        try:
+            config = _read_config(source)
+        except _ConfigFileError as found:
+            return str(found)
+        names = set(_names(config))
+        for field in _overrides(argv):
+            if field not in names:
+                return f"--config.{field}: there is no such field; {nearest(field, names)}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _config_of(argv: list[str]) -> str | None:
+    """The value of --config."""
+    for here, after in zip(argv, [*argv[1:], ""], strict=True):
+        if match := re.fullmatch("--?config(?:=(.*))?", here, re.DOTALL):
+            return after if match[1] is None else match[1]
+    return None
+
+
+def _overrides(argv: list[str]) -> Iterator[str]:
+    for argument in argv:
+        if match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
+            yield match[1]
+
+
+def _names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """Every section and field."""
+    for name, value in config.items():
+        yield prefix + name
+        if isinstance(value, ConfigDict):
+            yield from _names(value, f"{prefix}{name}.")
+
+
+class _ConfigFileError(ValueError):
+    pass
+
+
+def _read_config(source: str) -> ConfigDict:
+    """What get_config of a file gives, once more, to find what is wrong with it."""
+    file, colon, argument = source.partition(":")
+    if not os.path.isfile(file):
+        raise _ConfigFileError(
+            f"--config={source}: there is no file {file!r}; a config is a Python file such as "
+            "configs/shapes_transformer.py"
+        )
+    try:
+        make: Any = runpy.run_path(file).get("get_config")
+        config = make(*([argument] if colon else [])) if make else None
+    except Exception as error:
+        raise _ConfigFileError(f"--config={source}: {_where(file, error)}") from error
+    if not isinstance(config, ConfigDict):
+        what = "has no get_config()" if make is None else f"gives {config!r:.80}"
+        raise _ConfigFileError(
+            f"--config={source}: a config file has a function get_config() that gives a "
+            f"ConfigDict, as configs/base.py, and this one {what}"
+        )
+    return config
+
+
+def _where(file: str, error: Exception) -> str:
+    """An error of a config file and its line; of a ValueError, which may be an answer, its text."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, ValueError):
+        text = f"{type(error).__name__}: {text}"
+    frames = traceback.extract_tb(error.__traceback__)
+    same = os.path.abspath(file)
+    lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == same]
+    return f"{text} (line {lines[-1]})" if lines else text
