@@ -171,7 +171,7 @@ def train(
         if due or leaves or regular:
             watch.check(step, state)
         ranked = look() if due else None
-        leaves = leaves or interruption.requested
+        leaves = leaves or (due and interruption.requested)
         if due or leaves or regular:
             save(ranked)
     bar.close()
