@@ -4,6 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from capjax.data.source import DataError
+
 
 def write_atomic(path: str | os.PathLike, content: bytes) -> None:
     """Writes `content` to `path` so that a reader sees the old file or the whole new one.
@@ -28,3 +30,18 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_cached(path: str | os.PathLike, content: bytes) -> None:
+    """`write_atomic` of what is kept in a dataset's cache.
+
+    Raises:
+      DataError: it cannot be written; the message says what would work.
+    """
+    try:
+        write_atomic(path, content)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {error.strerror}; mend that, or set "
+            "config.dataset.cache_dir to a folder that can be written, or to '' for none"
+        ) from error
