@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 
 from capjax.models.efficientnet import EfficientNetB0
 from capjax.models.inception_v3 import InceptionV3
@@ -16,6 +18,7 @@ from capjax.pretrained.mobilenet_v2 import load_mobilenet_v2
 from capjax.pretrained.mobilenet_v3 import load_mobilenet_v3
 from capjax.pretrained.resnet import load_resnet
 from capjax.pretrained.vit import load_vit
+from capjax.pretrained.weights import WeightsError
 
 _LOADERS = {
     EfficientNetB0: load_efficientnet_b0,
@@ -42,4 +45,11 @@ def load_encoder(encoder: nn.Module, weights: str, image_size: int) -> dict[str,
     Raises:
       WeightsError: there are no such weights, or they do not fit.
     """
-    return _LOADERS[type(encoder)](encoder, weights, image_size)
+    with np.errstate(over="ignore"):  # What is beyond float32 is refused below.
+        variables = _LOADERS[type(encoder)](encoder, weights, image_size)
+    for name, leaf in traverse_util.flatten_dict(variables, sep="/").items():
+        if not np.isfinite(leaf).all():
+            raise WeightsError(
+                f"{weights}: {name} has numbers that are not finite; fetch the file again"
+            )
+    return variables

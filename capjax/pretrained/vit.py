@@ -24,6 +24,7 @@ from flax import traverse_util
 
 from capjax.data.atomic import write_atomic
 from capjax.data.images import Resize
+from capjax.data.text_files import parse_json
 from capjax.models.vit import ViT
 from capjax.pretrained import big_vision, huggingface, timm_vit
 from capjax.pretrained.checkpoint_folders import (
@@ -35,14 +36,15 @@ from capjax.pretrained.checkpoint_folders import (
 )
 from capjax.pretrained.preprocessing_file import read_preprocessing
 from capjax.pretrained.torch_files import read_metadata, read_shapes
-from capjax.pretrained.vit_layouts import own_tensors, read_fields, to_variables
-from capjax.pretrained.weights import WeightsError, check_variables, variable_shapes
+from capjax.pretrained.vit_layouts import check_depth, own_tensors, read_fields, to_variables
+from capjax.pretrained.weights import WeightsError, blamed, check_variables, variable_shapes
 
 # Of `ViT`; its dtype is the computation's and no part of a checkpoint.
 FIELDS = tuple(
     field.name for field in dataclasses.fields(ViT) if field.name not in ("dtype", "parent", "name")
 )
 _METADATA = "capjax_vit"
+_NO_VIT = "its fields and its tensors make no ViT"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +133,8 @@ def read_vit(source: str | os.PathLike, **given: Any) -> tuple[dict[str, Any], d
     """
     checkpoint = _look(os.fspath(source), weights=True)
     fields = checkpoint.fields(given)
-    return fields, checkpoint.read(fields)
+    with blamed(checkpoint.path, _NO_VIT):
+        return fields, checkpoint.read(fields)
 
 
 def load_vit(encoder: ViT, weights: str, image_size: int) -> dict[str, Any]:
@@ -161,7 +164,8 @@ def load_vit(encoder: ViT, weights: str, image_size: int) -> dict[str, Any]:
                 "%s does not state its %s: taking encoder.%s=%s, where %s would be usual",
                 *(checkpoint.path, name, name, fields[name], value),
             )
-    variables = checkpoint.read(fields)
+    with blamed(checkpoint.path, _NO_VIT):
+        variables = checkpoint.read(fields)
     check_variables(variables, like, weights)
     return variables
 
@@ -213,8 +217,9 @@ def _look_into_file(path: str) -> _Checkpoint:
             path, stated, big_vision.USUAL, lambda f: to_variables(tensors, layout, f, path)
         )
     if path.endswith(".safetensors") and _METADATA in (metadata := read_metadata(path)):
-        found = json.loads(metadata[_METADATA])
-        if sorted(found) != sorted(FIELDS):
+        with blamed(path, "has no readable metadata"):
+            found = parse_json(metadata[_METADATA])
+        if not isinstance(found, dict) or sorted(found) != sorted(FIELDS):
             raise WeightsError(f"{path}: should state {', '.join(FIELDS)}; save it again")
         return _Checkpoint(path, _tuples(found), {}, lambda f: _read_own(path, f))
     if os.path.isfile(os.path.join(os.path.dirname(path), "config.json")):
@@ -228,7 +233,8 @@ def _look_into_folder(folder: str, path: str | None) -> _Checkpoint:
     config = read_json(at)
     if "architecture" in config:
         return _look_into_timm(path or weights_file(folder), config)
-    stated, layout = huggingface.read_config(config, at)
+    with blamed(at, "states no ViT"):
+        stated, layout = huggingface.read_config(config, at)
     pixels = {name: stated.pop(name) for name in ("mean", "std")}
     preprocessing = read_preprocessing(folder)
     if preprocessing:
@@ -245,9 +251,10 @@ def _look_into_timm(path: str, config: Mapping[str, Any]) -> _Checkpoint:
     def own(tensors: Mapping[str, Any]) -> dict[str, Any]:
         return own_tensors(timm_vit.timm_names(tensors), timm_vit.TIMM, path)
 
-    fields, layout = read_fields(own(read_shapes(path)), timm_vit.TIMM, path)
-    name = config.get("architecture") or os.path.basename(path)
-    stated, usual = timm_vit.usual_fields(fields, name, config)
+    with blamed(path, _NO_VIT):
+        fields, layout = read_fields(own(read_shapes(path)), timm_vit.TIMM, path)
+        name = config.get("architecture") or os.path.basename(path)
+        stated, usual = timm_vit.usual_fields(fields, name, config)
     return _Checkpoint(
         path,
         {**fields, **stated},
@@ -258,6 +265,7 @@ def _look_into_timm(path: str, config: Mapping[str, Any]) -> _Checkpoint:
 
 def _read_own(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     encoder, side = ViT(**fields), fields["patch_size"]
+    check_depth(fields, read_shapes(path), path)
     like = variable_shapes(encoder, side)
     variables = traverse_util.unflatten_dict(read_weights(path), sep="/")
     check_variables(variables, like, path)

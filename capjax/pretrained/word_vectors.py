@@ -190,7 +190,7 @@ def _progress(file: io.BufferedReader, path: str, stream: io.BufferedReader) -> 
 def _is_header(line: bytes) -> bool:
     """Whether a first line is word2vec's "count width"."""
     fields = line.split()
-    return len(fields) == 2 and all(field.isdigit() for field in fields)
+    return len(fields) == 2 and all(f.isdigit() and len(f) < 19 for f in fields)
 
 
 def _check_width(first: bytes, path: str, width: int) -> None:
