@@ -82,6 +82,8 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
     with blamed(path, what), open(path, "rb") as file:
         found = np.load(file, allow_pickle=False)
         arrays = {name: found[name] for name in found.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("it has other files than arrays")
     # NumPy knows no bfloat16, and keeps it as two bytes without a meaning.
     return {
         name: array.view(ml_dtypes.bfloat16) if array.dtype == "V2" else array

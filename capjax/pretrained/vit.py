@@ -112,7 +112,10 @@ def vit_resize(source: str | os.PathLike) -> Resize:
         folder = download_folder(source, weights=False) if is_hub_name(source) else ""
     preprocessing = read_preprocessing(folder) if not source.endswith(".npz") else None
     if preprocessing:
-        return preprocessing.as_resize()
+        try:
+            return preprocessing.as_resize()
+        except WeightsError as error:
+            raise WeightsError(f"{folder}: {error}") from error
     fields = vit_fields(source)
     return Resize(fields["position_grid"][0] * fields["patch_size"])
 

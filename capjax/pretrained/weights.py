@@ -69,9 +69,11 @@ def check_zip(path: str | os.PathLike) -> None:
     Raises:
       WeightsError: it claims too much, or is a damaged archive.
     """
-    if zipfile.is_zipfile(path):
-        with blamed(path, "is a damaged zip archive"), zipfile.ZipFile(path) as archive:
-            check_claim(sum(i.file_size for i in archive.infolist()), path, _MOST_COMPRESSED)
+    with blamed(path, "is a damaged zip archive"):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                claimed = sum(info.file_size for info in archive.infolist())
+            check_claim(claimed, path, _MOST_COMPRESSED)
 
 
 def check_fit(

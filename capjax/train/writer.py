@@ -5,9 +5,11 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
+from absl import logging
 from tensorboardX import SummaryWriter
 
 from capjax.data.atomic import write_atomic
+from capjax.data.text_files import parse_json
 
 
 class Writer:
@@ -57,12 +59,32 @@ class Writer:
 
 
 def read_metrics(path: str) -> list[dict]:
-    """The rows of a `metrics.jsonl`, less a last line that a crash left half written."""
+    """The rows of a `metrics.jsonl`, less a last line that a crash left half written.
+
+    Other damaged lines are left out, too, and named: a log is not worth a run.
+    """
     if not os.path.exists(path):
         return []
-    with open(path, encoding="utf-8") as file:
-        lines = [line for line in file if line.endswith("\n")]
-    return [json.loads(line) for line in lines]
+    rows = []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            row = _row(line) if line.endswith("\n") else {}
+            if row is None:
+                logging.warning("%s: line %d is damaged and left out", path, number)
+            elif row:
+                rows.append(row)
+    return rows
+
+
+def _row(line: str) -> dict | None:
+    """The row in a line, which has step, group and numbers; or None."""
+    try:
+        row = parse_json(line)
+        numbers = {name: value for name, value in row.items() if name != "group"}
+        whole = isinstance(row["group"], str) and type(numbers["step"]) is int
+        return row if whole and all(type(n) in (int, float) for n in numbers.values()) else None
+    except (ValueError, LookupError, AttributeError, TypeError):
+        return None
 
 
 def _cut_back(path: str, step: int) -> None:
