@@ -112,11 +112,13 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     directory = os.fspath(directory)
     config = workdir.load_config(directory)
     tokenizer = workdir.load_tokenizer(directory)
-    model = build.captioner(config, tokenizer)
-    shape = build.resize(config.dataset).shape
-    like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), shape))
-    like, stays = split_frozen(like, *build.frozen_parts(config))
-    with build.checkpoints(directory, config, read_only=True) as checkpoints:
+    with workdir.blamed(directory):
+        model = build.captioner(config, tokenizer)
+        shape = build.resize(config.dataset).shape
+        like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), shape))
+        like, stays = split_frozen(like, *build.frozen_parts(config))
+        opened = build.checkpoints(directory, config, read_only=True)
+    with opened as checkpoints:
         steps = _choose_steps(checkpoints, checkpoint)
         try:
             step, params = checkpoints.first_whole(
@@ -125,6 +127,7 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
         except CheckpointError as error:
             raise workdir.WorkdirError(str(error)) from error
     frozen = workdir.load_frozen(directory) if stays else {}
+    workdir.check_frozen(directory, frozen, stays)
     variables = join_frozen(params, frozen)
     return Run(config, tokenizer, model, variables, step)
 

@@ -15,18 +15,22 @@ evaluation/             results of `--mode evaluate`
 lock                    held by the process that trains in it
 """
 
-import json
+import contextlib
+import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
 from capjax.data.source import Source
+from capjax.data.text_files import parse_json
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.results import write_json
 from capjax.models.captioner import Variables
 from capjax.pretrained.variables import load_variables, save_variables
+from capjax.pretrained.weights import WeightsError, check_variables
 
 # Fields of later versions of capjax, with the value that a run of an earlier one had.
 _ADDED = {
@@ -56,6 +60,12 @@ _ADDED = {
     },
 }
 
+# The same, where the dataset is a user's files.
+_ADDED_TO_FILES = {"allow_outside": False}
+
+# What a config can't be read without.
+_SECTIONS = ("dataset", "tokenizer", "encoder", "decoder", "optimizer", "decoding")
+
 # Sections that not every run has.
 _OPTIONAL = ("adapter",)
 
@@ -66,6 +76,7 @@ FREE = (
     "dataset.root",
     "dataset.file",
     "dataset.bad_images",
+    "dataset.allow_outside",
     "dataset.train_file",
     "dataset.train_root",
     "dataset.validation_file",
@@ -84,6 +95,9 @@ FREE = (
 # Where a run is evaluated and no longer trained, its features may also be computed as it goes; and
 # the file that its encoder started from may have moved, since the workdir has a copy.
 FREE_IN_EVALUATION = (*FREE, "encoder.cache", "encoder.weights")
+
+# What fields of a wrong kind or size lead to when a model is made of them.
+_WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, FlaxError)
 
 _FROZEN = "frozen.safetensors"
 
@@ -114,16 +128,59 @@ def load_config(workdir: str) -> ConfigDict:
             f"{workdir} is no run: it has no config.json. Train one with "
             "`python -m capjax.main --config configs/shapes_transformer.py`"
         )
-    with open(file, encoding="utf-8") as stream:
-        saved = _tuples(json.load(stream))
+    saved = _tuples(_read_json(file))
+    missing = [name for name in _SECTIONS if not isinstance(saved.get(name), dict)]
+    if missing:
+        raise _damaged(file, f"it has no section {missing[0]}")
     for name, added in _ADDED.items():
         if not isinstance(added, dict):
             saved.setdefault(name, added)
         elif name in saved or name not in _OPTIONAL:
-            saved[name] = {**added, **saved.get(name, {})}
+            if not isinstance(section := saved.get(name, {}), dict):
+                raise _damaged(file, f"{name} is no section")
+            saved[name] = {**added, **section}
+    if "bad_images" in saved["dataset"]:
+        saved["dataset"] = {**_ADDED_TO_FILES, **saved["dataset"]}
     if "frozen" in saved["encoder"]:  # Before stages could be trained.
         saved["encoder"]["trainable"] = () if saved["encoder"].pop("frozen") else ("all",)
-    return ConfigDict(saved)
+    try:
+        return ConfigDict(saved)
+    except (TypeError, ValueError) as error:
+        raise _damaged(file, str(error)) from error
+
+
+@contextlib.contextmanager
+def blamed(workdir: str) -> Iterator[None]:
+    """What a config makes impossible is said of the workdir's file.
+
+    Raises:
+      WorkdirError: in place of the errors that values of a wrong kind or size lead to.
+    """
+    try:
+        yield
+    except _WRONG as error:
+        reason = f"its fields make no model ({' '.join(str(error).split())[:300]})"
+        raise _damaged(path(workdir, "config.json"), reason) from error
+
+
+def _read_json(file: str) -> dict[str, Any]:
+    """The object in a JSON file of a workdir."""
+    try:
+        with open(file, "rb") as stream:
+            found = parse_json(stream.read())
+    except (OSError, ValueError) as error:
+        raise _damaged(file, str(error)) from error
+    if not isinstance(found, dict):
+        raise _damaged(file, f"it holds no JSON object, but {type(found).__name__}")
+    return found
+
+
+def _damaged(file: str, reason: str) -> WorkdirError:
+    # Some reasons begin with the file.
+    where = reason if file in reason else f"{file} can't be used: {reason}"
+    return WorkdirError(
+        f"{where}; copy it again from where the run was made, or train in another --workdir"
+    )
 
 
 def _tuples(value: Any) -> Any:
@@ -175,12 +232,35 @@ def load_frozen(workdir: str) -> Variables:
     try:
         return load_variables(file)
     except ValueError as error:
-        raise WorkdirError(f"{error}; copy the run again from where it was made") from error
+        raise _damaged(file, str(error)) from error
+
+
+def check_frozen(workdir: str, frozen: Variables, like: Variables) -> None:
+    """Raises WorkdirError where what did not change does not fit `like`, the config's shapes."""
+    try:
+        check_variables(frozen, like, path(workdir, _FROZEN))
+    except WeightsError as error:
+        raise _damaged(path(workdir, _FROZEN), str(error)) from error
 
 
 def load_tokenizer(workdir: str) -> Tokenizer:
-    """The tokenizer of a run."""
-    return Tokenizer.load(path(workdir, "tokenizer.json"))
+    """The tokenizer of a run.
+
+    Raises:
+      WorkdirError: it is missing, damaged, or another than the run began with.
+    """
+    file = path(workdir, "tokenizer.json")
+    try:
+        tokenizer = Tokenizer.load(file)
+        with open(file, "rb") as stream:
+            digest = hashlib.sha256(stream.read()).hexdigest()
+    except (OSError, ValueError) as error:
+        raise _damaged(file, str(error)) from error
+    # By the file's own bytes: another version of tokenizers may write the same one otherwise.
+    data = path(workdir, "data.json")
+    if os.path.exists(data) and _read_json(data).get("tokenizer", digest) != digest:
+        raise _damaged(file, "data.json says that the run was made with another")
+    return tokenizer
 
 
 def check_same_run(workdir: str, config: ConfigDict, free: Sequence[str] = FREE) -> None:
@@ -203,8 +283,7 @@ def check_same_run(workdir: str, config: ConfigDict, free: Sequence[str] = FREE)
 
 def check_same_data(workdir: str, fingerprints: dict[str, str]) -> None:
     """Raises WorkdirError where the data or the tokenizer are not those the run began with."""
-    with open(path(workdir, "data.json"), encoding="utf-8") as stream:
-        saved = json.load(stream)
+    saved = _read_json(path(workdir, "data.json"))
     changed = [name for name, value in fingerprints.items() if saved.get(name, value) != value]
     if changed:
         raise WorkdirError(

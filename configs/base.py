@@ -69,6 +69,8 @@ def _files_dataset(name: str) -> ConfigDict:
     dataset = _dataset(name)
     # A file that can't be read as an image: "refuse" to start, naming it, or "skip" and count it.
     dataset.bad_images = "refuse"
+    # Whether an image may lie outside of its root: by an absolute path, by "..", or by a link.
+    dataset.allow_outside = False
     return dataset
 
 

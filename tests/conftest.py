@@ -1,6 +1,13 @@
-"""Fixtures that several folders share."""
+"""Fixtures that several folders share, and how property tests draw."""
 
+import hypothesis
 import pytest
+
+# The same examples in every run, and none kept on disk; a paused process is no failure.
+hypothesis.settings.register_profile(
+    "capjax", derandomize=True, deadline=None, database=None, max_examples=60
+)
+hypothesis.settings.load_profile("capjax")
 
 
 @pytest.fixture(scope="session", name="home")

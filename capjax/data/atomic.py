@@ -5,6 +5,8 @@ import re
 import tempfile
 from pathlib import Path
 
+from capjax.data.source import DataError
+
 # What `mkstemp` makes of the name of one of our files.
 _TEMPORARY = re.compile(r"\..+\.(json|jsonl|png|safetensors)\.[a-z0-9_]{8}")
 
@@ -42,3 +44,18 @@ def remove_temporary(folder: str | os.PathLike) -> None:
     for path in Path(folder).glob(".*"):
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+def write_cached(path: str | os.PathLike, content: bytes) -> None:
+    """`write_atomic` of what is kept in a dataset's cache.
+
+    Raises:
+      DataError: it cannot be written; the message says what would work.
+    """
+    try:
+        write_atomic(path, content)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {error.strerror}; mend that, or set "
+            "config.dataset.cache_dir to a folder that can be written, or to '' for none"
+        ) from error

@@ -1,17 +1,20 @@
 """Captions of a source, read once, and as token ids with a report of what was left out."""
 
+import itertools
 import json
 import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from capjax.data.atomic import write_atomic
+from capjax.data.atomic import write_cached
 from capjax.data.source import Source
+from capjax.data.text_files import parse_json
 from capjax.data.tokenizer import Tokenizer
 
 _FORMAT = "capjax captions 1"
@@ -63,7 +66,7 @@ def read_captions(source: Source, cache_dir: str | os.PathLike | None) -> Captio
             fingerprint=source.fingerprint,
         )
         if path:
-            write_atomic(path, _dump_table(table))
+            write_cached(path, _dump_table(table))
     return table
 
 
@@ -76,17 +79,26 @@ def _dump_table(table: CaptionTable) -> bytes:
 def _load_table(path: Path, source: Source) -> CaptionTable | None:
     """The table in `path`, or None where the file is missing, damaged or not this source's."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         if (content["format"], content["fingerprint"]) != (_FORMAT, source.fingerprint):
             return None
         table = CaptionTable(
             image_ids=tuple(content["image_ids"]),
-            captions=tuple(map(tuple, content["captions"])),
+            captions=tuple(map(_captions, content["captions"])),
             fingerprint=source.fingerprint,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return table if len(table.image_ids) == len(source) else None
+    texts = itertools.chain(table.image_ids, *table.captions)
+    whole = len(table.image_ids) == len(source) and all(isinstance(text, str) for text in texts)
+    return table if whole else None
+
+
+def _captions(found: Any) -> tuple[Any, ...]:
+    # A text would fall into its letters.
+    if not isinstance(found, list):
+        raise TypeError(f"an image's captions are {type(found).__name__}")
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from capjax.data.atomic import write_atomic
+from capjax.data.atomic import write_cached
 from capjax.data.images import ImageError, load_image
 from capjax.data.source import DataError, Source
+from capjax.data.text_files import parse_json
 
 _FORMAT = "capjax images 1"
 
@@ -78,14 +79,14 @@ def find_bad_images(
     found = [index for index, _, _ in bad]
     if path and found != suspects:
         content = {"format": _FORMAT, "fingerprint": source.fingerprint, "images": len(source)}
-        write_atomic(path, json.dumps(content | {"bad": found}).encode())
+        write_cached(path, json.dumps(content | {"bad": found}).encode())
     return {image_id: reason for _, image_id, reason in bad}
 
 
 def _load_suspects(path: Path, source: Source) -> list[int] | None:
     """Indices of images that were bad, or None where the file is damaged or not this source's."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         of = (content["format"], content["fingerprint"], content["images"])
         suspects = sorted({range(len(source))[index] for index in content["bad"]})
     except (OSError, ValueError, KeyError, TypeError, IndexError):

@@ -29,24 +29,33 @@ class _Annotation(NamedTuple):
     caption: str
 
 
-def open_coco_json(file: str, root: str, split: str) -> FilesSource:
+def open_coco_json(file: str, root: str, split: str, *, allow_outside: bool = False) -> FilesSource:
     """A whole caption file as one split; an image's id is the file's.
 
     Args:
       file: the JSON file.
       root: folder of its images.
       split: "train" or "validation".
+      allow_outside: see `FilesSource`.
 
     Raises:
       DataError: a file is missing or not laid out as COCO's are.
     """
     check_split(split)
     images, annotations = _read(file, root, split)
-    return FilesSource(f"{_stem(file)}/{split}", root, _examples(images, annotations))
+    examples = _examples(images, annotations)
+    return FilesSource(f"{_stem(file)}/{split}", root, examples, allow_outside=allow_outside)
 
 
 def open_coco_sample(
-    file: str, root: str, split: str, *, count: int, by: str, seed: int
+    file: str,
+    root: str,
+    split: str,
+    *,
+    count: int,
+    by: str,
+    seed: int,
+    allow_outside: bool = False,
 ) -> FilesSource:
     """A part of a random sample of a caption file, as small studies on COCO take it.
 
@@ -61,6 +70,7 @@ def open_coco_sample(
       count: captions or images to draw for both splits together.
       by: "captions" or "images".
       seed: of the draw, at least 0.
+      allow_outside: see `FilesSource`.
 
     Raises:
       DataError: a file is missing or not laid out as COCO's are, there is no such split, or the
@@ -99,7 +109,13 @@ def open_coco_sample(
         "note": _note(by, shared),
     }
     name = f"{_stem(file)}, {count} {by}/{split}"
-    return FilesSource(name, root, _examples(images, annotations), selection=selection)
+    return FilesSource(
+        name,
+        root,
+        _examples(images, annotations),
+        allow_outside=allow_outside,
+        selection=selection,
+    )
 
 
 def _note(by: str, shared: int) -> str:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from capjax.data.atomic import write_atomic
 from capjax.data.source import DataError
+from capjax.data.text_files import parse_json
 
 DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -72,16 +73,13 @@ class FeatureCache:
         self.directory = Path(directory)
         self.shape = shape
         try:
-            meta = json.loads((self.directory / "meta.json").read_bytes())
-            self._features = np.load(self.directory / "features.npy", mmap_mode="r")
-            self._checksums = np.load(self.directory / "checksums.npy")
+            meta = parse_json((self.directory / "meta.json").read_bytes())
+            features, checksums = (_open(file, "r") for file in _files(self.directory, shape))
         except (OSError, ValueError) as error:
             raise self._damaged(str(error)) from error
         if meta != _meta(key, shape):
             raise self._damaged("it was made of something else than its name says")
-        expected = (shape.images, shape.positions, shape.width)
-        if self._features.shape != expected or self._checksums.shape != expected[:1]:
-            raise self._damaged(f"its arrays are not of {shape.images} images")
+        self._features, self._checksums = features, np.array(checksums)
         self._seen = np.zeros(shape.images, bool)
 
     def __len__(self) -> int:
@@ -136,7 +134,13 @@ def open_features(
     """
     directory = Path(directory)
     if not directory.exists():
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"{directory.parent} cannot be made: {error.strerror}; set "
+                "config.dataset.cache_dir to a folder that can be written"
+            ) from error
         with _only_one(directory, name):
             if not directory.exists():  # Another process may have written it meanwhile.
                 _write(directory, key, shape, compute, batch_size, name)
@@ -197,30 +201,64 @@ def _meta(key: Mapping[str, Any], shape: FeatureShape) -> dict[str, Any]:
 def _continue(partial: Path, key: Mapping[str, Any], shape: FeatureShape):
     """The writable arrays of a partial cache, fresh where there is none of the same kind."""
     meta = json.dumps(_meta(key, shape), indent=1).encode()
-    stored = np.uint16 if shape.dtype == "bfloat16" else np.float16
-    files = (
-        (partial / "features.npy", stored, (shape.images, shape.positions, shape.width)),
-        (partial / "checksums.npy", np.uint32, (shape.images,)),
-    )
+    files = _files(partial, shape)
     try:
         if (partial / "meta.json").read_bytes() != meta:
             raise ValueError("other features")
-        opened = [np.load(file, mmap_mode="r+") for file, _, _ in files]
-        if any(a.shape != s or a.dtype != d for a, (_, d, s) in zip(opened, files, strict=True)):
-            raise ValueError("other arrays")
+        opened = [_open(file, "r+") for file in files]
     except (OSError, ValueError):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        opened = [_reserve(*file, shape) for file in files]
+        opened = [_reserve(file, shape) for file in files]
         write_atomic(partial / "meta.json", meta)
     return opened
 
 
-def _reserve(file: Path, dtype: Any, axes: tuple[int, ...], shape: FeatureShape) -> np.ndarray:
+class _File(NamedTuple):
+    """One of a cache's arrays."""
+
+    path: Path
+    dtype: Any
+    axes: tuple[int, ...]
+
+
+def _files(directory: Path, shape: FeatureShape) -> tuple[_File, _File]:
+    """The features and the checksums in a folder."""
+    stored = np.uint16 if shape.dtype == "bfloat16" else np.float16
+    axes = (shape.images, shape.positions, shape.width)
+    return (
+        _File(directory / "features.npy", np.dtype(stored), axes),
+        _File(directory / "checksums.npy", np.dtype(np.uint32), axes[:1]),
+    )
+
+
+def _open(file: _File, mode: str) -> np.ndarray:
+    """An array that is there, mapped: a header that claims too much takes no memory.
+
+    Raises:
+      OSError: there is none.
+      ValueError: it is damaged, or is another one.
+    """
+    try:
+        array = np.lib.format.open_memmap(file.path, mode=mode)
+    except OSError:
+        raise
+    except Exception as error:  # A damaged header raises anything.
+        raise ValueError(f"{file.path.name} is damaged ({error})") from error
+    if (array.shape, array.dtype) != (file.axes, file.dtype):
+        raise ValueError(
+            f"{file.path.name} has {array.dtype}{list(array.shape)} and not "
+            f"{file.dtype}{list(file.axes)}"
+        )
+    return array
+
+
+def _reserve(reserved: _File, shape: FeatureShape) -> np.ndarray:
     """An array of zeros in a file whose room on the disk is taken at once.
 
     Otherwise a disk that fills up later kills the process (a write to mapped memory can't fail).
     """
+    file, dtype, axes = reserved
     array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=axes)
     if hasattr(os, "posix_fallocate"):  # Not on macOS.
         try:

@@ -8,12 +8,12 @@ import posixpath
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from capjax.data.source import DataError, Example
-from capjax.data.text_files import first_few
+from capjax.data.text_files import first_few, well_formed
 
 # A file up to so long is hashed whole, of a longer one both ends are.
 _HASHED_BYTES = 8192
@@ -40,6 +40,7 @@ class FilesSource:
         root: str,
         examples: Sequence[Example],
         *,
+        allow_outside: bool = False,
         selection: Mapping[str, Any] | None = None,
     ):
         """Checks the whole split and reads both ends of every file.
@@ -48,6 +49,8 @@ class FilesSource:
           name: see above.
           root: folder of the images.
           examples: `image` is a path in the root, with "/" between folders.
+          allow_outside: whether an image may lie outside of the root: by an absolute path, one
+            with "..", or a symbolic link that leads there.
           selection: see above.
 
         Raises:
@@ -58,10 +61,10 @@ class FilesSource:
         self.name = name
         self.selection = dict(selection or {})
         self._root = root
-        self._examples = tuple(examples)
+        self._examples = tuple(map(_well_formed, examples))
         if not self._examples:
             raise DataError(f"{name} has no images: the list or file that names them has none")
-        _raise_problems(name, root, _find_problems(root, self._examples))
+        _raise_problems(name, root, _find_problems(root, self._examples, allow_outside))
         self._digests = _read_digests(name, root, self._examples)
         self.fingerprint = _combine(self._digests)
 
@@ -99,16 +102,29 @@ def _raise_problems(name: str, root: str, problems: Mapping[str, Sequence[str]])
         raise DataError("\n".join([f"{name} in {root!r} cannot be used:", *lines]))
 
 
-def _find_problems(root: str, examples: Sequence[Example]) -> dict[str, list[str]]:
+def _well_formed(example: Example) -> Example:
+    image, image_id, captions = example
+    return Example(well_formed(image), well_formed(image_id), tuple(map(well_formed, captions)))
+
+
+def _find_problems(
+    root: str, examples: Sequence[Example], allow_outside: bool
+) -> dict[str, list[str]]:
     """Cases by kind of problem, without opening an image."""
     counts = Counter(example.image_id for example in examples)
-    outside = [e.image for e in examples if _is_outside(e.image)]
-    there = _Folders(root)
+    folders = _Folders(root)
+    outside = set()
+    if not allow_outside:
+        outside = {e.image for e in examples if _is_outside(e.image) or folders.leads_out(e.image)}
+    missing = [e.image for e in examples if e.image not in outside and e.image not in folders]
     found = {
-        "paths outside of the folder (start from it, with '/' and without '..')": outside,
-        "missing files (add them, correct their names, or point the config at another folder)": [
-            e.image for e in examples if not _is_outside(e.image) and e.image not in there
+        "paths outside of the folder (start from it, with '/', and without '..' or links out of "
+        "it; or allow them by --config.dataset.allow_outside=True)": [
+            e.image for e in examples if e.image in outside
         ],
+        "missing files (add them, correct their names, or point the config at another folder)": (
+            missing
+        ),
         "images without a caption (add one or leave the image out)": [
             e.image_id for e in examples if not any(map(str.strip, e.captions))
         ],
@@ -120,8 +136,15 @@ def _find_problems(root: str, examples: Sequence[Example]) -> dict[str, list[str
 
 
 def _is_outside(path: str) -> bool:
-    # What a symbolic link leads to is its owner's choice; a path from a file is not.
     return os.path.isabs(path) or ".." in path.replace("\\", "/").split("/")
+
+
+class _Folder(NamedTuple):
+    """What a folder was found to hold: names of files, and of links; and where it really lies."""
+
+    files: frozenset[str]
+    links: frozenset[str]
+    place: str | None
 
 
 class _Folders:
@@ -129,22 +152,53 @@ class _Folders:
 
     def __init__(self, root: str):
         self._root = root
-        self._files: dict[str, frozenset[str]] = {}
+        self._inside = os.path.realpath(root)
+        self._listed: dict[str, _Folder] = {}
 
     def __contains__(self, path: str) -> bool:
-        folder, name = posixpath.split(path)
-        if folder not in self._files:
-            self._files[folder] = _list_files(os.path.join(self._root, folder))
+        folder, name = self._split(path)
         # A file system may take another spelling of a name than it lists (macOS: of accents).
-        return name in self._files[folder] or os.path.isfile(os.path.join(self._root, path))
+        return name in folder.files or os.path.isfile(os.path.join(self._root, path))
+
+    def leads_out(self, path: str) -> bool:
+        """Whether a link on the way to a file leads out of the root."""
+        folder, name = self._split(path)
+        place = folder.place
+        if name in folder.links or name not in folder.files:
+            place = _real(os.path.join(self._root, path))
+        return place is not None and not _is_within(place, self._inside)
+
+    def _split(self, path: str) -> tuple[_Folder, str]:
+        """The folder of a path, listed, and the file's name."""
+        folder, name = posixpath.split(path)
+        if folder not in self._listed:
+            self._listed[folder] = _list(os.path.join(self._root, folder))
+        return self._listed[folder], name
 
 
-def _list_files(folder: str) -> frozenset[str]:
+def _is_within(place: str, folder: str) -> bool:
+    return place == folder or place.startswith(os.path.join(folder, ""))
+
+
+def _list(folder: str) -> _Folder:
     try:
         with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
+            found = [entry for entry in entries if entry.is_file()]
     except (OSError, ValueError):  # ValueError: no file system takes such a name
-        return frozenset()
+        found = []
+    return _Folder(
+        frozenset(entry.name for entry in found),
+        frozenset(entry.name for entry in found if entry.is_symlink()),
+        _real(folder),
+    )
+
+
+def _real(path: str) -> str | None:
+    """Where a path leads; None for a name that no file system takes."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return None
 
 
 def _read_digests(name: str, root: str, examples: Sequence[Example]) -> list[bytes]:

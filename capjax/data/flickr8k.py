@@ -27,7 +27,7 @@ _LISTS = {
 _WHAT = f"Flickr8k's folder: {_IMAGES[0]}, {_TABLE} and the split lists"
 
 
-def open_flickr8k(root: str, split: str) -> FilesSource:
+def open_flickr8k(root: str, split: str, *, allow_outside: bool = False) -> FilesSource:
     """One of the official splits; an image's id is its file name.
 
     Captions of images that are in no list are ignored: the original has some.
@@ -35,6 +35,7 @@ def open_flickr8k(root: str, split: str) -> FilesSource:
     Args:
       root: the download's folder.
       split: "train", "validation" (the dev list) or "test".
+      allow_outside: see `FilesSource`.
 
     Raises:
       DataError: something is missing or unreadable; the message names it.
@@ -45,7 +46,8 @@ def open_flickr8k(root: str, split: str) -> FilesSource:
     text = read_text(listed, field="root", what=_WHAT)
     names = [line.strip() for line in text.splitlines() if line.strip()]
     examples = [Example(name, name, tuple(captions.get(name, ()))) for name in names]
-    return FilesSource(f"flickr8k/{split}", _find_images(root), examples)
+    images = _find_images(root)
+    return FilesSource(f"flickr8k/{split}", images, examples, allow_outside=allow_outside)
 
 
 def _find_list(root: str, split: str) -> str:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from capjax.data.files_source import FilesSource
 from capjax.data.source import DataError, Example
-from capjax.data.text_files import check_folder, first_few, read_text
+from capjax.data.text_files import check_folder, first_few, parse_json, read_text
 
 _WHAT = "a .jsonl or .csv file with image and caption in every row"
 _IMAGE = ("image", "file_name")
@@ -47,7 +47,13 @@ class _RowError(ValueError):
 
 
 def open_folder(
-    file: str, root: str | None, split: str, *, validation_share: float, seed: int
+    file: str,
+    root: str | None,
+    split: str,
+    *,
+    validation_share: float,
+    seed: int,
+    allow_outside: bool = False,
 ) -> FilesSource:
     """One split of a user's pictures; an image's id is its path.
 
@@ -60,6 +66,7 @@ def open_folder(
       split: "train", "validation" (in the table also "val" or "dev") or "test".
       validation_share: between 0 and 1, of the images.
       seed: of that choice.
+      allow_outside: see `FilesSource`.
 
     Raises:
       DataError: a file is missing, rows cannot be used (all are named, by line), or there is no
@@ -85,7 +92,7 @@ def open_folder(
         if splits[image] == split
     ]
     stem = os.path.splitext(os.path.basename(file))[0]
-    return FilesSource(f"{stem}/{split}", folder, examples)
+    return FilesSource(f"{stem}/{split}", folder, examples, allow_outside=allow_outside)
 
 
 def _named_splits(file: str, rows: Sequence[_Row]) -> dict[str, str]:
@@ -164,7 +171,7 @@ def _read_jsonl(text: str) -> Iterator[tuple[int, dict | str]]:
     for line, content in enumerate(text.split("\n"), 1):
         if content.strip():
             try:
-                fields = json.loads(content)
+                fields = parse_json(content)
             except ValueError as error:
                 yield line, f"is not JSON: {error}"
             else:

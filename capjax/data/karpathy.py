@@ -17,7 +17,9 @@ _WHAT = "Karpathy's dataset_coco.json, dataset_flickr8k.json or dataset_flickr30
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
 
-def open_karpathy(file: str, root: str, split: str, *, restval: bool) -> FilesSource:
+def open_karpathy(
+    file: str, root: str, split: str, *, restval: bool, allow_outside: bool = False
+) -> FilesSource:
     """One of Karpathy's splits; an image's id is its COCO id, or else its file name.
 
     Captions are the raw ones; where a file has only tokens, those joined.
@@ -27,6 +29,7 @@ def open_karpathy(file: str, root: str, split: str, *, restval: bool) -> FilesSo
       root: folder of the images; for COCO the one with train2014/ and val2014/.
       split: "train", "validation" or "test".
       restval: whether "train" has "restval" too, the rest of COCO's validation images.
+      allow_outside: see `FilesSource`.
 
     Raises:
       DataError: a file is missing or not Karpathy's, or has no such split.
@@ -43,7 +46,7 @@ def open_karpathy(file: str, root: str, split: str, *, restval: bool) -> FilesSo
     except LayoutError as error:
         raise DataError(f"{file}: {error}; config.dataset.file should be {_WHAT}") from error
     stem = os.path.splitext(os.path.basename(file))[0]
-    return FilesSource(f"{stem}/{'+'.join(parts)}", root, examples)
+    return FilesSource(f"{stem}/{'+'.join(parts)}", root, examples, allow_outside=allow_outside)
 
 
 def _parts(file: str, split: str, restval: bool, counts: Counter) -> list[str]:

@@ -20,12 +20,16 @@ def open_source(dataset: Mapping[str, Any], split: str) -> Source:
     if name == "flickr8k":
         from capjax.data.flickr8k import open_flickr8k
 
-        return open_flickr8k(_given(dataset, "root"), split)
+        return open_flickr8k(_given(dataset, "root"), split, allow_outside=dataset["allow_outside"])
     if name == "karpathy":
         from capjax.data.karpathy import open_karpathy
 
         return open_karpathy(
-            _given(dataset, "file"), _given(dataset, "root"), split, restval=dataset["restval"]
+            _given(dataset, "file"),
+            _given(dataset, "root"),
+            split,
+            restval=dataset["restval"],
+            allow_outside=dataset["allow_outside"],
         )
     if name == "coco_json":
         from capjax.data.coco_json import check_split, open_coco_json, open_coco_sample
@@ -33,7 +37,7 @@ def open_source(dataset: Mapping[str, Any], split: str) -> Source:
         if not dataset["sample"]:
             check_split(split)
             file, root = _given(dataset, f"{split}_file"), _given(dataset, f"{split}_root")
-            return open_coco_json(file, root, split)
+            return open_coco_json(file, root, split, allow_outside=dataset["allow_outside"])
         return open_coco_sample(
             _given(dataset, "train_file"),
             _given(dataset, "train_root"),
@@ -41,6 +45,7 @@ def open_source(dataset: Mapping[str, Any], split: str) -> Source:
             count=dataset["sample"],
             by=dataset["sample_by"],
             seed=dataset["sample_seed"],
+            allow_outside=dataset["allow_outside"],
         )
     if name == "folder":
         from capjax.data.folder import open_folder
@@ -51,6 +56,7 @@ def open_source(dataset: Mapping[str, Any], split: str) -> Source:
             split,
             validation_share=dataset["validation_share"],
             seed=dataset["split_seed"],
+            allow_outside=dataset["allow_outside"],
         )
     # Here, because it needs tensorflow-datasets and nothing else does.
     from capjax.data.tfds_source import open_tfds
@@ -87,8 +93,15 @@ def _given(dataset: Mapping[str, Any], field: str) -> str:
 
 
 def cache_dir(dataset: Mapping[str, Any]) -> str | None:
-    """Where what is derived from a dataset is kept, or None."""
-    return os.path.expanduser(dataset["cache_dir"]) or None
+    """Where what is derived from a dataset is kept, or None.
+
+    Raises:
+      DataError: it is no folder.
+    """
+    path = os.path.expanduser(dataset["cache_dir"])
+    if path and os.path.exists(path) and not os.path.isdir(path):
+        raise DataError(f"config.dataset.cache_dir={path} is a file; give a folder, or '' for none")
+    return path or None
 
 
 def open_captions(dataset: Mapping[str, Any], source: Source) -> CaptionTable:

@@ -63,11 +63,32 @@ def read_json(file: str, *, field: str, what: str) -> Any:
       DataError: also where it is no JSON; the message names line and column.
     """
     try:
-        return json.loads(read_text(file, field=field, what=what))
+        return parse_json(read_text(file, field=field, what=what))
     except ValueError as error:
         raise DataError(
             f"{file} is not JSON: {error}; config.dataset.{field} should be {what}"
         ) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+      ValueError: it is no JSON, or no UTF-8, or nested deeper than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def well_formed(text: str) -> str:
+    r"""The text with a question mark for every half of a surrogate pair.
+
+    JSON can spell one, "\ud83d", where a program cut an emoji in two. No file, terminal or
+    tokenizer takes it.
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def member(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:

@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
 from capjax.data.atomic import write_atomic
+from capjax.data.text_files import well_formed
 
 PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
@@ -35,7 +36,7 @@ class Tokenizer:
         """Wraps `backend`, whose padding and truncation are switched off.
 
         Raises:
-          ValueError: it has neither capjax's special tokens nor GPT-2's.
+          ValueError: it has neither capjax's special tokens nor GPT-2's, or its ids have gaps.
         """
         ids = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
         if None in ids:
@@ -44,6 +45,11 @@ class Tokenizer:
             raise ValueError(
                 f"the tokenizer has neither the special tokens {', '.join(SPECIAL_TOKENS)} "
                 f"nor GPT-2's {_END_OF_TEXT}"
+            )
+        if sorted(backend.get_vocab().values()) != list(range(backend.get_vocab_size())):
+            raise ValueError(
+                f"the ids of the tokenizer's {backend.get_vocab_size()} tokens should be 0, 1, 2, "
+                "... each once"
             )
         backend.no_padding()
         backend.no_truncation()
@@ -100,15 +106,17 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a caption, without special ones but unk."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return self._backend.encode(well_formed(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many captions at once, on several threads."""
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        texts = list(map(well_formed, texts))
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def split(self, text: str) -> list[str]:
         """The pieces of a caption before they are looked up in the vocabulary."""
+        text = well_formed(text)
         if self._backend.normalizer is not None:
             text = self._backend.normalizer.normalize_str(text)
         if self._backend.pre_tokenizer is None:
@@ -174,7 +182,8 @@ def train_word_tokenizer(
     if max_words is not None and max_words < 1:
         raise ValueError(f"max_words must be at least 1 or None, not {max_words}")
     normalizer = word_normalizer(alphabetic_only)
-    counts = Counter(w for text in captions for w in normalizer.normalize_str(text).split())
+    lines = (normalizer.normalize_str(well_formed(text)) for text in captions)
+    counts = Counter(word for line in lines for word in line.split())
     ranked = sorted((w for w in counts if counts[w] >= min_count), key=lambda w: (-counts[w], w))
     if not ranked:
         raise ValueError(f"no word of the captions is seen {min_count} times or more")

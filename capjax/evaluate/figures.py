@@ -92,7 +92,8 @@ def training_curve(rows: Sequence[Mapping], metric: str) -> Figure:
       metric: drawn on an axis of its own.
     """
     groups = {
-        name: [row for row in rows if row["group"] == name] for name in ("train", "validation")
+        name: [row for row in rows if row["group"] == name and "loss" in row]
+        for name in ("train", "validation")
     }
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     FigureCanvasAgg(figure)

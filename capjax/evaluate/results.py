@@ -17,14 +17,15 @@ from capjax.evaluate.captioning import Caption
 def write_json(path: str, value: Any) -> None:
     """Writes readable JSON atomically, making its folder."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    write_atomic(path, text.encode("utf-8"))
+    # A path that is not UTF-8 has bytes that Python keeps as half surrogates; JSON escapes them so.
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def coco_results(captions: Mapping[str, Caption]) -> list[dict[str, Any]]:
-    """The COCO results format; an image id in plain decimal becomes the integer COCO wants."""
+    """The COCO results format; a plain decimal image id becomes the integer COCO wants."""
     return [
         {
-            "image_id": int(image_id) if re.fullmatch("0|[1-9][0-9]*", image_id) else image_id,
+            "image_id": int(image_id) if re.fullmatch("0|[1-9][0-9]{0,17}", image_id) else image_id,
             "caption": caption.text,
         }
         for image_id, caption in captions.items()

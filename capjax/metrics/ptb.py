@@ -221,6 +221,9 @@ _RULES = (
 )
 
 _PLAIN = re.compile("[A-Za-z]+(?=[ \n])|,(?=[ \n])|\\.(?=\n)")
+# A rule may look to the end of the text from every sign of it; this keeps the time linear. No word
+# or address of a caption is as long, and one that is comes in pieces.
+_LONGEST_TOKEN = 300
 _CUT_ANYWAY = frozenset(["cannot", "gonna", "wanna", "gotta", "lemme", "gimme"])
 _BLANK = re.compile(f"(?:[ \t]++(?![{SPACE}]|(?i:&nbsp;)))?")
 _LINE_BREAK = re.compile(f"[{NEWLINE}]")
@@ -228,9 +231,10 @@ _LINE_BREAK = re.compile(f"[{NEWLINE}]")
 
 def _longest(text: str, start: int) -> tuple[str, int]:
     """The token at `start` and where it ends; no token ("") where no rule holds."""
+    end = start + _LONGEST_TOKEN
     best, reach, chosen = None, start, None
     for rule in _RULES:
-        match = rule.pattern.match(text, start)
+        match = rule.pattern.match(text, start, end)
         if match and match.end() > reach:
             best, reach, chosen = match, match.end(), rule
     if best is None:  # a control character, an emoji, an unassigned code

@@ -7,7 +7,6 @@ may also stack all blocks in "Transformer/encoderblock".
 
 import dataclasses
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from capjax.pretrained.checkpoint_folders import as_torch
 from capjax.pretrained.vit_layouts import Layout, own_tensors, read_fields
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.weights import WeightsError, blamed, check_zip
 
 _STACKED = "Transformer/encoderblock/"
 _ATTENTION = "MultiHeadDotProductAttention"
@@ -59,8 +58,10 @@ def read_npz(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, 
       WeightsError: there is no such file, or it is no ViT's.
     """
     path = os.fspath(path)
-    arrays = _unstack(_read_arrays(path))
-    tensors = own_tensors(as_torch(arrays), _BIG_VISION, path)
+    arrays = _read_arrays(path)
+    with blamed(path, "is not laid out as these files are"):
+        arrays = _unstack(arrays)
+        tensors = own_tensors(as_torch(arrays), _BIG_VISION, path)
     layout = _FIRST if _FIRST.positions in tensors else _BIG_VISION
     shapes = {name: array.shape for name, array in tensors.items()}
     fields, layout = read_fields(shapes, layout, path)
@@ -74,15 +75,15 @@ def read_npz(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, 
 def _read_arrays(path: str) -> dict[str, np.ndarray]:
     if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such weights file")
-    try:
-        with open(path, "rb") as file:
-            found = np.load(file, allow_pickle=False)
-            arrays = {name: found[name] for name in found.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise WeightsError(
-            f"{path}: is no .npz file, or a damaged one, or holds more than arrays, which this "
-            f"does not execute ({error})"
-        ) from error
+    check_zip(path)
+    what = (
+        "is no .npz file, or a damaged one, or holds more than arrays, which this does not execute"
+    )
+    with blamed(path, what), open(path, "rb") as file:
+        found = np.load(file, allow_pickle=False)
+        arrays = {name: found[name] for name in found.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("it has other files than arrays")
     # NumPy knows no bfloat16, and keeps it as two bytes without a meaning.
     return {
         name: array.view(ml_dtypes.bfloat16) if array.dtype == "V2" else array

@@ -3,7 +3,6 @@
 Nothing in them is executed.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 from flax import serialization, traverse_util
 
+from capjax.data.text_files import parse_json
 from capjax.pretrained.torch_files import read_tensors
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.weights import WeightsError, blamed
 
 CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 # Best first. An index names the files that the tensors are spread over.
@@ -34,10 +34,10 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
       WeightsError: there is no such file, or it holds something else.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = parse_json(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; a checkpoint's folder has one") from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: is no JSON file, or a damaged one: {error}") from error
     if not isinstance(found, dict):
         raise WeightsError(f"{path}: should hold a JSON object, and holds {type(found).__name__}")
@@ -93,14 +93,12 @@ def _read_sharded(path: str) -> dict[str, np.ndarray]:
 def _read_msgpack(path: str) -> dict[str, np.ndarray]:
     if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such weights file")
-    try:
+    with blamed(path, "is no msgpack file of Flax, or a damaged one"):
         tree = serialization.msgpack_restore(Path(path).read_bytes())
         flat = traverse_util.flatten_dict(tree, sep="/")
-    except Exception as error:  # A damaged file raises anything.
-        raise WeightsError(f"{path}: is no msgpack file of Flax, or a damaged one") from error
-    if not all(isinstance(array, np.ndarray) for array in flat.values()):
-        raise WeightsError(f"{path}: holds more than named arrays")
-    return as_torch(flat)
+        if not all(isinstance(array, np.ndarray) for array in flat.values()):
+            raise WeightsError(f"{path}: holds more than named arrays")
+        return as_torch(flat)
 
 
 def as_torch(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

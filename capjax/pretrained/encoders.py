@@ -3,7 +3,9 @@
 import os
 from typing import Any
 
+import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 
 from capjax.models.efficientnet import EfficientNetB0
 from capjax.models.inception_v3 import InceptionV3
@@ -18,7 +20,7 @@ from capjax.pretrained.mobilenet_v3 import load_mobilenet_v3
 from capjax.pretrained.resnet import load_resnet
 from capjax.pretrained.saved import read_about, read_saved
 from capjax.pretrained.vit import load_vit
-from capjax.pretrained.weights import check_variables, variable_shapes
+from capjax.pretrained.weights import WeightsError, check_variables, variable_shapes
 
 _LOADERS = {
     EfficientNetB0: load_efficientnet_b0,
@@ -48,7 +50,14 @@ def load_encoder(encoder: nn.Module, weights: str, image_size: int) -> dict[str,
     """
     about = read_about(os.path.expanduser(weights))
     if about is None or isinstance(encoder, ViT):
-        return _LOADERS[type(encoder)](encoder, weights, image_size)
-    variables = read_saved(os.path.expanduser(weights))
-    check_variables(variables, variable_shapes(encoder, image_size), weights)
+        with np.errstate(over="ignore"):  # What is beyond float32 is refused below.
+            variables = _LOADERS[type(encoder)](encoder, weights, image_size)
+    else:
+        variables = read_saved(os.path.expanduser(weights))
+        check_variables(variables, variable_shapes(encoder, image_size), weights)
+    for name, leaf in traverse_util.flatten_dict(variables, sep="/").items():
+        if not np.isfinite(leaf).all():
+            raise WeightsError(
+                f"{weights}: {name} has numbers that are not finite; fetch the file again"
+            )
     return variables

@@ -17,6 +17,16 @@ CLIP_PIXELS = {
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "std": (0.26862954, 0.26130258, 0.27577711),
 }
+# Fields that are one size or a pair, and what none exceeds by far: a wrong one is no model to make.
+_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "image_size",
+    "patch_size",
+)
+_LARGEST = 1 << 16
 _ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -150,6 +160,11 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], L
         raise WeightsError(
             f"{path}: hidden_act is {config['hidden_act']!r}, and may be {', '.join(_ACTIVATIONS)}"
         )
+    for name in _SIZES:
+        if not all(isinstance(n, int) and 1 <= n <= _LARGEST for n in _pair(config[name])):
+            raise WeightsError(
+                f"{path}: {name} is {config[name]!r:.60}, and may be 1 to {_LARGEST}"
+            )
     rows, columns = _pair(config["image_size"])
     patch, other = _pair(config["patch_size"])
     if patch != other:
@@ -197,5 +212,5 @@ def _vision_config(config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, 
     return model_type, config
 
 
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+def _pair(size: Any) -> tuple[Any, Any]:
+    return tuple(size) if isinstance(size, list) and len(size) == 2 else (size, size)

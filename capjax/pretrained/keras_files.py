@@ -13,7 +13,10 @@ import h5py
 import numpy as np
 from flax import traverse_util
 
-from capjax.pretrained.weights import WeightsError, check_fit
+from capjax.pretrained.weights import WeightsError, blamed, check_claim, check_fit
+
+# Keras compresses nothing; a file that someone packed again may be somewhat smaller.
+_MOST_COMPRESSED = 4
 
 _TAKES = "this encoder takes 'imagenet', or Keras's .h5 or .weights.h5"
 
@@ -33,25 +36,21 @@ def read_keras_layers(path: str | os.PathLike) -> Layers:
         raise WeightsError(f"{path}: no such weights file; {_TAKES}")
     if not path.endswith((".h5", ".hdf5")):
         raise WeightsError(f"{path}: is no file of Keras's weights; {_TAKES}")
-    try:
-        with h5py.File(path, "r") as file:
-            if "layer_names" in file.attrs:
-                layers = _read_legacy(file)
-            elif "model_weights" in file:  # A whole model, saved as .h5.
-                layers = _read_legacy(file["model_weights"])
-            elif "layers" in file:
-                layers = _read_keras_3(file["layers"], path)
-            else:
-                raise WeightsError(
-                    f"{path}: HDF5, but no Keras weights; it has {', '.join(file) or 'nothing'}"
-                )
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: is no HDF5 file, or a damaged one ({error}); if it was "
-            "downloaded, delete it and start again"
-        ) from error
-    except (KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: is not laid out as Keras lays weights out: {error}") from error
+    what = (
+        "is no HDF5 file of Keras, or a damaged one; if it was downloaded, delete it and start "
+        "again"
+    )
+    with blamed(path, what), h5py.File(path, "r") as file:
+        if "layer_names" in file.attrs:
+            layers = _read_legacy(file)
+        elif "model_weights" in file:  # A whole model, saved as .h5.
+            layers = _read_legacy(file["model_weights"])
+        elif "layers" in file:
+            layers = _read_keras_3(file["layers"], path)
+        else:
+            raise WeightsError(
+                f"{path}: HDF5, but no Keras weights; it has {', '.join(file) or 'nothing'}"
+            )
     return {name: arrays for name, arrays in layers.items() if arrays}
 
 
@@ -61,7 +60,7 @@ def _read_legacy(group: h5py.Group) -> Layers:
 
     return {
         text(layer): [
-            np.asarray(group[text(layer)][text(weight)])
+            _array(group[text(layer)][text(weight)], group.file)
             for weight in group[text(layer)].attrs["weight_names"]
         ]
         for layer in group.attrs["layer_names"]
@@ -85,8 +84,20 @@ def _read_keras_3(layers: h5py.Group, path: str) -> Layers:
                 f"{path}: was saved by a Keras 3 that does not name layers in weights files. "
                 "Load it into its model and save_weights again with a newer Keras"
             )
-        found[name] = [np.asarray(variables[key]) for key in sorted(variables, key=int)]
+        found[name] = [_array(variables[key], layers.file) for key in sorted(variables, key=int)]
     return found
+
+
+def _array(dataset: h5py.Dataset, file: h5py.File) -> np.ndarray:
+    """The numbers of a dataset of this file, and of no other that it may point to."""
+    path = file.filename
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
+        raise WeightsError(f"{path}: {dataset.name} holds no numbers")
+    if dataset.file != file or dataset.external or dataset.is_virtual:
+        raise WeightsError(f"{path}: {dataset.name} lies in another file, which is not read")
+    # A dataset that was never written has any size, and no bytes.
+    check_claim(dataset.size * dataset.dtype.itemsize, path, _MOST_COMPRESSED)
+    return np.asarray(dataset)
 
 
 def to_variables(layers: Layers, like: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from capjax.data.images import Resize
 from capjax.pretrained.checkpoint_folders import read_json
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.weights import WeightsError, blamed
 
 # Pillow's numbers.
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
@@ -34,6 +34,8 @@ _DEFAULTS = {
 }
 # Of a file that does not say which processor it is for; the first ones were ViT's.
 _UNNAMED = {"crop_size": None, "resample": 2, **_HALF}
+# Pixels a side: no model takes as many.
+_LARGEST = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,18 +100,38 @@ def read_preprocessing(directory: str | os.PathLike) -> Preprocessing | None:
     Raises:
       WeightsError: a file is damaged, or asks for what this has no words for.
     """
-    path = os.path.join(directory, "preprocessor_config.json")
-    if os.path.isfile(path):
-        return _read(read_json(path), path)
-    path = os.path.join(directory, "processor_config.json")
-    if os.path.isfile(path):
-        config = read_json(path).get("image_processor")
-        return _read(config, path) if isinstance(config, dict) else None
-    path = os.path.join(directory, "config.json")
-    if os.path.isfile(path):
-        config = read_json(path).get("pretrained_cfg")
-        return _read_timm(config, path) if isinstance(config, dict) else None
+    readers = (
+        ("preprocessor_config.json", None, _read),
+        ("processor_config.json", "image_processor", _read),
+        ("config.json", "pretrained_cfg", _read_timm),
+    )
+    for name, part, read in readers:
+        path = os.path.join(directory, name)
+        if os.path.isfile(path):
+            config = read_json(path) if part is None else read_json(path).get(part)
+            if not isinstance(config, dict):
+                return None
+            with blamed(path, "does not say how pixels are prepared"):
+                return _checked(read(config, path), path)
     return None
+
+
+def _checked(found: Preprocessing, path: str) -> Preprocessing:
+    """Raises WeightsError for numbers that no preprocessing has."""
+    sides = [
+        side
+        for size in (found.resize, found.crop)
+        for side in (size if isinstance(size, tuple) else (size,))
+        if side is not None
+    ]
+    if not all(type(side) is int and 1 <= side <= _LARGEST for side in sides):
+        raise WeightsError(f"{path}: sizes are {sides}, and may be 1 to {_LARGEST} pixels")
+    for name, values in (("mean", found.mean), ("std", found.std)):
+        if len(values) != 3 or not all(map(math.isfinite, values)):
+            raise WeightsError(f"{path}: {name} is {values}, and may be three numbers")
+    if min(found.std) <= 0:
+        raise WeightsError(f"{path}: std is {found.std}, and may be three numbers above 0")
+    return found
 
 
 def _read(config: Mapping[str, Any], path: str) -> Preprocessing:

@@ -12,6 +12,7 @@ from flax import traverse_util
 
 from capjax.data.atomic import write_atomic
 from capjax.data.images import Resize
+from capjax.data.text_files import parse_json
 from capjax.pretrained.torch_files import read_metadata, read_tensors
 from capjax.pretrained.weights import WeightsError
 
@@ -65,7 +66,7 @@ def read_about(path: str | os.PathLike) -> About | None:
     if _METADATA not in metadata:
         return None
     try:
-        found = json.loads(metadata[_METADATA])
+        found = parse_json(metadata[_METADATA])
         fields = {name: _tuple(value) for name, value in found["fields"].items()}
         return About(str(found["name"]), fields, Resize(**found["resize"]))
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -16,6 +16,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from capjax.data.text_files import well_formed
 from capjax.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, word_normalizer
 from capjax.models.resnet import ResNet
 from capjax.pretrained.resnet import from_torchvision
@@ -214,13 +215,15 @@ def _read_word_map(path: Path) -> dict[str, int]:
         raise WeightsError(f"{path}: no such word map")
     try:
         pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Pairs)
-    except ValueError as error:  # No JSON, or no UTF-8.
+    except (ValueError, RecursionError) as error:  # No JSON, or no UTF-8, or nested too deeply.
         raise WeightsError(f"{path}: is not JSON: {error}") from error
     if not isinstance(pairs, _Pairs):
         raise WeightsError(f"{path}: is no word map, which is one JSON object of word: id")
     odd = [f"{word!r}: {number!r}" for word, number in pairs if type(number) is not int]
     if odd:
         raise WeightsError(f"{path}: ids should be whole numbers, and there is {_some(odd)}")
+    if broken := [repr(word) for word, _ in pairs if well_formed(word) != word]:
+        raise WeightsError(f"{path}: has words that are no text: {_some(broken)}")
     missing = [word for word in _SPECIAL if word not in {word for word, _ in pairs}]
     if missing:
         raise WeightsError(f"{path}: lacks the special tokens {', '.join(missing)}")

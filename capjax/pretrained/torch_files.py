@@ -1,12 +1,17 @@
 """Named tensors of torch models: safetensors, or torch's own files read as arrays."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import ml_dtypes  # noqa: F401 -- teaches NumPy bfloat16, which safetensors files may hold.
 import numpy as np
 import safetensors
 
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.weights import WeightsError, blamed, check_claim, check_zip
+
+# A tensor may be a view that repeats what is stored.
+_MOST_TIMES = 4
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
@@ -59,13 +64,13 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def _opened(path: str) -> safetensors.safe_open:
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[safetensors.safe_open]:
     if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such weights file")
-    try:
-        return safetensors.safe_open(path, "numpy")
-    except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path}: is no safetensors file, or a damaged one ({error})") from error
+    what = "is no safetensors file, or a damaged one"
+    with blamed(path, what), safetensors.safe_open(path, "numpy") as file:
+        yield file
 
 
 def need_torch(path: str) -> None:
@@ -89,20 +94,27 @@ def _read_torch(path: str) -> dict[str, np.ndarray]:
     need_torch(path)
     import torch
 
+    check_zip(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # A damaged pickle raises anything.
+    except Exception as error:  # A damaged pickle raises anything; torch advises to execute it.
         raise WeightsError(
             f"{path}: is no torch file, or a damaged one, or holds more than tensors, which this "
-            f"does not execute ({error}). Save model.state_dict() where the model is trusted"
+            f"does not execute ({type(error).__name__}). Save model.state_dict() where the model "
+            "is trusted"
         ) from error
     if isinstance(found, dict) and found.keys() == {"model"}:
         found = found["model"]  # As Meta saves DeiT.
-    if not isinstance(found, dict) or not all(torch.is_tensor(v) for v in found.values()):
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in found.items()
+    ):
         holds = ", ".join(map(str, list(found)[:8])) if isinstance(found, dict) else type(found)
         raise WeightsError(f"{path}: is no state dict, names with tensors; it holds {holds}")
-    # NumPy knows no bfloat16.
-    return {
-        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-        for name, tensor in found.items()
-    }
+    with blamed(path, "holds more than plain tensors"):
+        for tensor in found.values():
+            check_claim(tensor.numel() * tensor.element_size(), path, most=_MOST_TIMES)
+        # NumPy knows no bfloat16.
+        return {
+            name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+            for name, tensor in found.items()
+        }

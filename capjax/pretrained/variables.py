@@ -11,6 +11,13 @@ from flax import traverse_util
 
 from capjax.data.atomic import write_atomic
 
+# KeyError and AttributeError are of types and nestings that no file of `save_variables` has.
+_UNREADABLE = (safetensors.SafetensorError, KeyError, TypeError, AttributeError, ValueError)
+
+
+# Of the metadata: the fingerprint of what was written.
+_SUM = "fingerprint"
+
 
 def _flat(variables: Any) -> dict[str, Any]:
     return traverse_util.flatten_dict(dict(variables), sep="/")
@@ -19,7 +26,7 @@ def _flat(variables: Any) -> dict[str, Any]:
 def save_variables(path: str | os.PathLike, variables: Any) -> None:
     """Writes a tree of arrays atomically, by names such as "params/encoder/Conv1/kernel"."""
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(variables).items()}
-    write_atomic(path, safetensors.numpy.save(arrays))
+    write_atomic(path, safetensors.numpy.save(arrays, {_SUM: fingerprint(variables)}))
 
 
 def load_variables(path: str | os.PathLike) -> dict[str, Any]:
@@ -30,10 +37,15 @@ def load_variables(path: str | os.PathLike) -> dict[str, Any]:
       ValueError: the file is damaged.
     """
     try:
-        arrays = safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
+        with safetensors.safe_open(path, "numpy") as file:
+            written = (file.metadata() or {}).get(_SUM)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        variables = traverse_util.unflatten_dict(arrays, sep="/")
+        if written not in (None, fingerprint(variables)):  # Earlier versions wrote none.
+            raise ValueError("its values are not those that were written")
+        return variables
+    except _UNREADABLE as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    return traverse_util.unflatten_dict(arrays, sep="/")
 
 
 def fingerprint(variables: Any) -> str:

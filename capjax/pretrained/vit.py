@@ -31,8 +31,8 @@ from capjax.pretrained.checkpoint_folders import (
 from capjax.pretrained.preprocessing_file import read_preprocessing
 from capjax.pretrained.saved import read_about, read_saved
 from capjax.pretrained.torch_files import read_shapes
-from capjax.pretrained.vit_layouts import own_tensors, read_fields, to_variables
-from capjax.pretrained.weights import WeightsError, check_variables, variable_shapes
+from capjax.pretrained.vit_layouts import check_depth, own_tensors, read_fields, to_variables
+from capjax.pretrained.weights import WeightsError, blamed, check_variables, variable_shapes
 
 # Of `ViT`; its dtype is the computation's and no part of a checkpoint.
 FIELDS = tuple(
@@ -41,6 +41,7 @@ FIELDS = tuple(
 # No other ViT with layer scale has patches of this size.
 _DINOV2_PATCH = 14
 _DINOV2 = Resize(224, 256, keep_aspect=True, interpolation="bicubic", round_crop=True)
+_NO_VIT = "its fields and its tensors make no ViT"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,8 @@ def read_vit(source: str | os.PathLike, **given: Any) -> tuple[dict[str, Any], d
     """
     checkpoint = _look(os.fspath(source), weights=True)
     fields = checkpoint.fields(given)
-    return fields, checkpoint.read(fields)
+    with blamed(checkpoint.path, _NO_VIT):
+        return fields, checkpoint.read(fields)
 
 
 def load_vit(encoder: ViT, weights: str, image_size: int) -> dict[str, Any]:
@@ -173,7 +175,8 @@ def load_vit(encoder: ViT, weights: str, image_size: int) -> dict[str, Any]:
                 "%s does not state its %s: taking encoder.%s=%s, where %s would be usual",
                 *(checkpoint.path, name, name, fields[name], value),
             )
-    variables = checkpoint.read(fields)
+    with blamed(checkpoint.path, _NO_VIT):
+        variables = checkpoint.read(fields)
     check_variables(variables, like, weights)
     return variables
 
@@ -226,7 +229,8 @@ def _look_into_folder(folder: str, path: str | None) -> _Checkpoint:
     config = read_json(at)
     if "architecture" in config:
         return _look_into_timm(path or weights_file(folder), config)
-    stated, layout = huggingface.read_config(config, at)
+    with blamed(at, "states no ViT"):
+        stated, layout = huggingface.read_config(config, at)
     pixels = {name: stated.pop(name) for name in ("mean", "std")}
     preprocessing = read_preprocessing(folder)
     if preprocessing:
@@ -243,9 +247,10 @@ def _look_into_timm(path: str, config: Mapping[str, Any]) -> _Checkpoint:
     def own(tensors: Mapping[str, Any]) -> dict[str, Any]:
         return own_tensors(timm_vit.timm_names(tensors), timm_vit.TIMM, path)
 
-    fields, layout = read_fields(own(read_shapes(path)), timm_vit.TIMM, path)
-    name = config.get("architecture") or os.path.basename(path)
-    stated, usual = timm_vit.usual_fields(fields, name, config)
+    with blamed(path, _NO_VIT):
+        fields, layout = read_fields(own(read_shapes(path)), timm_vit.TIMM, path)
+        name = config.get("architecture") or os.path.basename(path)
+        stated, usual = timm_vit.usual_fields(fields, name, config)
     return _Checkpoint(
         path,
         {**fields, **stated},
@@ -256,6 +261,7 @@ def _look_into_timm(path: str, config: Mapping[str, Any]) -> _Checkpoint:
 
 def _read_own(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     encoder, side = ViT(**fields), fields["patch_size"]
+    check_depth(fields, read_shapes(path), path)
     like = variable_shapes(encoder, side)
     variables = read_saved(path)
     check_variables(variables, like, path)

@@ -7,7 +7,7 @@ weight is [out, in], a convolution's [out, in, h, w]. Legend: n tokens, N positi
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,14 @@ def read_fields(
     return fields, dataclasses.replace(layout, tokens=tokens, positioned=positioned)
 
 
+def check_depth(fields: Mapping[str, Any], names: Collection[str], path: str) -> None:
+    """Raises WeightsError for more blocks than a file has tensors, before any is looked for."""
+    if fields["depth"] > len(names):
+        raise WeightsError(
+            f"{path}: has {len(names)} tensors, too few for the {fields['depth']} blocks it states"
+        )
+
+
 def _depth(names: Iterable[str], layout: Layout) -> int:
     """The number of blocks."""
     before, after = map(re.escape, layout.block.split("{}"))
@@ -145,10 +153,11 @@ def to_variables(
     Raises:
       WeightsError: a tensor is missing, misshapen or left over; it is named as in the file.
     """
+    check_depth(fields, tensors, path)
     # Files differ in the axes of length 1 before the rows.
     rows = {*layout.tokens, layout.positions}
     given = {
-        name: array.reshape(-1, array.shape[-1]) if name in rows else array
+        name: array.reshape(-1, array.shape[-1]) if name in rows and array.size else array
         for name, array in tensors.items()
     }
     check_fit(given, _shapes(layout, fields), path)

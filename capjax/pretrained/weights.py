@@ -1,6 +1,9 @@
 """How named arrays of a file are held against what a model needs."""
 
-from collections.abc import Mapping
+import contextlib
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,10 +12,68 @@ import numpy as np
 from flax import linen as nn
 
 _LISTED = 8
+_NUMBERS = (jnp.floating, jnp.integer, jnp.bool_)
+# Weights look like noise and come down to nine tenths; zeros come down to a thousandth.
+_MOST_COMPRESSED = 20
 
 
 class WeightsError(ValueError):
     """A weights file that can't be used; the message names it, and says what does not fit."""
+
+
+@contextlib.contextmanager
+def blamed(path: str | os.PathLike, what: str) -> Iterator[None]:
+    """What goes wrong in reading a file is said of the file.
+
+    Whoever made the file decides what its readers meet: a wrong kind or number anywhere, or what a
+    library makes of a flipped bit. So all errors are taken, and none is hidden: they are the cause.
+
+    Args:
+      path: of the file.
+      what: says what is wrong with it, "is no HDF5 file, or a damaged one".
+
+    Raises:
+      WeightsError: in place of any other error.
+    """
+    try:
+        yield
+    except WeightsError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise WeightsError(f"{path}: {what} ({reason})") from error
+
+
+def check_claim(claimed: int, path: str | os.PathLike, most: int = 1) -> None:
+    """Refuses a file that unpacks to far more than it holds, before any memory is taken.
+
+    Args:
+      claimed: bytes, by what the file says of itself.
+      path: of the file.
+      most: times the file's own size that they may be.
+
+    Raises:
+      WeightsError: they are more.
+    """
+    size = os.path.getsize(path)
+    if claimed > most * size:
+        raise WeightsError(
+            f"{path}: claims {claimed} bytes of arrays and has {size}: is damaged, or made to fill "
+            "the memory; save it again without compression"
+        )
+
+
+def check_zip(path: str | os.PathLike) -> None:
+    """`check_claim` of a zip archive, which `.npz` and torch's files are; others pass.
+
+    Raises:
+      WeightsError: it claims too much, or is a damaged archive.
+    """
+    with blamed(path, "is a damaged zip archive"):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                claimed = sum(info.file_size for info in archive.infolist())
+            check_claim(claimed, path, _MOST_COMPRESSED)
 
 
 def check_fit(
@@ -26,7 +87,8 @@ def check_fit(
       path: of the file, for the message.
 
     Raises:
-      WeightsError: an array is missing, misshapen or left over; the first 8 are named.
+      WeightsError: an array is missing, misshapen, left over or not of numbers; the first 8 are
+        named.
     """
     problems = [f"missing {name}" for name in sorted(wanted.keys() - given.keys())]
     problems += [
@@ -37,6 +99,11 @@ def check_fit(
         f"{name} is {list(given[name].shape)} and should be {list(wanted[name])}"
         for name in sorted(wanted.keys() & given.keys())
         if given[name].shape != tuple(wanted[name])
+    ]
+    problems += [
+        f"{name} holds {given[name].dtype} and should hold numbers"
+        for name in sorted(wanted.keys() & given.keys())
+        if not any(jnp.issubdtype(given[name].dtype, kind) for kind in _NUMBERS)
     ]
     if problems:
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""

@@ -190,7 +190,7 @@ def _progress(file: io.BufferedReader, path: str, stream: io.BufferedReader) -> 
 def _is_header(line: bytes) -> bool:
     """Whether a first line is word2vec's "count width"."""
     fields = line.split()
-    return len(fields) == 2 and all(field.isdigit() for field in fields)
+    return len(fields) == 2 and all(f.isdigit() and len(f) < 19 for f in fields)
 
 
 def _check_width(first: bytes, path: str, width: int) -> None:
@@ -208,7 +208,7 @@ def _check_width(first: bytes, path: str, width: int) -> None:
             )
     if found != width:
         raise WeightsError(
-            f"{os.path.basename(path)} has vectors of {found} numbers and the embedding is {width} "
+            f"{path}: has vectors of {found} numbers and the embedding is {width} "
             f"wide: set config.decoder.embed_dim={found} or give another file"
         )
 

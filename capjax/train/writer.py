@@ -5,8 +5,10 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
+from absl import logging
 
 from capjax.data.atomic import write_atomic
+from capjax.data.text_files import parse_json
 from capjax.train.events import Events
 
 
@@ -65,19 +67,32 @@ class Writer:
 
 
 def read_metrics(path: str) -> list[dict]:
-    """The rows of a `metrics.jsonl`, up to a line that a crash left half written."""
-    rows = []
+    """The rows of a `metrics.jsonl`, less a last line that a crash left half written.
+
+    Other damaged lines are left out, too, and named: a log is not worth a run.
+    """
     if not os.path.exists(path):
-        return rows
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
-                break
+        return []
+    rows = []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            row = _row(line) if line.endswith("\n") else {}
+            if row is None:
+                logging.warning("%s: line %d is damaged and left out", path, number)
+            elif row:
+                rows.append(row)
     return rows
+
+
+def _row(line: str) -> dict | None:
+    """The row in a line, which has step, group and numbers; or None."""
+    try:
+        row = parse_json(line)
+        numbers = {name: value for name, value in row.items() if name != "group"}
+        whole = isinstance(row["group"], str) and type(numbers["step"]) is int
+        return row if whole and all(type(n) in (int, float) for n in numbers.values()) else None
+    except (ValueError, LookupError, AttributeError, TypeError):
+        return None
 
 
 def _cut_back(path: str, step: int) -> None:

@@ -163,14 +163,42 @@ def test_empty_splits_are_refused(root):
         FilesSource("files/train", str(root), [])
 
 
-def test_links_are_followed(root, tmp_path):
-    (tmp_path / "a").symlink_to(root / "a")
-    (tmp_path / "one.jpg").symlink_to(root / "b" / "1.jpg")
-    examples = [rows()[0], Example("one.jpg", "one", ("x",))]
-    assert len(FilesSource("files/train", str(tmp_path), examples)) == 2
-    (tmp_path / "broken.jpg").symlink_to(tmp_path / "nothing")
+def test_links_are_followed_inside_of_the_root(root, tmp_path):
+    images = tmp_path / "images"
+    images.symlink_to(root)  # The root may be a link itself.
+    write(tmp_path / "real", rows(2))
+    (tmp_path / "real" / "c").symlink_to("a")
+    (tmp_path / "real" / "one.jpg").symlink_to(tmp_path / "real" / "b" / "1.jpg")
+    examples = [Example("c/0.jpg", "zero", ("x",)), Example("one.jpg", "one", ("x",))]
+    assert len(FilesSource("files/train", str(tmp_path / "real"), examples)) == 2
+    assert len(FilesSource("files/train", str(images), rows(2))) == 2
+    (tmp_path / "real" / "broken.jpg").symlink_to("nothing")
     with pytest.raises(DataError, match=r"1 missing files.*broken\.jpg"):
-        FilesSource("files/train", str(tmp_path), [Example("broken.jpg", "one", ("x",))])
+        FilesSource("files/train", str(tmp_path / "real"), [Example("broken.jpg", "one", ("x",))])
+
+
+def test_no_path_leaves_the_root_unless_allowed(root, tmp_path):
+    write(tmp_path, rows(2))
+    (tmp_path / "rooted").mkdir()
+    write(tmp_path / "rooted-not", rows(1))
+    inside = tmp_path / "rooted"
+    (inside / "a").symlink_to(tmp_path / "a")
+    (inside / "one.jpg").symlink_to("../b/1.jpg")
+    (inside / "sibling").symlink_to(tmp_path / "rooted-not")
+    (inside / "hop").symlink_to("one.jpg")
+    ways = ("../b/1.jpg", str(tmp_path / "a/0.jpg"), "a/0.jpg", "one.jpg", "hop", "sibling/a/0.jpg")
+    examples = [Example(path, path, ("x",)) for path in ways]
+    for example in examples:
+        with pytest.raises(DataError, match=r"1 paths outside.*dataset\.allow_outside=True"):
+            FilesSource("files/train", str(inside), [example])
+    source = FilesSource("files/train", str(inside), examples, allow_outside=True)
+    for example in source:
+        with open(example.image, "rb") as file:
+            assert file.read(1) in (b"\0", b"\1")
+    # What is allowed must still be there, and be a file.
+    gone = [Example("../nothing.jpg", "1", ("x",)), Example("a\0b", "2", ("x",))]
+    with pytest.raises(DataError, match=r"2 missing files"):
+        FilesSource("files/train", str(inside), gone, allow_outside=True)
 
 
 def test_no_file_is_asked_for_alone(root, monkeypatch):
