@@ -1,6 +1,11 @@
 """Fixtures that several folders share."""
 
+import hypothesis
 import pytest
+
+# The same examples in every run, however slow the machine; nothing is left on disk.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session", name="home")

@@ -21,6 +21,8 @@ PAUSE_SECONDS = 20
 TOTAL_SECONDS = 60
 
 _PIECE = 64 * 2**10
+# Letters of what went wrong, for a message.
+_SAID = 300
 _REDIRECTS = (301, 302, 303, 307, 308)
 # What a URL may have beside letters and digits (RFC 3986, 2.2), and the percent sign of an escape.
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
@@ -45,17 +47,18 @@ def download(url: str) -> bytes:
         with _follow(url, deadline) as response:
             return _read_image(response)
     except ImageError as error:
-        raise ImageError(f"{url}: {error}") from error
-    except TimeoutError as error:
-        raise ImageError(
-            f"{url}: cannot be downloaded: no whole answer in time ({PAUSE_SECONDS} seconds for "
-            f"each piece, {TOTAL_SECONDS} for all)"
-        ) from error
+        why = str(error)
+    except TimeoutError:
+        why = (
+            f"cannot be downloaded: no whole answer in time ({PAUSE_SECONDS} seconds for each "
+            f"piece, {TOTAL_SECONDS} for all)"
+        )
+    except urllib.error.HTTPError as error:
+        why = f"cannot be downloaded: the server answers {error.code} {error.reason}"
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        if isinstance(error, urllib.error.HTTPError):
-            reason = f"the server answers {error.code} {error.reason}"
-        raise ImageError(f"{url}: cannot be downloaded: {reason}") from error
+        why = f"cannot be downloaded: {getattr(error, 'reason', None) or error}"
+    # Words of the server may be in it.
+    raise ImageError(f"{url}: {' '.join(why.split())[:_SAID]}")
 
 
 def _follow(url: str, deadline: float) -> http.client.HTTPResponse:
