@@ -5,6 +5,7 @@ find . -name '*.jpg' | python -m capjax.caption --workdir runs/shapes_transforme
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import signal
@@ -141,11 +142,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run = load(arguments.workdir, arguments.checkpoint)
         method = choose_method(arguments, run.config)
-        file = None
-        if arguments.output:
-            file = CaptionFile(arguments.output, made_by(run, method), resume=arguments.resume)
-        with _Stop() as stop:
-            return _caption_all(arguments, run, method, file, stop)
+        with contextlib.ExitStack() as stack:
+            file = None
+            if arguments.output:
+                file = CaptionFile(arguments.output, made_by(run, method), resume=arguments.resume)
+                stack.enter_context(contextlib.closing(file))
+            return _caption_all(arguments, run, method, file, stack.enter_context(_Stop()))
     except KeyboardInterrupt:  # Before there was anything to finish.
         return 128 + signal.SIGINT
     except BrokenPipeError:

@@ -1,5 +1,6 @@
 """Captions of images that come one after the other, without end if need be."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -74,10 +75,10 @@ def caption_stream(
       num_threads: threads that read.
     """
     pool = ThreadPoolExecutor(num_threads)
-    ahead: list[tuple[int, str, Future]] = []
+    ahead: deque[tuple[int, str, Future]] = deque()
     try:
         for batch in batches:
-            coming = [(index, name, pool.submit(read, name)) for index, name in batch]
+            coming = deque((index, name, pool.submit(read, name)) for index, name in batch)
             yield _answer(ahead, caption, size)
             ahead = coming
         yield _answer(ahead, caption, size)
@@ -86,9 +87,11 @@ def caption_stream(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _answer(ahead: list[tuple[int, str, Future]], caption: Callable, size: int) -> list[Answer]:
+def _answer(ahead: deque[tuple[int, str, Future]], caption: Callable, size: int) -> list[Answer]:
+    """The answers to what was read ahead, which is used up."""
     answers, pixels, index = [], [], np.full(size, -1, np.int32)
-    for place, name, picture in ahead:
+    while ahead:
+        place, name, picture = ahead.popleft()
         try:
             pixels_of_one, thumbnail = picture.result()
         except ImageError as error:

@@ -118,7 +118,11 @@ def test_chunks_are_joined(server):
         (b"{}", {"Content_Type": "application/json"}, "is application/json, not an image"),
         (b"a note", {}, "is text/plain, not an image"),
         (b"%PDF-1.4 " * 9, {"Content_Type": "image/png"}, "is image/png, not an image"),
-        (gzip.compress(PNG, mtime=0), {"Content_Encoding": "gzip"}, "sent as gzip, which was not asked"),
+        (
+            gzip.compress(PNG, mtime=0),
+            {"Content_Encoding": "gzip"},
+            "sent as gzip, which was not asked",
+        ),
         (PNG[:99], {"Content_Length": len(PNG)}, f"ended {len(PNG) - 99} bytes early"),
         (LONG * 3, {}, "more than 0 MiB"),
         (LONG * 3, {"Content_Length": 10**12}, "more than 0 MiB"),
