@@ -1,37 +1,55 @@
-"""Captions photographs with a trained run: files, folders and URLs.
+"""Captions photographs with a trained run: files, folders, URLs, or names as they come.
 
 python -m capjax.caption --workdir runs/shapes_transformer photo.jpg holiday/ https://...
+find . -name '*.jpg' | python -m capjax.caption --workdir runs/shapes_transformer --json -
 """
 
 import argparse
-import concurrent.futures
+import contextlib
 import functools
-import hashlib
-import json
 import os
-import re
+import signal
 import sys
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from capjax import build, checks
-from capjax.data.images import ImageError, Resize, load_image, load_pixels
-from capjax.data.inputs import download, expand, is_url
-from capjax.evaluate.captioning import Caption, Method, Sampling
-from capjax.evaluate.figures import attention_figure, save_figure, save_picture, word_overlay
-from capjax.load import load
+from capjax.data.inputs import batches, expand, read_input, read_lines
+from capjax.evaluate.caption_file import CaptionFile, CaptionFileError
+from capjax.evaluate.captioning import Method, Sampling
+from capjax.evaluate.figures import save_attention
+from capjax.evaluate.lines import answer_row, json_line, printable, text_line
+from capjax.evaluate.stream import caption_stream, picture_reader
+from capjax.load import Run, load, made_by
 from capjax.workdir import WorkdirError
+
+EXIT_STATUS = """\
+exit status:
+  0    every image has its caption
+  1    an input could not be used, which stderr names, or nothing could be done
+  2    wrong usage
+  128+N  stopped by signal N, every line that was begun written: 130 by Ctrl-C, 143 by SIGTERM,
+       141 because nobody reads standard output any more
+"""
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m capjax.caption", description=__doc__.split("\n")[0]
+        prog="python -m capjax.caption",
+        description=__doc__.split("\n")[0],
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", nargs="+", help="image files, folders of them, or http(s) URLs")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        help="image files, folders of them, or http(s) URLs; - reads such names from standard "
+        "input, one a line, and captions what is there as soon as no more comes",
+    )
     parser.add_argument("--workdir", required=True, help="folder of a trained run")
     parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
     parser.add_argument("--beam_size", type=int, help="beams; 1 is greedy (default: the run's)")
@@ -39,7 +57,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max_length", type=int, help="tokens at most (default: the run's)")
     parser.add_argument("--temperature", type=float, help="sample at this temperature instead")
     parser.add_argument("--seed", type=int, default=0, help="of --temperature's samples")
-    parser.add_argument("--batch_size", type=int, help="images at once (default: the run's)")
+    parser.add_argument(
+        "--batch_size", type=_positive, help="images at once, at most (default: the run's)"
+    )
     parser.add_argument("--attention", metavar="DIR", help="draw where each word looked, into DIR")
     parser.add_argument(
         "--overlay",
@@ -54,11 +74,34 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=build.COMPILATION_CACHE,
         help="where JAX keeps compiled programs (default: %(default)s); empty keeps none",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON lines")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON lines, of images without a caption too"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="write JSON lines to FILE instead, each as soon as it is known; FILE.meta.json says "
+        "what made them",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with FILE: skip images that have a caption there, try errors again",
+    )
     arguments = parser.parse_args(argv)
     if arguments.overlay and not arguments.attention:
         parser.error("--overlay needs --attention DIR to write into")
+    if arguments.resume and not arguments.output:
+        parser.error("--resume needs --output FILE to go on with")
+    if arguments.images.count("-") > 1:
+        parser.error("- reads standard input to its end; give it once")
     return arguments
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
+    return int(text)
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -93,84 +136,117 @@ def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Captions what can be read; returns 1 where an input could not be."""
+    """Captions what can be used; returns the exit status, see `EXIT_STATUS`."""
     arguments = parse_arguments(argv)
     build.compilation_cache(arguments.compilation_cache)
     try:
-        names = expand(arguments.images)
         run = load(arguments.workdir, arguments.checkpoint)
         method = choose_method(arguments, run.config)
-    except (build.ConfigError, WorkdirError, ImageError, FileNotFoundError) as error:
+        with contextlib.ExitStack() as stack:
+            file = None
+            if arguments.output:
+                file = CaptionFile(arguments.output, made_by(run, method), resume=arguments.resume)
+                stack.enter_context(contextlib.closing(file))
+            return _caption_all(arguments, run, method, file, stack.enter_context(_Stop()))
+    except KeyboardInterrupt:  # Before there was anything to finish.
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Python would try once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (build.ConfigError, WorkdirError, CaptionFileError, OSError) as error:
         sys.exit(f"error: {error}")
-    size = arguments.batch_size or run.config.evaluation.batch_size
-    read = functools.partial(_read, resize=build.resize(run.config.dataset))
-    failures = 0
-    progress = tqdm(total=len(names), unit="image", disable=None)
-    for start in range(0, len(names), size):
-        part = names[start : start + size]
-        with concurrent.futures.ThreadPoolExecutor(run.config.dataset.num_threads) as pool:
-            pictures = list(pool.map(read, part))
-        good = [(n, p) for n, p in zip(part, pictures, strict=True) if isinstance(p, _Picture)]
-        captions = run.caption(
-            [picture.pixels for _, picture in good],
-            method=method,
-            attention=bool(arguments.attention),
-            batch_size=size,
-        )
-        for error in (p for p in pictures if isinstance(p, ImageError)):
-            print(f"error: {error}", file=sys.stderr)
-            failures += 1
-        for (name, picture), caption in zip(good, captions, strict=True):
-            progress.write(_line(name, caption, arguments.json), file=sys.stdout)
-            if arguments.attention:
-                _draw(name, picture.thumbnail, caption, arguments)
-        sys.stdout.flush()
-        progress.update(len(part))
-    progress.close()
-    return 1 if failures else 0
 
 
-def _draw(name: str, picture: np.ndarray, caption: Caption, arguments: argparse.Namespace) -> None:
-    """Writes the attention of a caption; words that it does not have are left out."""
-    stem = os.path.join(arguments.attention, _figure_stem(name))
-    save_figure(attention_figure(picture, caption), f"{stem}.png")
-    for word in arguments.overlay:
-        index = {"first": 0, "last": len(caption.words) - 1}.get(word)
-        index = int(word) - 1 if index is None else index
-        if 0 <= index < len(caption.words):
-            save_picture(word_overlay(picture, caption, index), f"{stem}-{word}.png")
+def _caption_all(
+    arguments: argparse.Namespace,
+    run: Run,
+    method: Method,
+    file: CaptionFile | None,
+    stop: "_Stop",
+) -> int:
+    done = file.done if file else ()
+    names, count = _names(arguments.images), None
+    if "-" not in arguments.images:
+        names = list(names)
+        count = sum(name not in done for name in names)
+    size = run.batch_shape(arguments.batch_size, count)
+    draws = bool(arguments.attention)
+    answers = caption_stream(
+        batches(names, size, done),
+        picture_reader(read_input, build.resize(run.config.dataset), thumbnail=draws),
+        functools.partial(run.caption_batches, method=method, attention=draws),
+        size=size,
+        num_threads=run.config.dataset.num_threads,
+    )
+    failed = False
+    # On a terminal only: a bar in a log file is a thousand lines.
+    with tqdm(total=count, unit="image", disable=None) as bar:
+        for part in answers:
+            for answer in part:
+                if answer.error:
+                    failed = True
+                    with bar.external_write_mode(file=sys.stderr):
+                        print(f"error: {printable(str(answer.error))}", file=sys.stderr)
+                if file:
+                    file.write(answer_row(answer))
+                elif arguments.json:
+                    _print(bar, json_line(answer_row(answer)))
+                elif answer.caption:
+                    _print(bar, text_line(answer))
+                if draws and answer.caption:
+                    words = arguments.overlay
+                    save_attention(
+                        arguments.attention, answer.name, answer.picture, answer.caption, words
+                    )
+            bar.update(len(part))
+            if stop.number:
+                return 128 + stop.number
+    return int(failed)
 
 
-class _Picture(NamedTuple):
-    """What is kept of a photograph: the model's pixels, and a small one to draw on."""
-
-    pixels: np.ndarray
-    thumbnail: np.ndarray
-
-
-def _read(name: str, resize: Resize) -> _Picture | ImageError:
-    try:
-        picture = load_image(download(name) if is_url(name) else name, name=name)
-        pixels = load_pixels(picture, resize, name=name)
-    except ImageError as error:
-        return error
-    picture.thumbnail((448, 448))
-    return _Picture(pixels, np.asarray(picture))
+def _print(bar: tqdm, line: bytes) -> None:
+    with bar.external_write_mode(file=sys.stdout):
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
 
 
-def _line(name: str, caption: Caption, as_json: bool) -> str:
-    if not as_json:
-        return f"{name}\t{caption.text}"
-    values = {"image": name, "caption": caption.text, "log_prob": caption.log_prob}
-    values.update(score=caption.score, finished=caption.finished)
-    return json.dumps(values, ensure_ascii=False)
+def _names(images: list[str]) -> Iterator[str | None]:
+    for name in images:
+        yield from expand(read_lines(sys.stdin.fileno()) if name == "-" else [name])
 
 
-def _figure_stem(name: str) -> str:
-    """A file name that tells a person which picture it is, and no two pictures share."""
-    stem = re.sub(r"[^\w.-]+", "_", os.path.basename(name.rstrip("/")))[:80]
-    return f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+class _Stop:
+    """Notes the first SIGTERM or Ctrl-C, so that what is in hand is finished; a second one ends.
+
+    Attributes:
+      number: which one it was, 0 until it comes.
+    """
+
+    number = 0
+
+    def __enter__(self) -> "_Stop":
+        # What a shell has a job in the background ignore stays ignored.
+        signals = [
+            number
+            for number in (signal.SIGINT, signal.SIGTERM)
+            if signal.getsignal(number) != signal.SIG_IGN
+        ]
+        self._before = {number: signal.signal(number, self._note) for number in signals}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: Any) -> None:
+        self.number = number
+        signal.signal(number, signal.SIG_DFL)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status > 128:
+        # Python's own end waits for threads, and one may be in the middle of a download.
+        os._exit(status)
+    sys.exit(status)

@@ -2,10 +2,11 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from capjax import build, parallel, workdir
@@ -13,7 +14,9 @@ from capjax.data.reading import eval_batches
 from capjax.data.source import Example
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import Caption, CaptionBatches, Method
+from capjax.evaluate.results import code_version
 from capjax.models.captioner import Captioner, Variables, join_frozen, split_frozen
+from capjax.pretrained.variables import fingerprint
 from capjax.train.checkpoint import CheckpointError, Checkpoints
 
 
@@ -56,11 +59,43 @@ class Run:
         Raises:
           capjax.data.images.ImageError: naming the first image that can't be used.
         """
-        method = method or build.beam_search(self.config.decoding)
+        batches = eval_batches(
+            _Images(images),
+            None,
+            self.tokenizer,
+            batch_size=self.batch_shape(batch_size, len(images)),
+            resize=build.resize(self.config.dataset),
+            num_threads=self.config.dataset.num_threads,
+        )
+        found = dict(self.caption_batches(batches, method=method, attention=attention))
+        return [found[index] for index in range(len(images))]
+
+    def batch_shape(self, batch_size: int | None, count: int | None = None) -> int:
+        """Rows of the batches in which `count` images are captioned, or any number of them.
+
+        At most `batch_size`, the run's evaluation batch by default, but for what divides over the
+        devices. A few images need no whole batch, and few sizes keep compilations few.
+        """
         size = batch_size or self.config.evaluation.batch_size
-        # A few images need no whole batch, and few sizes keep compilations few.
-        size = min(size, 1 << max(len(images) - 1, 0).bit_length())
-        size += -size % jax.local_device_count()
+        if count is not None:
+            size = min(size, 1 << max(count - 1, 0).bit_length())
+        return size + -size % jax.local_device_count()
+
+    def caption_batches(
+        self,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        *,
+        method: Method | None = None,
+        attention: bool = False,
+    ) -> Iterator[tuple[int, Caption]]:
+        """(index, caption) of every image in batches of pixels, each as soon as it is known.
+
+        Args:
+          batches: see `CaptionBatches`; each new shape is compiled.
+          method: see `caption`.
+          attention: see `caption`.
+        """
+        method = method or build.beam_search(self.config.decoding)
         # Kept, since each is compiled at its first use.
         if (method, attention) not in self._ready:
             self._ready[method, attention] = CaptionBatches(
@@ -68,17 +103,20 @@ class Run:
             )
         if "variables" not in self._ready:
             self._ready["variables"] = parallel.replicate(self.variables)
-        batches = eval_batches(
-            _Images(images),
-            None,
-            self.tokenizer,
-            batch_size=size,
-            resize=build.resize(self.config.dataset),
-            num_threads=self.config.dataset.num_threads,
-        )
-        captions = self._ready[method, attention](self._ready["variables"], batches)
-        found = dict(captions)
-        return [found[index] for index in range(len(images))]
+        return self._ready[method, attention](self._ready["variables"], batches)
+
+
+def made_by(run: Run, method: Method) -> dict[str, Any]:
+    """All that captions depend on beside the images, for JSON."""
+    return {
+        "step": run.step,
+        "weights": fingerprint(run.variables),
+        "tokenizer": run.tokenizer.fingerprint,
+        "decoding": {"method": type(method).__name__, **dataclasses.asdict(method)},
+        "seed": run.config.seed,
+        "code": code_version(),
+        "config": run.config.to_dict(),
+    }
 
 
 class _Images:

@@ -142,7 +142,9 @@ def test_captioning_equals_evaluation(home, trained, pictures, tmp_path):
     assert done.returncode == 1  # One file could not be read ...
     assert "broken.jpg: not an image" in done.stderr
     assert "Traceback" not in done.stderr
-    rows = captions_of(done)  # ... and the others were captioned.
+    rows = captions_of(done)
+    assert "broken.jpg: not an image" in rows.pop("broken.jpg")["error"]
+    # ... and the others were captioned.
     assert sorted(rows) == ["0.png", "1.png", "2.png"]
     assert len(list(tmp_path.glob("*.png"))) == 3
     main(home, "--workdir", str(workdir), *SMALL, "--mode", "evaluate", "--split", "test")

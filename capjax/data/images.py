@@ -3,7 +3,9 @@
 import dataclasses
 import io
 import os
-from pathlib import Path
+import re
+import stat
+import warnings
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,10 +15,21 @@ from PIL import Image, ImageChops
 # bytes decoded are plenty for a photograph, and Pillow's own limit (89 million pixels, where it
 # warns) lies above.
 MAX_PIXELS = 80_000_000
+# The longest file that so many pixels come in: 16-bit colour without compression.
+MAX_BYTES = 512 * 2**20
 
 # What photographs come in. Pillow's other readers run more code on unknown bytes than a captioner
 # needs (PostScript among it).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+# How files of these formats begin.
+_SIGNATURES = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|GIF8|BM|II[*+]\0|MM\0[*+]|P[1-7]\s", re.DOTALL
+)
+
+# What Pillow warns of (odd metadata, a header of many pixels) is no reason to lose a picture, or
+# is an error here. As `warnings.filterwarnings` keeps it.
+_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 _PHOTOMETRIC_TAG = 0x0106
 _ORIENTATION_TAG = 0x0112
@@ -173,6 +186,9 @@ def load_image(
         that is not taken.
     """
     name = name or _default_name(image)
+    if _QUIET not in warnings.filters:
+        # For the whole process and for good: `catch_warnings` is not for threads.
+        warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
     opened = _open(image, name)
     width, height = opened.size
     if width * height > MAX_PIXELS:
@@ -190,6 +206,11 @@ def load_image(
         raise ImageError(f"{name}: damaged or truncated image: {error}") from error
 
 
+def looks_like_image(content: bytes) -> bool:
+    """Whether bytes begin as those of an image file do; the rest may be damaged all the same."""
+    return _SIGNATURES.match(content) is not None
+
+
 def _default_name(image) -> str:
     if isinstance(image, str | os.PathLike):
         return os.fspath(image)
@@ -205,11 +226,7 @@ def _open(image, name: str) -> Image.Image:
     if isinstance(image, np.ndarray):
         return _from_array(image, name)
     if isinstance(image, str | os.PathLike):
-        try:
-            image = Path(image).read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: a path with a null character
-            reason = getattr(error, "strerror", None) or error
-            raise ImageError(f"{name}: cannot be read: {reason}") from error
+        image = _read_file(image, name)
     if not isinstance(image, bytes | bytearray | memoryview):
         raise ImageError(
             f"{name}: {type(image).__name__} is not taken; give encoded bytes, a path, a Pillow "
@@ -223,10 +240,27 @@ def _open(image, name: str) -> Image.Image:
         raise ImageError(
             f"{name}: not an image of a known format ({', '.join(_FORMATS)})"
         ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: more than the {MAX_PIXELS} pixels taken: {error}") from error
     except Exception as error:
         raise ImageError(f"{name}: damaged image header: {error}") from error
+
+
+def _read_file(path: str | os.PathLike, name: str) -> bytes:
+    """The bytes of a file that ends; a pipe or a device need not, and may block when opened."""
+    try:
+        status = os.stat(path)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise ImageError(f"{name}: cannot be read: a pipe, socket or device is no image file")
+        if status.st_size > MAX_BYTES:
+            raise ImageError(f"{name}: {status.st_size} bytes are more than the {MAX_BYTES} taken")
+        with open(path, "rb") as file:
+            return file.read(status.st_size)
+    except ImageError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{name}: cannot be read: {reason}") from error
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
@@ -273,8 +307,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
     """Grey levels 0 to 65535 (modes I;16..., or I from older readers) as 8-bit RGB."""
-    levels = np.asarray(image).astype(np.int64)
+    levels = np.asarray(image)
     if levels.min() < 0 or levels.max() > 65535:
         raise ImageError("32-bit pixels have no agreed range; store 8 or 16 bits")
     # 65535 = 255 * 257, so both ends stay ends.
-    return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert(
+        "RGB"
+    )

@@ -1,6 +1,9 @@
 """Attention figures: the picture, then a heat map for every word."""
 
+import hashlib
 import io
+import os
+import re
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -62,6 +65,36 @@ def word_overlay(pixels: np.ndarray, caption: Caption, word: int) -> np.ndarray:
     colours = matplotlib.colormaps[_COLOURS](heat / max(heat.max(), 1e-6))[..., :3]
     mixed = (1 - _OPACITY) * pixels + _OPACITY * 255 * colours
     return mixed.round().astype(np.uint8)
+
+
+def save_attention(
+    directory: str, name: str, pixels: np.ndarray, caption: Caption, words: Sequence[str] = ()
+) -> None:
+    """Draws where each word of a caption looked, into a file called after the picture's name.
+
+    Args:
+      directory: of the figures.
+      name: of the picture.
+      pixels: see `attention_figure`.
+      caption: see `attention_figure`.
+      words: "first", "last" or a number from 1 on: each is laid over the picture in a file of its
+        own, if the caption has it.
+    """
+    stem = os.path.join(directory, _file_stem(name))
+    save_figure(attention_figure(pixels, caption), f"{stem}.png")
+    for word in words:
+        index = {"first": 0, "last": len(caption.words) - 1}.get(word)
+        index = int(word) - 1 if index is None else index
+        if 0 <= index < len(caption.words):
+            save_picture(word_overlay(pixels, caption, index), f"{stem}-{word}.png")
+
+
+def _file_stem(name: str) -> str:
+    """A file name that tells a person which picture it is, and no two pictures share."""
+    # A file name's length has a limit in bytes.
+    stem = re.sub(r"[^\w.-]+", "_", os.path.basename(name.rstrip("/"))).encode()[:80]
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f"{stem.decode(errors='ignore')}-{digest[:8]}"
 
 
 def save_picture(pixels: np.ndarray, path: str) -> None:

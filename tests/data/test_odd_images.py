@@ -208,7 +208,6 @@ def test_phone_pictures_are_read():
     assert_reads(content[: content.rindex(b"\xff\xd8\xff")], PICTURE, tolerance=6)
 
 
-@pytest.mark.filterwarnings("ignore:Image appears to be a malformed MPO file")
 def test_a_broken_list_of_pictures_is_no_reason_to_lose_the_first():
     content = mpo().replace(b"MPF\0", b"MPF\0broken", 1)
     assert_reads(content, PICTURE, tolerance=6)
@@ -228,7 +227,6 @@ def test_a_broken_list_of_pictures_is_no_reason_to_lose_the_first():
         ("TIFF", {}),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Truncated File Read", "ignore:Corrupt EXIF")
 def test_a_file_cut_anywhere_is_refused_or_whole(tmp_path, kind, options):
     path = tmp_path / "cut.jpg"
     content = encode(NOISE, kind, **options)

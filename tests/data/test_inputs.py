@@ -1,0 +1,119 @@
+"""Names from a command line or a pipe, and what they stand for."""
+
+import os
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capjax.data import inputs
+from capjax.data.images import ImageError
+from capjax.data.inputs import batches, expand, read_input, read_lines
+from tests.data.ugly_images import PICTURE, encode
+
+
+def test_folders_are_their_images_sorted(tmp_path):
+    for name in ("b.JPG", "a/z.png", "a/notes.txt", "a/b/c.webp", "empty/x.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    found = [str(tmp_path / name) for name in ("a/b/c.webp", "a/z.png", "b.JPG")]
+    url = "https://example.org/x"
+    assert list(expand([url, str(tmp_path), None, "nowhere.jpg"])) == [
+        url,
+        *found,
+        None,
+        "nowhere.jpg",
+    ]
+    empty = str(tmp_path / "empty")
+    assert list(expand([empty])) == [empty]
+    with pytest.raises(ImageError, match=f"^{empty}: no files ending in .jpg"):
+        read_input(empty)
+
+
+def test_a_folder_that_can_not_be_listed_is_an_input_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").write_bytes(encode(PICTURE, "PNG"))
+    closed, scandir, listdir = str(tmp_path / "closed"), os.scandir, os.listdir
+
+    def refuse(path, ask):
+        if path == closed:
+            raise PermissionError(13, "Permission denied", path)
+        return ask(path)
+
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(path, scandir))
+    monkeypatch.setattr(os, "listdir", lambda path: refuse(path, listdir))
+    assert list(expand([str(tmp_path)])) == [str(tmp_path / "a.png"), closed]
+    assert read_input(str(tmp_path / "a.png")).size == PICTURE.size
+    with pytest.raises(ImageError, match=f"^{closed}: cannot be read: Permission denied"):
+        read_input(closed)
+
+
+def lines_of(content):
+    """What is read of a pipe that holds it all, without silences."""
+    reading, writing = os.pipe()
+    writer = threading.Thread(target=lambda: (os.write(writing, content), os.close(writing)))
+    writer.start()
+    try:
+        return [line for line in read_lines(reading) if line is not None]
+    finally:
+        writer.join()
+        os.close(reading)
+
+
+@given(st.lists(st.binary(max_size=9).filter(lambda line: b"\n" not in line), max_size=9))
+@settings(max_examples=100)
+def test_lines_are_names_whatever_their_bytes(names):
+    names = [name for name in names if not name.endswith(b"\r")]
+    expected = [os.fsdecode(name) for name in names if name]
+    content = b"\n".join(names)
+    assert lines_of(content) == lines_of(content + b"\n") == expected
+    assert lines_of(content.replace(b"\n", b"\r\n")) == expected
+
+
+def test_a_line_without_end_is_kept_short(monkeypatch):
+    monkeypatch.setattr(inputs, "MAX_LINE", 100)
+    long, after, last = lines_of(b"x" * 50_000 + b"\nafter.jpg\n" + b"y" * 101)
+    assert long.startswith("(a line of more than 100 bytes) xxxx")
+    assert last.startswith("(a line of more than 100 bytes) yyyy")
+    assert max(len(long), len(last)) < 150
+    assert after == "after.jpg"
+    with pytest.raises(ImageError, match="a line of more than 100 bytes"):
+        read_input(long)
+
+
+def test_silence_is_told_and_the_end_ends():
+    reading, writing = os.pipe()
+    lines = read_lines(reading)
+    assert next(lines) is None
+    os.write(writing, b"a.jpg\nb.j")
+    assert next(line for line in lines if line) == "a.jpg"
+    assert next(lines) is None  # Half a name is none.
+    os.write(writing, b"pg\n")
+    assert next(line for line in lines if line) == "b.jpg"
+    os.close(writing)
+    assert [line for line in lines if line] == []
+    os.close(reading)
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.sampled_from("abcdef")), max_size=30),
+    st.integers(1, 5),
+    st.sets(st.sampled_from("abcdef")),
+)
+def test_batches_have_every_name_at_its_place(names, size, skip):
+    made = list(batches(names, size, skip))
+    there = [name for name in names if name is not None]
+    expected = [(i, name) for i, name in enumerate(there) if name not in skip]
+    assert [pair for batch in made for pair in batch] == expected
+    assert all(len(batch) <= size for batch in made)
+    if None not in names:
+        assert [len(batch) for batch in made] == [
+            min(size, len(expected) - start) for start in range(0, len(expected), size)
+        ]
+    # Nothing waits for more during a silence.
+    for silent in (i for i, name in enumerate(names) if name is None):
+        before = [pair for batch in batches(names[: silent + 1], size, skip) for pair in batch]
+        told = [name for name in names[:silent] if name is not None and name not in skip]
+        assert [name for _, name in before] == told
