@@ -145,6 +145,7 @@ FIELDS: dict[str, Kind] = {
     "dataset.num_threads": _whole(1),
     "dataset.data_dir": _TEXT,
     "dataset.bad_images": _one_of("refuse", "skip"),
+    "dataset.allow_outside": _FLAG,
     "dataset.root": _TEXT,
     "dataset.file": _TEXT,
     "dataset.restval": _FLAG,
@@ -224,14 +225,15 @@ FIELDS: dict[str, Kind] = {
 _SECTIONS = {name.split(".")[0] for name in FIELDS if "." in name}
 # Fields of some datasets alone; TFDS's own have the last.
 _DATASETS = {
-    "flickr8k": {"bad_images", "root"},
-    "karpathy": {"bad_images", "root", "file", "restval"},
+    "flickr8k": {"bad_images", "allow_outside", "root"},
+    "karpathy": {"bad_images", "allow_outside", "root", "file", "restval"},
     "coco_json": {
         "bad_images",
+        "allow_outside",
         *("train_file", "train_root", "validation_file", "validation_root"),
         *("sample", "sample_by", "sample_seed"),
     },
-    "folder": {"bad_images", "root", "file", "validation_share", "split_seed"},
+    "folder": {"bad_images", "allow_outside", "root", "file", "validation_share", "split_seed"},
     "": {"data_dir"},
 }
 
