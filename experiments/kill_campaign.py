@@ -71,11 +71,12 @@ def small_config(folder: Path) -> ConfigDict:
             "tokenizer.min_count": 1,
             "encoder.weights": str(folder / "small.weights.h5"),
             "encoder.alpha": ALPHA,
-            "encoder.cache_views": 2,
+            "dataset.crop_area": 1.0,
+            "encoder.cache_views": 1,
             "adapter.width": 8,
             "adapter.depth": 0,
             "batch_size": 4,
-            "num_steps": 60,
+            "num_steps": 40,
             "log_every": 5,
             "eval_every": 10,
             "checkpoint_every": 4,
@@ -139,14 +140,11 @@ class Campaign:
         self._config = small_config(folder / "data")
         self._whole = folder / "whole"
         self._whole.mkdir()
+        begin = time.monotonic()
         if self._start(self._whole)[0]:
             raise RuntimeError((self._whole / "output.txt").read_text())
-        # Again, less compiling: how long a start may be.
-        shutil.rmtree(self._whole)
-        self._whole.mkdir()
-        begin = time.monotonic()
-        self._start(self._whole)
-        self._seconds = time.monotonic() - begin
+        # Later starts compile nothing.
+        self._seconds = (time.monotonic() - begin) / 2
 
     def live(self, most: int) -> int:
         """One life of a run with `most` hits at most; returns how many there were."""

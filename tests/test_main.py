@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -61,10 +62,14 @@ def test_training_leaves_what_a_run_promises(trained):
     assert abs(first["loss"] - 3.39) < 0.1
 
 
-def test_the_same_command_continues_and_another_config_is_refused(home, trained):
+def test_a_finished_run_has_nothing_to_do_and_another_config_is_refused(home, trained):
     workdir, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
     again = main(home, "--workdir", str(workdir), *SMALL)
-    assert f"continuing {workdir} from step 4" in again.stdout
+    assert f"{workdir} is trained to its end, step 4: nothing to do" in again.stdout
+    after = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    changed = {path.name for path in before.keys() | after if before.get(path) != after.get(path)}
+    assert changed == {"lock", "training.png"}
     other = main(
         home, "--workdir", str(workdir), *SMALL, "--config.decoder.num_heads=2", check=False
     )
@@ -73,20 +78,25 @@ def test_the_same_command_continues_and_another_config_is_refused(home, trained)
     assert "Traceback" not in other.stderr
 
 
-def test_a_killed_run_ends_as_if_it_never_was(home, trained, tmp_path):
+def test_a_terminated_run_says_so_and_ends_as_if_it_never_was(home, trained, tmp_path):
     command = [sys.executable, "-m", "capjax.main", "--config", "configs/shapes_transformer.py"]
     log = tmp_path / "metrics.jsonl"
     with subprocess.Popen(
         [*command, "--workdir", str(tmp_path), *SMALL],
         cwd=REPOSITORY,
         env=environment(home),
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        text=True,
     ) as process:
-        # Past the checkpoint of step 2, and in the middle of what follows.
-        while process.poll() is None and not (log.exists() and '"step": 3' in log.read_text()):
+        while process.poll() is None and not (log.exists() and '"step": 1' in log.read_text()):
             time.sleep(0.01)
-        process.kill()
+        process.terminate()
+        said = process.communicate()[0]
+    assert process.returncode == 75
+    assert re.search(
+        rf"stopped by a signal at step \d: the same command continues {tmp_path}", said
+    )
     again = main(home, "--workdir", str(tmp_path), *SMALL)
     assert f"continuing {tmp_path} from step" in again.stdout
     assert untimed(log) == untimed(trained[0] / "metrics.jsonl")
@@ -248,3 +258,19 @@ def test_a_missing_checkpoint_lists_those_there(trained, tmp_path):
     shutil.copytree(trained[0], tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
     with pytest.raises(capjax.workdir.WorkdirError, match="it has none yet"):
         capjax.load(tmp_path / "copy")
+
+
+def test_a_damaged_checkpoint_is_named_and_another_one_taken(trained, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    files = [path for path in (workdir / "checkpoints" / "4" / "ema").rglob("d/*")]
+    max(files, key=lambda path: path.stat().st_size).write_bytes(b"")
+    assert capjax.load(workdir, "latest").step == 2
+    assert capjax.load(workdir, "best").step == 2
+    assert "checkpoints/4 can't be used" in capsys.readouterr().err
+    with pytest.raises(capjax.workdir.WorkdirError, match=r"checkpoints/4 can't be used") as raised:
+        capjax.load(workdir, 4)
+    assert "\n" not in str(raised.value)
+    shutil.rmtree(workdir / "checkpoints" / "2" / "progress")
+    with pytest.raises(capjax.workdir.WorkdirError, match=r"/4 can't be used.*/2 can't be used"):
+        capjax.load(workdir)

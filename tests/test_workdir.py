@@ -67,6 +67,32 @@ def test_another_training_config_is_refused_by_field(tmp_path):
     assert "data_dir" not in message
 
 
+def another(value):
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return value + "x"
+    return (*value, 1) if isinstance(value, tuple) else value + 1
+
+
+@pytest.mark.parametrize("module", CONFIGS)
+def test_fields_are_free_that_change_no_update(module, tmp_path):
+    """Decoding, evaluation, logging and where data lies: all others are refused, by name."""
+    save(tmp_path, module.get_config())
+    free = ("decoding.", "evaluation.", "log_every", "eval_every", "checkpoint_every")
+    places = ("data_dir", "root", "file", "cache_dir", "num_threads", "bad_images")
+    for name, value in workdir._flat(module.get_config()).items():
+        config = module.get_config()
+        config.update_from_flattened_dict({name: another(value)})
+        data = name.startswith("dataset.") and name.endswith(places)
+        if name.startswith(free) or data:
+            workdir.check_same_run(str(tmp_path), config)
+            continue
+        with pytest.raises(workdir.WorkdirError, match=f"  {name}: ") as raised:
+            workdir.check_same_run(str(tmp_path), config)
+        assert str(raised.value).count("in the run") == 1
+
+
 @pytest.mark.parametrize("module", [base, flickr8k_transformer])
 def test_runs_of_earlier_versions_are_todays_defaults(module, tmp_path):
     """Of fields that came later, an old config.json has none."""

@@ -179,7 +179,13 @@ def _write(directory, key, shape, compute, batch_size, name) -> None:
     features.flush()
     checksums.flush()
     del features, checksums
-    os.replace(partial, directory)
+    try:
+        os.replace(partial, directory)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{partial} was deleted while the features of {name} were written to it: start again, "
+            "and they are computed anew"
+        ) from error
 
 
 def _say_size(directory: Path, partial: Path, shape: FeatureShape, name: str) -> None:

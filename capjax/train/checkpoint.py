@@ -11,6 +11,7 @@ N.deleted                  one that is being removed
 N.damaged                  one that could not be used; training went on from an older one
 """
 
+import errno
 import json
 import os
 import re
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 # So that there is one before the latest, should that be damaged.
 _LATEST = 2
+# Bytes of a checkpoint beside its numbers, at most.
+_OVERHEAD = 1_000_000
 # What orbax, TensorStore and JSON raise on damaged files; an OSError comes of the disk, too.
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
@@ -85,6 +88,7 @@ class Checkpoints:
         items["progress"] = ocp.args.JsonSave({**progress, "checksum": _json_checksum(progress)})
         self._writing = step
         try:
+            _check_room(self.directory, trees)
             if os.path.isdir(self._folder(step)):
                 os.rename(self._folder(step), f"{self._folder(step)}.replaced")
             self._checkpointer.save(self._folder(step), args=ocp.args.Composite(**items))
@@ -284,8 +288,21 @@ def _remove(folder: str) -> None:
     shutil.rmtree(f"{folder}.deleted")
 
 
+def _check_room(directory: str, trees: Any) -> None:
+    """Raises OSError where there is too little; found while writing, orbax tells it in pages."""
+    disk = shutil.disk_usage(directory)
+    needed = _OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
+    if disk.total and disk.free < needed:  # A file system that does not tell has a total of 0.
+        text = f"it takes {needed / 1e6:.1f} MB, and {disk.free / 1e6:.1f} MB are free"
+        raise OSError(errno.ENOSPC, text)
+
+
 def _reason(error: Exception) -> str:
     """An error in one short line; TensorStore's have pages of context."""
+    if system := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(system[1]))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"
 

@@ -206,6 +206,17 @@ def test_a_cache_deleted_in_use_goes_on_being_read(tmp_path):
     np.testing.assert_array_equal(cache.read(EVERY), features_of(EVERY).astype(np.float16))
 
 
+def test_a_cache_deleted_while_it_is_written_is_said(tmp_path):
+    class Deleting(Compute):
+        def __call__(self, batches):
+            yield from super().__call__(batches)
+            shutil.rmtree(tmp_path / "cache.partial")
+
+    with pytest.raises(DataError, match="was deleted while the features of some images were"):
+        make(tmp_path, Deleting())
+    np.testing.assert_array_equal(make(tmp_path).read(EVERY), features_of(EVERY).astype(np.float16))
+
+
 def test_views_are_drawn_by_position_and_evenly(tmp_path):
     """Which crop of an image is seen hangs on its place in the stream, on nothing else."""
     captions = CaptionTable(tuple("abcdefghij"), (("a cat",),) * 10, "")

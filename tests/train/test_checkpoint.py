@@ -248,7 +248,7 @@ def files_at_most(size):
 
 def test_a_full_disk_is_said_and_costs_the_new_checkpoint_only(tmp_path):
     fill(tmp_path, [1.0, 2.0])
-    message = "the checkpoint of step 3 could not be written to .*: .*Those before it are whole"
+    message = "checkpoint of step 3 could not be written to .*: File too large. Those before it are"
     with (
         files_at_most(2000),
         pytest.raises(CheckpointError, match=message),
@@ -260,3 +260,12 @@ def test_a_full_disk_is_said_and_costs_the_new_checkpoint_only(tmp_path):
         assert_is(checkpoints.restore_latest(state_of(0))[0], 2)
         checkpoints.save(state_of(3), {"best": 3}, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+
+
+def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    fill(tmp_path, [1.0])
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(99999, 99999, 999))
+    message = r"step 2 could not be written to .*: it takes 1\.0 MB, and 0\.0 MB are free"
+    with pytest.raises(CheckpointError, match=message), open_in(tmp_path) as checkpoints:
+        checkpoints.save(state_of(2), {"best": 3}, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
