@@ -135,6 +135,34 @@ def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
     return Sampling(arguments.temperature, section.max_length, arguments.seed)
 
 
+class _Stop:
+    """Notes the first SIGTERM or Ctrl-C, so that what is in hand is finished; a second one ends.
+
+    Attributes:
+      number: which one it was, 0 until it comes.
+    """
+
+    number = 0
+
+    def __enter__(self) -> "_Stop":
+        # What a shell has a job in the background ignore stays ignored.
+        signals = [
+            number
+            for number in (signal.SIGINT, signal.SIGTERM)
+            if signal.getsignal(number) != signal.SIG_IGN
+        ]
+        self._before = {number: signal.signal(number, self._note) for number in signals}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: Any) -> None:
+        self.number = number
+        signal.signal(number, signal.SIG_DFL)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Captions what can be used; returns the exit status, see `EXIT_STATUS`."""
     arguments = parse_arguments(argv)
@@ -163,7 +191,7 @@ def _caption_all(
     run: Run,
     method: Method,
     file: CaptionFile | None,
-    stop: "_Stop",
+    stop: _Stop,
 ) -> int:
     done = file.done if file else ()
     names, count = _names(arguments.images), None
@@ -188,17 +216,18 @@ def _caption_all(
                     failed = True
                     with bar.external_write_mode(file=sys.stderr):
                         print(f"error: {printable(str(answer.error))}", file=sys.stderr)
+                if draws and answer.caption:
+                    # First, as --resume takes what has its line to be done.
+                    words = arguments.overlay
+                    save_attention(
+                        arguments.attention, answer.name, answer.picture, answer.caption, words
+                    )
                 if file:
                     file.write(answer_row(answer))
                 elif arguments.json:
                     _print(bar, json_line(answer_row(answer)))
                 elif answer.caption:
                     _print(bar, text_line(answer))
-                if draws and answer.caption:
-                    words = arguments.overlay
-                    save_attention(
-                        arguments.attention, answer.name, answer.picture, answer.caption, words
-                    )
             bar.update(len(part))
             if stop.number:
                 return 128 + stop.number
@@ -214,34 +243,6 @@ def _print(bar: tqdm, line: bytes) -> None:
 def _names(images: list[str]) -> Iterator[str | None]:
     for name in images:
         yield from expand(read_lines(sys.stdin.fileno()) if name == "-" else [name])
-
-
-class _Stop:
-    """Notes the first SIGTERM or Ctrl-C, so that what is in hand is finished; a second one ends.
-
-    Attributes:
-      number: which one it was, 0 until it comes.
-    """
-
-    number = 0
-
-    def __enter__(self) -> "_Stop":
-        # What a shell has a job in the background ignore stays ignored.
-        signals = [
-            number
-            for number in (signal.SIGINT, signal.SIGTERM)
-            if signal.getsignal(number) != signal.SIG_IGN
-        ]
-        self._before = {number: signal.signal(number, self._note) for number in signals}
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: Any) -> None:
-        self.number = number
-        signal.signal(number, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -153,6 +153,14 @@ def test_endless_answers_are_left(server):
     refuse(server, without_end(answer()[:-2], b"x" * 4096), "cannot be downloaded")
 
 
+def test_a_page_is_known_by_its_beginning(server):
+    def send(write, over):
+        write(answer(b"<html><head><title>404</title>", Content_Length=10**9))
+        over.wait()  # Whoever wants more waits for ever.
+
+    refuse(server, send, "is a web page")
+
+
 def test_a_trickle_has_an_end(server, monkeypatch):
     monkeypatch.setattr(module, "TOTAL_SECONDS", 0.3)
     for head, piece in (

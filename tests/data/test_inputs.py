@@ -2,6 +2,7 @@
 
 import os
 import threading
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -83,6 +84,17 @@ def test_a_line_without_end_is_kept_short(monkeypatch):
         read_input(long)
 
 
+def test_a_line_without_end_takes_no_memory():
+    content = b"x" * 20_000_000
+    tracemalloc.start()
+    try:
+        (long,) = lines_of(content)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+    assert long.startswith("(a line of more than 65536 bytes) xxxx")
+
+
 def test_silence_is_told_and_the_end_ends():
     reading, writing = os.pipe()
     lines = read_lines(reading)
@@ -112,8 +124,22 @@ def test_batches_have_every_name_at_its_place(names, size, skip):
         assert [len(batch) for batch in made] == [
             min(size, len(expected) - start) for start in range(0, len(expected), size)
         ]
-    # Nothing waits for more during a silence.
-    for silent in (i for i, name in enumerate(names) if name is None):
-        before = [pair for batch in batches(names[: silent + 1], size, skip) for pair in batch]
-        told = [name for name in names[:silent] if name is not None and name not in skip]
-        assert [name for _, name in before] == told
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.sampled_from("abcdef")), max_size=30),
+    st.integers(1, 5),
+    st.sets(st.sampled_from("abcdef")),
+)
+def test_nothing_waits_during_a_silence(names, size, skip):
+    given_away = []
+
+    def watched():
+        for place, name in enumerate(names):
+            if place and names[place - 1] is None:
+                told = [name for name in names[:place] if name and name not in skip]
+                assert given_away == told
+            yield name
+
+    for batch in batches(watched(), size, skip):
+        given_away += [name for _, name in batch]

@@ -64,6 +64,8 @@ def odd_files() -> dict[str, bytes]:
         "garbage profile of a jpeg": encode(PICTURE, "JPEG", icc_profile=b"garbage" * 50),
         "garbage exif": encode(PICTURE, "JPEG", exif=b"Exif\0\0garbage" * 9),
         "garbage exif of a png": encode(PICTURE, "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"),
+        "garbage exif of a webp": encode(PICTURE, "WEBP", exif=b"Exif\0\0garbage!!"),
+        "short exif": encode(PICTURE, "PNG", exif=b"Exif\0\0II*\0"),
         "orientation 99": encode(PICTURE, "JPEG", exif=exif(99)),
         "orientation of text": encode(PICTURE, "JPEG", exif=up),
         "rest of another file": encode(PICTURE, "JPEG") + b"\0" * 999,

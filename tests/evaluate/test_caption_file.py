@@ -195,4 +195,4 @@ def test_a_line_is_a_line(text):
 
 def test_ordinary_text_stays_as_it_is():
     assert printable("naïve 猫\u3000\u200d\u200f 😀 \\n") == "naïve 猫\u3000\u200d\u200f 😀 \\n"
-    assert printable("a\tb\x1b[1m\n") == "a\\tb\\x1b[1m\\n"
+    assert printable("a\tb\x1b[1m\n\u2028") == "a\\tb\\x1b[1m\\n\\u2028"

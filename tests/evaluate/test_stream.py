@@ -118,17 +118,26 @@ def test_of_what_was_answered_nothing_is_kept():
 
 
 def test_stopping_early_starts_no_more_reading():
-    read = []
+    begun, released, read = threading.Semaphore(0), threading.Event(), []
 
     def slow(name):
-        read.append(name)
+        if name != "0":
+            read.append(name)
+            begun.release()
+            assert released.wait(600)
         return picture_of(name)
 
-    parts = stream(([(i, str(i))] for i in range(200)), slow)
-    next(parts)
-    next(parts)
+    before = set(threading.enumerate())
+    parts = stream([[(0, "0")], [(1, "1"), (2, "2"), (3, "3")], [(4, "4")]], slow)
+    assert [len(next(parts)), len(next(parts))] == [0, 1]
+    begun.acquire()
+    begun.acquire()
+    readers = set(threading.enumerate()) - before
     parts.close()
-    assert len(read) <= 3
+    released.set()
+    for reader in readers:
+        reader.join()
+    assert sorted(read) == ["1", "2"]
 
 
 def test_an_error_that_is_no_images_comes_through():
