@@ -1,6 +1,11 @@
 """Fixtures that several folders share."""
 
 import pytest
+from hypothesis import settings
+
+# The same examples each time, however slow the machine, and nothing kept.
+settings.register_profile("capjax", derandomize=True, deadline=None, database=None)
+settings.load_profile("capjax")
 
 
 @pytest.fixture(scope="session", name="home")
