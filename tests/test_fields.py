@@ -145,27 +145,21 @@ def test_odd_values_are_right_or_named():
     accepted = 0
     for make, name in CASES:
         config = make()
-        whole = config.to_dict()
         for value in ODD:
             accepted += passes(config, name, value)
-            config = ConfigDict(whole)
     assert 100 < accepted < len(CASES) * len(ODD) / 2
-
-
-SIZES = [3, 17]
 
 
 @pytest.mark.parametrize("make", [small_patches, small_vit])
 def test_odd_sizes_make_a_model_or_are_named(make):
     tried, models = 0, 0
     for name, value in fields._leaves(make()):
-        if name.startswith(("encoder.", "adapter.", "decoder.", "dataset.image_size")):
-            for size in SIZES:
-                config = make()
-                if isinstance(value, bool) or not isinstance(value, int):
-                    continue
-                tried += 1
-                models += passes(config, name, size) and makes_a_model(config, name)
+        sized = name.startswith(("encoder.", "adapter.", "decoder.", "dataset.image_size"))
+        if sized and isinstance(value, int) and not isinstance(value, bool):
+            config = make()
+            tried += 1
+            # No divisor of the other sizes, nor a multiple.
+            models += passes(config, name, 3) and makes_a_model(config, name)
     assert 0 < models < tried
 
 
