@@ -85,7 +85,7 @@ def _check_start(config: ConfigDict) -> None:
             "from: give one of them, or config.init_parts without 'decoder'"
         )
     if file and not os.path.isfile(os.path.expanduser(file)):
-        raise ConfigError(f"config.word_vectors.file={file}: there is no such file")
+        raise ConfigError(f"config.word_vectors.file={file!r}: there is no such file")
     if frozen and not (file or from_run):
         raise ConfigError("config.word_vectors.frozen needs a config.word_vectors.file")
     if frozen and from_run and not config.init_tokenizer:

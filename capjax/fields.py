@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from capjax.build import DTYPES, PRETRAINED, TRAINING_FIELDS, ConfigError
 from capjax.command import nearest
+from capjax.data.text_files import first_few
 from capjax.models.bahdanau_decoder import CHOICES as BAHDANAU_CHOICES
 
 # Larger counts are slips, and no int32 of JAX or TensorFlow.
@@ -17,6 +18,8 @@ _MOST = 2**31 - 1
 _LARGEST = 3e38
 # Side of an image in pixels; a square of more would be refused as an image, see `capjax.data`.
 _SIDE = 8192
+# Each is compiled.
+_LAYERS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,14 +166,14 @@ FIELDS: dict[str, Kind] = {
     "encoder.name": _NAME,
     "encoder.patch_size": _whole(1, _SIDE),
     "encoder.width": _whole(1),
-    "encoder.depth": _whole(1),
+    "encoder.depth": _whole(1, _LAYERS),
     "encoder.num_heads": _whole(1),
     "encoder.mlp_ratio": _POSITIVE,
     "encoder.positions": _one_of(*_POSITIONS),
     "encoder.class_token": _FLAG,
     "encoder.dropout": _BELOW_1,
     "encoder.widths": _tuple_of(_whole(1), range(1, 20), "whole numbers of 1 or more"),
-    "encoder.blocks": _whole(1),
+    "encoder.blocks": _whole(1, _LAYERS),
     "encoder.stem_stride": _whole(1, _SIDE),
     "encoder.groups": _whole(1),
     "encoder.weights": _NAME,
@@ -196,7 +199,7 @@ FIELDS: dict[str, Kind] = {
     "adapter.width": _whole(1),
     "adapter.norms": _FLAG,
     "adapter.activation": _TEXT,
-    "adapter.depth": _whole(0),
+    "adapter.depth": _whole(0, _LAYERS),
     "adapter.num_heads": _whole(1),
     "adapter.mlp_ratio": _POSITIVE,
     "adapter.positions": _one_of(*_POSITIONS, "none"),
@@ -204,7 +207,7 @@ FIELDS: dict[str, Kind] = {
     "adapter.dropout": _BELOW_1,
     "decoder.name": _NAME,
     "decoder.width": _whole(1),
-    "decoder.num_layers": _whole(1),
+    "decoder.num_layers": _whole(1, _LAYERS),
     "decoder.num_heads": _whole(1),
     "decoder.head_dim": _whole(0),
     "decoder.mlp_ratio": _POSITIVE,
@@ -241,33 +244,44 @@ _DATASETS = {
 def check_fields(config: ConfigDict) -> None:
     """Raises ConfigError, naming the field, where one is missing, unknown or can't be as it is."""
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"{_AT_ALL}, and this one gives {config!r:.80}")
-    given = dict(_leaves(config, ""))
-    for name in _SECTIONS & given.keys():
-        raise ConfigError(f"config.{name}={given[name]!r} must be a section of fields")
-    possible, needed = _fields_of(given)
-    for name in sorted(given.keys() - possible):
-        advice = nearest(name, possible)
-        raise ConfigError(f"config.{name}: there is no such field here; {advice}")
-    if missing := sorted(needed - given.keys()):
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise ConfigError(f"{_AT_ALL}; missing: {', '.join(missing[:5])}{more}")
-    for name, value in given.items():
-        if fault := FIELDS[name].fault(value):
+        raise ConfigError(f"{_WHOLE}, and this one is {_show(config)}")
+    given = dict(_leaves(config))
+    for name in sorted(given):
+        if name in _SECTIONS:
+            raise ConfigError(f"config.{name}={_show(given[name])} must be a section of fields")
+        if name in FIELDS and (fault := FIELDS[name].fault(given[name])):
             # A choice's fault follows a semicolon.
             space = "" if fault.startswith(";") else " "
-            raise ConfigError(f"config.{name}={value!r}{space}{fault}")
+            raise ConfigError(f"config.{name}={_show(given[name])}{space}{fault}")
+    possible, needed = _fields_of(given)
+    for name in sorted(given.keys() - possible):
+        if name not in FIELDS:
+            raise ConfigError(f"config.{name}: there is no such field; {nearest(name, possible)}")
+        section, _, field = name.partition(".")
+        raise ConfigError(
+            f"config.{section} of the name {config[section].get('name')!r} has no {field}; "
+            f"configs/base.py has functions that make a {section} section"
+        )
+    if missing := sorted(needed - given.keys()):
+        raise ConfigError(f"{_WHOLE}; of this one are missing: {first_few(missing)}")
 
 
-_AT_ALL = "a config has all fields of configs/base.py, from which it starts"
+_WHOLE = "a config has all fields of configs/base.py, from which it starts"
 
 
-def _leaves(section: ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in section.items():
-        if isinstance(value, ConfigDict):
-            yield from _leaves(value, f"{prefix}{name}.")
+def _show(value: Any) -> str:
+    """A value on one short line."""
+    text = repr(value.to_dict() if isinstance(value, ConfigDict) else value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _leaves(config: ConfigDict) -> Iterator[tuple[str, Any]]:
+    """Every field by name; a section where there should be none is one, too."""
+    for name, value in config.items():
+        if name in _SECTIONS and isinstance(value, ConfigDict):
+            yield from ((f"{name}.{field}", leaf) for field, leaf in value.items())
         else:
-            yield f"{prefix}{name}", value
+            yield name, value
 
 
 def _fields_of(given: dict[str, Any]) -> tuple[set[str], set[str]]:

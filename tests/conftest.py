@@ -2,6 +2,11 @@
 
 import hypothesis
 import pytest
+from hypothesis import settings
+
+# The same examples each time, however slow the machine, and nothing kept.
+settings.register_profile("capjax", derandomize=True, deadline=None, database=None)
+settings.load_profile("capjax")
 
 # The same examples in every run, and none kept on disk; a paused process is no failure.
 hypothesis.settings.register_profile(

@@ -69,9 +69,10 @@ class ConvEncoder(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
         """Encodes images, uint8 [B, H, W, 3], to a memory over the last stage's grid."""
         del train  # Nothing here is random or keeps statistics.
-        for width in self.widths:
-            if width % self.groups:
-                raise ValueError(f"encoder width {width} is no multiple of groups {self.groups}")
+        if any(width % self.groups for width in self.widths):
+            raise ValueError(
+                f"encoder widths {self.widths} must be multiples of groups {self.groups}"
+            )
         side = 2 * self.stem_stride + 1
         x = nn.Conv(
             self.widths[0],

@@ -132,7 +132,8 @@ def _reason(step: int, found: np.ndarray, params: Any, streak: int) -> str:
     already = f"the parameters of {_list(sick)} were not, either" if sick else "the parameters were"
     again = f", after {streak - 1} other updates that were left out" if streak > 1 else ""
     more = "" if sick else "; or pass over such steps by config.optimizer.skip_nonfinite"
-    return f"step {step}{again}: {' and '.join(what)} not finite; {already}. {ADVICE}{more}"
+    verb = "are" if len(what) > 1 else "is"
+    return f"step {step}{again}: {' and '.join(what)} {verb} not finite; {already}. {ADVICE}{more}"
 
 
 def _by_part(tree: Any) -> Iterator[tuple[str, Any]]:

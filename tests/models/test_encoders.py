@@ -85,7 +85,7 @@ def test_sincos_positions_tell_rows_and_columns_apart():
         (PatchEncoder(7, 16, 1, 2), "patch_size 7 does not divide the image size 16x32"),
         (PatchEncoder(8, 16, 1, 2, positions="none"), "'learned' or 'sincos'"),
         (PatchEncoder(8, 18, 1, 2, positions="sincos"), "divisible by 4"),
-        (ConvEncoder((10,), 1, groups=4), "width 10 is no multiple of groups 4"),
+        (ConvEncoder((10,), 1, groups=4), r"widths \(10,\) must be multiples of groups 4"),
     ],
 )
 def test_errors_say_what_would_work(encoder, message):

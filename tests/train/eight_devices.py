@@ -72,6 +72,7 @@ def main():
     )
     jax.tree.map(np.testing.assert_array_equal, parallel.unreplicate(after.frozen), frozen)
     assert not metrics.pop("nonfinite").any()
+    _check_that_all_agree(state, step, batch)
     values = {name: float(value[0]) for name, value in metrics.items()}
     if hard:
         values["next_baseline"] = float(after.baseline[0])
@@ -80,6 +81,19 @@ def main():
     values["gradient"] = {part: flat(tree) for part, tree in gradient.items()}
     values["ema"] = {part: flat(tree) for part, tree in parallel.unreplicate(after.ema).items()}
     print(json.dumps(values))
+
+
+def _check_that_all_agree(state, step, batch):
+    """What is no number on the last device alone stops the update on all."""
+    params = jax.tree.map(np.array, state.params)
+    params["decoder"]["bias"][-1, 5] = np.nan
+    shared = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), params)
+    after, metrics = step(state.replace(params=parallel.shard(shared)), parallel.shard(batch))
+    flags = np.asarray(metrics["nonfinite"])
+    assert flags.all(axis=0).any()
+    assert (flags == flags[0]).all()
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, after.params), params)
+    assert (np.asarray(after.step) == 1).all()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.events import read_events
-from capjax.train.finite import Watch
+from capjax.train.finite import NonFiniteError, Watch, bad_parts, part_names, part_squares
 from capjax.train.loop import Cadence, EarlyStopping, train
 from capjax.train.objective import Objective
 from capjax.train.optimizer import adamw, learning_rate_schedule
@@ -29,27 +29,35 @@ OPTIMIZER = adamw(SCHEDULE, b1=0.9, b2=0.98, weight_decay=0.01, clip_norm=1.0)
 TIMED = ("captions_per_second", "step_seconds")
 
 
+@functools.cache
+def first_params():
+    return MODEL.init_variables(jax.random.key(0), (4, 6))["params"]
+
+
+def make_params():
+    """The same each time, and the caller's own."""
+    return jax.tree.map(np.array, first_params())
+
+
 class Killed(Exception):
     pass
 
 
-def batches(first, last):
+def batches(first, last, bad=()):
     for step in range(first, 100):
         if step == last:
             raise Killed
         rng = np.random.default_rng(step)
+        features = rng.normal(size=(2, 4, 6)).astype(np.float32)
+        # One number of one image.
+        features[1, 0, 0] = np.nan if step + 1 in bad else features[1, 0, 0]
         yield parallel.shard(
             {
-                "features": rng.normal(size=(2, 4, 6)).astype(np.float32),
+                "features": features,
                 "tokens": rng.integers(4, 9, (2, 2, 6)).astype(np.int32),
                 "lengths": rng.integers(0, 6, (2, 2)).astype(np.int32),
             }
         )
-
-
-@functools.cache
-def initial_params():
-    return MODEL.init_variables(jax.random.key(0), (4, 6))["params"]
 
 
 @pytest.fixture(scope="module", name="step_fn")
@@ -67,19 +75,27 @@ def run(
     steps=7,
     patience=0,
     skip=0,
+    bad=(),
+    sick=None,
+    loss=1.0,
+    every=2,
     leave_in=("nothing", 0),
 ):
     """One start of a run in `folder`; killed when it asks for batch `last`.
 
-    A signal comes in the update, or in the evaluation, of the step that `leave_in` says.
+    Images of steps `bad` have a NaN, and at the start the decoder's parameter `sick`. A signal
+    comes in the update, or in the evaluation, of the step that `leave_in` says.
     """
-    state = init_state(initial_params(), OPTIMIZER, ema=True)
+    params = make_params()
+    if sick:
+        params["decoder"][sick][5] = np.nan
+    state = init_state(params, OPTIMIZER, ema=True)
     stopping = EarlyStopping("score", "max", patience)
     watch = Watch(skip)
     interruption = Interruption()
 
     def watched(first):
-        for step, batch in enumerate(batches(first, last), first + 1):
+        for step, batch in enumerate(batches(first, last, bad), first + 1):
             interruption.requested |= leave_in == ("update", step)
             yield batch
 
@@ -88,7 +104,7 @@ def run(
             interruption.requested = True
         for _ in interruption.watch("one batch"):
             pass
-        return {"score": scores[step // 2], "loss": 1.0}
+        return {"score": scores[step // 2], "loss": loss}
 
     with Checkpoints(str(folder / "checkpoints"), "score", "max") as checkpoints:
         if checkpoints.steps():
@@ -103,7 +119,7 @@ def run(
                 step_fn,
                 watched(first),
                 evaluate,
-                cadence=Cadence(num_steps=steps, log_every=1, eval_every=2, checkpoint_every=3),
+                cadence=Cadence(num_steps=steps, log_every=1, eval_every=every, checkpoint_every=3),
                 schedule=SCHEDULE,
                 stopping=stopping,
                 watch=watch,
@@ -190,7 +206,7 @@ def test_best_and_latest_are_both_kept(tmp_path, step_fn):
         assert checkpoints.steps() == [4, 6, 7]
         assert checkpoints.ranking() == [4, 7, 6]
         assert checkpoints.latest_step() == 7
-        like = initial_params()
+        like = make_params()
         best, latest = (checkpoints.restore_params(step, like) for step in (4, 7))
     differ = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (best, latest)), strict=True)]
     assert any(differ)
@@ -228,3 +244,77 @@ def test_a_half_written_log_line_is_dropped(tmp_path):
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
     assert [(row["step"], row["loss"]) for row in found] == [(1, 1.0), (2, 0.25)]
+
+
+def steps_of(folder):
+    with Checkpoints(str(folder / "checkpoints"), "score", "max", read_only=True) as checkpoints:
+        return checkpoints.steps()
+
+
+def test_a_loss_that_is_no_number_stops_training_and_saves_nothing(tmp_path, step_fn):
+    match = (
+        r"step 4: the loss and the gradient of decoder are not finite; the parameters were. "
+        r".*optimizer.learning_rate.*clip_norm.*dtype='float32'.*skip_nonfinite"
+    )
+    with pytest.raises(NonFiniteError, match=match):
+        run(tmp_path, step_fn, bad=[4])
+    # The evaluation and the checkpoint of step 4 did not come about.
+    assert steps_of(tmp_path) == [2, 3]
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 2, 3]
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_bad_steps_are_left_out_counted_and_survive_a_restart(tmp_path, step_fn):
+    whole = run(tmp_path / "whole", step_fn, bad=[3, 5, 6], skip=2)
+    logged = [row for row in rows(tmp_path / "whole") if row["group"] == "train"]
+    assert [row["skipped"] for row in logged] == [0, 0, 1, 1, 2, 3, 3]
+    assert ["loss" in row for row in logged] == [True, True, False, True, False, False, True]
+    # What counts goes on: the learning rate is that of the step.
+    assert {int(count) for count in jax.tree.leaves(whole.opt_state) if count.ndim == 0} == {7}
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", step_fn, bad=[3, 5, 6], skip=2, last=6)
+    again = run(tmp_path / "killed", step_fn, bad=[3, 5, 6], skip=2)
+    jax.tree.map(np.testing.assert_array_equal, whole, again)
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    match = r"step 6, after 1 other updates that were left out: the loss"
+    with pytest.raises(NonFiniteError, match=match):
+        run(tmp_path / "more", step_fn, bad=[3, 5, 6], skip=1)
+
+
+def test_a_parameter_that_is_no_number_is_named(tmp_path, step_fn):
+    match = "step 1: the loss and .* not finite; the parameters of decoder/bias were not, either"
+    with pytest.raises(NonFiniteError, match=match):
+        run(tmp_path, step_fn, sick="bias", skip=0)
+    assert steps_of(tmp_path) == []
+
+
+def test_a_validation_loss_that_is_no_number_stops_training(tmp_path, step_fn):
+    with pytest.raises(NonFiniteError, match="step 2: the loss on validation is not finite"):
+        run(tmp_path, step_fn, loss=np.nan)
+    assert steps_of(tmp_path) == []
+
+
+def test_an_exploding_learning_rate_is_found_before_the_evaluation(tmp_path):
+    rate = adamw(lambda _: 1e30, b1=0.9, b2=0.98, weight_decay=0.0, clip_norm=1.0)
+    step = make_train_step(MODEL, rate, seed=0, objective=Objective(), ema_decay=0.9)
+    # No score is right: the first evaluation, after an update, must not come about.
+    with pytest.raises(
+        NonFiniteError, match=r"after step 1 the parameters of decoder/\w+, .* 1e19"
+    ):
+        run(tmp_path, parallel.map_devices(step, donate=(0,)), scores=None, every=1)
+    assert steps_of(tmp_path) == []
+
+
+def test_parts_are_named_by_where_they_are():
+    params = make_params()
+    names = part_names(params)
+    assert names == [
+        "decoder/" + name for name in ("bias", "blocks_0", "last_norm", "output", "positions")
+    ] + ["decoder/tokens"]
+    for value in (np.nan, np.inf, -1e30):
+        params["decoder"]["blocks_0"]["norms_1"]["scale"] = np.full(8, value, np.float32)
+        assert bad_parts(params) == ["decoder/blocks_0"]
+        finite = np.isfinite(part_squares(params))
+        assert [name for name, well in zip(names, finite, strict=True) if not well] == bad_parts(
+            params
+        )
