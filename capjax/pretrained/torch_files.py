@@ -94,8 +94,8 @@ def _read_torch(path: str) -> dict[str, np.ndarray]:
     except Exception as error:  # A damaged pickle raises anything; torch advises to execute it.
         raise WeightsError(
             f"{path}: is no torch file, or a damaged one, or holds more than tensors, which this "
-            f"does not execute ({type(error).__name__}). Save model.state_dict() where the model is "
-            "trusted"
+            f"does not execute ({type(error).__name__}). Save model.state_dict() where the model "
+            "is trusted"
         ) from error
     if isinstance(found, dict) and found.keys() == {"model"}:
         found = found["model"]  # As Meta saves DeiT.
