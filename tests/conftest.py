@@ -8,11 +8,21 @@ from hypothesis import settings
 settings.register_profile("capjax", derandomize=True, deadline=None, database=None)
 settings.load_profile("capjax")
 
+from tests.small_run import write_small_run
+
 # The same examples in every run, and none kept on disk; a paused process is no failure.
 hypothesis.settings.register_profile(
     "capjax", derandomize=True, deadline=None, database=None, max_examples=60
 )
 hypothesis.settings.load_profile("capjax")
+
+
+@pytest.fixture(scope="session", name="small_run")
+def make_small_run(tmp_path_factory):
+    """The workdir of a run that was not trained; whoever damages it mends it."""
+    directory = tmp_path_factory.mktemp("run")
+    write_small_run(str(directory))
+    return directory
 
 
 @pytest.fixture(scope="session", name="home")

@@ -15,16 +15,13 @@ from capjax.data.tokenizer import train_word_tokenizer
 from capjax.pretrained.variables import load_variables, save_variables
 from capjax.train.checkpoint import Checkpoints
 from tests.damage import OTHER, cut, flipped, of_other_kinds, replaced
-from tests.small_run import write_small_run
 
 FILES = ("config.json", "tokenizer.json", "data.json", "frozen.safetensors")
 
 
-@pytest.fixture(scope="module", name="run")
-def make_run(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("run")
-    write_small_run(str(directory))
-    return directory
+@pytest.fixture(name="run")
+def make_run(small_run):
+    return small_run
 
 
 @pytest.fixture(name="restored", autouse=True)
@@ -97,10 +94,10 @@ def test_every_field_of_another_kind_is_said(run):
         if path[0] in _MODEL and (path[-1] not in ("depth", "num_layers") or value != 10**30)
     ]
     refused = 0
-    for damaged in random.Random(0).sample(cases, 80):
+    for damaged in random.Random(0).sample(cases, 60):
         with replaced(run / "config.json", damaged):
             refused += not loads(run, "config.json")
-    assert refused > 15
+    assert refused > 12
 
 
 @pytest.mark.parametrize("name", FILES[:2])

@@ -1,5 +1,6 @@
 """A pickle that would make a file is planted wherever files are read: it makes none."""
 
+import ast
 import io
 import json
 import pickle
@@ -30,8 +31,9 @@ from capjax.pretrained.torch_files import read_tensors
 from capjax.pretrained.vit import read_vit
 from capjax.pretrained.weights import WeightsError
 from capjax.train.writer import read_metrics
+from tests.command_line import REPOSITORY
 from tests.small_files import KINDS
-from tests.small_run import write_small_run
+from tests.test_floors import imports
 
 
 class Payload:
@@ -140,9 +142,8 @@ def test_msgpack_and_safetensors(tmp_path, payload):
         read_vit(tmp_path / "w.safetensors")
 
 
-def test_files_of_a_run(tmp_path, payload):
-    run = tmp_path / "run"
-    write_small_run(str(run))
+def test_files_of_a_run(tmp_path, payload, small_run):
+    run = shutil.copytree(small_run, tmp_path / "run")
     for path in sorted(run.rglob("*")):
         if path.is_file() and path.parent == run:
             whole = path.read_bytes()
@@ -231,3 +232,28 @@ def test_tables_of_captions(tmp_path, payload):
             (tmp_path / name).write_bytes(pickle.dumps(payload, protocol))
             with pytest.raises(DataError, match=name):
                 read(str(tmp_path / name))
+
+
+# Whose business it is: the converter executes a file that its user says to trust.
+_TRUSTING = "capjax/pretrained/convert_show_attend_tell.py"
+_FORBIDDEN = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "yaml", "joblib", "runpy"}
+
+
+def calls(tree):
+    """(name of what is called, its keyword arguments) all over a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            keywords = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+            yield ast.unparse(node.func), keywords
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "capjax").rglob("*.py")), ids=str)
+def test_no_module_reads_what_can_be_executed(file):
+    tree = ast.parse(file.read_text())
+    imported = {module.split(".")[0] for module, _ in imports(file)}
+    assert not imported & _FORBIDDEN
+    for name, keywords in calls(tree):
+        assert name not in ("eval", "exec", "compile", "__import__"), name
+        assert name != "np.load" or keywords.get("allow_pickle") is False
+        if name == "torch.load" and str(file.relative_to(REPOSITORY)) != _TRUSTING:
+            assert keywords.get("weights_only") is True

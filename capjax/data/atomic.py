@@ -1,11 +1,17 @@
 """Whole files or none: what is written for later runs never lies half-written on disk."""
 
+import hashlib
+import json
 import os
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from capjax.data.source import DataError
+from capjax.data.text_files import parse_json
+
+_SUM = "sha256"
 
 # What `mkstemp` makes of the name of one of our files.
 _TEMPORARY = re.compile(r"\..+\.(json|jsonl|png|safetensors)\.[a-z0-9_]{8}")
@@ -46,16 +52,31 @@ def remove_temporary(folder: str | os.PathLike) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_cached(path: str | os.PathLike, content: bytes) -> None:
-    """`write_atomic` of what is kept in a dataset's cache.
+def write_cached(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """Writes JSON values that a dataset's cache keeps, with their checksum.
 
     Raises:
-      DataError: it cannot be written; the message says what would work.
+      DataError: they cannot be written; the message says what would work.
     """
     try:
-        write_atomic(path, content)
+        write_atomic(path, json.dumps({**content, _SUM: _checksum(content)}).encode())
     except OSError as error:
         raise DataError(
             f"{path} cannot be written: {error.strerror}; mend that, or set "
             "config.dataset.cache_dir to a folder that can be written, or to '' for none"
         ) from error
+
+
+def read_cached(path: str | os.PathLike) -> dict[str, Any] | None:
+    """What `write_cached` wrote; None where the file is missing, damaged or something else."""
+    try:
+        content = parse_json(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or content.pop(_SUM, None) != _checksum(content):
+        return None
+    return content
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,20 +1,16 @@
 """Captions of a source, read once, and as token ids with a report of what was left out."""
 
-import itertools
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from capjax.data.atomic import write_cached
+from capjax.data.atomic import read_cached, write_cached
 from capjax.data.source import Source
-from capjax.data.text_files import parse_json
 from capjax.data.tokenizer import Tokenizer
 
 _FORMAT = "capjax captions 1"
@@ -66,39 +62,25 @@ def read_captions(source: Source, cache_dir: str | os.PathLike | None) -> Captio
             fingerprint=source.fingerprint,
         )
         if path:
-            write_cached(path, _dump_table(table))
+            content = {"image_ids": table.image_ids, "captions": table.captions}
+            write_cached(path, {"format": _FORMAT, "fingerprint": source.fingerprint, **content})
     return table
-
-
-def _dump_table(table: CaptionTable) -> bytes:
-    content = {"format": _FORMAT, "fingerprint": table.fingerprint}
-    content |= {"image_ids": table.image_ids, "captions": table.captions}
-    return json.dumps(content).encode()
 
 
 def _load_table(path: Path, source: Source) -> CaptionTable | None:
     """The table in `path`, or None where the file is missing, damaged or not this source's."""
-    try:
-        content = parse_json(path.read_bytes())
-        if (content["format"], content["fingerprint"]) != (_FORMAT, source.fingerprint):
-            return None
-        table = CaptionTable(
-            image_ids=tuple(content["image_ids"]),
-            captions=tuple(map(_captions, content["captions"])),
-            fingerprint=source.fingerprint,
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+    content = read_cached(path)
+    if content is None or (content["format"], content["fingerprint"]) != (
+        _FORMAT,
+        source.fingerprint,
+    ):
         return None
-    texts = itertools.chain(table.image_ids, *table.captions)
-    whole = len(table.image_ids) == len(source) and all(isinstance(text, str) for text in texts)
-    return table if whole else None
-
-
-def _captions(found: Any) -> tuple[Any, ...]:
-    # A text would fall into its letters.
-    if not isinstance(found, list):
-        raise TypeError(f"an image's captions are {type(found).__name__}")
-    return tuple(found)
+    table = CaptionTable(
+        image_ids=tuple(content["image_ids"]),
+        captions=tuple(map(tuple, content["captions"])),
+        fingerprint=source.fingerprint,
+    )
+    return table if len(table.image_ids) == len(source) else None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Finds the images of a source that can't be read, before a run meets them hours later."""
 
-import json
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -9,10 +8,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from capjax.data.atomic import write_cached
+from capjax.data.atomic import read_cached, write_cached
 from capjax.data.images import ImageError, load_image
 from capjax.data.source import DataError, Source
-from capjax.data.text_files import parse_json
 
 _FORMAT = "capjax images 1"
 
@@ -79,19 +77,17 @@ def find_bad_images(
     found = [index for index, _, _ in bad]
     if path and found != suspects:
         content = {"format": _FORMAT, "fingerprint": source.fingerprint, "images": len(source)}
-        write_cached(path, json.dumps(content | {"bad": found}).encode())
+        write_cached(path, content | {"bad": found})
     return {image_id: reason for _, image_id, reason in bad}
 
 
 def _load_suspects(path: Path, source: Source) -> list[int] | None:
     """Indices of images that were bad, or None where the file is damaged or not this source's."""
-    try:
-        content = parse_json(path.read_bytes())
-        of = (content["format"], content["fingerprint"], content["images"])
-        suspects = sorted({range(len(source))[index] for index in content["bad"]})
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    content = read_cached(path)
+    if content is None:
         return None
-    return suspects if of == (_FORMAT, source.fingerprint, len(source)) else None
+    of = (content["format"], content["fingerprint"], content["images"])
+    return content["bad"] if of == (_FORMAT, source.fingerprint, len(source)) else None
 
 
 def _check(

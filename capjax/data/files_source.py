@@ -63,7 +63,9 @@ class FilesSource:
         self._root = root
         self._examples = tuple(map(_well_formed, examples))
         if not self._examples:
-            raise DataError(f"{name} has no images: the list or file that names them has none")
+            raise DataError(
+                f"{name} has no images in {root!r}: the list or file that names them has none"
+            )
         _raise_problems(name, root, _find_problems(root, self._examples, allow_outside))
         self._digests = _read_digests(name, root, self._examples)
         self.fingerprint = _combine(self._digests)

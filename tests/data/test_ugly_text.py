@@ -71,6 +71,7 @@ def test_a_tokenizer_of_any_captions_is_read_back_the_same(tmp_path_factory, tex
 
 
 @given(st.lists(st.lists(TEXT, max_size=4), min_size=1, max_size=4), st.integers(2, 20))
+@settings(max_examples=30)
 def test_encoded_captions_account_for_every_caption(captions, max_length):
     ids = tuple(map(str, range(len(captions))))
     table = CaptionTable(ids, tuple(map(tuple, captions)), "0")

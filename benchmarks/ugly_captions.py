@@ -1,0 +1,75 @@
+"""Memory while ugly captions are read, tokenized and encoded, over and over.
+
+    python -m benchmarks.ugly_captions --captions 10000 --rounds 5
+
+Each round writes a table of captions, reads it, makes a tokenizer and encodes them. Prints the
+process's resident memory after each: it stays where the first rounds left it.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+from capjax.data.captions import encode_captions, read_captions
+from capjax.data.folder import open_folder
+from capjax.data.tokenizer import train_word_tokenizer
+from capjax.metrics.ptb import tokenize
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_PARTS = ("dog", "<eos>", "[PAD]", "\0", "\x1b[2J", "\u202eכלב", "e\u0301", "👩\u200d👧", "\ud83d")
+
+
+def ugly(count: int, seed: int) -> list[str]:
+    """Captions of one sign to 10,000 words, each different."""
+    draw = random.Random(seed)
+    return [
+        f"{seed} {i} " + " ".join(draw.choices(_PARTS, k=10_000 if i % 500 == 0 else i % 40))
+        for i in range(count)
+    ]
+
+
+def resident() -> float:
+    """Memory of this process now, in MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE / 1e6
+
+
+def one_round(folder: Path, captions: list[str]) -> int:
+    """Reads, tokenizes and encodes; returns how many captions were kept."""
+    rows = [{"image": "a.jpg", "caption": text, "split": "train"} for text in captions]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = open_folder(
+        str(folder / "rows.jsonl"), str(folder), "train", validation_share=0.1, seed=0
+    )
+    table = read_captions(source, None)
+    tokenizer = train_word_tokenizer(text for image in table.captions for text in image)
+    encoded = encode_captions(table, tokenizer, max_length=24, over_length="cut")
+    for text in captions:
+        tokenize(text)
+    return encoded.report.kept
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--captions", type=int, default=10_000, help="of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "a.jpg").write_bytes(b"not read")
+        print(f"before: {resident():.0f} MB")
+        for number in range(arguments.rounds):
+            captions = ugly(arguments.captions, number)
+            start = time.perf_counter()
+            kept = one_round(folder, captions)
+            seconds = time.perf_counter() - start
+            print(f"round {number}: {kept} kept, {resident():.0f} MB, {seconds:.1f} s")
+    print(f"peak: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

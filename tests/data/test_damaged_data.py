@@ -1,0 +1,170 @@
+"""Damaged files of datasets and of their caches: errors that name the file, or a new file."""
+
+import json
+
+import numpy as np
+import pytest
+
+from capjax.data.captions import read_captions
+from capjax.data.check_images import find_bad_images
+from capjax.data.coco_json import open_coco_json, open_coco_sample
+from capjax.data.feature_cache import FeatureShape, open_features
+from capjax.data.flickr8k import open_flickr8k
+from capjax.data.folder import open_folder
+from capjax.data.karpathy import open_karpathy
+from capjax.data.sections import cache_dir
+from capjax.data.source import DataError, Example
+from tests.damage import OTHER, cut, flipped, of_other_kinds, replaced
+
+FILES = {
+    "rows.jsonl": '{"image": "a.jpg", "caption": "a dog", "split": "train"}\n'
+    '{"image": "b.jpg", "captions": ["a cat", "cat"], "split": "val"}\n',
+    "rows.csv": "image,caption,split\na.jpg,a dog,train\nb.jpg,a cat,val\n",
+    "karpathy.json": json.dumps(
+        {
+            "images": [
+                {
+                    "filename": "a.jpg",
+                    "filepath": ".",
+                    "cocoid": 1,
+                    "split": "train",
+                    "sentences": [{"raw": "a dog"}, {"tokens": ["a", "cat"]}],
+                }
+            ]
+        }
+    ),
+    "coco.json": json.dumps(
+        {
+            "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
+            "annotations": [
+                {"id": 1, "image_id": 1, "caption": "a dog"},
+                {"id": 2, "image_id": 2, "caption": "a cat"},
+            ],
+        }
+    ),
+    "captions.txt": 'image,caption\na.jpg,"a dog"\n',
+    "Flickr_8k.trainImages.txt": "a.jpg\n",
+}
+
+
+def readers(root):
+    """What reads each of the files."""
+    drawn = {"validation_share": 0.1, "seed": 0}
+
+    def coco(file):
+        open_coco_json(file, root, "train")
+        open_coco_sample(file, root, "train", count=2, by="captions", seed=0)
+
+    return {
+        "rows.jsonl": lambda file: open_folder(file, root, "train", **drawn),
+        "rows.csv": lambda file: open_folder(file, root, "train", **drawn),
+        "karpathy.json": lambda file: open_karpathy(file, root, "train", restval=True),
+        "coco.json": coco,
+        "captions.txt": lambda _: open_flickr8k(root, "train"),
+        "Flickr_8k.trainImages.txt": lambda _: open_flickr8k(root, "train"),
+    }
+
+
+@pytest.fixture(name="root")
+def make_root(tmp_path):
+    (tmp_path / "Images").mkdir()
+    for folder in (tmp_path, tmp_path / "Images"):
+        for name in ("a.jpg", "b.jpg"):
+            (folder / name).write_bytes(name.encode())
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def reads(root, path, read):
+    """Whether it is read; an error must say where."""
+    try:
+        read(str(path))
+        return True
+    except DataError as error:
+        message = str(error)
+    assert str(root) in message
+    return False
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_damage_is_more_than_an_error(root, name):
+    path, read = root / name, readers(str(root))[name]
+    content = path.read_bytes()
+    assert reads(root, path, read)
+    for damaged in (None, *OTHER):
+        with replaced(path, damaged):
+            assert not reads(root, path, read), damaged
+    for damaged in (*cut(content, 30), *flipped(content, 60)):
+        with replaced(path, damaged):
+            reads(root, path, read)
+    if name.endswith(".json"):
+        for _, _, damaged in of_other_kinds(content):
+            with replaced(path, damaged):
+                reads(root, path, read)
+
+
+class Source:
+    """Three images that are none."""
+
+    name, fingerprint, selection = "three", "f", {}
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return Example(b"", str(index), ("a dog", "a cat"))
+
+
+def features(folder):
+    shape = FeatureShape(3, 4, 5, (2, 2), 0, "float16")
+
+    def compute(batches):
+        return (np.ones((3, 4, 5)) for _ in batches)
+
+    cache = open_features(folder / "features", {}, shape, compute, batch_size=3, name="three")
+    return cache.read(np.arange(3)).sum()
+
+
+def test_damaged_caches_are_made_anew(tmp_path):
+    """A captions file or a check of images that is none is written again, whatever it is."""
+    for name, read in (
+        ("captions-f.json", lambda: read_captions(Source(), tmp_path)),
+        ("images-f.json", lambda: find_bad_images(Source(), cache_dir=tmp_path, num_threads=1)),
+    ):
+        whole = read()
+        content = (tmp_path / name).read_bytes()
+        kinds = [damaged for _, _, damaged in of_other_kinds(content)]
+        for damaged in (*OTHER, *cut(content), *kinds[::3]):
+            (tmp_path / name).write_bytes(damaged)
+            assert read() == whole
+        (tmp_path / name).unlink()
+        (tmp_path / name).mkdir()
+        with pytest.raises(DataError, match=rf"{name} cannot be written: .*dataset\.cache_dir"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["meta.json", "features.npy", "checksums.npy"])
+def test_damaged_features_are_refused(tmp_path, name):
+    assert features(tmp_path) == 60
+    path = tmp_path / "features" / name
+    content = path.read_bytes()
+    for damaged in (None, *OTHER, *cut(content)):
+        with replaced(path, damaged), pytest.raises(DataError, match="Delete the folder and start"):
+            features(tmp_path)
+    for damaged in flipped(content):
+        with replaced(path, damaged):
+            try:
+                assert features(tmp_path) == 60  # A space of the header is any byte.
+            except DataError as error:
+                assert "Delete the folder" in str(error)  # noqa: PT017
+
+
+def test_a_cache_that_is_a_file_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"config\.dataset\.cache_dir=.*file is a file"):
+        cache_dir({"cache_dir": str(tmp_path / "file")})
+    with pytest.raises(DataError, match="cannot be made"):
+        features(tmp_path / "file" / "below")
+    with pytest.raises(DataError, match="cannot be written"):
+        read_captions(Source(), tmp_path / "file")
