@@ -5,7 +5,8 @@
 
 Any field of the config can be set: --config.decoder.num_layers=4. The run lies in --workdir, by
 default runs/<name of the config and its argument>; the same command continues a run that was
-interrupted.
+interrupted. Several processes make one run where each is told of the others, by --coordinator,
+--num_processes and --process_id, or by --distributed.
 """
 
 import os
@@ -15,7 +16,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from capjax import build
+from capjax import build, processes
 from capjax.data.images import ImageError
 from capjax.data.source import DataError
 from capjax.pretrained.weights import WeightsError
@@ -36,6 +37,24 @@ _CACHE = flags.DEFINE_string(
     build.COMPILATION_CACHE,
     "Where JAX keeps compiled programs for the next start; empty keeps none.",
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "For a run of several processes: host:port of the first, which opens the port there.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Has JAX find coordinator, num_processes and process_id by itself: under SLURM, Open MPI and "
+    "Kubernetes, and on TPU pods.",
+)
+_PROCESS_TIMEOUT = flags.DEFINE_integer(
+    "process_timeout",
+    processes.TIMEOUT,
+    "Seconds without a sign of life after which a process counts as dead, and the others stop.",
+)
 flags.mark_flag_as_required("config")
 
 
@@ -54,6 +73,21 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.field=value")
     logging.set_verbosity(logging.WARNING)  # JAX and orbax tell much on INFO.
     build.compilation_cache(_CACHE.value)
+    try:
+        processes.start(
+            _COORDINATOR.value,
+            _NUM_PROCESSES.value,
+            _PROCESS_ID.value,
+            automatic=_DISTRIBUTED.value,
+            timeout=_PROCESS_TIMEOUT.value,
+        )
+    except processes.ProcessesError as error:
+        sys.exit(f"error: {error}")
+    with processes.together():
+        _run()
+
+
+def _run() -> None:
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = _WORKDIR.value or default_workdir(file)
     try:
@@ -61,7 +95,14 @@ def main(argv: list[str]) -> None:
             train(_CONFIG.value, workdir)
         else:
             evaluate(_CONFIG.value, workdir, split=_SPLIT.value, checkpoint=_CHECKPOINT.value)
-    except (build.ConfigError, DataError, ImageError, WeightsError, WorkdirError) as error:
+    except (
+        build.ConfigError,
+        DataError,
+        ImageError,
+        WeightsError,
+        WorkdirError,
+        processes.ProcessesError,
+    ) as error:
         sys.exit(f"error: {error}")
 
 

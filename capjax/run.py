@@ -4,18 +4,19 @@ import functools
 import json
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax import build, checks, parallel, workdir
-from capjax.data.captions import unigram_counts
+from capjax import build, checks, parallel, processes, workdir
+from capjax.data.captions import CaptionTable, unigram_counts
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
-from capjax.evaluate.captioning import CaptionBatches, Sampling
+from capjax.evaluate.captioning import Caption, CaptionBatches, Sampling
 from capjax.evaluate.figures import save_figure, training_curve
 from capjax.evaluate.results import coco_results, code_version, write_json
 from capjax.evaluate.scoring import score_captions
@@ -30,6 +31,7 @@ from capjax.models.captioner import (
     without_encoder,
 )
 from capjax.models.summary import model_summary
+from capjax.pretrained.variables import fingerprint
 from capjax.pretrained.weights import WeightsError, check_variables
 from capjax.pretrained.word_vectors import fill_rows
 from capjax.splits import Split, feature_model, make_split, source_record, with_features
@@ -39,25 +41,32 @@ from capjax.train.loop import train as train_loop
 from capjax.train.state import init_state
 from capjax.train.step import make_loss_step, make_train_step
 from capjax.train.validate import TeacherForced, Validation
-from capjax.train.writer import Writer, read_metrics
+from capjax.train.writer import NoWriter, Writer, read_metrics
 
 
 def train(config: ConfigDict, directory: str) -> None:
     """Trains the run in `directory`, from its latest checkpoint where there is one.
 
     Raises:
-      ConfigError, DataError, WorkdirError: before anything is computed.
+      ConfigError, DataError, WorkdirError, ProcessesError: before anything is computed.
     """
     checks.check(config)
+    checks.check_devices(config, "batch_size", "evaluation.batch_size")
+    processes.check_equal("config", lambda: workdir.shared_fields(config))
     if config.init_from and os.path.realpath(config.init_from) == os.path.realpath(directory):
         raise build.ConfigError(
             f"config.init_from={config.init_from} is this run's own workdir: give another --workdir"
         )
-    with build.checkpoints(directory, config) as checkpoints:
+    with processes.first_alone():
+        checkpoints = build.checkpoints(directory, config, read_only=not processes.is_first())
+    with checkpoints:
         latest = checkpoints.latest_step()
+        processes.check_equal(f"checkpoints in {directory}", checkpoints.steps)
         if latest is not None:
             workdir.check_same_run(directory, config)
         _train(config, directory, checkpoints, latest)
+    if not processes.is_first():
+        return
     curve = workdir.path(directory, "figures", "training.png")
     rows = read_metrics(workdir.path(directory, "metrics.jsonl"))
     save_figure(training_curve(rows, config.early_stopping.metric), curve)
@@ -67,16 +76,8 @@ def train(config: ConfigDict, directory: str) -> None:
 def _train(
     config: ConfigDict, directory: str, checkpoints: Checkpoints, latest: int | None
 ) -> None:
-    # What is quick to find wrong comes first: the files, then the weights, then every image.
-    source = {name: open_source(config.dataset, name) for name in ("train", "validation")}
-    pretrained = None
-    if latest is None and config.init_from:
-        workdir.load_config(config.init_from)
-    if build.is_pretrained(config) and latest is None and not config.init_from:
-        pretrained = build.pretrained_encoder(config)
-    source = {name: check_images(config.dataset, split) for name, split in source.items()}
-    _print_notes(source.values())
-    table = {name: open_captions(config.dataset, source[name]) for name in source}
+    with processes.first_alone():
+        source, table, pretrained = _read(config, latest)
     if config.init_from:
         # Its parameters know no other words.
         tokenizer = workdir.load_tokenizer(config.init_from if latest is None else directory)
@@ -86,6 +87,7 @@ def _train(
         "tokenizer": tokenizer.fingerprint,
         **{name: source[name].fingerprint for name in source},
     }
+    processes.check_equal("data", lambda: fingerprints)
     if latest is not None:
         workdir.check_same_data(directory, fingerprints)
     splits = {name: make_split(config, source[name], table[name], tokenizer) for name in source}
@@ -108,9 +110,10 @@ def _train(
     if latest is None:
         variables = _start(config, model, like, shape, pretrained, tokenizer, counts)
         params, frozen = split_frozen(variables, *build.frozen_parts(config))
-        workdir.save(directory, config, tokenizer, fingerprints)
-        workdir.save_frozen(directory, frozen)
-        workdir.save_selection(directory, source)
+        if processes.is_first():
+            workdir.save(directory, config, tokenizer, fingerprints)
+            workdir.save_frozen(directory, frozen)
+            workdir.save_selection(directory, source)
     else:
         # What training began with may have gone: what stays lies in the workdir, and the rest comes
         # from the checkpoint.
@@ -139,7 +142,10 @@ def _train(
         state, progress = checkpoints.restore(latest, like)
         stopping.best, stopping.waited = progress["best"], progress["waited"]
         print(f"continuing {directory} from step {latest}")
-    with Writer(directory, resume_step=latest or 0) as writer:
+    started = {"params": state.params, "frozen": state.frozen}
+    processes.check_equal("parameters", lambda: fingerprint(started))
+    first = processes.is_first()
+    with Writer(directory, resume_step=latest or 0) if first else NoWriter() as writer:
         train_loop(
             parallel.replicate(state),
             _train_step(config, model, optimizer),
@@ -153,6 +159,23 @@ def _train(
             checkpoints=checkpoints,
             writer=writer,
         )
+
+
+def _read(
+    config: ConfigDict, latest: int | None
+) -> tuple[dict[str, Source], dict[str, CaptionTable], Variables | None]:
+    """The splits, their captions, and the weights that a new run's encoder starts from."""
+    # What is quick to find wrong comes first: the files, then the weights, then every image.
+    source = {name: open_source(config.dataset, name) for name in ("train", "validation")}
+    pretrained = None
+    if latest is None and config.init_from:
+        workdir.load_config(config.init_from)
+    if build.is_pretrained(config) and latest is None and not config.init_from:
+        pretrained = build.pretrained_encoder(config)
+    source = {name: check_images(config.dataset, split) for name, split in source.items()}
+    _print_notes(source.values())
+    table = {name: open_captions(config.dataset, source[name]) for name in source}
+    return source, table, pretrained
 
 
 def _start(
@@ -234,7 +257,7 @@ def _validation(
     pixels, inputs = split.samples(config.evaluation.num_samples)
     return Validation(
         loss_step=parallel.map_devices(make_loss_step(model)),
-        search=CaptionBatches(model, split.tokenizer, search),
+        search=CaptionBatches(model, split.tokenizer, search, together=True),
         samplers=samplers,
         batches=split.eval_batches,
         table=split.table,
@@ -264,12 +287,17 @@ def evaluate(
     Fields of `workdir.FREE` are `config`'s; the rest must be the run's own.
     """
     checks.check(config)
+    checks.check_devices(config, "evaluation.batch_size")
+    processes.check_equal("config", lambda: workdir.shared_fields(config))
     workdir.check_same_run(directory, config, workdir.FREE_IN_EVALUATION)
     run = load(directory, checkpoint)
-    source = check_images(config.dataset, open_source(config.dataset, split))
+    with processes.first_alone():
+        source = check_images(config.dataset, open_source(config.dataset, split))
+        table = open_captions(config.dataset, source)
     workdir.check_same_data(directory, {split: source.fingerprint})
+    processes.check_equal("data", lambda: source.fingerprint)
+    processes.check_equal(f"checkpoints in {directory}", lambda: fingerprint(run.variables))
     _print_notes([source])
-    table = open_captions(config.dataset, source)
     data = make_split(config, source, table, run.tokenizer)
     model, variables = run.model, run.variables
     if build.is_cached(config):
@@ -280,29 +308,43 @@ def evaluate(
     search = build.beam_search(config.decoding)
     forced = TeacherForced(parallel.map_devices(make_loss_step(model)), variables)
     batches = forced.watch(data.eval_batches())
-    captioned = CaptionBatches(model, run.tokenizer, search)(variables, batches)
+    captioned = CaptionBatches(model, run.tokenizer, search, together=True)(variables, batches)
+    bar = functools.partial(tqdm, total=len(source), disable=not processes.is_first())
     captions = {
         table.image_ids[index]: caption
-        for index, caption in tqdm(captioned, total=len(source), desc=f"caption {source.name}")
+        for index, caption in bar(captioned, desc=f"caption {source.name}")
     }
-    stem = workdir.path(directory, "evaluation", f"{split}-step{run.step}-{search.label}")
-    write_json(f"{stem}.captions.json", coco_results(captions))
 
-    texts = {image_id: caption.text for image_id, caption in captions.items()}
-    metrics = {**forced.metrics(), **score_captions(table, texts, build.scorers(config))}
-    metrics["finished"] = float(np.mean([caption.finished for caption in captions.values()]))
+    def report() -> dict[str, float]:
+        texts = {image_id: caption.text for image_id, caption in captions.items()}
+        metrics = {**forced.metrics(), **score_captions(table, texts, build.scorers(config))}
+        metrics["finished"] = float(np.mean([caption.finished for caption in captions.values()]))
+        stem = f"{split}-step{run.step}-{search.label}"
+        record = {"split": split, "source": source_record(source), "images": len(source)}
+        record |= {"step": run.step, "tokenizer": run.tokenizer.fingerprint}
+        _report(config, workdir.path(directory, "evaluation", stem), captions, metrics, record)
+        return metrics
+
+    return processes.from_first(report)
+
+
+def _report(
+    config: ConfigDict,
+    stem: str,
+    captions: dict[str, Caption],
+    metrics: dict[str, float],
+    record: dict[str, Any],
+) -> None:
+    """Writes an evaluation's results and prints them; `record` says of what they are."""
+    write_json(f"{stem}.captions.json", coco_results(captions))
     notes = {} if "METEOR" in metrics else {"METEOR": f"not computed: {coco.why_no_meteor()}"}
     write_json(
         f"{stem}.metrics.json",
         {
             "metrics": metrics,
             "notes": notes,
-            "split": split,
-            "source": source_record(source),
-            "images": len(source),
-            "step": run.step,
+            **record,
             "decoding": {"method": "beam search", **config.decoding.to_dict()},
-            "tokenizer": run.tokenizer.fingerprint,
             "seed": config.seed,
             "code": code_version(),
             "config": config.to_dict(),
@@ -312,4 +354,3 @@ def evaluate(
         print(f"{name} {note}")
     print(f"wrote {stem}.captions.json and {stem}.metrics.json")
     print(json.dumps({name: round(value, 4) for name, value in metrics.items()}))
-    return metrics

@@ -9,6 +9,7 @@ REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "capjax"
 FLOORS = {
     "parallel": 0,
+    "processes": 0,
     "data": 1,
     "models": 2,
     "pretrained": 3,

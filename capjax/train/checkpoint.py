@@ -1,5 +1,8 @@
 """Checkpoints by orbax: the latest and the best, each one unreplicated NumPy copy.
 
+Of several processes the first writes and all read, each by itself: orbax is told that it has no
+other process to wait for.
+
 A step's folder holds the items `params`, `ema` (where there is one), `optimizer` and `progress`
 (JSON: the early-stopping state). They are separate so that a captioner can load the one that it
 needs.
@@ -14,6 +17,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from capjax import processes
 from capjax.train.state import TrainState
 
 
@@ -48,9 +52,14 @@ class Checkpoints:
             best_fn=lambda metrics: metrics[metric],
             best_mode=mode,
             read_only=read_only,
-            create=not read_only,
+            create=False,  # Orbax makes no folder for some of the processes.
             save_interval_steps=0 if read_only else 1,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=processes.index(), active_processes={processes.index()}
+            ),
         )
+        if not read_only:
+            os.makedirs(self.directory, exist_ok=True)
         # Asked to read only, orbax warns that it reads only.
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR if read_only else verbosity)
@@ -62,7 +71,12 @@ class Checkpoints:
     def save(
         self, state: TrainState, progress: dict[str, Any], metrics: dict[str, float] | None
     ) -> None:
-        """Writes in the background; `metrics` are None where nothing was evaluated."""
+        """Writes in the background; `metrics` are None where nothing was evaluated.
+
+        Only the first process does.
+        """
+        if not processes.is_first():
+            return
         items = {
             "params": ocp.args.StandardSave(state.params),
             "optimizer": ocp.args.StandardSave(_rest(state)),

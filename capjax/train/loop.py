@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from capjax import parallel
+from capjax import parallel, processes
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.state import TrainState
 from capjax.train.writer import Writer
@@ -96,7 +96,14 @@ def train(
       The replicated state at the end.
     """
     start = int(parallel.unreplicate(state.step))
-    bar = tqdm(total=cadence.num_steps, initial=start, unit="step", desc="train", smoothing=0.05)
+    bar = tqdm(
+        total=cadence.num_steps,
+        initial=start,
+        unit="step",
+        desc="train",
+        smoothing=0.05,
+        disable=not processes.is_first(),
+    )
     clock = _Clock()
     step = start
     while step < cadence.num_steps and not stopping.exhausted:
