@@ -251,8 +251,8 @@ def _wait_for(key: str) -> str:
 def _fail(error: BaseException) -> None:
     """Prints an error, tells the others, and ends this process when they have ended."""
     if isinstance(error, SystemExit):
-        message = str(error.code)
-        print(message, file=sys.stderr)
+        message = error.code.removeprefix("error: ")
+        print(error.code, file=sys.stderr)
     else:
         message = "".join(traceback.format_exception_only(error)).strip()
         traceback.print_exception(error)

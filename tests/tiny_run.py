@@ -28,8 +28,9 @@ def get_config(folder: str):
     config.decoder.dropout = 0.0
     config.ema_decay = 0.9
     config.batch_size = 8
-    config.num_steps = 8
-    config.eval_every = 4
+    config.num_steps = 60
+    config.eval_every = 30
+    config.checkpoint_every = 5
     config.log_every = 1
     config.optimizer.learning_rate = 0.02
     config.optimizer.warmup_steps = 1
