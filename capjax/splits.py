@@ -204,7 +204,8 @@ def _open_view(
         key,
         shape,
         compute,
-        batch_size=config.evaluation.batch_size,
+        # What an evaluation gives one process's devices, too.
+        batch_size=config.evaluation.batch_size // processes.count(),
         name=f"{split.source.name}, view {view}" if view else split.source.name,
     )
 
