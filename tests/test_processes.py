@@ -88,6 +88,8 @@ def commands(home, folder, workdir, count, *arguments, devices=1):
     address = ["--coordinator", f"127.0.0.1:{free_port()}", "--num_processes", str(count), PATIENT]
     run = ["-m", "capjax.main", "--config", f"tests/tiny_run.py:{folder}", "--workdir", workdir]
     environ = {**environment(home), "XLA_FLAGS": f"{DEVICES}={devices}"}
+    # Whatever was compiled before a kill is there after it.
+    environ |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return [
         (
             [*map(str, run), *arguments, *([*address, f"--process_id={i}"] if count > 1 else [])],
