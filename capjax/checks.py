@@ -1,8 +1,10 @@
 """What a config says that can't be, found before hours are spent on it."""
 
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
+from operator import getitem
 from typing import Any
 
 import jax
@@ -22,18 +24,6 @@ from capjax.train.scheduled_sampling import own_words_schedule
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for what would otherwise be found out hours later, naming the field."""
     check_fields(config)
-    sizes = {"batch_size": config.batch_size, "evaluation.batch_size": config.evaluation.batch_size}
-    for field, size in sizes.items():
-        if size % jax.device_count():
-            raise ConfigError(
-                f"config.{field}={size} must be a multiple of the {jax.device_count()} devices"
-            )
-    per_device = config.batch_size // jax.device_count()
-    if per_device % config.accumulate:
-        raise ConfigError(
-            f"config.accumulate={config.accumulate} must divide the {per_device} images a device "
-            "has of config.batch_size"
-        )
     if not 0 <= config.optimizer.warmup_steps < config.num_steps:
         raise ConfigError(
             f"config.optimizer.warmup_steps={config.optimizer.warmup_steps} must be below "
@@ -51,8 +41,34 @@ def check(config: ConfigDict) -> None:
     choose(dict.fromkeys(metrics), config.early_stopping.metric, "early_stopping.metric")
     _check_images(config)
     _check_objective(config)
-    if jax.process_count() > 1:
-        raise ConfigError("this version trains and evaluates on the devices of one process")
+
+
+def check_devices(config: ConfigDict, *fields: str) -> None:
+    """Raises ConfigError where a batch does not divide over the devices of all processes.
+
+    Args:
+      config: the whole config.
+      fields: of the batches that will be made: "batch_size", "evaluation.batch_size".
+    """
+    devices, count = jax.device_count(), jax.process_count()
+    if devices != count * jax.local_device_count():
+        raise ConfigError(
+            f"this process has {jax.local_device_count()} of {devices} devices, and there are "
+            f"{count} processes: each must have as many as the others"
+        )
+    where = f"{devices} devices" + (f" of {count} processes" if count > 1 else "")
+    for field in fields:
+        size = functools.reduce(getitem, field.split("."), config)
+        unit, by = devices, where
+        if field == "batch_size" and config.accumulate > 1:
+            unit = devices * config.accumulate
+            by = f"{where} times config.accumulate={config.accumulate}"
+        if size % unit:
+            near = [str(size // unit * unit)] if size > unit else []
+            near = " or ".join([*near, str((size // unit + 1) * unit)])
+            raise ConfigError(
+                f"config.{field}={size} must be a multiple of {unit}, the {by}: {near} would do"
+            )
 
 
 def _check_objective(config: ConfigDict) -> None:

@@ -5,7 +5,8 @@
 
 Any field of the config can be set: --config.decoder.num_layers=4. The run lies in --workdir, by
 default runs/<name of the config and its argument>; the same command continues a run that was
-interrupted.
+interrupted. Several processes make one run where each is told of the others, by --coordinator,
+--num_processes and --process_id, or by --distributed.
 
 Exit statuses:
     0   done
@@ -20,7 +21,7 @@ import re
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from capjax import build
+from capjax import build, processes
 from capjax.command import fail, parse_flags
 from capjax.data.images import ImageError
 from capjax.data.source import DataError
@@ -43,6 +44,24 @@ _CACHE = flags.DEFINE_string(
     build.COMPILATION_CACHE,
     "Where JAX keeps compiled programs for the next start; empty keeps none.",
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "For a run of several processes: host:port of the first, which opens the port there.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Has JAX find coordinator, num_processes and process_id by itself: under SLURM, Open MPI and "
+    "Kubernetes, and on TPU pods.",
+)
+_PROCESS_TIMEOUT = flags.DEFINE_integer(
+    "process_timeout",
+    processes.TIMEOUT,
+    "Seconds without a sign of life after which a process counts as dead, and the others stop.",
+)
 flags.mark_flag_as_required("config")
 
 _ERRORS = (
@@ -52,6 +71,7 @@ _ERRORS = (
     NonFiniteError,
     WeightsError,
     WorkdirError,
+    processes.ProcessesError,
 )
 
 
@@ -69,6 +89,21 @@ def main(argv: list[str]) -> None:
     del argv  # Flags alone, says `parse_flags`.
     logging.set_verbosity(logging.WARNING)  # JAX and orbax tell much on INFO.
     build.compilation_cache(_CACHE.value)
+    try:
+        processes.start(
+            _COORDINATOR.value,
+            _NUM_PROCESSES.value,
+            _PROCESS_ID.value,
+            automatic=_DISTRIBUTED.value,
+            timeout=_PROCESS_TIMEOUT.value,
+        )
+    except processes.ProcessesError as error:
+        fail(str(error))
+    with processes.together():
+        _run()
+
+
+def _run() -> None:
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = _WORKDIR.value or default_workdir(file)
     try:

@@ -2,7 +2,8 @@
 
 A per-device function sees its own share of a batch and talks to the others by `psum` alone. A
 "sharded" tree has leaves [local devices, per device, ...]; a "replicated" one has leaves
-[local devices, ...], all equal.
+[local devices, ...], all equal. Of several processes (`processes`) each holds what its own devices
+have, and all run the same mapped functions in the same order.
 """
 
 import collections
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
@@ -26,6 +28,11 @@ def map_devices(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable
       donate: positions of arguments whose buffers the result may reuse.
     """
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
+
+
+def map_local(function: Callable) -> Callable:
+    """`map_devices` over this process's devices alone, for what needs no other process."""
+    return jax.pmap(function, axis_name=AXIS, devices=jax.local_devices())
 
 
 def psum(tree: Tree) -> Tree:
@@ -67,6 +74,11 @@ def shard(batch: Tree) -> Tree:
 def unshard(tree: Tree) -> Tree:
     """Joins leaves [local devices, per device, ...] to NumPy arrays [b, ...]."""
     return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)
+
+
+def gather(tree: Tree) -> Tree:
+    """Joins NumPy leaves [b, ...] of all processes to [processes * b, ...], in all of them."""
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def prefetch(batches: Iterable[Tree], ahead: int = 2) -> Iterator[Tree]:

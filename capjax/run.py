@@ -1,5 +1,6 @@
 """The two modes of the command line: train a run, evaluate a run."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -13,11 +14,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax import build, checks, environment, guard, parallel, workdir
-from capjax.data.captions import unigram_counts
+from capjax import build, checks, environment, guard, parallel, processes, workdir
+from capjax.data.captions import CaptionTable, unigram_counts
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.data.source import Source
-from capjax.evaluate.captioning import CaptionBatches, Sampling
+from capjax.evaluate.captioning import Caption, CaptionBatches, Sampling
 from capjax.evaluate.figures import save_figure, training_curve
 from capjax.evaluate.results import coco_results, code_version, write_json
 from capjax.evaluate.scoring import score_captions
@@ -25,11 +26,13 @@ from capjax.load import load
 from capjax.metrics import coco
 from capjax.models.captioner import (
     Captioner,
+    Variables,
     encoder_variables,
     split_frozen,
     without_encoder,
 )
 from capjax.models.summary import model_summary
+from capjax.pretrained.variables import fingerprint
 from capjax.splits import Split, feature_model, make_split, source_record, with_features
 from capjax.start import start_variables
 from capjax.train.checkpoint import CheckpointError, Checkpoints
@@ -40,26 +43,38 @@ from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
 from capjax.train.state import init_state
 from capjax.train.step import make_loss_step, make_train_step
 from capjax.train.validate import TeacherForced, Validation
-from capjax.train.writer import Writer, read_metrics
+from capjax.train.writer import NoWriter, Writer, read_metrics
 
 
 def train(config: ConfigDict, directory: str) -> None:
     """Trains the run in `directory`, from its latest checkpoint where there is one.
 
     Raises:
-      ConfigError, DataError, WorkdirError: before anything is computed.
+      ConfigError, DataError, WorkdirError, ProcessesError: before anything is computed.
       WorkdirError: the disk is full or can't be written; what was saved is whole.
       SystemExit: with status `signals.EXIT_STATUS` after SIGTERM or SIGINT; all is saved.
     """
     checks.check(config)
+    checks.check_devices(config, "batch_size", "evaluation.batch_size")
+    processes.check_equal("config", lambda: workdir.shared_fields(config))
     if config.init_from and os.path.realpath(config.init_from) == os.path.realpath(directory):
         raise build.ConfigError(
             f"config.init_from={config.init_from} is this run's own workdir: give another --workdir"
         )
-    with guard.training_in(directory), Interruption() as interruption:
+    is_first = processes.is_first()
+    # Of several processes, the first keeps the workdir, and signals are for all of them together.
+    with contextlib.ExitStack() as stack:
+        interruption = Interruption()
+        if is_first:
+            stack.enter_context(guard.training_in(directory))
+        if processes.count() == 1:
+            stack.enter_context(interruption)
         try:
-            with build.checkpoints(directory, config) as checkpoints:
+            with processes.first_alone():
+                checkpoints = build.checkpoints(directory, config, read_only=not is_first)
+            with checkpoints:
                 latest = checkpoints.latest_step()
+                processes.check_equal(f"checkpoints in {directory}", checkpoints.steps)
                 if latest is not None:
                     workdir.check_same_run(directory, config)
                 if latest is not None and _is_finished(config, checkpoints, latest):
@@ -70,6 +85,8 @@ def train(config: ConfigDict, directory: str) -> None:
             reason = str(error) or "stopped by a signal before training"
             print(f"{reason}: the same command continues {directory}", flush=True)
             sys.exit(EXIT_STATUS)
+        if not is_first:
+            return
         curve = workdir.path(directory, "figures", "training.png")
         rows = read_metrics(workdir.path(directory, "metrics.jsonl"))
         save_figure(training_curve(rows, config.early_stopping.metric), curve)
@@ -105,16 +122,8 @@ def _train(
     latest: int | None,
     interruption: Interruption,
 ) -> None:
-    # What is quick to find wrong comes first: the files, then the weights, then every image.
-    source = {name: open_source(config.dataset, name) for name in ("train", "validation")}
-    pretrained = None
-    if latest is None and config.init_from:
-        workdir.load_config(config.init_from)
-    if build.is_pretrained(config) and latest is None and "encoder" not in build.init_parts(config):
-        pretrained = build.pretrained_encoder(config)
-    source = {name: check_images(config.dataset, split) for name, split in source.items()}
-    _print_notes(source.values())
-    table = {name: open_captions(config.dataset, source[name]) for name in source}
+    with processes.first_alone():
+        source, table, pretrained = _read(config, latest)
     if build.keeps_tokenizer(config):
         tokenizer = workdir.load_tokenizer(config.init_from if latest is None else directory)
     else:
@@ -123,6 +132,7 @@ def _train(
         "tokenizer": tokenizer.fingerprint,
         **{name: source[name].fingerprint for name in source},
     }
+    processes.check_equal("data", lambda: fingerprints)
     if latest is not None:
         workdir.check_same_data(directory, fingerprints)
     splits = {name: make_split(config, source[name], table[name], tokenizer) for name in source}
@@ -144,11 +154,12 @@ def _train(
             config, model, like, pretrained=pretrained, tokenizer=tokenizer, counts=counts
         )
         params, frozen = split_frozen(variables, *build.frozen_parts(config))
-        workdir.save(directory, config, tokenizer, fingerprints)
-        workdir.save_frozen(directory, frozen)
-        workdir.save_selection(directory, source)
-        environment.save(directory)
-        workdir.save_start(directory, start)
+        if processes.is_first():
+            workdir.save(directory, config, tokenizer, fingerprints)
+            workdir.save_frozen(directory, frozen)
+            workdir.save_selection(directory, source)
+            workdir.save_start(directory, start)
+            environment.save(directory)
     else:
         # What training began with may have gone: what stays lies in the workdir, and the rest comes
         # from the checkpoint.
@@ -183,7 +194,9 @@ def _train(
         print(f"continuing {directory} from step {first}")
         if changes := environment.changes(directory):
             print(changes)
-    with Writer(directory, resume_step=first) as writer:
+    started = {"params": state.params, "frozen": state.frozen}
+    processes.check_equal("parameters", lambda: fingerprint(started))
+    with Writer(directory, resume_step=first) if processes.is_first() else NoWriter() as writer:
         validation = _validation(config, directory, model, splits["validation"], writer)
         validation = dataclasses.replace(
             validation, batches=lambda: interruption.watch(splits["validation"].eval_batches())
@@ -202,6 +215,23 @@ def _train(
             writer=writer,
             interruption=interruption,
         )
+
+
+def _read(
+    config: ConfigDict, latest: int | None
+) -> tuple[dict[str, Source], dict[str, CaptionTable], Variables | None]:
+    """The splits, their captions, and the weights that a new run's encoder starts from."""
+    # What is quick to find wrong comes first: the files, then the weights, then every image.
+    source = {name: open_source(config.dataset, name) for name in ("train", "validation")}
+    pretrained = None
+    if latest is None and config.init_from:
+        workdir.load_config(config.init_from)
+    if build.is_pretrained(config) and latest is None and "encoder" not in build.init_parts(config):
+        pretrained = build.pretrained_encoder(config)
+    source = {name: check_images(config.dataset, split) for name, split in source.items()}
+    _print_notes(source.values())
+    table = {name: open_captions(config.dataset, source[name]) for name in source}
+    return source, table, pretrained
 
 
 def _print_notes(sources: Iterable[Source]) -> None:
@@ -242,7 +272,7 @@ def _validation(
     pixels, inputs = split.samples(config.evaluation.num_samples)
     return Validation(
         loss_step=parallel.map_devices(make_loss_step(model)),
-        search=CaptionBatches(model, split.tokenizer, search),
+        search=CaptionBatches(model, split.tokenizer, search, together=True),
         samplers=samplers,
         batches=split.eval_batches,
         table=split.table,
@@ -272,12 +302,17 @@ def evaluate(
     Fields of `workdir.FREE` are `config`'s; the rest must be the run's own.
     """
     checks.check(config)
+    checks.check_devices(config, "evaluation.batch_size")
+    processes.check_equal("config", lambda: workdir.shared_fields(config))
     workdir.check_same_run(directory, config, workdir.FREE_IN_EVALUATION)
     run = load(directory, checkpoint)
-    source = check_images(config.dataset, open_source(config.dataset, split))
+    with processes.first_alone():
+        source = check_images(config.dataset, open_source(config.dataset, split))
+        table = open_captions(config.dataset, source)
     workdir.check_same_data(directory, {split: source.fingerprint})
+    processes.check_equal("data", lambda: source.fingerprint)
+    processes.check_equal(f"checkpoints in {directory}", lambda: fingerprint(run.variables))
     _print_notes([source])
-    table = open_captions(config.dataset, source)
     data = make_split(config, source, table, run.tokenizer)
     model, variables = run.model, run.variables
     if build.is_cached(config):
@@ -288,29 +323,43 @@ def evaluate(
     search = build.beam_search(config.decoding)
     forced = TeacherForced(parallel.map_devices(make_loss_step(model)), variables)
     batches = forced.watch(data.eval_batches())
-    captioned = CaptionBatches(model, run.tokenizer, search)(variables, batches)
+    captioned = CaptionBatches(model, run.tokenizer, search, together=True)(variables, batches)
+    bar = functools.partial(tqdm, total=len(source), disable=not processes.is_first())
     captions = {
         table.image_ids[index]: caption
-        for index, caption in tqdm(captioned, total=len(source), desc=f"caption {source.name}")
+        for index, caption in bar(captioned, desc=f"caption {source.name}")
     }
-    stem = workdir.path(directory, "evaluation", f"{split}-step{run.step}-{search.label}")
-    write_json(f"{stem}.captions.json", coco_results(captions))
 
-    texts = {image_id: caption.text for image_id, caption in captions.items()}
-    metrics = {**forced.metrics(), **score_captions(table, texts, build.scorers(config))}
-    metrics["finished"] = float(np.mean([caption.finished for caption in captions.values()]))
+    def report() -> dict[str, float]:
+        texts = {image_id: caption.text for image_id, caption in captions.items()}
+        metrics = {**forced.metrics(), **score_captions(table, texts, build.scorers(config))}
+        metrics["finished"] = float(np.mean([caption.finished for caption in captions.values()]))
+        stem = f"{split}-step{run.step}-{search.label}"
+        record = {"split": split, "source": source_record(source), "images": len(source)}
+        record |= {"step": run.step, "tokenizer": run.tokenizer.fingerprint}
+        _report(config, workdir.path(directory, "evaluation", stem), captions, metrics, record)
+        return metrics
+
+    return processes.from_first(report)
+
+
+def _report(
+    config: ConfigDict,
+    stem: str,
+    captions: dict[str, Caption],
+    metrics: dict[str, float],
+    record: dict[str, Any],
+) -> None:
+    """Writes an evaluation's results and prints them; `record` says of what they are."""
+    write_json(f"{stem}.captions.json", coco_results(captions))
     notes = {} if "METEOR" in metrics else {"METEOR": f"not computed: {coco.why_no_meteor()}"}
     write_json(
         f"{stem}.metrics.json",
         {
             "metrics": metrics,
             "notes": notes,
-            "split": split,
-            "source": source_record(source),
-            "images": len(source),
-            "step": run.step,
+            **record,
             "decoding": {"method": "beam search", **config.decoding.to_dict()},
-            "tokenizer": run.tokenizer.fingerprint,
             "seed": config.seed,
             "code": code_version(),
             "config": config.to_dict(),
@@ -320,4 +369,3 @@ def evaluate(
         print(f"{name} {note}")
     print(f"wrote {stem}.captions.json and {stem}.metrics.json")
     print(json.dumps({name: round(value, 4) for name, value in metrics.items()}))
-    return metrics

@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from capjax import build, parallel
+from capjax import build, parallel, processes
 from capjax.data.augment import Augmentation, draw_view
 from capjax.data.batches import TrainBatches
 from capjax.data.captions import CaptionTable, EncodedCaptions, encode_captions
@@ -58,9 +58,10 @@ class Split:
     views: tuple[FeatureCache, ...] = ()
 
     def train_batches(self, first_step: int) -> Batches:
-        """Training batches from a step on, without end."""
+        """This process's rows of training batches from a step on, without end."""
         config, dataset = self.config, self.config.dataset
         plan = {
+            **_share(),
             "batch_size": config.batch_size,
             "captions_per_image": dataset.captions_per_image,
             "seed": config.seed,
@@ -87,11 +88,11 @@ class Split:
         )
 
     def eval_batches(self) -> Batches:
-        """Each image of the split once, in order."""
+        """This process's rows of batches that have each image of the split once, in order."""
         size = self.config.evaluation.batch_size
         if self.views:
             return eval_feature_batches(
-                self.views[0], self.encoded, self.tokenizer, batch_size=size
+                self.views[0], self.encoded, self.tokenizer, batch_size=size, **_share()
             )
         return eval_batches(
             self.source,
@@ -100,6 +101,7 @@ class Split:
             batch_size=size,
             resize=build.resize(self.config.dataset),
             num_threads=self.config.dataset.num_threads,
+            **_share(),
         )
 
     def samples(self, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -108,6 +110,11 @@ class Split:
         resize = build.resize(self.config.dataset)
         pixels = np.array([read_pixels(self.source, i, resize) for i in index])
         return pixels, {"features": self.views[0].read(index)} if self.views else {"image": pixels}
+
+
+def _share() -> dict[str, int]:
+    """Which rows of a batch are this process's."""
+    return {"process_index": processes.index(), "process_count": processes.count()}
 
 
 def make_split(
@@ -126,6 +133,10 @@ def with_features(
 ) -> Split:
     """The same split with the features of a frozen encoder, computed where they are not there yet.
 
+    Every process needs all features, since a shuffle may give it any image. They are computed on
+    one process's devices while the others wait: the first's where all see one disk, and then also
+    one's of each host that has a disk of its own.
+
     Args:
       split: its images are read where features are missing.
       encoder: images -> Memory.
@@ -138,7 +149,8 @@ def with_features(
       ImageError: an image can't be used.
     """
     weights = fingerprint(variables)
-    opened = (_open_view(split, encoder, variables, weights, view) for view in range(views))
+    with processes.first_alone():
+        opened = [_open_view(split, encoder, variables, weights, view) for view in range(views)]
     return dataclasses.replace(split, views=tuple(opened))
 
 
@@ -176,7 +188,7 @@ def _open_view(
         return lambda size: draw_view(augmentation, view, index, size)
 
     def compute(batches: np.ndarray) -> Iterator[np.ndarray]:
-        encode, placed = parallel.map_devices(make_encode(encoder)), parallel.replicate(variables)
+        encode, placed = parallel.map_local(make_encode(encoder)), parallel.replicate(variables)
         for pixels in read_batches(
             split.source,
             batches,
@@ -194,7 +206,8 @@ def _open_view(
         key,
         shape,
         compute,
-        batch_size=config.evaluation.batch_size,
+        # What an evaluation gives one process's devices, too.
+        batch_size=config.evaluation.batch_size // processes.count(),
         name=f"{split.source.name}, view {view}" if view else split.source.name,
     )
 

@@ -292,6 +292,12 @@ def check_same_data(workdir: str, fingerprints: dict[str, str]) -> None:
         )
 
 
+def shared_fields(config: ConfigDict) -> dict[str, Any]:
+    """What all processes of a run must agree on: all but where a host keeps its data."""
+    of_a_host = [field for field in FREE if field.startswith("dataset.")]
+    return {name: value for name, value in _flat(config).items() if not _is_free(name, of_a_host)}
+
+
 def _is_free(name: str, free: Sequence[str]) -> bool:
     return any(name == field or name.startswith(field + ".") for field in free)
 

@@ -1,20 +1,13 @@
 """Fixtures that several folders share, and how property tests draw."""
 
-import hypothesis
 import pytest
 from hypothesis import settings
-
-# The same examples each time, however slow the machine, and nothing kept.
-settings.register_profile("capjax", derandomize=True, deadline=None, database=None)
-settings.load_profile("capjax")
 
 from tests.small_run import write_small_run
 
 # The same examples in every run, and none kept on disk; a paused process is no failure.
-hypothesis.settings.register_profile(
-    "capjax", derandomize=True, deadline=None, database=None, max_examples=60
-)
-hypothesis.settings.load_profile("capjax")
+settings.register_profile("capjax", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.load_profile("capjax")
 
 
 @pytest.fixture(scope="session", name="small_run")

@@ -10,6 +10,7 @@ PACKAGE = REPOSITORY / "capjax"
 FLOORS = {
     "parallel": 0,
     "command": 0,
+    "processes": 0,
     "data": 1,
     "models": 2,
     "pretrained": 3,

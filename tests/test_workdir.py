@@ -221,7 +221,6 @@ def test_fields_of_another_encoder_are_named():
         ("early_stopping.metric", "CIDEr", "early_stopping.metric='CIDEr'; it may be 'loss'"),
         ("decoding.max_length", 40, "max_length=40 must lie in 2 to 25"),
         ("decoding.num_beams", 0, "num_beams=0 must be 1 or more"),
-        ("accumulate", 3, "accumulate=3 must divide the 64 images"),
         ("optimizer.warmup_steps", 1000, "warmup_steps=1000 must be below config.num_steps=1000"),
         ("log_every", 0, "log_every=0 must be 1 or more"),
         ("dataset.over_length", "split", "over_length='split'; it may be 'drop', 'cut'"),

@@ -24,6 +24,7 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
+from capjax import processes
 from capjax.data.atomic import write_atomic
 from capjax.data.source import DataError
 from capjax.data.text_files import parse_json
@@ -158,7 +159,11 @@ def _write(directory, key, shape, compute, batch_size, name) -> None:
     index[: shape.images] = np.arange(shape.images)
     batches = index.reshape(-1, batch_size)[first:]
     bar = tqdm(
-        total=shape.images, initial=first * batch_size, desc=f"features of {name}", unit="image"
+        total=shape.images,
+        initial=first * batch_size,
+        desc=f"features of {name}",
+        unit="image",
+        disable=not processes.is_first(),
     )
     with bar:
         for indices, batch in zip(batches, compute(batches), strict=True):

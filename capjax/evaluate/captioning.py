@@ -99,10 +99,25 @@ class CaptionBatches:
     """Captions batches of images with one model and one method, compiled once a batch shape."""
 
     def __init__(
-        self, model: Captioner, tokenizer: Tokenizer, method: Method, *, attention: bool = False
+        self,
+        model: Captioner,
+        tokenizer: Tokenizer,
+        method: Method,
+        *,
+        attention: bool = False,
+        together: bool = False,
     ):
-        """`attention` asks for the weights of every word."""
-        self._tokenizer = tokenizer
+        """Prepares to caption.
+
+        Args:
+          model: the captioner.
+          tokenizer: makes texts of its tokens.
+          method: how to decode.
+          attention: asks for the weights of every word.
+          together: batches are this process's rows of larger ones, and every process is given the
+            captions of all rows; all processes take part.
+        """
+        self._tokenizer, self._together = tokenizer, together
         self._attention = attention
         self._grid: tuple[tuple[int, int], int] | None = None
         decode = make_decode(model, tokenizer, method, attention=attention)
@@ -114,7 +129,7 @@ class CaptionBatches:
             self._grid = (memory.grid, memory.prefix)  # Static: known when this is traced.
             return decode(variables, memory, index)
 
-        self._decode = parallel.map_devices(decode_and_note)
+        self._decode = parallel.map_local(decode_and_note)
 
     def __call__(
         self, variables: Any, batches: Iterable[Mapping[str, np.ndarray]]
@@ -124,13 +139,15 @@ class CaptionBatches:
         Args:
           variables: replicated.
           batches: "image" [B, H, W, 3] or "features" [B, P, F], and "index" int32 [B], -1 in rows
-            that only fill the batch; B divides over the devices.
+            that only fill the batch; B divides over the local devices.
         """
         for batch in batches:
             images = batch["image"] if "image" in batch else batch["features"]
             index = batch["index"]
             inputs = parallel.shard((images, index))
             result = parallel.unshard(self._decode(variables, *inputs))
+            if self._together:
+                result, index = parallel.gather((result, index))
             for row in np.flatnonzero(index >= 0):
                 yield int(index[row]), self._caption(result, row)
 

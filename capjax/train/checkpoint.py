@@ -1,5 +1,8 @@
 """Checkpoints by orbax: the latest two and the best, each one unreplicated NumPy copy.
 
+Of several processes the first writes and all read, each by itself: orbax is told that it has no
+other process to wait for.
+
 A step's folder holds the items `params`, `ema` (where there is one), `optimizer` and `progress`
 (JSON: the early-stopping state, the metrics, and the checksums of all items). They are separate so
 that a captioner can load the one that it needs. A folder whose name is a plain number was written
@@ -25,6 +28,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from capjax import processes
 from capjax.train.state import TrainState
 
 T = TypeVar("T")
@@ -60,7 +64,16 @@ class Checkpoints:
             raise ValueError(f"early_stopping.mode is {mode!r}; it may be 'max' or 'min'")
         self.directory = os.path.abspath(directory)
         self._metric, self._sign = metric, 1 if mode == "max" else -1
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        # Of several processes, each acts by itself.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=processes.index(),
+            active_processes={processes.index()},
+            barrier_sync_key_prefix=f"process_{processes.index()}",
+        )
+        handler = ocp.CompositeCheckpointHandler(
+            composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+        )
+        self._checkpointer = ocp.AsyncCheckpointer(handler, multiprocessing_options=alone)
         self._writing: int | None = None
         if not read_only:
             os.makedirs(self.directory, exist_ok=True)
@@ -71,12 +84,14 @@ class Checkpoints:
     ) -> None:
         """Writes in the background; `metrics` are None where nothing was evaluated.
 
-        Another checkpoint of the same step is replaced.
+        Another checkpoint of the same step is replaced. Of several processes only the first writes.
 
         Raises:
           CheckpointError: this one or the one before could not be written; those that were there
             still are.
         """
+        if not processes.is_first():
+            return
         self._finish()
         step = int(state.step)
         trees = {"params": state.params, "optimizer": _rest(state)}

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from capjax import parallel
+from capjax import parallel, processes
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.finite import ADVICE, NonFiniteError, Watch
 from capjax.train.signals import Interrupted, Interruption
@@ -115,7 +115,14 @@ def train(
         evaluated or saved.
     """
     start = int(parallel.unreplicate(state.step))
-    bar = tqdm(total=cadence.num_steps, initial=start, unit="step", desc="train", smoothing=0.05)
+    bar = tqdm(
+        total=cadence.num_steps,
+        initial=start,
+        unit="step",
+        desc="train",
+        smoothing=0.05,
+        disable=not processes.is_first(),
+    )
     clock = _Clock()
     step = start
 
@@ -167,7 +174,7 @@ def train(
         due = cadence.evaluates(step)
         regular = cadence.checkpoint_every and step % cadence.checkpoint_every == 0
         # Once a step: a signal that comes later finds the next step, or the end.
-        leaves = interruption.requested
+        leaves = interruption.requested or processes.asked_to_stop(step)
         if due or leaves or regular:
             watch.check(step, state)
         ranked = look() if due else None

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from capjax import parallel
+from capjax import parallel, processes
 from capjax.data.captions import CaptionTable
 from capjax.evaluate.captioning import Caption, CaptionBatches
 from capjax.evaluate.figures import attention_figure, figure_pixels, save_figure
@@ -75,18 +75,22 @@ class Validation:
     figures: str
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
-        """Evaluates a replicated state; all metrics by name."""
+        """Evaluates a replicated state; all metrics by name, the same in every process."""
         variables = state.eval_variables
         forced = TeacherForced(self.loss_step, variables)
         captions = {
             self.table.image_ids[index]: caption.text
             for index, caption in self.search(variables, forced.watch(self.batches()))
         }
-        # METEOR starts a Java process that outlasts the rest; `--mode evaluate` has it.
-        scores = score_captions(self.table, captions, self.scorers, meteor=False)
-        if len(self.pixels):
-            self._show(step, variables)
-        return {**forced.metrics(), **scores}
+
+        def score_and_show() -> dict[str, float]:
+            if len(self.pixels):
+                self._show(step, variables)
+            # METEOR starts a Java process that outlasts the rest; `--mode evaluate` has it.
+            return score_captions(self.table, captions, self.scorers, meteor=False)
+
+        # So that all processes decide alike on early stopping.
+        return {**forced.metrics(), **processes.from_first(score_and_show)}
 
     def _show(self, step: int, variables: Any) -> None:
         rows = []

@@ -66,6 +66,22 @@ class Writer:
         self.close()
 
 
+class NoWriter:
+    """Writes nothing: for processes beside the first."""
+
+    def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> "NoWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+
 def read_metrics(path: str) -> list[dict]:
     """The rows of a `metrics.jsonl`, less a last line that a crash left half written.
 

@@ -1,6 +1,6 @@
 """Run by test_step.py in a process of its own: one, or eight simulated devices.
 
-Prints a JSON line of loss, nll, tokens and a digest of the gradient's direction.
+Prints a JSON line of losses, the gradient and, of the padded layout, captions.
 """
 
 import json
@@ -12,6 +12,8 @@ import optax
 
 from capjax import parallel
 from capjax.data.batches import pack
+from capjax.data.tokenizer import train_word_tokenizer
+from capjax.evaluate.captioning import BeamSearch, CaptionBatches
 from capjax.models.bahdanau_decoder import BahdanauDecoder
 from capjax.models.captioner import Captioner, split_frozen
 from capjax.models.conv_encoder import ConvEncoder
@@ -25,6 +27,17 @@ B, C, T, V = 16, 3, 6, 23
 
 def flat(tree):
     return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]).tolist()
+
+
+def captions(model, variables, images):
+    """[text, score] of all images but three, so that devices have uneven shares."""
+    tokenizer = train_word_tokenizer(["a b c d e f g h i j k l m n o p q r s"])
+    assert (tokenizer.vocab_size, tokenizer.banned_ids) == (V, model.decoder.banned)
+    search = CaptionBatches(model, tokenizer, BeamSearch(3, 1.0, False, T + 1))
+    index = np.where(np.arange(B) < B - 3, np.arange(B), -1).astype(np.int32)
+    found = dict(search(variables, [{"image": images, "index": index}]))
+    assert sorted(found) == list(range(B - 3))
+    return [[found[index].text, found[index].score] for index in sorted(found)]
 
 
 def main():
@@ -80,6 +93,8 @@ def main():
     values["eval_nll"] = float(loss["nll"][0])
     values["gradient"] = {part: flat(tree) for part, tree in gradient.items()}
     values["ema"] = {part: flat(tree) for part, tree in parallel.unreplicate(after.ema).items()}
+    if sys.argv[2] == "padded":
+        values["captions_said"] = captions(model, state.eval_variables, batch["image"])
     print(json.dumps(values))
 
 

@@ -73,6 +73,11 @@ def test_devices_microbatches_and_packing_equal_one(one, devices, accumulate, la
     # Of fewer parameters the gradient is shorter.
     for name in scalars - ({"grad_norm"} if layout == "frozen" else set()):
         np.testing.assert_allclose(several[name], one[name], rtol=1e-5, err_msg=name)
+    if "captions_said" in several:
+        texts, scores = zip(*several["captions_said"], strict=True)
+        assert list(texts) == [text for text, _ in one["captions_said"]]
+        np.testing.assert_allclose(scores, [score for _, score in one["captions_said"]], rtol=1e-5)
+        assert len(set(texts)) > 1
     parts = {"decoder"} if layout == "frozen" else {"decoder", "encoder"}
     assert several["gradient"].keys() == several["ema"].keys() == parts
     for part in parts:
