@@ -1,6 +1,8 @@
 """A workdir whose files are damaged, another run's or of another kind: an error that names them."""
 
+import itertools
 import json
+import os
 import random
 import shutil
 
@@ -12,8 +14,10 @@ import capjax
 from capjax import caption, workdir
 from capjax.build import ConfigError
 from capjax.data.tokenizer import train_word_tokenizer
+from capjax.main import default_workdir
 from capjax.pretrained.variables import load_variables, save_variables
 from capjax.train.checkpoint import Checkpoints
+from capjax.train.writer import read_metrics
 from tests.damage import OTHER, cut, flipped, of_other_kinds, replaced
 
 FILES = ("config.json", "tokenizer.json", "data.json", "frozen.safetensors")
@@ -150,3 +154,26 @@ def test_a_run_made_before_sums_were_kept_is_loaded(run):
     with pytest.raises(workdir.WorkdirError, match="no checkpoint"):
         capjax.load(run / "copy")
     shutil.rmtree(run / "copy")
+
+
+@pytest.mark.parametrize("argument", ["../../x", "/etc/passwd", "a\0b", "..", "x" * 100])
+def test_no_argument_of_a_config_leaves_the_folder_of_runs(argument):
+    place = default_workdir(f"configs/base.py:{argument}")
+    assert os.path.dirname(place) == "runs"
+    assert os.path.basename(place).startswith("base")
+    assert "\0" not in place
+
+
+def test_damaged_lines_of_a_log_are_left_out_and_named(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    whole = {"step": 1, "group": "train", "loss": 2.5}
+    lines = [json.dumps(whole)]
+    for name, value in itertools.product(whole, (None, [], {}, "1", True)):
+        if (name, value) != ("group", "1"):
+            lines.append(json.dumps(whole | {name: value}))
+    lines += [content.decode("latin-1") for content in OTHER if b"\n" not in content]
+    path.write_text("\n".join([*lines, json.dumps(whole), ""]), encoding="utf-8", newline="")
+    assert read_metrics(str(path)) == [whole, whole]
+    assert f"{path}: line 2 is damaged and left out" in caplog.text
+    path.write_bytes(b'{"step": 1, "group": "train", "lo')
+    assert read_metrics(str(path)) == []

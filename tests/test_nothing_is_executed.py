@@ -33,7 +33,7 @@ from capjax.pretrained.weights import WeightsError
 from capjax.train.writer import read_metrics
 from tests.command_line import REPOSITORY
 from tests.small_files import KINDS
-from tests.test_floors import imports
+from tests.test_floors import imports, module_of
 
 
 class Payload:
@@ -247,7 +247,7 @@ def calls(tree):
             yield ast.unparse(node.func), keywords
 
 
-@pytest.mark.parametrize("file", sorted((REPOSITORY / "capjax").rglob("*.py")), ids=str)
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "capjax").rglob("*.py")), ids=module_of)
 def test_no_module_reads_what_can_be_executed(file):
     tree = ast.parse(file.read_text())
     imported = {module.split(".")[0] for module, _ in imports(file)}

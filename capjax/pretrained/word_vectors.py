@@ -208,7 +208,7 @@ def _check_width(first: bytes, path: str, width: int) -> None:
             )
     if found != width:
         raise WeightsError(
-            f"{path}: has vectors of {found} numbers and the embedding is {width} "
+            f"{os.path.basename(path)} has vectors of {found} numbers and the embedding is {width} "
             f"wide: set config.decoder.embed_dim={found} or give another file"
         )
 

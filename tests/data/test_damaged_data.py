@@ -1,5 +1,6 @@
 """Damaged files of datasets and of their caches: errors that name the file, or a new file."""
 
+import io
 import json
 
 import numpy as np
@@ -152,6 +153,13 @@ def test_damaged_features_are_refused(tmp_path, name):
     for damaged in (None, *OTHER, *cut(content)):
         with replaced(path, damaged), pytest.raises(DataError, match="Delete the folder and start"):
             features(tmp_path)
+    if name.endswith(".npy"):
+        array = np.load(path)
+        for other in (array[:2], array.astype(np.float64), array[..., None]):
+            saved = io.BytesIO()
+            np.save(saved, other)
+            with replaced(path, saved.getvalue()), pytest.raises(DataError, match="and not "):
+                features(tmp_path)
     for damaged in flipped(content):
         with replaced(path, damaged):
             try:
@@ -168,3 +176,17 @@ def test_a_cache_that_is_a_file_is_said(tmp_path):
         features(tmp_path / "file" / "below")
     with pytest.raises(DataError, match="cannot be written"):
         read_captions(Source(), tmp_path / "file")
+
+
+@pytest.mark.parametrize("split", ["../../etc", "train/../../x", "", "\0", "a" * 300])
+def test_a_split_that_could_name_another_folder_is_none(root, split):
+    """A split names the files of an evaluation: each source takes those alone that it has."""
+    drawn = {"validation_share": 0.1, "seed": 0}
+    for read in (
+        lambda: open_folder(str(root / "rows.csv"), str(root), split, **drawn),
+        lambda: open_karpathy(str(root / "karpathy.json"), str(root), split, restval=True),
+        lambda: open_coco_json(str(root / "coco.json"), str(root), split),
+        lambda: open_flickr8k(str(root), split),
+    ):
+        with pytest.raises(DataError, match="split"):
+            read()

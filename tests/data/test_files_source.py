@@ -195,6 +195,10 @@ def test_no_path_leaves_the_root_unless_allowed(root, tmp_path):
     for example in source:
         with open(example.image, "rb") as file:
             assert file.read(1) in (b"\0", b"\1")
+    # What is not there can lead out, too.
+    (inside / "broken.jpg").symlink_to("../nothing.jpg")
+    with pytest.raises(DataError, match=r"1 paths outside"):
+        FilesSource("files/train", str(inside), [Example("broken.jpg", "1", ("x",))])
     # What is allowed must still be there, and be a file.
     gone = [Example("../nothing.jpg", "1", ("x",)), Example("a\0b", "2", ("x",))]
     with pytest.raises(DataError, match=r"2 missing files"):
