@@ -36,7 +36,8 @@ def parse_flags(argv: Sequence[str], known: flags.FlagValues = flags.FLAGS) -> l
         if "config" in known and not isinstance(known["config"].value, ConfigDict):
             raise TypeError("--config gives no ConfigDict")
     except Exception as error:  # A config file may raise anything.
-        fail(_explain(list(argv), error), USAGE)
+        # On one line, whatever a name or a value holds.
+        fail(" ".join(_explain(list(argv), error).split()), USAGE)
     if len(rest) > 1:
         fail(f"unexpected argument {rest[1]!r}; fields are --config.field=value", USAGE)
     return rest
@@ -47,21 +48,21 @@ def nearest(name: str, names: Iterable[str]) -> str:
     names = sorted(names)
     section, _, last = name.rpartition(".")
 
-    def likeness(other: str) -> float:
-        # A right name in a wrong section, or in none, is as near as a slip in a whole name.
-        pairs = (name, other), (last, other.rpartition(".")[2])
-        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+    def likeness(other: str) -> tuple[float, float]:
+        # By the last name: most often a slip is there, or the section is wrong or left out.
+        pairs = (last, other.rpartition(".")[2]), (name, other)
+        near, whole = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+        return near, whole
 
-    close = sorted(((likeness(other), other) for other in names), key=lambda x: (-x[0], x[1]))
-    found = [other for ratio, other in close[:3] if ratio >= 0.75]
-    if found:
+    close = sorted(((*likeness(other), other) for other in names), reverse=True)[:3]
+    if found := [other for near, _, other in close if near >= 0.75]:
         return f"did you mean {' or '.join(found)}?"
     there = [other for other in names if other.rpartition(".")[0] == section]
     return f"there are {', '.join(there)}" if there else "see configs/base.py"
 
 
 def _explain(argv: list[str], error: Exception) -> str:
-    """What is wrong with a command line that can't be parsed, on one line."""
+    """What is wrong with a command line that can't be parsed."""
     source = _config_of(argv)
     if source is not None:
         try:
@@ -72,7 +73,7 @@ def _explain(argv: list[str], error: Exception) -> str:
         for field in _overrides(argv):
             if field not in names:
                 return f"--config.{field}: there is no such field; {nearest(field, names)}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return str(error) or type(error).__name__
 
 
 def _config_of(argv: list[str]) -> str | None:
@@ -125,7 +126,7 @@ def _read_config(source: str) -> ConfigDict:
 
 def _where(file: str, error: Exception) -> str:
     """An error of a config file and its line; of a ValueError, which may be an answer, its text."""
-    text = " ".join(str(error).split())
+    text = str(error)
     if not isinstance(error, ValueError):
         text = f"{type(error).__name__}: {text}"
     frames = traceback.extract_tb(error.__traceback__)
