@@ -81,6 +81,7 @@ def test_fields_are_free_that_change_no_update(module, tmp_path):
     save(tmp_path, module.get_config())
     free = ("decoding.", "evaluation.", "log_every", "eval_every", "checkpoint_every")
     places = ("data_dir", "root", "file", "cache_dir", "num_threads", "bad_images")
+    places += ("allow_outside",)
     for name, value in workdir._flat(module.get_config()).items():
         config = module.get_config()
         config.update_from_flattened_dict({name: another(value)})
