@@ -46,6 +46,7 @@ def train(config: ConfigDict, directory: str) -> None:
       ConfigError, DataError, WorkdirError: before anything is computed.
     """
     checks.check(config)
+    workdir.check_place(directory)
     if config.init_from and os.path.realpath(config.init_from) == os.path.realpath(directory):
         raise build.ConfigError(
             f"config.init_from={config.init_from} is this run's own workdir: give another --workdir"
