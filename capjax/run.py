@@ -57,6 +57,7 @@ def train(config: ConfigDict, directory: str) -> None:
     checks.check(config)
     checks.check_devices(config, "batch_size", "evaluation.batch_size")
     processes.check_equal("config", lambda: workdir.shared_fields(config))
+    workdir.check_place(directory)
     if config.init_from and os.path.realpath(config.init_from) == os.path.realpath(directory):
         raise build.ConfigError(
             f"config.init_from={config.init_from} is this run's own workdir: give another --workdir"

@@ -111,6 +111,15 @@ def path(workdir: str, *parts: str) -> str:
     return os.path.join(workdir, *parts)
 
 
+def check_place(workdir: str) -> None:
+    """Raises WorkdirError where a file lies in the place of a workdir, or of a folder above it."""
+    place = os.path.abspath(workdir)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise WorkdirError(f"{place} is a file, and no folder can be made there: give a --workdir")
+
+
 def save(
     workdir: str, config: ConfigDict, tokenizer: Tokenizer, fingerprints: dict[str, str]
 ) -> None:

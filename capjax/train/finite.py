@@ -110,9 +110,10 @@ class Watch:
         self.read(state)
         for what, params in (("parameters", state.params), ("moving average", state.ema)):
             if params is not None and (bad := bad_parts(parallel.unreplicate(params))):
+                where = _list(_whole(bad, part_names(params)))
                 raise NonFiniteError(
-                    f"after step {step} the {what} of {_list(bad)} are not finite or are beyond "
-                    f"1e19. {ADVICE}"
+                    f"after step {step} the {what} of {where} are not finite or are beyond 1e19. "
+                    f"{ADVICE}"
                 )
 
 
