@@ -112,7 +112,7 @@ def _run() -> None:
         else:
             evaluate(_CONFIG.value, workdir, split=_SPLIT.value, checkpoint=_CHECKPOINT.value)
     except _ERRORS as error:
-        fail(str(error))
+        sys.exit(f"error: {error}")  # A text: an error of one process ends all, see `processes`.
 
 
 if __name__ == "__main__":
