@@ -17,6 +17,7 @@ Exit statuses:
 
 import os
 import re
+import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
