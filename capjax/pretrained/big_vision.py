@@ -7,6 +7,7 @@ may also stack all blocks in "Transformer/encoderblock".
 
 import dataclasses
 import os
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,6 +81,9 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
         "is no .npz file, or a damaged one, or holds more than arrays, which this does not execute"
     )
     with blamed(path, what), open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):  # NumPy advises to execute it.
+            raise ValueError("it is no zip archive")
+        file.seek(0)
         found = np.load(file, allow_pickle=False)
         arrays = {name: found[name] for name in found.files}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
