@@ -164,8 +164,9 @@ def _train(
     else:
         # What training began with may have gone: what stays lies in the workdir, and the rest comes
         # from the checkpoint.
-        params, frozen = split_frozen(like, *build.frozen_parts(config))
-        frozen = workdir.load_frozen(directory) if frozen else {}
+        params, stays = split_frozen(like, *build.frozen_parts(config))
+        frozen = workdir.load_frozen(directory) if stays else {}
+        workdir.check_frozen(directory, frozen, stays)
     if build.is_cached(config):
         encoder = encoder_variables(frozen)
         views = {"train": config.encoder.cache_views, "validation": 1}
