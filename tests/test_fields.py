@@ -180,6 +180,11 @@ def makes_a_model(config, name):
     return True
 
 
+@pytest.mark.parametrize("name", ["batch_size", "decoder.width"])
+def test_a_flag_is_no_number(name):
+    assert not passes(base.get_config(), name, True)
+
+
 values = st.recursive(
     st.one_of(
         st.none(),

@@ -298,9 +298,7 @@ def test_an_exploding_learning_rate_is_found_before_the_evaluation(tmp_path):
     rate = adamw(lambda _: 1e30, b1=0.9, b2=0.98, weight_decay=0.0, clip_norm=1.0)
     step = make_train_step(MODEL, rate, seed=0, objective=Objective(), ema_decay=0.9)
     # No score is right: the first evaluation, after an update, must not come about.
-    with pytest.raises(
-        NonFiniteError, match=r"after step 1 the parameters of decoder/\w+, .* 1e19"
-    ):
+    with pytest.raises(NonFiniteError, match=r"after step 1 the parameters of decoder are .* 1e19"):
         run(tmp_path, parallel.map_devices(step, donate=(0,)), scores=None, every=1)
     assert steps_of(tmp_path) == []
 
