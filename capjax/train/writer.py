@@ -75,8 +75,6 @@ def read_metrics(path: str) -> list[dict]:
                 rows.append(json.loads(line))
             except ValueError:
                 break
-            if not line.endswith(b"\n"):
-                break
     return rows
 
 
