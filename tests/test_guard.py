@@ -12,7 +12,7 @@ from capjax.guard import training_in
 from capjax.run import train
 from capjax.train.checkpoint import CheckpointError
 from capjax.workdir import WorkdirError
-from configs import shapes_transformer
+from configs import folder_transformer
 
 
 def test_a_second_process_is_told_who_trains(tmp_path):
@@ -21,7 +21,7 @@ def test_a_second_process_is_told_who_trains(tmp_path):
     with training_in(str(folder)):
         message = f"process {os.getpid()} on {socket.gethostname()} trains in {folder}: wait for"
         with pytest.raises(WorkdirError, match=message):
-            train(shapes_transformer.get_config(), str(folder))
+            train(folder_transformer.get_config(), str(folder))
         assert sorted(path.name for path in folder.iterdir()) == ["lock"]
     with training_in(str(folder)):
         pass
@@ -42,14 +42,14 @@ def test_a_file_in_the_place_of_a_workdir_is_named(tmp_path, parts):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(WorkdirError, match=f"{file}.* can't be read or written"):
-        train(shapes_transformer.get_config(), str(file.joinpath(*parts)))
+        train(folder_transformer.get_config(), str(file.joinpath(*parts)))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes to what is read-only, too")
 def test_a_read_only_workdir_is_named(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(WorkdirError, match="lock can't be read or written: Permission denied"):
-        train(shapes_transformer.get_config(), str(tmp_path))
+        train(folder_transformer.get_config(), str(tmp_path))
 
 
 def test_a_full_disk_is_said_with_the_file(tmp_path, monkeypatch):

@@ -260,6 +260,8 @@ def test_a_missing_checkpoint_lists_those_there(trained, tmp_path):
         capjax.load(tmp_path / "copy")
 
 
+# Orbax leaves event loops open where it fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_named_and_another_one_taken(trained, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)

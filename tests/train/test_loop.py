@@ -104,6 +104,7 @@ def run(
             interruption.requested = True
         for _ in interruption.watch("one batch"):
             pass
+        interruption.requested |= leave_in == ("the end of the evaluation", step)
         return {"score": scores[step // 2], "loss": loss}
 
     with Checkpoints(str(folder / "checkpoints"), "score", "max") as checkpoints:
@@ -178,7 +179,12 @@ def test_a_killed_run_ends_as_if_it_never_was(tmp_path, step_fn, whole, last):
 
 
 @pytest.mark.parametrize(
-    "leave_in", [("update", 1), ("update", 5), ("update", 6), ("evaluation", 4), ("evaluation", 7)]
+    "leave_in",
+    [
+        *(("update", step) for step in (1, 5, 6)),
+        *(("evaluation", step) for step in (4, 7)),
+        ("the end of the evaluation", 4),
+    ],
 )
 def test_a_signal_saves_the_step_and_changes_nothing(tmp_path, step_fn, whole, leave_in):
     with pytest.raises(Interrupted, match=f"stopped by a signal at step {leave_in[1]}"):
@@ -188,6 +194,12 @@ def test_a_signal_saves_the_step_and_changes_nothing(tmp_path, step_fn, whole, l
     if leave_in == ("evaluation", 4):  # Once more, in the same evaluation.
         with pytest.raises(Interrupted):
             run(tmp_path, step_fn, leave_in=leave_in)
+    assert_ends_as(whole, tmp_path, step_fn)
+
+
+def test_a_signal_after_the_last_evaluation_finds_a_finished_run(tmp_path, step_fn, whole):
+    end = run(tmp_path, step_fn, leave_in=("the end of the evaluation", 7))
+    assert int(end.step) == 7
     assert_ends_as(whole, tmp_path, step_fn)
 
 
