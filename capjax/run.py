@@ -73,6 +73,7 @@ def train(config: ConfigDict, directory: str) -> None:
             reason = str(error) or "stopped by a signal before training"
             print(f"{reason}: the same command continues {directory}", flush=True)
             sys.exit(EXIT_STATUS)
+        interruption.poll()  # What is left takes no time.
         curve = workdir.path(directory, "figures", "training.png")
         rows = read_metrics(workdir.path(directory, "metrics.jsonl"))
         save_figure(training_curve(rows, config.early_stopping.metric), curve)
