@@ -88,6 +88,7 @@ def train(config: ConfigDict, directory: str) -> None:
             sys.exit(EXIT_STATUS)
         if not is_first:
             return
+        interruption.poll()  # What is left takes no time.
         curve = workdir.path(directory, "figures", "training.png")
         rows = read_metrics(workdir.path(directory, "metrics.jsonl"))
         save_figure(training_curve(rows, config.early_stopping.metric), curve)

@@ -293,9 +293,11 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         campaign = Campaign(folder / "campaign", seed)
         bar = stack.enter_context(tqdm(total=kills, unit="kill"))
-        while bar.n < kills and not campaign.faults:
-            bar.update(campaign.live(min(12, kills - bar.n)))
-    print(f"{sum(campaign.lives)} kills in {len(campaign.lives)} runs, hit in:")
+        # Stopped from the keyboard it tells what it has found so far.
+        with contextlib.suppress(KeyboardInterrupt):
+            while bar.n < kills and not campaign.faults:
+                bar.update(campaign.live(min(12, kills - bar.n)))
+    print(f"{sum(campaign.lives)} kills in {len(campaign.lives)} whole runs; all hits:")
     for (where, name), count in sorted(campaign.hits.items()):
         print(f"  {count:4d}  {name}  {where}")
     if campaign.faults:

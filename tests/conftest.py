@@ -1,5 +1,7 @@
 """Fixtures that several folders share, and how property tests draw."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -8,6 +10,10 @@ from tests.small_run import write_small_run
 # The same examples in every run, and none kept on disk; a paused process is no failure.
 settings.register_profile("capjax", derandomize=True, deadline=None, database=None, max_examples=60)
 settings.load_profile("capjax")
+
+# Where tests run in the background, a shell has them ignore Ctrl-C, and their processes, too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", name="small_run")

@@ -7,11 +7,13 @@ import numpy as np
 import safetensors.numpy
 from flax import serialization
 
+from capjax.data.images import Resize
 from capjax.pretrained import huggingface, vit_layouts
 from capjax.pretrained.checkpoint_folders import read_weights
 from capjax.pretrained.keras_files import read_keras_layers
+from capjax.pretrained.saved import About, save_encoder
 from capjax.pretrained.show_attend_tell import word_map_tokenizer
-from capjax.pretrained.vit import read_vit, save_safetensors
+from capjax.pretrained.vit import read_vit
 from capjax.pretrained.word_vectors import load_word_vectors
 
 CONFIG = {
@@ -48,9 +50,9 @@ def write_folder(folder):
 
 
 def write_own(path):
-    """A ViT as `save_safetensors` writes it."""
+    """A ViT as `save_encoder` writes it."""
     fields, variables = read_vit(write_folder(path.parent / "source"))
-    save_safetensors(path, fields, variables)
+    save_encoder(path, About("vit", fields, Resize(8)), variables)
 
 
 def write_npz(path):

@@ -136,7 +136,7 @@ def test_msgpack_and_safetensors(tmp_path, payload):
     (tmp_path / "w.msgpack").write_bytes(msgpack.packb({"a": msgpack.ExtType(1, array)}))
     with pytest.raises(WeightsError, match=r"w\.msgpack: .*OBJECT array"):
         KINDS["flax.msgpack"][1](tmp_path / "w.msgpack")
-    metadata = {"capjax_vit": code.hex(), "format": "pickle"}
+    metadata = {"capjax_encoder": code.hex(), "format": "pickle"}
     safetensors.numpy.save_file({"a": np.zeros(3)}, tmp_path / "w.safetensors", metadata)
     with pytest.raises(WeightsError, match=r"w\.safetensors"):
         read_vit(tmp_path / "w.safetensors")

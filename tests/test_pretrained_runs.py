@@ -249,7 +249,7 @@ def test_mistakes_are_found_before_training(config, tmp_path):
     refused(build.ConfigError, "trainable is .*block_16", **{"encoder.trainable": ("block_16",)})
     refused(build.ConfigError, "encoder.cache='float8'; it may be", **{"encoder.cache": "float8"})
     refused(build.ConfigError, "dataset.cache_dir: set it", **{"dataset.cache_dir": ""})
-    refused(build.ConfigError, r"encoder\.weights is empty", **{"encoder.weights": ""})
+    refused(build.ConfigError, r"encoder\.weights='' must not be empty", **{"encoder.weights": ""})
     refused(WeightsError, "none.h5: no such weights file", **{"encoder.weights": "none.h5"})
     refused(WeightsError, "does not fit the model", **{"encoder.alpha": 0.5})
 

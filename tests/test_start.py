@@ -252,4 +252,4 @@ def test_a_run_with_other_words_trains_and_goes_on(config, tmp_path, capsys):
     # What it began with may have gone.
     first.rename(tmp_path / "gone")
     train(config, str(second))
-    assert "continuing" in capsys.readouterr().out
+    assert "trained to its end" in capsys.readouterr().out

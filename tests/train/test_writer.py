@@ -69,14 +69,15 @@ def test_files_of_starts_that_came_to_nothing_are_removed(tmp_path):
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
-def test_rows_from_a_damaged_one_on_are_not_read(tmp_path):
+def test_damaged_rows_are_left_out_and_named(tmp_path, caplog):
     write(tmp_path, 0, [1, 2, 3])
     file = tmp_path / "metrics.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(lines[0] + b"\0" * len(lines[1]) + b"\n" + lines[2])
-    assert [row["step"] for row in read_metrics(str(file))] == [1]
+    assert [row["step"] for row in read_metrics(str(file))] == [1, 3]
+    assert "metrics.jsonl: line 2 is damaged and left out" in caplog.text
     file.write_bytes(lines[0] + lines[1] + lines[2].rstrip())
-    assert [row["step"] for row in read_metrics(str(file))] == [1, 2, 3]
+    assert [row["step"] for row in read_metrics(str(file))] == [1, 2]
 
 
 def test_what_is_synced_is_on_the_disk(tmp_path):
