@@ -236,6 +236,8 @@ def test_tables_of_captions(tmp_path, payload):
 
 # Whose business it is: the converter executes a file that its user says to trust.
 _TRUSTING = "capjax/pretrained/convert_show_attend_tell.py"
+# A config is a program that its user wrote or chose; this names the line that fails in it.
+_OF_CONFIGS = "capjax/command.py"
 _FORBIDDEN = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "yaml", "joblib", "runpy"}
 
 
@@ -251,7 +253,8 @@ def calls(tree):
 def test_no_module_reads_what_can_be_executed(file):
     tree = ast.parse(file.read_text())
     imported = {module.split(".")[0] for module, _ in imports(file)}
-    assert not imported & _FORBIDDEN
+    allowed = {"runpy"} if file == REPOSITORY / _OF_CONFIGS else set()
+    assert not imported & _FORBIDDEN - allowed
     for name, keywords in calls(tree):
         assert name not in ("eval", "exec", "compile", "__import__"), name
         assert name != "np.load" or keywords.get("allow_pickle") is False
