@@ -1,6 +1,7 @@
 """Fixtures that several folders share, and how property tests draw."""
 
 import signal
+import sys
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,21 @@ settings.load_profile("capjax")
 # Where tests run in the background, a shell has them ignore Ctrl-C, and their processes, too.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure():
+    """Orbax closes its event loops before TensorStore, where it fails, has answered on them.
+
+    That answer comes in whatever test is running by then, and is none of its faults.
+    """
+    report = sys.unraisablehook
+
+    def report_others(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = report_others
 
 
 @pytest.fixture(scope="session", name="small_run")
