@@ -31,6 +31,9 @@ TIMEOUT = 100
 # Seconds that a process has to end by itself after another's error, which may be its own, too.
 GRACE = 10
 
+# Seconds for which the first process, and with it the service, outlives the others after an error.
+_LINGER = 3
+
 # JAX waits so many seconds for all processes to come up; a cluster's queue may be slow.
 _START_SECONDS = 300
 
@@ -277,6 +280,8 @@ def _leave() -> None:
     # message and a stack trace. Python's way out would wait for them once more.
     with contextlib.suppress(RuntimeError):
         global_state.client.wait_at_barrier(_LEFT, 1000 * (GRACE + 5))
+        # The service ends with the first: who is not gone by then dies of SIGABRT.
+        time.sleep(_LINGER if is_first() else 0)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
