@@ -45,7 +45,6 @@ def gpt2(**fields):
 DECODERS = {
     "pre": transformer(),
     "post": transformer(norm="post", activation="relu"),
-    "tied": transformer(tie_embeddings=True),
     "gpt2": gpt2(),
     "wide heads": transformer(head_dim=12, num_layers=1),
     "lstm": captioner(gate="vector"),

@@ -1,9 +1,6 @@
 """GPT-2's fields, sizes and first parameters; its laws are in test_decoder_laws.py."""
 
-import functools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -39,7 +36,7 @@ def test_sizes_are_the_published_ones_beside_the_attention_to_the_image(
 
 
 def test_fresh_kernels_have_gpt2s_size():
-    layers = 3
+    layers = 2
     decoder = GPT2Decoder(width=64, num_layers=layers, num_heads=4, vocab_size=50, max_length=20)
     model = Captioner(FeatureEncoder((1, 2)), decoder)
     params = model.init_variables(jax.random.key(0), (2, 64))["params"]["decoder"]
@@ -76,7 +73,7 @@ def test_the_config_makes_it():
     assert decoder.banned == tokenizer.banned_ids
     # The section and the module agree on what GPT-2 is.
     whole = base.gpt2_decoder()
-    for name in whole.keys() - {"name", "dropout", "attention_dropout"}:
+    for name in set(whole) - {"name", "dropout", "attention_dropout"}:
         assert whole[name] == getattr(GPT2Decoder(), name), name
     with pytest.raises(ConfigError, match=r"config\.decoder\.activation='glue' is not in flax"):
         build.captioner(config(activation="glue"), tokenizer)
@@ -95,7 +92,7 @@ def test_the_config_makes_it():
 )
 def test_what_it_can_not_be_is_refused(fields, message):
     made = config(**fields)
-    made.dataset.max_length, made.decoding.max_length = 20, 25
+    made.dataset.max_length, made.decoding.max_length = 20, 13
     if not message:
         checks.check(made)
         return
@@ -117,15 +114,3 @@ def test_its_frozen_embeddings_would_freeze_the_output(tmp_path):
     (tmp_path / "v.txt").write_text("a 1\n")
     with pytest.raises(ConfigError, match="the output layer of GPT-2, which is the embedding"):
         checks.check(made)
-
-
-def test_without_bans_no_logit_is_touched():
-    decoder = GPT2Decoder(vocab_size=7, width=8, num_heads=2, num_layers=1, max_length=4)
-    model = Captioner(FeatureEncoder((1, 2)), decoder)
-    variables = model.init_variables(jax.random.key(0), (2, 8))
-    inputs = jnp.ones((1, 2, 8)), jnp.zeros((1, 1, 3), jnp.int32)
-    apply = functools.partial(model.apply, variables, *inputs, train=False)
-    banned = Captioner(model.encoder, decoder.clone(banned=(3,)))
-    plain, masked = apply().logits, banned.apply(variables, *inputs, train=False).logits
-    assert np.all(masked[..., 3] == -1e9)
-    np.testing.assert_array_equal(np.delete(masked, 3, -1), np.delete(plain, 3, -1))

@@ -1,0 +1,131 @@
+"""Small captioners of transformers, a ViT with a GPT-2, with random weights: the tests' reference.
+
+Importing it needs torch and transformers.
+"""
+
+import json
+import warnings
+
+import numpy as np
+import tokenizers
+import torch
+import transformers
+
+from tests.transformers_vits import BASE, normalised, pictures, save
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+END_OF_TEXT = "<|endoftext|>"
+TEXTS = (
+    "A dog runs on the grass",
+    "two dogs, a cat and the Cat!",
+    " the man's dog",
+    "naïve 🐕‍🦺 🙂",
+)
+
+
+def write_tokenizer(folder, texts=TEXTS):
+    """Trains a byte-level BPE as GPT-2's, writes vocab.json and merges.txt, and gives its size."""
+    backend = tokenizers.ByteLevelBPETokenizer()
+    quiet = {"show_progress": False, "special_tokens": [END_OF_TEXT]}
+    backend.train_from_iterator(texts, vocab_size=280, min_frequency=1, **quiet)
+    backend.save_model(str(folder))
+    return backend.get_vocab_size()
+
+
+def write_beside(folder, **generation):
+    """What a captioner's folder has beside config and weights; gives the vocabulary's size."""
+    size = write_tokenizer(folder)
+    pixels = {"image_mean": MEAN, "image_std": STD, "size": {"height": 16, "width": 16}}
+    pixels["image_processor_type"] = "ViTImageProcessor"
+    (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
+    if generation:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+    return size
+
+
+def make(seed=0, *, vocabulary=280, projection=True, end=(0.0, 0.0), end_id=0, **fields):
+    """A captioner whose parameters are all random: norms and biases, too.
+
+    `end` raises the end token's logit: by so much on average, and by so much more or less.
+    """
+    width = 32 if projection else BASE["hidden_size"]
+    heads = 4 if projection else 3
+    ids = {name: end_id for name in ("bos_token_id", "eos_token_id")}
+    decoder = transformers.GPT2Config(
+        **{
+            **{"n_embd": width, "n_layer": 2, "n_head": heads, "n_positions": 24},
+            **{"vocab_size": vocabulary, "add_cross_attention": True, "is_decoder": True},
+            **ids,
+            **fields,
+        }
+    )
+    model = transformers.VisionEncoderDecoderModel(
+        encoder=transformers.ViTModel(transformers.ViTConfig(**BASE)),
+        decoder=transformers.GPT2LMHeadModel(decoder),
+    ).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3, generator=generator)
+        # Otherwise all pictures would have one caption of few words, and a search no choices.
+        model.decoder.transformer.wte.weight.mul_(2)
+        model.decoder.transformer.ln_f.weight.mul_(3)
+        for block in model.decoder.transformer.h:
+            block.crossattention.q_attn.weight.mul_(8)
+            block.crossattention.c_attn.weight.mul_(2)
+        raise_end(model, end_id, *end)
+    ids |= {"decoder_start_token_id": end_id, "pad_token_id": end_id}
+    model.generation_config.update(**ids)
+    return model
+
+
+def raise_end(model, end_id, mean, spread):
+    """Gives the end token a row that makes its logit about N(mean, spread)."""
+    last, words = model.decoder.transformer.ln_f, model.decoder.transformer.wte.weight
+    with torch.no_grad():
+        # A last state is bias + scale * a normed vector.
+        row = torch.randn(words.shape[1], generator=torch.Generator().manual_seed(1))
+        row -= row @ last.bias / (last.bias @ last.bias) * last.bias
+        row *= spread / (row * last.weight).norm()
+        words[end_id] = row + mean * last.bias / (last.bias @ last.bias)
+
+
+def save_whole(model, folder, **generation):
+    """Writes the folder of a captioner."""
+    save(model, folder)
+    if generation:
+        write_beside(folder, **generation)
+    return folder
+
+
+def pixels(images):
+    return normalised(images, {"mean": MEAN, "std": STD})
+
+
+def logits(model, images, tokens):
+    """[B, T, V], by NumPy."""
+    with torch.no_grad():
+        found = model(pixel_values=pixels(images), decoder_input_ids=torch.from_numpy(tokens))
+    return found.logits.numpy()
+
+
+def generate(model, images, **options):
+    """(tokens [B, T] without the first, scores [B] or None of one beam) of `generate`."""
+    if options.get("num_beams", 1) == 1:
+        options = {k: v for k, v in options.items() if k in ("num_beams", "max_length")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        output = model.generate(
+            pixel_values=pixels(images),
+            **options,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+    scores = getattr(output, "sequences_scores", None)
+    return output.sequences.numpy()[:, 1:], None if scores is None else scores.numpy()
+
+
+def padded(tokens, length, end_id=0):
+    """Tokens [B, T] with ends up to `length`."""
+    return np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])), constant_values=end_id)
