@@ -11,7 +11,7 @@ import tokenizers
 import torch
 import transformers
 
-from tests.transformers_vits import BASE, normalised, pictures, save
+from tests.transformers_vits import BASE, normalised, save
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 END_OF_TEXT = "<|endoftext|>"
@@ -30,17 +30,6 @@ def write_tokenizer(folder, texts=TEXTS):
     backend.train_from_iterator(texts, vocab_size=280, min_frequency=1, **quiet)
     backend.save_model(str(folder))
     return backend.get_vocab_size()
-
-
-def write_beside(folder, **generation):
-    """What a captioner's folder has beside config and weights; gives the vocabulary's size."""
-    size = write_tokenizer(folder)
-    pixels = {"image_mean": MEAN, "image_std": STD, "size": {"height": 16, "width": 16}}
-    pixels["image_processor_type"] = "ViTImageProcessor"
-    (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
-    if generation:
-        (folder / "generation_config.json").write_text(json.dumps(generation))
-    return size
 
 
 def make(seed=0, *, vocabulary=280, projection=True, end=(0.0, 0.0), end_id=0, **fields):
@@ -90,12 +79,12 @@ def raise_end(model, end_id, mean, spread):
         words[end_id] = row + mean * last.bias / (last.bias @ last.bias)
 
 
-def save_whole(model, folder, **generation):
-    """Writes the folder of a captioner."""
+def save_captioner(model, folder):
+    """Writes config, weights, how generation goes and how pixels are wanted."""
     save(model, folder)
-    if generation:
-        write_beside(folder, **generation)
-    return folder
+    about = {"image_mean": MEAN, "image_std": STD, "size": {"height": 16, "width": 16}}
+    about["image_processor_type"] = "ViTImageProcessor"
+    (folder / "preprocessor_config.json").write_text(json.dumps(about))
 
 
 def pixels(images):
