@@ -7,29 +7,12 @@ import json
 import warnings
 
 import numpy as np
-import tokenizers
 import torch
 import transformers
 
 from tests.transformers_vits import BASE, normalised, save
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
-END_OF_TEXT = "<|endoftext|>"
-TEXTS = (
-    "A dog runs on the grass",
-    "two dogs, a cat and the Cat!",
-    " the man's dog",
-    "naïve 🐕‍🦺 🙂",
-)
-
-
-def write_tokenizer(folder, texts=TEXTS):
-    """Trains a byte-level BPE as GPT-2's, writes vocab.json and merges.txt, and gives its size."""
-    backend = tokenizers.ByteLevelBPETokenizer()
-    quiet = {"show_progress": False, "special_tokens": [END_OF_TEXT]}
-    backend.train_from_iterator(texts, vocab_size=280, min_frequency=1, **quiet)
-    backend.save_model(str(folder))
-    return backend.get_vocab_size()
 
 
 def make(seed=0, *, vocabulary=280, projection=True, end=(0.0, 0.0), end_id=0, **fields):
@@ -85,6 +68,21 @@ def save_captioner(model, folder):
     about = {"image_mean": MEAN, "image_std": STD, "size": {"height": 16, "width": 16}}
     about["image_processor_type"] = "ViTImageProcessor"
     (folder / "preprocessor_config.json").write_text(json.dumps(about))
+
+
+def as_flax(name, array):
+    """A tensor by the name and with the axes that transformers' Flax models have."""
+    at, _, last = name.replace(".", "/").rpartition("/")
+    if last != "weight":
+        return f"{at}/{last}", array
+    if array.ndim == 4:
+        return f"{at}/kernel", array.transpose(2, 3, 1, 0)
+    if array.ndim == 1:
+        return f"{at}/scale", array
+    if at.endswith(("wte", "wpe")):
+        return f"{at}/embedding", array
+    # Their Conv1D's is [out, in], and torch's [in, out]; of dense layers it is the other way.
+    return f"{at}/kernel", array.T
 
 
 def pixels(images):
