@@ -4,14 +4,19 @@ Importing it needs torch and transformers.
 """
 
 import json
+import types
 import warnings
 
+import jax
 import numpy as np
 import torch
 import transformers
 
+from capjax.evaluate.captioning import BeamSearch, make_decode
 from tests.transformers_vits import BASE, normalised, save
 
+# Compiling takes longer than all else here.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
 
@@ -116,3 +121,33 @@ def generate(model, images, **options):
 def padded(tokens, length, end_id=0):
     """Tokens [B, T] with ends up to `length`."""
     return np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])), constant_values=end_id)
+
+
+def ours(module, variables, images, options, end_id=0, compiler_options=QUICK):
+    """(tokens [B, T], lengths [B], finished [B], scores [B]) of the best captions."""
+    ids = types.SimpleNamespace(bos_id=end_id, eos_id=end_id, pad_id=end_id)
+    decode = make_decode(module, ids, BeamSearch(**options), attention=False)
+
+    @jax.jit(compiler_options=compiler_options)
+    def caption(variables, images):
+        memory = module.apply(variables, images, method="encode")
+        return decode(variables, memory, np.arange(len(images)))
+
+    found = jax.tree.map(np.asarray, caption(variables, images))
+    return tuple(found[name] for name in ("tokens", "lengths", "finished", "scores"))
+
+
+def check_ties(model, images, found, expected, scores, end_id=0):
+    """Where the captions differ, both are as good, within float32's error; gives their share."""
+    (tokens, score), differ = found, np.flatnonzero((found[0] != expected).any(1))
+    for row in differ:
+        if scores is not None:
+            assert abs(score[row] - scores[row]) <= 1e-5 * max(1, abs(scores[row]))
+            continue
+        # Greedy: the two words after what is common to both.
+        first = np.flatnonzero(tokens[row] != expected[row])[0]
+        fed = np.concatenate([[end_id], tokens[row, :first]])[None]
+        last = logits(model, images[row : row + 1], fed)[0, -1]
+        both = last[[tokens[row, first], expected[row, first]]]
+        assert abs(both[0] - both[1]) <= 1e-5 * np.abs(last).max()
+    return len(differ) / len(tokens)
