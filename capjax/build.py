@@ -23,6 +23,7 @@ from capjax.models.bahdanau_decoder import BahdanauDecoder
 from capjax.models.captioner import Captioner, Variables
 from capjax.models.conv_encoder import ConvEncoder
 from capjax.models.efficientnet import EfficientNetB0
+from capjax.models.gpt2_decoder import GPT2Decoder
 from capjax.models.inception_v3 import InceptionV3
 from capjax.models.mobilenet_v2 import MobileNetV2
 from capjax.models.mobilenet_v3 import MobileNetV3
@@ -143,13 +144,18 @@ def captioner_of(config: ConfigDict, vocab_size: int, **more: Any) -> Captioner:
         adapter = _make(
             {"adapter": Adapter}, {"name": "adapter", **config.adapter}, "adapter", dtype
         )
-    decoders = {"transformer": TransformerDecoder, "bahdanau": BahdanauDecoder}
+    decoders = {
+        "transformer": TransformerDecoder,
+        "bahdanau": BahdanauDecoder,
+        "gpt2": GPT2Decoder,
+    }
     fields = {name: value for name, value in config.decoder.items() if name != "smart_bias"}
     more["vocab_size"] = vocab_size
     if config.decoder.name == "transformer":
         # Positions: bos and the words of the longest caption.
         more["max_length"] = config.dataset.max_length
         fields["head_dim"] = fields.get("head_dim") or None
+    if config.decoder.name in ("transformer", "gpt2"):
         _check_activation(config.decoder.get("activation", "gelu"), "decoder")
     decoder = _make(decoders, fields, "decoder", dtype, **more)
     return Captioner(encoder(config), decoder, adapter)

@@ -87,7 +87,24 @@ def _check_objective(config: ConfigDict) -> None:
             f"config.attention_penalty={config.attention_penalty} needs a decoder with attention, "
             "and config.decoder.attention is 'none'"
         )
+    if config.decoder.name == "gpt2":
+        _check_gpt2(config)
     _check_start(config)
+
+
+def _check_gpt2(config: ConfigDict) -> None:
+    """Raises ConfigError for a GPT-2 that can't be, or that is too short for the captions."""
+    decoder = config.decoder
+    if decoder.width % decoder.num_heads:
+        raise ConfigError(
+            f"config.decoder.num_heads={decoder.num_heads} must divide "
+            f"config.decoder.width={decoder.width}"
+        )
+    if decoder.max_length < config.dataset.max_length:
+        raise ConfigError(
+            f"config.decoder.max_length={decoder.max_length} must be at least "
+            f"config.dataset.max_length={config.dataset.max_length}"
+        )
 
 
 def _check_start(config: ConfigDict) -> None:
@@ -113,6 +130,11 @@ def _check_start(config: ConfigDict) -> None:
         raise ConfigError(
             "config.word_vectors.frozen would keep the output layer from learning: set "
             "config.decoder.tie_embeddings=False"
+        )
+    if frozen and config.decoder.name == "gpt2":
+        raise ConfigError(
+            "config.word_vectors.frozen would keep the output layer of GPT-2, which is the "
+            "embedding, from learning: set config.word_vectors.frozen=False"
         )
 
 
@@ -170,12 +192,13 @@ def check_decoding(decoding: ConfigDict, config: ConfigDict) -> None:
         raise ConfigError(f"config.decoding.num_beams={decoding.num_beams} must be 1 or more")
     if decoding.max_length < 2:
         raise ConfigError(f"config.decoding.max_length={decoding.max_length} must be 2 or more")
-    positions = config.dataset.max_length
     # A recurrent decoder has no positions, and may go on.
-    if config.decoder.name == "transformer" and decoding.max_length > positions + 1:
+    sections = {"transformer": "dataset", "gpt2": "decoder"}
+    section = sections.get(config.decoder.name)
+    if section and decoding.max_length > (positions := config[section].max_length) + 1:
         raise ConfigError(
             f"config.decoding.max_length={decoding.max_length} must lie in 2 to {positions + 1}, "
-            f"one more than the dataset.max_length={positions} that the model is made for"
+            f"one more than the {section}.max_length={positions} that the model is made for"
         )
 
 

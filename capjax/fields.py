@@ -207,6 +207,7 @@ FIELDS: dict[str, Kind] = {
     "adapter.dropout": _BELOW_1,
     "decoder.name": _NAME,
     "decoder.width": _whole(1),
+    "decoder.max_length": _whole(2),
     "decoder.num_layers": _whole(1, _LAYERS),
     "decoder.num_heads": _whole(1),
     "decoder.head_dim": _whole(0),
@@ -215,6 +216,7 @@ FIELDS: dict[str, Kind] = {
     "decoder.activation": _NAME,
     "decoder.dropout": _BELOW_1,
     "decoder.attention_dropout": _BELOW_1,
+    "decoder.epsilon": _UP,
     "decoder.tie_embeddings": _FLAG,
     "decoder.smart_bias": _FLAG,
     "decoder.embed_dim": _whole(1),
@@ -296,4 +298,8 @@ def _fields_of(given: dict[str, Any]) -> tuple[set[str], set[str]]:
     # Modules know the rest of what they need.
     free = ("encoder.", "decoder.", "adapter.")
     needed = {name for name in possible if not name.startswith(free)} | pretrained
-    return possible, needed | {"encoder.name", "decoder.name", "decoder.smart_bias"}
+    needed |= {"encoder.name", "decoder.name"}
+    # Of GPT-2, whose output layer has no bias.
+    if given.get("decoder.name") != "gpt2":
+        needed.add("decoder.smart_bias")
+    return possible, needed

@@ -143,7 +143,7 @@ def _train(
 
     counts = unigram_counts(splits["train"].encoded, tokenizer.vocab_size)
     _print_smart_start(counts, tokenizer.banned_ids)
-    bias = build.log_frequencies(counts) if config.decoder.smart_bias else None
+    bias = build.log_frequencies(counts) if config.decoder.get("smart_bias") else None
     model = build.captioner(config, tokenizer, bias)
     shape = build.resize(config.dataset).shape
     like = build.shapes(config, model)

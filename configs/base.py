@@ -5,6 +5,7 @@ The dataset, encoder and decoder sections come from functions, since each kind h
 
 from ml_collections import ConfigDict
 
+from configs.gpt2 import gpt2_decoder  # noqa: F401
 from configs.pretrained_encoders import (  # noqa: F401
     efficientnet_b0,
     inception_v3,

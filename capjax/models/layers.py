@@ -4,7 +4,7 @@ Legend: B images, Q queries, S keys, D width, H heads, E width of a head.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -15,6 +15,9 @@ from flax import linen as nn
 
 # Added to the logit of what must not be seen. Finite, so that a row of nothing else is no NaN.
 NEVER = -1e9
+
+# Of kernels, as `nn.Dense` has it: a variance of 1 / inputs.
+FAN_IN = nn.initializers.lecun_normal()
 
 # Logits in bfloat16 would tie, and ties decide a search.
 float32_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
@@ -125,6 +128,8 @@ class Attention(nn.Module):
       head_dim: E; by default width / num_heads.
       dropout: rate on the attention weights.
       dtype: of the computation.
+      kernel_init: of all kernels but the last projection's.
+      out_init: of that.
     """
 
     num_heads: int
@@ -132,15 +137,17 @@ class Attention(nn.Module):
     head_dim: int | None = None
     dropout: float = 0.0
     dtype: Any = jnp.float32
+    kernel_init: Callable = FAN_IN
+    out_init: Callable = FAN_IN
 
     def setup(self):
         if not self.head_dim and self.width % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} does not divide the width {self.width}")
         head_dim = self.head_dim or self.width // self.num_heads
         inner = self.num_heads * head_dim
-        self.query = nn.Dense(inner, dtype=self.dtype)
-        self.key_value = nn.Dense(2 * inner, dtype=self.dtype)
-        self.out = nn.Dense(self.width, dtype=self.dtype)
+        self.query = nn.Dense(inner, dtype=self.dtype, kernel_init=self.kernel_init)
+        self.key_value = nn.Dense(2 * inner, dtype=self.dtype, kernel_init=self.kernel_init)
+        self.out = nn.Dense(self.width, dtype=self.dtype, kernel_init=self.out_init)
         self.drop_weights = Dropout(self.dropout)
 
     def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -176,9 +183,11 @@ class FeedForward(nn.Module):
     width: int
     activation: str = "gelu"
     dtype: Any = jnp.float32
+    kernel_init: Callable = FAN_IN
+    out_init: Callable = FAN_IN
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.Dense(self.hidden, dtype=self.dtype, name="up")(x)
+        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="up")(x)
         x = getattr(nn, self.activation)(x)
-        return nn.Dense(self.width, dtype=self.dtype, name="down")(x)
+        return nn.Dense(self.width, dtype=self.dtype, kernel_init=self.out_init, name="down")(x)

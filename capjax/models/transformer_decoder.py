@@ -4,6 +4,7 @@ Legend: B images, C captions an image, K beams an image, T tokens, P memory posi
 V vocabulary, L layers, H heads, E head width, M positions that a cache holds.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -13,6 +14,7 @@ from flax import linen as nn
 
 from capjax.models.contract import Carry, DecoderOutput, Memory, take_packed
 from capjax.models.layers import (
+    FAN_IN,
     Attention,
     Dropout,
     FeedForward,
@@ -36,17 +38,23 @@ class DecoderBlock(nn.Module):
     dropout: float
     attention_dropout: float
     dtype: Any
+    epsilon: float = 1e-6
+    kernel_init: Callable = FAN_IN
+    residual_init: Callable = FAN_IN
 
     def setup(self):
+        inits = self.kernel_init, self.residual_init
+
         def attention():
-            return Attention(
-                self.num_heads, self.width, self.head_dim, self.attention_dropout, self.dtype
-            )
+            fields = self.num_heads, self.width, self.head_dim, self.attention_dropout
+            return Attention(*fields, self.dtype, *inits)
 
         self.self_attention = attention()
         self.cross_attention = attention()
-        self.feed_forward = FeedForward(self.hidden, self.width, self.activation, self.dtype)
-        self.norms = [nn.LayerNorm(dtype=self.dtype) for _ in range(3)]
+        self.feed_forward = FeedForward(
+            self.hidden, self.width, self.activation, self.dtype, *inits
+        )
+        self.norms = [nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype) for _ in range(3)]
         self.drop = Dropout(self.dropout)
 
     def _before(self, index: int, x: jax.Array) -> jax.Array:
@@ -124,6 +132,10 @@ class TransformerDecoder(nn.Module):
       banned: token ids that are never generated (pad, bos, unk; never the eos).
       output_bias: [V], where the output layer's bias starts; zeros when None.
       dtype: of the computation; parameters and logits are float32.
+      epsilon: of the norms.
+      use_output_bias: whether the output layer has a bias.
+      kernel_std: standard deviation of fresh kernels, over sqrt(2 L) for those that end a residual
+        branch; 0 has a variance of 1 / inputs for all.
     """
 
     vocab_size: int
@@ -141,10 +153,19 @@ class TransformerDecoder(nn.Module):
     banned: tuple[int, ...] = ()
     output_bias: tuple[float, ...] | None = None
     dtype: Any = jnp.float32
+    epsilon: float = 1e-6
+    use_output_bias: bool = True
+    kernel_std: float = 0.0
 
     def setup(self):
         if self.norm not in ("pre", "post"):
             raise ValueError(f"decoder norm is {self.norm!r}; it may be 'pre' or 'post'")
+        if self.output_bias is not None and not self.use_output_bias:
+            raise ValueError("output_bias starts a bias that use_output_bias=False leaves out")
+        kernel_init = residual_init = FAN_IN
+        if self.kernel_std:
+            kernel_init = nn.initializers.normal(self.kernel_std)
+            residual_init = nn.initializers.normal(self.kernel_std / (2 * self.num_layers) ** 0.5)
         embedding_init = nn.initializers.normal(0.02)
         self.tokens = nn.Embed(self.vocab_size, self.width, embedding_init=embedding_init)
         self.positions = nn.Embed(self.max_length, self.width, embedding_init=embedding_init)
@@ -159,11 +180,14 @@ class TransformerDecoder(nn.Module):
                 self.dropout,
                 self.attention_dropout,
                 self.dtype,
+                self.epsilon,
+                kernel_init,
+                residual_init,
             )
             for _ in range(self.num_layers)
         ]
         if self.norm == "pre":
-            self.last_norm = nn.LayerNorm(dtype=self.dtype)
+            self.last_norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
         if not self.tie_embeddings:
             self.output = nn.Dense(
                 # Small, so that the bias alone makes the first predictions.
@@ -173,7 +197,8 @@ class TransformerDecoder(nn.Module):
                 dtype=self.dtype,
                 dot_general=float32_dot,
             )
-        self.bias = self.param("bias", fixed_init(self.output_bias), (self.vocab_size,))
+        if self.use_output_bias:
+            self.bias = self.param("bias", fixed_init(self.output_bias), (self.vocab_size,))
         self.drop = Dropout(self.dropout)
 
     def _embed(self, tokens: jax.Array, positions: jax.Array, train: bool) -> jax.Array:
@@ -189,7 +214,9 @@ class TransformerDecoder(nn.Module):
             x = jnp.einsum("...d,vd->...v", x, embedding, preferred_element_type=jnp.float32)
         else:
             x = self.output(x)
-        return x + with_bans(self.bias, self.banned)
+        if self.use_output_bias:
+            return x + with_bans(self.bias, self.banned)
+        return x + with_bans(jnp.zeros(self.vocab_size), self.banned) if self.banned else x
 
     def _memory_keys(self, memory: Memory) -> tuple[KeyValue, ...]:
         values = memory.values.astype(self.dtype)

@@ -5,7 +5,7 @@ Nothing in them is executed.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,10 @@ def is_hub_name(source: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None
 
 
-def checkpoint_folder(source: str, *, weights: bool) -> str | None:
+def checkpoint_folder(source: str, *, weights: bool, files: Sequence[str] = CONFIGS) -> str | None:
     """The folder that a source is, or that huggingface.co's of that name is kept in; else None.
+
+    `weights` and `files` as of `download_folder`.
 
     Raises:
       WeightsError: the name could not be had; see `download_folder`.
@@ -135,16 +137,17 @@ def checkpoint_folder(source: str, *, weights: bool) -> str | None:
     if os.path.isdir(source):
         return source
     if not os.path.exists(source) and is_hub_name(source):
-        return download_folder(source, weights=weights)
+        return download_folder(source, weights=weights, files=files)
     return None
 
 
-def download_folder(name: str, *, weights: bool) -> str:
+def download_folder(name: str, *, weights: bool, files: Sequence[str] = CONFIGS) -> str:
     """The folder that a checkpoint of huggingface.co is kept in; fetches what is missing.
 
     Args:
       name: "organisation/name".
-      weights: whether its weights are needed, of which one kind is fetched, or its configs alone.
+      weights: whether its weights are needed, too, of which one kind is fetched.
+      files: its other files, those of them that it has.
 
     Raises:
       WeightsError: huggingface_hub is not installed, or the download failed, or it has no weights;
@@ -163,7 +166,7 @@ def download_folder(name: str, *, weights: bool) -> str:
         ) from error
     try:
         for kind in WEIGHTS if weights else ((),):
-            folder = snapshot_download(name, allow_patterns=[*CONFIGS, *kind])
+            folder = snapshot_download(name, allow_patterns=[*files, *kind])
             if kind and os.path.isfile(os.path.join(folder, kind[0])):
                 break
     except Exception as error:  # Its HTTP library's kinds, and its own.

@@ -7,6 +7,7 @@ import pytest
 
 from capjax.data.batches import pack
 from capjax.models.captioner import Captioner, FeatureEncoder
+from capjax.models.gpt2_decoder import GPT2Decoder
 from capjax.models.layers import NEVER
 from capjax.models.transformer_decoder import TransformerDecoder
 from tests.models.recurrent_cases import (
@@ -36,10 +37,15 @@ def transformer(**fields):
     return Captioner(FeatureEncoder((2, 3)), TransformerDecoder(**{**defaults, **fields}))
 
 
+def gpt2(**fields):
+    fields = {"max_length": 9, "width": 16, "num_layers": 2, "num_heads": 2, **fields}
+    return Captioner(FeatureEncoder((2, 3)), GPT2Decoder(V, banned=BANNED, **fields))
+
+
 DECODERS = {
     "pre": transformer(),
     "post": transformer(norm="post", activation="relu"),
-    "tied": transformer(tie_embeddings=True),
+    "gpt2": gpt2(),
     "wide heads": transformer(head_dim=12, num_layers=1),
     "lstm": captioner(gate="vector"),
     "gru": captioner(cell="gru", initial_state="zero", output="hidden"),

@@ -1,0 +1,137 @@
+"""How a captioner of transformers says that it generates: generation_config.json, or older fields.
+
+The settings mean what `transformers.generate` gives them. What captions could not be made the same
+way by a beam search is refused by name.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from capjax.pretrained.checkpoint_folders import read_json
+from capjax.pretrained.weights import WeightsError
+
+FILE = "generation_config.json"
+# Of `transformers.generate`, where both files are silent: so many tokens beside the first.
+_DEFAULT_NEW_TOKENS = 20
+_IDS = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+_READ = ("num_beams", "length_penalty", "early_stopping", "max_length", "max_new_tokens")
+# What changes captions, with the value that does not; null and an empty list never do.
+_HARMLESS: dict[str, Any] = {
+    "do_sample": False,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "num_return_sequences": 1,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0,
+    "repetition_penalty": 1,
+    "encoder_repetition_penalty": 1,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "renormalize_logits": False,
+    "token_healing": False,
+    "penalty_alpha": 0,
+    "guidance_scale": 1,
+    "use_mtp": False,
+    "is_assistant": False,
+    "bad_words_ids": None,
+    "force_words_ids": None,
+    "constraints": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "force_bos_token_to_be_generated": False,
+    "forced_decoder_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "sequence_bias": None,
+    "exponential_decay_length_penalty": None,
+    "max_time": None,
+    "stop_strings": None,
+    "watermarking_config": None,
+    "dola_layers": None,
+    "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None,
+    "speculation_type": None,
+}
+# What changes no caption without sampling.
+_IGNORED = (
+    *("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p"),
+    *("epsilon_cutoff", "eta_cutoff", "remove_invalid_values", "low_memory", "prefill_chunk_size"),
+    *("use_cache", "cache_implementation", "cache_config", "max_cache_len", "return_legacy_cache"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+    *("return_dict_in_generate", "compile_config", "disable_compile", "max_matching_ngram_size"),
+    *("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold"),
+    *("assistant_lookbehind", "target_lookbehind", "assistant_ensemble_weight"),
+    *("continuous_batching_config", "transformers_version", "_from_model_config", "_commit_hash"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """The fields of `capjax.evaluate.captioning.BeamSearch`, which see."""
+
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    max_length: int = 1 + _DEFAULT_NEW_TOKENS
+
+
+def read_generation(folder: str | os.PathLike, end_id: int) -> Generation:
+    """How the captioner of a folder generates.
+
+    As transformers does, by generation_config.json alone where there is one; else by the fields in
+    config.json itself, and in its decoder's section for those that are not there.
+
+    Args:
+      folder: of the checkpoint.
+      end_id: the token that starts, ends and pads captions; ids that the files name must be this.
+
+    Raises:
+      WeightsError: a field is not supported, or unknown; names it and says what it may be.
+    """
+    path = os.path.join(folder, FILE)
+    known = {*_IDS, *_READ, *_HARMLESS}
+    if os.path.isfile(path):
+        given = _without_nulls(read_json(path))
+        unknown = sorted(given.keys() - known - {*_IGNORED})
+        if unknown:
+            raise _refusal(path, unknown[0], given[unknown[0]], "left out")
+    else:
+        path = os.path.join(folder, "config.json")
+        config = read_json(path)
+        sections = (_without_nulls(part) for part in (config.get("decoder") or {}, config))
+        given = {n: v for part in sections for n, v in part.items() if n in known}
+    _check(given, end_id, path)
+    found = {name: given[name] for name in _READ[:4] if name in given}
+    if "max_new_tokens" in given:
+        found["max_length"] = 1 + given["max_new_tokens"]
+    return Generation(**found)
+
+
+def _without_nulls(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def _check(given: Mapping[str, Any], end_id: int, path: str) -> None:
+    """Raises WeightsError for the first field that a beam search can't be given."""
+    for name, value in given.items():
+        if name in _HARMLESS and value not in (_HARMLESS[name], [], {}):
+            raise _refusal(path, name, value, json.dumps(_HARMLESS[name]))
+        if name in _IDS and value not in (end_id, [end_id]):
+            raise _refusal(path, name, value, f"{end_id}, the tokenizer's end")
+    least = {"num_beams": 1, "max_length": 2, "max_new_tokens": 1}
+    for name, number in least.items():
+        value = given.get(name, number)
+        if type(value) is not int or value < number:
+            raise _refusal(path, name, value, f"a whole number of {number} or more")
+    if type(given.get("length_penalty", 1.0)) not in (int, float):
+        raise _refusal(path, "length_penalty", given["length_penalty"], "a number")
+    stopping = given.get("early_stopping", False)
+    if not isinstance(stopping, bool) and stopping != "never":
+        raise _refusal(path, "early_stopping", stopping, 'true, false or "never"')
+
+
+def _refusal(path: str, name: str, value: Any, instead: str) -> WeightsError:
+    return WeightsError(f"{path}: {name}={json.dumps(value)} is not supported; it may be {instead}")

@@ -1,0 +1,50 @@
+"""GPT-2's byte-level BPE from a checkpoint's folder (Radford et al. 2019, section 2.2)."""
+
+import os
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from capjax.data.tokenizer import Tokenizer
+from capjax.pretrained.checkpoint_folders import read_json
+from capjax.pretrained.weights import WeightsError
+
+END_OF_TEXT = "<|endoftext|>"
+FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
+
+
+def read_tokenizer(folder: str | os.PathLike) -> Tokenizer:
+    """The tokenizer of a folder: its tokenizer.json, else vocab.json with merges.txt.
+
+    "<|endoftext|>" is its start, end and pad at once. Spaces count: " a" and "a" are two tokens. A
+    space is put before the first word where tokenizer_config.json says add_prefix_space.
+
+    Raises:
+      WeightsError: there are no such files, or they are damaged or another kind of tokenizer.
+    """
+    whole, vocabulary, merges, about = (os.path.join(folder, name) for name in FILES)
+    config = read_json(about) if os.path.isfile(about) else {}
+    try:
+        if os.path.isfile(whole):
+            backend = tokenizers.Tokenizer.from_file(whole)
+        elif os.path.isfile(vocabulary) and os.path.isfile(merges):
+            backend = tokenizers.Tokenizer(models.BPE.from_file(vocabulary, merges))
+            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            backend.decoder = decoders.ByteLevel()
+            if backend.token_to_id(END_OF_TEXT) is not None:
+                backend.add_special_tokens([END_OF_TEXT])
+        else:
+            raise WeightsError(
+                f"{folder}: has no tokenizer: neither tokenizer.json nor vocab.json and merges.txt"
+            )
+        if not isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
+            raise WeightsError(f"{whole}: is no byte-level tokenizer, as GPT-2's is")
+        if "add_prefix_space" in config:
+            backend.pre_tokenizer.add_prefix_space = bool(config["add_prefix_space"])
+        if backend.token_to_id(END_OF_TEXT) is None:
+            raise WeightsError(f"{folder}: the tokenizer does not know {END_OF_TEXT}, as GPT-2's")
+        return Tokenizer(backend)
+    except WeightsError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception.
+        raise WeightsError(f"{folder}: its tokenizer is damaged: {error}") from error

@@ -1,0 +1,218 @@
+"""Folders of VisionEncoderDecoder are read whole; others are refused by file, field and tensor."""
+
+import dataclasses
+import json
+import sys
+import types
+import warnings
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import serialization, traverse_util
+
+from capjax.data.images import Resize
+from capjax.evaluate.captioning import BeamSearch, make_decode
+from capjax.pretrained.encoder_decoder import FILES, read_captioner, read_variables
+from capjax.pretrained.vit import read_vit
+from capjax.pretrained.weights import WeightsError
+from tests.references import need_torch, need_transformers
+from tests.small_bpe import write_bpe
+
+torch = need_torch()
+transformers = need_transformers()
+from tests.transformers_captioners import MEAN, as_flax, make, pixels, save_captioner  # noqa: E402
+from tests.transformers_vits import pictures  # noqa: E402
+
+END = (4.0, 8.0)
+
+
+@pytest.fixture(scope="module", name="folder")
+def make_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("captioner")
+    save_captioner(make(end=END), folder)
+    write_bpe(folder)
+    return folder
+
+
+@pytest.fixture(name="copied")
+def make_copy(folder, tmp_path):
+    """The same folder, to be changed."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def change(folder, name, **changes):
+    file = folder / name
+    config = json.loads(file.read_text())
+    for at, value in changes.items():
+        if isinstance(value, dict):
+            config[at] |= value
+        else:
+            config[at] = value
+    file.write_text(json.dumps(config))
+
+
+def test_a_folder_is_read_whole(folder):
+    found = read_captioner(folder)
+    assert (found.encoder["width"], found.encoder["mean"]) == (24, MEAN)
+    assert (found.decoder["width"], found.decoder["max_length"]) == (32, 24)
+    assert found.projection
+    assert found.resize == Resize(16, interpolation="bilinear")
+    assert found.tokenizer.vocab_size == found.decoder["vocab_size"] == 280
+    assert found.variables["params"]["adapter"]["projection"]["kernel"].shape == (24, 32)
+    encoder = read_vit(folder)[1]["params"]
+    jax.tree.map(np.testing.assert_array_equal, found.variables["params"]["encoder"], encoder)
+    # The module's own, and no others.
+    shapes = jax.eval_shape(
+        lambda: found.module().init_variables(jax.random.key(0), found.resize.shape)
+    )
+    jax.tree.map(lambda s, v: np.testing.assert_equal(v.shape, s.shape), shapes, found.variables)
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [
+        None,
+        {"max_length": 9, "num_beams": 2, "length_penalty": 2.0, "early_stopping": True},
+        {"max_new_tokens": 7, "num_beams": 3},
+    ],
+)
+def test_its_own_settings_give_transformers_captions(copied, generation):
+    """By the newer file; or by none, where transformers says 20 words and one beam."""
+    file = copied / "generation_config.json"
+    ids = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    file.write_text(json.dumps({**dict.fromkeys(ids, 0), **(generation or {})}))
+    images = pictures((16, 16), 6)
+    found = read_captioner(copied)
+    method = BeamSearch(**dataclasses.asdict(found.generation))
+    decode = make_decode(found.module(), found.tokenizer, method, attention=False)
+
+    @jax.jit(compiler_options={"xla_backend_optimization_level": 0})
+    def caption(variables, images):
+        memory = found.module().apply(variables, images, method="encode")
+        return decode(variables, memory, np.arange(len(images)))["tokens"]
+
+    theirs = transformers.VisionEncoderDecoderModel.from_pretrained(copied).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = theirs.generate(pixel_values=pixels(images)).numpy()[:, 1:]
+    tokens = np.asarray(caption(found.variables, images))
+    # The longest they may be; where all end before, theirs are cut.
+    assert tokens.shape[1] == method.max_length - 1
+    np.testing.assert_array_equal(tokens[:, : expected.shape[1]], expected)
+    assert not tokens[:, expected.shape[1] :].any()
+    if generation is None:
+        assert (expected.shape[1], method.max_length) == (20, 21)
+
+
+def test_the_settings_of_an_older_folder(copied):
+    (copied / "generation_config.json").unlink()
+    change(copied, "config.json", num_beams=2, decoder={"max_length": 20, "num_beams": 1})
+    theirs = transformers.GenerationConfig.from_pretrained(
+        copied, config_file_name="config.json", _from_model_config=True
+    )
+    found = read_captioner(copied).generation
+    assert (found.num_beams, found.max_length) == (theirs.num_beams, theirs.max_length) == (2, 20)
+
+
+def test_every_format_holds_the_same(copied):
+    expected = read_variables(copied)
+    file = copied / "model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    file.unlink()
+    flat = dict(as_flax(name, array) for name, array in tensors.items())
+    assert flat["decoder/transformer/h/0/attn/c_attn/kernel"].shape == (96, 32)
+    assert flat["enc_to_dec_proj/kernel"].shape == (24, 32)
+    tree = traverse_util.unflatten_dict(flat, sep="/")
+    (copied / "flax_model.msgpack").write_bytes(serialization.to_bytes(tree))
+    jax.tree.map(np.testing.assert_array_equal, read_variables(copied), expected)
+    (copied / "flax_model.msgpack").unlink()
+    # As published ones of 2021 and 2022: masks, the tied output layer, a pooler.
+    tensors |= {
+        "decoder.lm_head.weight": tensors["decoder.transformer.wte.weight"],
+        "decoder.transformer.h.0.attn.bias": np.ones((1, 1, 24, 24), np.uint8),
+        "decoder.transformer.h.1.crossattention.masked_bias": np.float32([-1e4]),
+        "encoder.pooler.dense.weight": np.ones((24, 24), np.float32),
+    }
+    torches = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    torch.save(torches, copied / "pytorch_model.bin")
+    jax.tree.map(np.testing.assert_array_equal, read_variables(copied), expected)
+
+
+def refused(folder):
+    with pytest.raises(WeightsError) as caught:
+        read_captioner(folder)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "vit"}, "its model_type is 'vit', and a captioner's is 'vision-encoder-d"),
+        ({"encoder": {"model_type": "swin"}}, "its model_type is 'swin', and may be vit, deit"),
+        ({"decoder": {"model_type": "bert"}}, "the decoder's model_type is 'bert', and may be 'gp"),
+        ({"decoder": {"add_cross_attention": False}}, "the decoder's add_cross_attention=false"),
+        (
+            {"decoder": {"cross_attention_hidden_size": 24}},
+            "the decoder's cross_attention_hidden_size=24 is not supported; it may be null",
+        ),
+        ({"decoder": {"vocab_size": 300}}, "the decoder has vocab_size=300, and the tokenizer"),
+    ],
+)
+def test_what_it_can_not_be_is_refused(copied, changes, message):
+    change(copied, "config.json", **changes)
+    assert f"{copied}/config.json: {message}" in refused(copied)
+
+
+def test_captions_longer_than_the_positions_are_refused(copied):
+    change(copied, "generation_config.json", max_length=26)
+    assert "up to 26 tokens are asked for, and the decoder's n_positions=24 allow 25" in refused(
+        copied
+    )
+
+
+def test_wrong_tensors_are_named_as_in_the_file(copied):
+    file = copied / "model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+
+    def message(**changes):
+        safetensors.numpy.save_file({**tensors, **changes}, file)
+        return refused(copied).removeprefix(f"{file}: ")
+
+    zeros = np.zeros((32, 23), np.float32)
+    assert message(**{"enc_to_dec_proj.weight": zeros}) == (
+        "does not fit the model: enc_to_dec_proj.weight is [32, 23] and should be [32, 24]"
+    )
+    assert message(**{"extra.bias": zeros}) == (
+        "has extra.bias [32, 23], and may have encoder, decoder, enc_to_dec_proj"
+    )
+    name = "decoder.transformer.h.1.crossattention.q_attn.weight"
+    assert message(**{name: zeros}) == (
+        f"does not fit the model: {name} is [32, 23] and should be [32, 32]"
+    )
+    # Of a decoder as wide as the encoder it is one too many.
+    change(copied, "config.json", encoder={"hidden_size": 32, "num_attention_heads": 4})
+    assert "embeddings.cls_token is [1, 24] and should be [1, 32]" in message()
+
+
+def test_a_name_brings_all_its_files(monkeypatch, folder, tmp_path):
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append(allow_patterns)
+        for path in folder.iterdir():
+            if path.name in allow_patterns:
+                (tmp_path / path.name).write_bytes(path.read_bytes())
+        return str(tmp_path)
+
+    module = types.ModuleType("huggingface_hub")
+    module.snapshot_download = snapshot_download
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    found = read_captioner("here/model")
+    assert asked == [[*FILES, "model.safetensors"]]
+    assert found.generation == read_captioner(folder).generation
+    with pytest.raises(WeightsError, match="no such folder, and no name of huggingface"):
+        read_captioner("no/such/place")

@@ -1,0 +1,92 @@
+"""Generation settings are those of transformers, and what can't be had is refused by name."""
+
+import dataclasses
+import json
+
+import pytest
+
+from capjax.evaluate.captioning import BeamSearch
+from capjax.pretrained import generation_file
+from capjax.pretrained.generation_file import Generation, read_generation
+from capjax.pretrained.weights import WeightsError
+from tests.references import need_transformers
+
+IDS = dict.fromkeys(
+    ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"), 50256
+)
+
+
+def read(folder, generation=None, config=None, end_id=50256):
+    for name, content in (("generation_config.json", generation), ("config.json", config)):
+        (folder / name).unlink(missing_ok=True)
+        if content is not None:
+            (folder / name).write_text(json.dumps(content))
+    return read_generation(folder, end_id)
+
+
+def test_settings_are_read(tmp_path):
+    given = {"num_beams": 4, "length_penalty": 0.6, "early_stopping": True, "max_length": 16}
+    book = {"transformers_version": "4.27.0", "_from_model_config": True, "use_cache": True}
+    found = read(tmp_path, {**IDS, **given, **book, "top_k": 20, "temperature": 0.7})
+    assert found == Generation(**given)
+    assert BeamSearch(**dataclasses.asdict(found)) == BeamSearch(**given)
+    assert read(tmp_path, {"max_new_tokens": 15, "max_length": 40}).max_length == 16
+    assert read(tmp_path, {"early_stopping": "never"}).early_stopping == "never"
+    assert read(tmp_path, {"eos_token_id": [50256]}) == Generation(1, 1.0, False, 21)
+
+
+def test_older_fields_count_where_there_is_no_newer_file(tmp_path):
+    old = {"decoder": {"num_beams": 3, "max_length": 20, "n_embd": 8}, "num_beams": 2, **IDS}
+    assert read(tmp_path, None, old) == Generation(2, 1.0, False, 20)
+    assert read(tmp_path, {}, old) == Generation()
+    # A null says nothing.
+    assert read(tmp_path, None, {**old, "num_beams": None}).num_beams == 3
+    with pytest.raises(WeightsError, match=r"config\.json: do_sample=true is not supported"):
+        read(tmp_path, None, {"decoder": {"do_sample": True}})
+
+
+def test_every_field_of_transformers_is_known(tmp_path):
+    transformers = need_transformers()
+    fields = transformers.GenerationConfig().to_dict() | {"max_length": 20}
+    known = {*generation_file._IDS, *generation_file._READ, *generation_file._HARMLESS}
+    unknown = fields.keys() - known - {*generation_file._IGNORED}
+    assert not unknown
+    # Their defaults are harmless.
+    defaults = transformers.GenerationConfig._get_default_generation_params()
+    assert read(tmp_path, {**fields, **defaults}) == Generation(1, 1.0, False, 20)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "instead"),
+    [
+        ("do_sample", True, "false"),
+        ("no_repeat_ngram_size", 3, "0"),
+        ("repetition_penalty", 1.2, "1"),
+        ("num_beam_groups", 2, "1"),
+        ("num_return_sequences", 4, "1"),
+        ("min_length", 5, "0"),
+        ("forced_eos_token_id", 50256, "null"),
+        ("bad_words_ids", [[7]], "null"),
+        ("suppress_tokens", [1], "null"),
+        ("guidance_scale", 2.0, "1"),
+        ("speed", 3, "left out"),
+        ("num_beams", 0, "a whole number of 1 or more"),
+        ("num_beams", "4", "a whole number of 1 or more"),
+        ("max_length", 1, "a whole number of 2 or more"),
+        ("length_penalty", "long", "a number"),
+        ("early_stopping", "often", 'true, false or "never"'),
+        ("pad_token_id", 50257, "50256, the tokenizer's end"),
+        ("eos_token_id", [50256, 13], "50256, the tokenizer's end"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(tmp_path, field, value, instead):
+    with pytest.raises(WeightsError) as caught:
+        read(tmp_path, {**IDS, "num_beams": 4, field: value})
+    assert str(caught.value) == (
+        f"{tmp_path}/generation_config.json: {field}={json.dumps(value)} is not supported; "
+        f"it may be {instead}"
+    )
+
+
+def test_an_empty_list_asks_for_nothing(tmp_path):
+    assert read(tmp_path, {"suppress_tokens": [], "sequence_bias": None}) == Generation()
