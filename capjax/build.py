@@ -32,6 +32,8 @@ from capjax.models.resnet import ResNet
 from capjax.models.transformer_decoder import TransformerDecoder
 from capjax.models.vit import ViT
 from capjax.pretrained.encoders import load_encoder
+from capjax.pretrained.gpt2 import read_gpt2
+from capjax.pretrained.weights import WeightsError
 from capjax.pretrained.word_vectors import WordVectors, load_word_vectors
 from capjax.train import optimizer as optimizers
 from capjax.train.checkpoint import Checkpoints
@@ -53,6 +55,14 @@ PRETRAINED = {
 PARTS = ("encoder", "adapter", "decoder")
 # What training makes of an encoder, and its module does not know.
 TRAINING_FIELDS = ("weights", "trainable", "cache", "cache_views")
+# The same of decoders, by name.
+DECODER_TRAINING_FIELDS = {
+    "transformer": ("smart_bias",),
+    "bahdanau": ("smart_bias",),
+    "gpt2": ("weights", "frozen"),
+}
+# Of a block of GPT-2, what attends to the image, which its own weights do not have.
+_CROSS = ("cross_attention", "norms_1")
 EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
 
 
@@ -149,7 +159,8 @@ def captioner_of(config: ConfigDict, vocab_size: int, **more: Any) -> Captioner:
         "bahdanau": BahdanauDecoder,
         "gpt2": GPT2Decoder,
     }
-    fields = {name: value for name, value in config.decoder.items() if name != "smart_bias"}
+    training = DECODER_TRAINING_FIELDS.get(config.decoder.name, ())
+    fields = {name: value for name, value in config.decoder.items() if name not in training}
     more["vocab_size"] = vocab_size
     if config.decoder.name == "transformer":
         # Positions: bos and the words of the longest caption.
@@ -193,10 +204,16 @@ def is_frozen(config: ConfigDict) -> bool:
 def frozen_parts(config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What training leaves as it is, and what of that it trains: see `split_frozen`."""
     freeze = ("encoder",) if is_pretrained(config) else ()
+    if config.word_vectors.frozen:
+        freeze = (*freeze, "decoder/tokens")
     stages = config.encoder.get("trainable", ())
     names = (part for stage in stages for part in encoder_parts(config, stage))
     thaw = ("encoder",) if "all" in stages else tuple(f"encoder/{name}" for name in names)
-    return (*freeze, "decoder/tokens") if config.word_vectors.frozen else freeze, thaw
+    if config.decoder.get("frozen"):
+        freeze = (*freeze, "decoder")
+        blocks = [f"decoder/blocks_{number}" for number in range(config.decoder.num_layers)]
+        thaw = (*thaw, *(f"{block}/{part}" for block in blocks for part in _CROSS))
+    return freeze, thaw
 
 
 def encoder_parts(config: ConfigDict, stage: str) -> tuple[str, ...]:
@@ -216,6 +233,11 @@ def init_parts(config: ConfigDict) -> tuple[str, ...]:
     if "all" not in config.init_parts:
         return config.init_parts
     return tuple(part for part in PARTS if part != "adapter" or "adapter" in config)
+
+
+def decoder_weights(config: ConfigDict) -> str:
+    """The GPT-2 that the decoder and its tokenizer start from; "" without, or with a run's."""
+    return "" if "decoder" in init_parts(config) else config.decoder.get("weights", "")
 
 
 def keeps_tokenizer(config: ConfigDict) -> bool:
@@ -255,6 +277,25 @@ def pretrained_encoder(config: ConfigDict) -> Variables:
       WeightsError: they can't be had, or do not fit.
     """
     return load_encoder(encoder(config), config.encoder.weights, config.dataset.image_size)
+
+
+def pretrained_decoder(config: ConfigDict) -> dict[str, Any]:
+    """The parameters that GPT-2 starts from, NumPy; without those that attend to an image.
+
+    Raises:
+      WeightsError: they can't be had, or are another GPT-2's; says which fields differ.
+    """
+    source = decoder_weights(config)
+    fields, params = read_gpt2(source)
+    section = config.decoder
+    wrong = [
+        f"config.decoder.{name}={section[name]}, where {source} has {value}"
+        for name, value in fields.items()
+        if name in section and section[name] != value
+    ]
+    if wrong:
+        raise WeightsError(f"{'; '.join(wrong)}. A config takes them by base.use_gpt2(config, ...)")
+    return params
 
 
 def word_vectors(config: ConfigDict, tokenizer: Tokenizer, width: int) -> WordVectors:

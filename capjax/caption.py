@@ -1,6 +1,7 @@
-"""Captions photographs with a trained run: files, folders, URLs, or names as they come.
+"""Captions photographs with a trained model: files, folders, URLs, or names as they come.
 
 python -m capjax.caption --workdir runs/shapes_transformer photo.jpg holiday/ https://...
+python -m capjax.caption --model ydshieh/vit-gpt2-coco-en photo.jpg
 find . -name '*.jpg' | python -m capjax.caption --workdir runs/shapes_transformer --json -
 """
 
@@ -24,7 +25,9 @@ from capjax.evaluate.figures import save_attention
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
 from capjax.evaluate.stream import caption_stream, picture_reader
 from capjax.load import Run, load, made_by
-from capjax.workdir import WorkdirError
+from capjax.pretrained.weights import WeightsError
+from capjax.published import is_published
+from capjax.workdir import WorkdirError, load_config
 
 EXIT_STATUS = """\
 exit status:
@@ -50,15 +53,22 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="image files, folders of them, or http(s) URLs; - reads such names from standard "
         "input, one a line, and captions what is there as soon as no more comes",
     )
-    parser.add_argument("--workdir", required=True, help="folder of a trained run")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--workdir", help="folder of a trained run")
+    which.add_argument(
+        "--model",
+        metavar="DIR_OR_NAME",
+        help="a captioner of transformers instead, a ViT with a GPT-2: its folder, or its name on "
+        "huggingface.co",
+    )
     parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
-    parser.add_argument("--beam_size", type=int, help="beams; 1 is greedy (default: the run's)")
-    parser.add_argument("--length_penalty", type=float, help="default: the run's")
-    parser.add_argument("--max_length", type=int, help="tokens at most (default: the run's)")
+    parser.add_argument("--beam_size", type=int, help="beams; 1 is greedy (default: the model's)")
+    parser.add_argument("--length_penalty", type=float, help="default: the model's")
+    parser.add_argument("--max_length", type=int, help="tokens at most (default: the model's)")
     parser.add_argument("--temperature", type=float, help="sample at this temperature instead")
     parser.add_argument("--seed", type=int, default=0, help="of --temperature's samples")
     parser.add_argument(
-        "--batch_size", type=_positive, help="images at once, at most (default: the run's)"
+        "--batch_size", type=_positive, help="images at once, at most (default: the model's)"
     )
     parser.add_argument("--attention", metavar="DIR", help="draw where each word looked, into DIR")
     parser.add_argument(
@@ -168,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     build.compilation_cache(arguments.compilation_cache)
     try:
-        run = load(arguments.workdir, arguments.checkpoint)
+        run = _load(arguments)
         method = choose_method(arguments, run.config)
         with contextlib.ExitStack() as stack:
             file = None
@@ -182,8 +192,24 @@ def main(argv: list[str] | None = None) -> int:
         # Python would try once more at its end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (build.ConfigError, WorkdirError, CaptionFileError, OSError) as error:
+    except (build.ConfigError, WeightsError, WorkdirError, CaptionFileError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _load(arguments: argparse.Namespace) -> Run:
+    """Raises WorkdirError also where a run is given as a model, or the other way."""
+    source = arguments.workdir or arguments.model
+    published = is_published(source)
+    if arguments.model and not published:
+        raise WorkdirError(
+            f"--model {source} is no captioner of transformers, whose config.json has a "
+            "model_type; a run's folder is given as --workdir"
+        )
+    if arguments.workdir and published and os.path.exists(source):
+        raise WorkdirError(f"--workdir {source} is a captioner of transformers: give it as --model")
+    if arguments.workdir:
+        load_config(source)  # What is not there is no name of huggingface.co either.
+    return load(source, arguments.checkpoint)
 
 
 def _caption_all(

@@ -100,6 +100,11 @@ def _check_gpt2(config: ConfigDict) -> None:
             f"config.decoder.num_heads={decoder.num_heads} must divide "
             f"config.decoder.width={decoder.width}"
         )
+    if decoder.frozen and not (decoder.weights or "decoder" in build.init_parts(config)):
+        raise ConfigError(
+            "config.decoder.frozen would leave GPT-2's layers at chance: give config.decoder."
+            "weights or config.init_from"
+        )
     if decoder.max_length < config.dataset.max_length:
         raise ConfigError(
             f"config.decoder.max_length={decoder.max_length} must be at least "

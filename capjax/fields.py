@@ -7,10 +7,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from capjax.build import DTYPES, PRETRAINED, TRAINING_FIELDS, ConfigError
+from capjax.build import DECODER_TRAINING_FIELDS, DTYPES, PRETRAINED, TRAINING_FIELDS, ConfigError
 from capjax.command import nearest
 from capjax.data.text_files import first_few
 from capjax.models.bahdanau_decoder import CHOICES as BAHDANAU_CHOICES
+from capjax.train.optimizer import SCHEDULES
 
 # Larger counts are slips, and no int32 of JAX or TensorFlow.
 _MOST = 2**31 - 1
@@ -110,7 +111,7 @@ FIELDS: dict[str, Kind] = {
     "scheduled_sampling.slope": _UP,
     "scheduled_sampling.floor": _SHARE,
     "optimizer.learning_rate": _POSITIVE,
-    "optimizer.schedule": _one_of("cosine", "constant"),
+    "optimizer.schedule": _one_of(*SCHEDULES),
     "optimizer.encoder_learning_rate": _UP,
     "optimizer.encoder_start_step": _whole(0),
     "optimizer.warmup_steps": _whole(0),
@@ -217,6 +218,8 @@ FIELDS: dict[str, Kind] = {
     "decoder.dropout": _BELOW_1,
     "decoder.attention_dropout": _BELOW_1,
     "decoder.epsilon": _UP,
+    "decoder.weights": _TEXT,
+    "decoder.frozen": _FLAG,
     "decoder.tie_embeddings": _FLAG,
     "decoder.smart_bias": _FLAG,
     "decoder.embed_dim": _whole(1),
@@ -299,7 +302,6 @@ def _fields_of(given: dict[str, Any]) -> tuple[set[str], set[str]]:
     free = ("encoder.", "decoder.", "adapter.")
     needed = {name for name in possible if not name.startswith(free)} | pretrained
     needed |= {"encoder.name", "decoder.name"}
-    # Of GPT-2, whose output layer has no bias.
-    if given.get("decoder.name") != "gpt2":
-        needed.add("decoder.smart_bias")
+    training = DECODER_TRAINING_FIELDS.get(given.get("decoder.name"), ())
+    needed |= {f"decoder.{field}" for field in training}
     return possible, needed

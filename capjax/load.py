@@ -1,4 +1,4 @@
-"""A trained captioner from its workdir, ready to caption. Needs no TensorFlow."""
+"""A trained captioner from its workdir or its files, ready to caption. Needs no TensorFlow."""
 
 import dataclasses
 import os
@@ -9,14 +9,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from capjax import build, parallel, workdir
+from capjax import build, parallel, published, workdir
 from capjax.data.reading import eval_batches
 from capjax.data.source import Example
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import Caption, CaptionBatches, Method
 from capjax.evaluate.results import code_version
 from capjax.models.captioner import Captioner, Variables, join_frozen, split_frozen
+from capjax.pretrained.encoder_decoder import PretrainedCaptioner, read_captioner
 from capjax.pretrained.variables import fingerprint
+from capjax.pretrained.weights import WeightsError
 from capjax.train.checkpoint import CheckpointError, Checkpoints
 
 
@@ -25,12 +27,12 @@ class Run:
     """A trained captioner.
 
     Attributes:
-      config: the whole config that trained it.
+      config: the whole config that trained it; of a captioner of transformers, what its files say.
       tokenizer: its tokenizer.
       model: the linen module.
       variables: its parameters, NumPy, the moving average where the run kept one; and what
         training did not change, such as a frozen encoder.
-      step: updates that made them.
+      step: updates that made them; 0 where no file says.
     """
 
     config: ConfigDict
@@ -137,17 +139,22 @@ class _Images:
 
 
 def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
-    """Loads a trained captioner from its workdir.
+    """Loads a trained captioner.
 
     Args:
-      directory: the workdir.
-      checkpoint: "best" by the run's early-stopping metric, "latest", or a step, also as text.
+      directory: the workdir; or a captioner of transformers, a ViT with a GPT-2: its folder, or its
+        name on huggingface.co, "organisation/name".
+      checkpoint: "best" by the run's early-stopping metric, "latest", or a step, also as text; of
+        no meaning for transformers', which have one.
 
     Raises:
       capjax.workdir.WorkdirError: it is no run, has no such checkpoint, or one that is damaged.
         Of "best" and "latest" a damaged one is named on stderr, and the next is taken.
+      capjax.pretrained.weights.WeightsError: the captioner of transformers can't be used.
     """
     directory = os.fspath(directory)
+    if published.is_published(directory):
+        return _load_published(directory)
     config = workdir.load_config(directory)
     tokenizer = workdir.load_tokenizer(directory)
     with workdir.blamed(directory):
@@ -168,6 +175,33 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     workdir.check_frozen(directory, frozen, stays)
     variables = join_frozen(params, frozen)
     return Run(config, tokenizer, model, variables, step)
+
+
+def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
+    """The tokenizer of what `load` loads; raises as it does."""
+    directory = os.fspath(directory)
+    if published.is_published(directory):
+        return _read_published(directory, weights=False).tokenizer
+    workdir.load_config(directory)  # Which says better what is no run.
+    return workdir.load_tokenizer(directory)
+
+
+def _load_published(source: str) -> Run:
+    found = _read_published(source, weights=True)
+    config = published.published_config(found)
+    model = build.captioner(config, found.tokenizer)
+    return Run(config, found.tokenizer, model, found.variables, step=0)
+
+
+def _read_published(source: str, *, weights: bool) -> PretrainedCaptioner:
+    try:
+        return read_captioner(source, weights=weights)
+    except WeightsError as error:
+        if os.path.exists(os.path.expanduser(source)):
+            raise
+        # Most likely a workdir that is not there.
+        message = f"{source}: there is no such folder. As a name: {error}"
+        raise workdir.WorkdirError(message) from error
 
 
 def _choose_steps(checkpoints: Checkpoints, checkpoint: str | int) -> list[int]:

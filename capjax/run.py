@@ -18,23 +18,24 @@ from capjax import build, checks, environment, guard, parallel, processes, workd
 from capjax.data.captions import CaptionTable, unigram_counts
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.data.source import Source
+from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import Caption, CaptionBatches, Sampling
 from capjax.evaluate.figures import save_figure, training_curve
 from capjax.evaluate.results import coco_results, code_version, write_json
 from capjax.evaluate.scoring import score_captions
-from capjax.load import load
+from capjax.load import load, load_tokenizer
 from capjax.metrics import coco
 from capjax.models.captioner import (
     Captioner,
-    Variables,
     encoder_variables,
     split_frozen,
     without_encoder,
 )
 from capjax.models.summary import model_summary
+from capjax.pretrained.gpt2_tokenizer import tokenizer_of
 from capjax.pretrained.variables import fingerprint
 from capjax.splits import Split, feature_model, make_split, source_record, with_features
-from capjax.start import start_variables
+from capjax.start import Pretrained, read_pretrained, start_variables
 from capjax.train.checkpoint import CheckpointError, Checkpoints
 from capjax.train.finite import Watch
 from capjax.train.loop import Cadence, EarlyStopping, is_finished
@@ -126,10 +127,7 @@ def _train(
 ) -> None:
     with processes.first_alone():
         source, table, pretrained = _read(config, latest)
-    if build.keeps_tokenizer(config):
-        tokenizer = workdir.load_tokenizer(config.init_from if latest is None else directory)
-    else:
-        tokenizer = train_tokenizer(config.tokenizer, table["train"])
+    tokenizer = _open_tokenizer(config, table["train"], None if latest is None else directory)
     fingerprints = {
         "tokenizer": tokenizer.fingerprint,
         **{name: source[name].fingerprint for name in source},
@@ -222,19 +220,27 @@ def _train(
 
 def _read(
     config: ConfigDict, latest: int | None
-) -> tuple[dict[str, Source], dict[str, CaptionTable], Variables | None]:
-    """The splits, their captions, and the weights that a new run's encoder starts from."""
+) -> tuple[dict[str, Source], dict[str, CaptionTable], Pretrained | None]:
+    """The splits, their captions, and the published weights that a new run starts from."""
     # What is quick to find wrong comes first: the files, then the weights, then every image.
     source = {name: open_source(config.dataset, name) for name in ("train", "validation")}
-    pretrained = None
     if latest is None and config.init_from:
-        workdir.load_config(config.init_from)
-    if build.is_pretrained(config) and latest is None and "encoder" not in build.init_parts(config):
-        pretrained = build.pretrained_encoder(config)
+        load_tokenizer(config.init_from)
+    pretrained = read_pretrained(config) if latest is None else None
     source = {name: check_images(config.dataset, split) for name, split in source.items()}
     _print_notes(source.values())
     table = {name: open_captions(config.dataset, source[name]) for name in source}
     return source, table, pretrained
+
+
+def _open_tokenizer(config: ConfigDict, train: CaptionTable, directory: str | None) -> Tokenizer:
+    """The run's tokenizer; `directory` is the run's own where it goes on."""
+    source = build.decoder_weights(config)
+    if not source and not build.keeps_tokenizer(config):
+        return train_tokenizer(config.tokenizer, train)
+    if directory is not None:
+        return workdir.load_tokenizer(directory)
+    return tokenizer_of(source) if source else load_tokenizer(config.init_from)
 
 
 def _print_notes(sources: Iterable[Source]) -> None:

@@ -1,5 +1,7 @@
 """What the parameters of a new run start from: chance, published weights, or another run."""
 
+import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ from capjax.data.text_files import first_few
 from capjax.data.tokenizer import Tokenizer
 from capjax.load import Run, load
 from capjax.models.captioner import Captioner, Variables, encoder_variables, init_around
+from capjax.pretrained.gpt2 import fill_fresh
 from capjax.pretrained.weights import WeightsError, check_variables
 from capjax.pretrained.word_vectors import fill_rows
 
@@ -19,12 +22,38 @@ from capjax.pretrained.word_vectors import fill_rows
 WORD_AXES = {"tokens/embedding": 0, "output/kernel": 1, "logits/kernel": 1, "bias": 0}
 
 
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """What a new run takes of published weights; None where they are not asked for.
+
+    Attributes:
+      encoder: its variables, NumPy.
+      decoder: parameters of a GPT-2, NumPy, without those that attend to the image.
+    """
+
+    encoder: Variables | None = None
+    decoder: dict[str, Any] | None = None
+
+
+def read_pretrained(config: ConfigDict) -> Pretrained:
+    """Reads the published weights that a new run of the config starts from.
+
+    Raises:
+      WeightsError: they can't be had, or do not fit.
+    """
+    encoder = build.is_pretrained(config) and "encoder" not in build.init_parts(config)
+    return Pretrained(
+        build.pretrained_encoder(config) if encoder else None,
+        build.pretrained_decoder(config) if build.decoder_weights(config) else None,
+    )
+
+
 def start_variables(
     config: ConfigDict,
     model: Captioner,
     like: Variables,
     *,
-    pretrained: Variables | None,
+    pretrained: Pretrained,
     tokenizer: Tokenizer,
     counts: np.ndarray,
 ) -> tuple[Variables, dict[str, Any]]:
@@ -34,7 +63,7 @@ def start_variables(
       config: of the new run.
       model: of it.
       like: its variables without values.
-      pretrained: the encoder's, where they come from published weights.
+      pretrained: what comes from published weights.
       tokenizer: of the new run.
       counts: of its tokens in the train split, [V].
 
@@ -52,6 +81,8 @@ def start_variables(
         variables, record = _from_run(config, model, like, run, pretrained, tokenizer)
     else:
         variables = _fresh(config, model, pretrained)
+    if pretrained.decoder is not None:
+        record["decoder_weights"] = build.decoder_weights(config)
     if config.word_vectors.file:
         embedding = variables["params"]["decoder"]["tokens"]["embedding"]
         vectors = build.word_vectors(config, tokenizer, embedding.shape[1])
@@ -60,12 +91,19 @@ def start_variables(
     return variables, record
 
 
-def _fresh(config: ConfigDict, model: Captioner, encoder: Variables | None) -> Variables:
-    """Variables of chance, but for an `encoder` that is given."""
+def _fresh(config: ConfigDict, model: Captioner, pretrained: Pretrained) -> Variables:
+    """Variables of chance, but for what is given."""
     key, shape = jax.random.key(config.seed), build.resize(config.dataset).shape
-    if encoder is None:
-        return model.init_variables(key, shape)
-    return init_around(model, key, shape, encoder)
+    if pretrained.encoder is None:
+        variables = model.init_variables(key, shape)
+    else:
+        variables = init_around(model, key, shape, pretrained.encoder)
+    if pretrained.decoder is not None:
+        params, source = variables["params"], build.decoder_weights(config)
+        params["decoder"], fresh = fill_fresh(pretrained.decoder, params["decoder"], source)
+        parts = sorted({re.sub(r"^blocks_\d+", "blocks_*", n.rpartition("/")[0]) for n in fresh})
+        print(f"decoder from {source}; what it does not have starts fresh: {', '.join(parts)}")
+    return variables
 
 
 def _check_parts(
@@ -122,7 +160,7 @@ def _from_run(
     model: Captioner,
     like: Variables,
     run: Run,
-    pretrained: Variables | None,
+    pretrained: Pretrained,
     tokenizer: Tokenizer,
 ) -> tuple[Variables, dict[str, Any]]:
     """The parts of `run`, which fit, among fresh others."""
@@ -131,8 +169,9 @@ def _from_run(
     new_words = "decoder" in parts and run.tokenizer.fingerprint != tokenizer.fingerprint
     variables = _only(run.variables, parts)
     if fresh or new_words:
-        encoder = encoder_variables(variables) if "encoder" in parts else pretrained
-        around = _fresh(config, model, encoder)
+        if "encoder" in parts:
+            pretrained = dataclasses.replace(pretrained, encoder=encoder_variables(variables))
+        around = _fresh(config, model, pretrained)
         variables = {
             name: {**around.get(name, {}), **variables.get(name, {})}
             for name in variables.keys() | around.keys()

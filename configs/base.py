@@ -5,7 +5,7 @@ The dataset, encoder and decoder sections come from functions, since each kind h
 
 from ml_collections import ConfigDict
 
-from configs.gpt2 import gpt2_decoder  # noqa: F401
+from configs.gpt2 import gpt2_decoder, use_captioner, use_gpt2  # noqa: F401
 from configs.pretrained_encoders import (  # noqa: F401
     efficientnet_b0,
     inception_v3,
@@ -282,7 +282,8 @@ def get_config() -> ConfigDict:
     config.word_vectors.file = ""
     # Whether training leaves all word embeddings as they start.
     config.word_vectors.frozen = False
-    # Workdir of a run whose best parameters this one starts from; "" starts fresh.
+    # Workdir of a run whose best parameters this one starts from, or a captioner of transformers
+    # (a folder, or a name on huggingface.co); "" starts fresh.
     config.init_from = ""
     # Which of them: ("all",), or some of "encoder", "adapter" and "decoder".
     config.init_parts = ("all",)
@@ -329,7 +330,7 @@ def get_config() -> ConfigDict:
     config.optimizer = ConfigDict()
     # Peak of the learning rate, to which a linear warm-up leads.
     config.optimizer.learning_rate = 1e-3
-    # What follows: a "cosine" to 0, or "constant".
+    # What follows: a "cosine" or a "linear" decay to 0, or "constant".
     config.optimizer.schedule = "cosine"
     # Peak of an encoder's own learning rate; 0 takes the same.
     config.optimizer.encoder_learning_rate = 0.0

@@ -1,5 +1,6 @@
 """Fixtures that several folders share, and how property tests draw."""
 
+import os
 import signal
 import sys
 
@@ -7,6 +8,12 @@ import pytest
 from hypothesis import settings
 
 from tests.small_run import write_small_run
+
+# Half of the suite's time would go into making fast code of what runs once; XLA reads this when the
+# first array is made, and processes that tests start have it from here.
+_QUICK = "--xla_backend_optimization_level=0"
+if _QUICK.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 
 # The same examples in every run, and none kept on disk; a paused process is no failure.
 settings.register_profile("capjax", derandomize=True, deadline=None, database=None, max_examples=60)

@@ -84,7 +84,7 @@ def test_of_a_folder_half_broken_the_other_half_is_captioned(
 ):
     """By two devices, which share batches."""
     file = tmp_path / "captions.jsonl"
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
     more = ("--output", file, "--batch_size", 3, folder)
     done = call(home, "capjax.caption", *arguments(workdir, *more), check=False, XLA_FLAGS=flags)
     assert done.returncode == 1

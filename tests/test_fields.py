@@ -20,6 +20,7 @@ from configs import (
     flickr8k_transformer,
     folder_transformer,
     shapes_transformer,
+    shapes_vit_gpt2,
 )
 
 ODD = [
@@ -53,6 +54,7 @@ MAKERS = (
     lambda: flickr8k_transformer.get_config("fine_tune"),
     folder_transformer.get_config,
     shapes_transformer.get_config,
+    shapes_vit_gpt2.get_config,
 )
 
 

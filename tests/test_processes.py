@@ -87,7 +87,8 @@ def commands(home, folder, workdir, count, *arguments, devices=1):
     """The command lines of a run of `count` processes."""
     address = ["--coordinator", f"127.0.0.1:{free_port()}", "--num_processes", str(count), PATIENT]
     run = ["-m", "capjax.main", "--config", f"tests/tiny_run.py:{folder}", "--workdir", workdir]
-    environ = {**environment(home), "XLA_FLAGS": f"{DEVICES}={devices}"}
+    environ = environment(home)
+    environ["XLA_FLAGS"] = f"{environ['XLA_FLAGS']} {DEVICES}={devices}"
     # Whatever was compiled before a kill is there after it.
     environ |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return [

@@ -86,7 +86,7 @@ def make_run(directory, config, seed=7):
     return variables
 
 
-def begin(config, directory, tokenizer, pretrained=None, **fields):
+def begin(config, directory, tokenizer, encoder=None, **fields):
     """What a run of `config` starts with, from the run in `directory`."""
     config.init_from = str(directory)
     for name, value in fields.items():
@@ -97,7 +97,7 @@ def begin(config, directory, tokenizer, pretrained=None, **fields):
         config,
         model,
         build.shapes(config, model),
-        pretrained=pretrained,
+        pretrained=start.Pretrained(encoder),
         tokenizer=tokenizer,
         counts=np.ones(tokenizer.vocab_size),
     )

@@ -155,7 +155,7 @@ def download_folder(name: str, *, weights: bool, files: Sequence[str] = CONFIGS)
     """
     instead = (
         f"download huggingface.co/{name} elsewhere (config.json, preprocessor_config.json and "
-        "model.safetensors) and give its folder in place of the name: --config CONFIG.py:FOLDER/"
+        "model.safetensors) and give its folder in place of the name"
     )
     try:
         from huggingface_hub import snapshot_download

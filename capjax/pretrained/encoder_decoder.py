@@ -64,6 +64,21 @@ class PretrainedCaptioner:
         """What `variables` are of; `dtype` is the computation's."""
         return captioner(self.encoder, self.decoder, projection=self.projection, dtype=dtype)
 
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """Fields of a config by section, those that the files say."""
+        decoder = {name: value for name, value in self.decoder.items() if name != "vocab_size"}
+        pixels = dataclasses.asdict(self.resize)
+        found = {
+            "dataset": {"image_size": pixels.pop("size"), **pixels},
+            "encoder": {"name": "vit", **self.encoder},
+            "decoder": {"name": "gpt2", **decoder},
+            "decoding": self.generation.section(),
+        }
+        if self.projection:
+            none = {"norms": False, "positions": "none", "activation": ""}
+            found["adapter"] = {"width": self.decoder["width"], **none}
+        return found
+
 
 def captioner(
     encoder: Mapping[str, Any],
@@ -79,18 +94,19 @@ def captioner(
     return Captioner(ViT(**encoder, dtype=dtype), GPT2Decoder(**decoder, dtype=dtype), adapter)
 
 
-def read_captioner(source: str | os.PathLike) -> PretrainedCaptioner:
+def read_captioner(source: str | os.PathLike, *, weights: bool = True) -> PretrainedCaptioner:
     """Reads a captioner of transformers.
 
     Args:
       source: a folder, or the name of one on huggingface.co, "organisation/name".
+      weights: whether they are read, too; otherwise `variables` is empty.
 
     Raises:
       WeightsError: there is no such source, or it is no ViT with GPT-2, or one that can't be had
         here the same; names the file and the field or the tensor.
     """
     source = os.path.expanduser(os.fspath(source))
-    folder = checkpoint_folder(source, weights=True, files=FILES)
+    folder = checkpoint_folder(source, weights=weights, files=FILES)
     if folder is None:
         raise WeightsError(
             f"{source}: no such folder, and no name of huggingface.co, which has the form "
@@ -110,10 +126,15 @@ def read_captioner(source: str | os.PathLike) -> PretrainedCaptioner:
             f"{folder}: captions of up to {generation.max_length} tokens are asked for, and the "
             f"decoder's n_positions={decoder['max_length']} allow {decoder['max_length'] + 1}"
         )
-    encoder, variables = vit_fields(folder), read_variables(folder)
-    resize = vit_resize(folder)
+    variables = read_variables(folder) if weights else {}
     return PretrainedCaptioner(
-        encoder, decoder, projection, variables, resize, tokenizer, generation
+        vit_fields(folder),
+        decoder,
+        projection,
+        variables,
+        vit_resize(folder),
+        tokenizer,
+        generation,
     )
 
 

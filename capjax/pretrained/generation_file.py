@@ -77,6 +77,11 @@ class Generation:
     early_stopping: bool | Literal["never"] = False
     max_length: int = 1 + _DEFAULT_NEW_TOKENS
 
+    def section(self) -> dict[str, Any]:
+        """The fields of a config's decoding section."""
+        stopping = str(self.early_stopping).lower()
+        return {**dataclasses.asdict(self), "early_stopping": stopping}
+
 
 def read_generation(folder: str | os.PathLike, end_id: int) -> Generation:
     """How the captioner of a folder generates.

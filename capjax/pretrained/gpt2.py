@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from absl import logging
 from flax import traverse_util
 
 from capjax.pretrained.checkpoint_folders import (
@@ -209,6 +208,31 @@ def _shapes(fields: Mapping[str, Any], cross: bool) -> dict[str, tuple[int, ...]
     return shapes
 
 
+def gpt2_fields(source: str | os.PathLike) -> dict[str, Any]:
+    """The fields of a GPT-2 alone, by its config.json; see `read_gpt2`, also for errors."""
+    folder, _ = _folder(source, weights=False)
+    return _read_config(folder)[0]
+
+
+def _folder(source: str | os.PathLike, *, weights: bool) -> tuple[str, str | None]:
+    """The folder of a source, and the file of weights that it names, if it names one."""
+    source = os.path.expanduser(os.fspath(source))
+    folder = checkpoint_folder(source, weights=weights)
+    if folder is not None:
+        return folder, None
+    if not os.path.isfile(source):
+        raise WeightsError(
+            f"{source}: no such weights file or folder, and no name of huggingface.co, which has "
+            "the form organisation/name"
+        )
+    return os.path.dirname(source), source
+
+
+def _read_config(folder: str) -> tuple[dict[str, Any], bool]:
+    at = os.path.join(folder, "config.json")
+    return read_config(read_json(at), at)
+
+
 def read_gpt2(source: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields and the parameters of a GPT-2 alone, for a warm start.
 
@@ -223,23 +247,16 @@ def read_gpt2(source: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]
     Raises:
       WeightsError: there is no such source, or it is no GPT-2 that `GPT2Decoder` can be.
     """
-    source = os.path.expanduser(os.fspath(source))
-    folder = checkpoint_folder(source, weights=True)
-    if folder is None and not os.path.isfile(source):
-        raise WeightsError(
-            f"{source}: no such weights file or folder, and no name of huggingface.co, which has "
-            "the form organisation/name"
-        )
-    file = source if folder is None else weights_file(folder)
-    at = os.path.join(os.path.dirname(file), "config.json")
-    fields, cross = read_config(read_json(at), at)
+    folder, file = _folder(source, weights=True)
+    fields, cross = _read_config(folder)
+    file = file or weights_file(folder)
     return fields, to_params(read_weights(file), fields, file, cross=cross)
 
 
 def fill_fresh(
     params: Mapping[str, Any], fresh: Mapping[str, Any], path: str
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The parameters of a checkpoint, and fresh ones where it has none; says which those are.
+    """The parameters of a checkpoint, and fresh ones where it has none.
 
     Args:
       params: of the checkpoint, from `read_gpt2`.
@@ -255,8 +272,4 @@ def fill_fresh(
     given, wanted = (traverse_util.flatten_dict(dict(p), sep="/") for p in (params, fresh))
     names = tuple(name for name in wanted if name not in given)
     check_fit(given, {name: wanted[name].shape for name in wanted if name not in names}, path)
-    if names:
-        # All blocks alike, so by the first of them.
-        parts = sorted({re.sub(r"^blocks_\d+", "blocks_*", n.rpartition("/")[0]) for n in names})
-        logging.warning("%s does not have, so these start fresh: %s", path, ", ".join(parts))
     return traverse_util.unflatten_dict({**wanted, **given}, sep="/"), names

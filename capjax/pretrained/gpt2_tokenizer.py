@@ -6,11 +6,22 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from capjax.data.tokenizer import Tokenizer
-from capjax.pretrained.checkpoint_folders import read_json
+from capjax.pretrained.checkpoint_folders import CONFIGS, checkpoint_folder, read_json
 from capjax.pretrained.weights import WeightsError
 
 END_OF_TEXT = "<|endoftext|>"
 FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
+
+
+def tokenizer_of(source: str | os.PathLike) -> Tokenizer:
+    """`read_tokenizer` of a checkpoint: a folder, a file in it, or a name on huggingface.co.
+
+    Raises:
+      WeightsError: there is no such checkpoint; or as `read_tokenizer`.
+    """
+    source = os.path.expanduser(os.fspath(source))
+    folder = checkpoint_folder(source, weights=False, files=(*CONFIGS, *FILES))
+    return read_tokenizer(os.path.dirname(source) if folder is None else folder)
 
 
 def read_tokenizer(folder: str | os.PathLike) -> Tokenizer:

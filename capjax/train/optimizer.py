@@ -3,19 +3,23 @@
 import jax
 import optax
 
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "linear", "constant")
 
 
 def learning_rate_schedule(
     peak: float, warmup_steps: int, total_steps: int, kind: str = "cosine"
 ) -> optax.Schedule:
-    """Linear warm-up from 0 to `peak`, then a half cosine to 0 at `total_steps`, or `peak`."""
+    """Linear warm-up from 0 to `peak`; then a half cosine or a line to 0 at the end, or `peak`."""
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
             f"optimizer.warmup_steps={warmup_steps} must be below num_steps={total_steps}"
         )
     if kind == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps)
+    if kind == "linear":
+        rise = optax.linear_schedule(0.0, peak, warmup_steps)
+        fall = optax.linear_schedule(peak, 0.0, total_steps - warmup_steps)
+        return optax.join_schedules([rise, fall], [warmup_steps])
     if kind == "constant":
         return optax.warmup_constant_schedule(0.0 if warmup_steps else peak, peak, warmup_steps)
     raise ValueError(f"optimizer.schedule is {kind!r}; it may be {', '.join(SCHEDULES)}")

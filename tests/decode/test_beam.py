@@ -342,7 +342,7 @@ print("same", len(np.unique(many.lengths)))
 
 def test_one_device_is_eight():
     root = pathlib.Path(__file__).parents[2]
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     environment = {
         **os.environ,
         "XLA_FLAGS": flags,

@@ -24,7 +24,7 @@ SCRIPT = Path(__file__).with_name("eight_devices.py")
 
 
 def run(devices, accumulate, layout="padded"):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(accumulate), layout],
         env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(SCRIPT.parents[2])},

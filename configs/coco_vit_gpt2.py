@@ -1,0 +1,49 @@
+"""ViT and GPT-2 on COCO, as VisionEncoderDecoder of transformers; trained on, or put together.
+
+    python -m capjax.main --config configs/coco_vit_gpt2.py
+    python -m capjax.main --config configs/coco_vit_gpt2.py:ydshieh/vit-gpt2-coco-en
+    python -m capjax.main --config configs/coco_vit_gpt2.py:VIT,GPT2
+
+The first starts from two checkpoints, google/vit-base-patch16-224-in21k and openai-community/gpt2,
+where what attends to the image is fresh; so does the last, from any two. The second goes on from a
+captioner. Each is a name on huggingface.co or a folder, which is told from a name by a slash or a
+dot (./vit). All of it trains; --config.encoder.trainable='()' leaves the ViT as it is, and
+--config.decoder.frozen=True GPT-2's own layers.
+"""
+
+from configs import base
+
+_PARTS = "google/vit-base-patch16-224-in21k,openai-community/gpt2"
+
+
+def get_config(source: str = _PARTS):
+    """`source` is a captioner, or a ViT and a GPT-2 with a comma between."""
+    config = base.get_config()
+    config.dataset = base.tfds_dataset("coco_captions")
+    config.dataset.over_length = "cut"
+    config.dataset.num_threads = 16
+    vit, comma, gpt2 = source.partition(",")
+    if comma:
+        base.use_encoder(config, vit)
+        base.use_gpt2(config, gpt2)
+        # Of transformers' examples.
+        config.decoding.num_beams = 4
+        config.decoding.max_length = 24
+    else:
+        base.use_captioner(config, source)
+    config.dataset.max_length = min(32, config.decoder.max_length)
+    config.encoder.trainable = ("all",)
+    config.encoder.cache = ""
+    config.dtype = "bfloat16"
+
+    # 320 captions; an epoch of 113,287 images is 1,770 steps.
+    config.batch_size = 64
+    config.num_steps = 8850
+    config.label_smoothing = 0.1
+    config.optimizer.learning_rate = 5e-5
+    config.optimizer.schedule = "linear"
+    config.optimizer.warmup_steps = 500
+    config.optimizer.b2 = 0.999
+    config.eval_every = 885
+    config.evaluation.batch_size = 64
+    return config

@@ -1,0 +1,24 @@
+"""ViT and GPT-2 on your own pictures: `folder_transformer`'s data, `coco_vit_gpt2`'s model.
+
+    python -m capjax.main --config configs/folder_vit_gpt2.py:ydshieh/vit-gpt2-coco-en \
+        --config.dataset.file=captions.csv
+
+What stands after the colon is as of `coco_vit_gpt2`.
+"""
+
+from configs import base, coco_vit_gpt2
+
+
+def get_config(source: str):
+    """`source` is a captioner, or a ViT and a GPT-2 with a comma between."""
+    config = coco_vit_gpt2.get_config(source)
+    of_coco, config.dataset = config.dataset, base.folder_dataset()
+    config.dataset.update({n: v for n, v in of_coco.items() if n not in ("name", "data_dir")})
+    config.dataset.num_threads = 4
+    config.batch_size = 8
+    config.num_steps = 2000
+    config.optimizer.warmup_steps = 100
+    config.log_every = 10
+    config.eval_every = 200
+    config.early_stopping.patience = 3
+    return config
