@@ -9,8 +9,10 @@ from PIL import Image
 
 from capjax import parallel
 from capjax.data.tokenizer import train_word_tokenizer
+from capjax.evaluate.attention_figures import attention_figure
+from capjax.evaluate.attention_maps import word_maps
 from capjax.evaluate.captioning import BeamSearch, CaptionBatches, Sampling
-from capjax.evaluate.figures import attention_figure, figure_pixels, save_figure, word_maps
+from capjax.evaluate.figures import figure_pixels, save_figure
 from capjax.models.captioner import Captioner
 from capjax.models.patch_encoder import PatchEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
