@@ -16,15 +16,12 @@ from typing import Any
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax import build, checks
+from capjax import build, checks, looks
 from capjax.data.inputs import batches, expand, read_input, read_lines
-from capjax.evaluate.attention_figures import file_stem, save_attention
-from capjax.evaluate.attention_maps import VIEWS
 from capjax.evaluate.caption_file import CaptionFile, CaptionFileError
 from capjax.evaluate.captioning import Method, Sampling
-from capjax.evaluate.figures import save_picture
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
-from capjax.evaluate.stream import Answer, caption_stream, picture_reader
+from capjax.evaluate.stream import caption_stream, picture_reader
 from capjax.load import Run, load, made_by
 from capjax.workdir import WorkdirError
 
@@ -62,36 +59,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--batch_size", type=_positive, help="images at once, at most (default: the run's)"
     )
-    parser.add_argument("--attention", metavar="DIR", help="draw where each word looked, into DIR")
-    parser.add_argument(
-        "--views",
-        type=_views,
-        metavar="VIEWS",
-        help="what --attention draws, with commas: overlay (default), the heat map on the picture; "
-        "heat, the map alone; patches, the picture with its patches weighted. Each map is scaled "
-        "by its own maximum, and a class token is left out",
-    )
-    parser.add_argument(
-        "--attention_by",
-        choices=["mean", "layer", "head"],
-        help="what has a map of its own with --attention: a word, over all layers and heads (mean, "
-        "the default); a word and layer; or a word, layer and head, in a figure a word",
-    )
-    parser.add_argument(
-        "--overlay",
-        type=_words,
-        default=(),
-        metavar="WORDS",
-        help="with --attention, also lay single words' maps over the picture: first, last or their "
-        "numbers, with commas",
-    )
-    parser.add_argument(
-        "--attended",
-        action="store_true",
-        help="also caption what each caption saw: the model's pixels, each patch times its "
-        "attention over the maximum, averaged over words, layers and heads; this caption has a "
-        "second line after 'attended:', in JSON a field; --attention saves the picture, too",
-    )
+    looks.add_arguments(parser)
     parser.add_argument(
         "--compilation_cache",
         default=build.COMPILATION_CACHE,
@@ -112,9 +80,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="go on with FILE: skip images that have a caption there, try errors again",
     )
     arguments = parser.parse_args(argv)
-    for flag in ("overlay", "views", "attention_by"):
-        if getattr(arguments, flag) and not arguments.attention:
-            parser.error(f"--{flag} needs --attention DIR to write into")
+    looks.check_arguments(parser, arguments)
     if arguments.resume and not arguments.output:
         parser.error("--resume needs --output FILE to go on with")
     if arguments.images.count("-") > 1:
@@ -126,45 +92,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
     return int(text)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    words = tuple(text.split(","))
-    for word in words:
-        if word not in ("first", "last") and not (word.isdecimal() and int(word) > 0):
-            raise argparse.ArgumentTypeError(
-                f"{word!r} is no word: it may be first, last or a number from 1 on"
-            )
-    return words
-
-
-def _views(text: str) -> tuple[str, ...]:
-    views = tuple(text.split(","))
-    for view in views:
-        if view not in VIEWS or views.count(view) > 1:
-            raise argparse.ArgumentTypeError(
-                f"{text!r}: give some of {', '.join(VIEWS)}, each once, with commas"
-            )
-    return views
-
-
-def _check_attention(arguments: argparse.Namespace, run: Run) -> None:
-    """Refuses what the run's decoder has no attention for.
-
-    Raises:
-      ConfigError: naming the flag.
-    """
-    decoder = run.config.decoder
-    if arguments.attention_by in ("layer", "head") and decoder.name == "bahdanau":
-        raise build.ConfigError(
-            f"--attention_by {arguments.attention_by}: this run's decoder is recurrent and has one "
-            "map a word; leave the flag out"
-        )
-    if arguments.attended and decoder.get("attention") == "none":
-        raise build.ConfigError(
-            "--attended: this run's decoder looks nowhere (decoder.attention is 'none'); leave the "
-            "flag out"
-        )
 
 
 def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
@@ -223,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run = load(arguments.workdir, arguments.checkpoint)
         method = choose_method(arguments, run.config)
-        _check_attention(arguments, run)
+        looks.check_run(arguments, run.config.decoder)
         with contextlib.ExitStack() as stack:
             file = None
             if arguments.output:
@@ -278,7 +205,7 @@ def _caption_all(
                         print(f"error: {printable(str(answer.error))}", file=sys.stderr)
                 if draws and answer.caption:
                     # First, as --resume takes what has its line to be done.
-                    _draw(arguments, answer)
+                    looks.draw(arguments, answer)
                 if file:
                     file.write(answer_row(answer))
                 elif arguments.json:
@@ -289,22 +216,6 @@ def _caption_all(
             if stop.number:
                 return 128 + stop.number
     return int(failed)
-
-
-def _draw(arguments: argparse.Namespace, answer: Answer) -> None:
-    """Draws the attention of an answer, and of what its caption saw."""
-    draw = functools.partial(
-        save_attention,
-        views=arguments.views or ("overlay",),
-        by=arguments.attention_by or "mean",
-        words=arguments.overlay,
-    )
-    stem = file_stem(arguments.attention, answer.name)
-    draw(stem, answer.picture, answer.caption)
-    if answer.attended:
-        pixels, caption = answer.attended
-        save_picture(pixels, f"{stem}-attended-picture.png")
-        draw(f"{stem}-attended", pixels, caption)
 
 
 def _print(bar: tqdm, line: bytes) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -18,6 +19,8 @@ from capjax.evaluate.figures import save_figure, save_picture
 COLUMNS = 5
 # Of a picture in a table, in pixels: its longer side, and the margin around it.
 _CELL, _MARGIN = 128, 4
+# Of a column's name, about the width of a letter in pixels.
+_LETTER = 9
 _DPI = 100
 _SCALE = "Each map is scaled from 0 to its own maximum."
 
@@ -32,7 +35,9 @@ def attention_figure(pixels: np.ndarray, caption: Caption, view: View = overlay)
     """
     maps = grid_maps(caption).mean(axis=(1, 2))
     rows = -(-(len(maps) + 1) // COLUMNS)
-    figure = Figure(figsize=(2.2 * COLUMNS, 2.45 * rows + 0.4), layout="constrained")
+    height, width = pixels.shape[:2]
+    row = 2.2 * min(height / width, 2) + 0.25
+    figure = Figure(figsize=(2.2 * COLUMNS, row * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axis in axes:
@@ -42,7 +47,7 @@ def attention_figure(pixels: np.ndarray, caption: Caption, view: View = overlay)
         axis.imshow(view(pixels, grid), interpolation="nearest")
         # Words are text, never mathematics: a lone dollar sign must not start a formula.
         axis.set_title(word, fontsize=11, parse_math=False)
-    figure.suptitle(caption.text, fontsize=12, wrap=True, parse_math=False)
+    _set_title(figure, caption.text)
     return figure
 
 
@@ -100,7 +105,9 @@ def _table(
 ) -> Figure:
     """The picture beside a table of cells, uint8 [R, C, h, w, 3]."""
     # As one image: hundreds of axes would take a minute to lay out.
-    margins = ((0, 0), (0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0))
+    # Columns of portraits are wider than these, or their names would run into each other.
+    side = (_LETTER * max(map(len, columns)) - cells.shape[3]) // 2
+    margins = [(0, 0), (0, 0), (_MARGIN,) * 2, (max(_MARGIN, side),) * 2, (0, 0)]
     cells = np.pad(cells, margins, constant_values=255)
     count, width, height, across, _ = cells.shape
     table = cells.swapaxes(1, 2).reshape(count * height, width * across, 3)
@@ -119,9 +126,15 @@ def _table(
     right.tick_params(length=0)
     right.spines[:].set_visible(False)
     right.set_anchor("NW")
-    figure.suptitle(title, fontsize=12, wrap=True, parse_math=False)
+    _set_title(figure, title)
     figure.supxlabel(_SCALE, fontsize=9, color="dimgrey")
     return figure
+
+
+def _set_title(figure: Figure, text: str) -> None:
+    # Matplotlib's own wrapping takes dollar signs for mathematics all the same.
+    lines = textwrap.fill(text, int(9 * figure.get_figwidth()))
+    figure.suptitle(lines, fontsize=12, parse_math=False)
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:
