@@ -157,6 +157,7 @@ def test_what_a_caption_saw_is_captioned_in_a_batch_of_the_same_shape(names):
     for first, second in zip(captioner.batches[::2], captioner.batches[1::2], strict=True):
         assert first["image"].shape == second["image"].shape
         assert first["index"].tolist() == second["index"].tolist()
+        assert first["image"] is not second["image"]
 
 
 def test_stopping_early_starts_no_more_reading():
