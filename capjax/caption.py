@@ -17,11 +17,10 @@ from typing import Any
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax import build, checks
+from capjax import build, checks, looks
 from capjax.data.inputs import batches, expand, read_input, read_lines
 from capjax.evaluate.caption_file import CaptionFile, CaptionFileError
 from capjax.evaluate.captioning import Method, Sampling
-from capjax.evaluate.figures import save_attention
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
 from capjax.evaluate.stream import caption_stream, picture_reader
 from capjax.load import Run, load, made_by
@@ -70,15 +69,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--batch_size", type=_positive, help="images at once, at most (default: the model's)"
     )
-    parser.add_argument("--attention", metavar="DIR", help="draw where each word looked, into DIR")
-    parser.add_argument(
-        "--overlay",
-        type=_words,
-        default=(),
-        metavar="WORDS",
-        help="with --attention, also lay single words' maps over the picture: first, last or their "
-        "numbers, with commas",
-    )
+    looks.add_arguments(parser)
     parser.add_argument(
         "--compilation_cache",
         default=build.COMPILATION_CACHE,
@@ -99,8 +90,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="go on with FILE: skip images that have a caption there, try errors again",
     )
     arguments = parser.parse_args(argv)
-    if arguments.overlay and not arguments.attention:
-        parser.error("--overlay needs --attention DIR to write into")
+    looks.check_arguments(parser, arguments)
     if arguments.resume and not arguments.output:
         parser.error("--resume needs --output FILE to go on with")
     if arguments.images.count("-") > 1:
@@ -112,16 +102,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
     return int(text)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    words = tuple(text.split(","))
-    for word in words:
-        if word not in ("first", "last") and not (word.isdecimal() and int(word) > 0):
-            raise argparse.ArgumentTypeError(
-                f"{word!r} is no word: it may be first, last or a number from 1 on"
-            )
-    return words
 
 
 def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
@@ -180,10 +160,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run = _load(arguments)
         method = choose_method(arguments, run.config)
+        looks.check_run(arguments, run.config.decoder)
         with contextlib.ExitStack() as stack:
             file = None
             if arguments.output:
-                file = CaptionFile(arguments.output, made_by(run, method), resume=arguments.resume)
+                made = made_by(run, method)
+                if arguments.attended:
+                    made["attended"] = True
+                file = CaptionFile(arguments.output, made, resume=arguments.resume)
                 stack.enter_context(contextlib.closing(file))
             return _caption_all(arguments, run, method, file, stack.enter_context(_Stop()))
     except KeyboardInterrupt:  # Before there was anything to finish.
@@ -229,9 +213,12 @@ def _caption_all(
     answers = caption_stream(
         batches(names, size, done),
         picture_reader(read_input, build.resize(run.config.dataset), thumbnail=draws),
-        functools.partial(run.caption_batches, method=method, attention=draws),
+        functools.partial(
+            run.caption_batches, method=method, attention=draws or arguments.attended
+        ),
         size=size,
         num_threads=run.config.dataset.num_threads,
+        attended=arguments.attended,
     )
     failed = False
     # On a terminal only: a bar in a log file is a thousand lines.
@@ -244,10 +231,7 @@ def _caption_all(
                         print(f"error: {printable(str(answer.error))}", file=sys.stderr)
                 if draws and answer.caption:
                     # First, as --resume takes what has its line to be done.
-                    words = arguments.overlay
-                    save_attention(
-                        arguments.attention, answer.name, answer.picture, answer.caption, words
-                    )
+                    looks.draw(arguments, answer)
                 if file:
                     file.write(answer_row(answer))
                 elif arguments.json:

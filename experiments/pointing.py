@@ -16,7 +16,7 @@ from capjax.data.sections import open_source
 from capjax.data.shapes.draw import object_mask
 from capjax.data.shapes.facts import is_true
 from capjax.data.shapes.scene import SHAPES, SIZE, Scene, scene_of
-from capjax.evaluate.figures import word_maps
+from capjax.evaluate.attention_maps import word_maps
 
 
 def hits(scene: Scene, shape: str, heat: np.ndarray) -> bool:

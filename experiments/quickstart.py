@@ -12,7 +12,8 @@ import capjax
 from capjax import build
 from capjax.data.images import load_pixels
 from capjax.data.sections import open_source
-from capjax.evaluate.figures import attention_figure, save_figure
+from capjax.evaluate.attention_figures import attention_figure
+from capjax.evaluate.figures import save_figure
 from capjax.run import evaluate, train
 from configs import shapes_transformer
 

@@ -5,12 +5,19 @@ import os
 import signal
 import subprocess
 import sys
+import types
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 import capjax
 from capjax import build, caption
+from capjax.data.images import load_pixels
+from capjax.evaluate.attention_figures import file_stem
+from capjax.evaluate.attention_maps import attended_picture
+from configs import base
 from tests.command_line import REPOSITORY, call, environment
 from tests.data.ugly_images import whole_files
 from tests.untrained_run import write_untrained_run
@@ -213,12 +220,71 @@ def test_samples_do_not_depend_on_where_a_run_was_cut(workdir, expected, tmp_pat
     assert rows(cut) == rows(whole)
 
 
+def test_what_captions_saw_is_captioned_too(workdir, expected, tmp_path, capfd):
+    """In two goes, as --resume has it; with the picture that Python makes of it."""
+    file, figures = tmp_path / "captions.jsonl", str(tmp_path / "figures")
+    options = ("--attended", "--attention", figures, "--views", "heat,patches")
+    more = (*options, "--batch_size", BATCH, "--output", file)
+    names = list(expected)[: BATCH + 2]
+    assert caption.main(arguments(workdir, *more, *names[:BATCH])) == 0
+    assert caption.main(arguments(workdir, *more, "--resume", *names)) == 0
+    run = capjax.load(workdir)
+    firsts = run.caption(names, attention=True, batch_size=BATCH)
+    side = run.config.dataset.image_size
+    saw = [
+        attended_picture(load_pixels(name, side), first)
+        for name, first in zip(names, firsts, strict=True)
+    ]
+    seconds = run.caption(saw, attention=True, batch_size=BATCH)
+    assert [(row["image"], row["caption"]) for row in rows(file)] == [
+        (name, expected[name]) for name in names
+    ]
+    assert [row["attended"]["caption"] for row in rows(file)] == [c.text for c in seconds]
+    assert {"caption", "log_prob", "score", "finished"} == rows(file)[0]["attended"].keys()
+    assert any(row["caption"] != row["attended"]["caption"] for row in rows(file))
+    for name, pixels in zip(names, saw, strict=True):
+        stem = file_stem(figures, name)
+        with Image.open(f"{stem}-attended-picture.png") as saved:
+            np.testing.assert_array_equal(np.asarray(saved), pixels)
+        assert os.path.exists(f"{stem}.png")
+        assert os.path.exists(f"{stem}-attended.png")
+    assert len(os.listdir(figures)) == 3 * len(names)
+    with pytest.raises(SystemExit, match=r"attended: True in the file, '\(absent\)' now"):
+        caption.main(arguments(workdir, "--output", file, "--resume", *names))
+    capfd.readouterr()
+    assert caption.main(arguments(workdir, "--attended", "--batch_size", BATCH, names[0])) == 0
+    said = capfd.readouterr().out.splitlines()
+    assert said == [f"{names[0]}\t{firsts[0]}", f"{names[0]}\tattended: {seconds[0]}"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "more", "message"),
+    [
+        ({}, ["--attention", "out", "--attention_by", "layer"], "--attention_by layer: .* one map"),
+        ({}, ["--attention", "out", "--attention_by", "head"], "--attention_by head: .* one map"),
+        ({"attention": "none", "initial_state": "mean"}, ["--attended"], "--attended: .* nowhere"),
+    ],
+)
+def test_what_a_decoder_has_no_attention_for_is_refused(monkeypatch, fields, more, message):
+    config = base.get_config()
+    config.decoder = base.bahdanau_decoder()
+    config.decoder.update(fields)
+    monkeypatch.setattr(caption, "load", lambda *_: types.SimpleNamespace(config=config))
+    with pytest.raises(SystemExit, match=f"error: {message}.*; leave the flag out") as caught:
+        caption.main(arguments(REPOSITORY, *more, "x.jpg"))
+    assert "\n" not in caught.value.code
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--resume", "x.jpg"], "--resume needs --output FILE"),
         (["--batch_size", "0", "x.jpg"], "'0' must be a whole number from 1 on"),
         (["--batch_size", "-3", "x.jpg"], "batch_size"),
+        (["--views", "heat", "x.jpg"], "--views needs --attention DIR"),
+        (["--attention_by", "head", "x.jpg"], "--attention_by needs --attention DIR"),
+        (["--attention", "out", "--views", "heat,cold", "x.jpg"], "some of overlay, heat, patches"),
+        (["--attention", "out", "--views", "heat,heat", "x.jpg"], "each once"),
         (["-", "-"], "give it once"),
         ([], "images"),
     ],

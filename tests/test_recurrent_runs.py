@@ -9,8 +9,9 @@ import pytest
 import capjax
 from capjax import build, checks
 from capjax.data.tokenizer import train_word_tokenizer
+from capjax.evaluate.attention_figures import attention_figure
+from capjax.evaluate.attention_maps import grid_maps, overlay
 from capjax.evaluate.captioning import BeamSearch, Sampling
-from capjax.evaluate.figures import attention_figure, word_overlay
 from capjax.pretrained.weights import WeightsError
 from capjax.run import train
 from capjax.train import loop
@@ -152,9 +153,9 @@ def test_attention_is_drawn_for_greedy_sampled_and_beam_captions(config, picture
         np.testing.assert_allclose(caption.attention.sum(-1), 1, atol=1e-5)
         assert attention_figure(pixels, caption).axes
         for word in (0, -1):
-            overlay = word_overlay(pixels, caption, word)
-            assert overlay.shape == pixels.shape
-            assert overlay.any()
+            seen = overlay(pixels, grid_maps(caption)[word, 0, 0])
+            assert seen.shape == pixels.shape
+            assert seen.any()
 
 
 def test_a_recurrent_decoder_may_say_more_than_it_was_trained_on(config, tmp_path):

@@ -118,6 +118,14 @@ class Resize:
         left, top = (halve((edge - self.size) / 2) for edge in resized)
         return resized, (left, top)
 
+    def seen(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The part of a picture of width x height that is not cut off, in its whole pixels."""
+        resized, corner = self.place(width, height)
+        scales = width / resized[0], height / resized[1]
+        first = (round(at * scale) for at, scale in zip(corner, scales, strict=True))
+        last = (round((at + self.size) * scale) for at, scale in zip(corner, scales, strict=True))
+        return *first, *last
+
 
 def load_pixels(
     image: bytes | str | os.PathLike | Image.Image | np.ndarray,

@@ -80,6 +80,7 @@ class Caption:
       attention: float32 [len(words), N, P], or None when not asked for.
       grid: (h, w) of the memory's spatial positions; P == prefix + h * w.
       prefix: memory positions outside the grid.
+      layers: of the N maps, N / layers are heads of the first, and so on.
     """
 
     text: str
@@ -90,6 +91,7 @@ class Caption:
     attention: np.ndarray | None = None
     grid: tuple[int, int] | None = None
     prefix: int = 0
+    layers: int = 1
 
     def __str__(self) -> str:
         return self.text
@@ -118,7 +120,7 @@ class CaptionBatches:
             captions of all rows; all processes take part.
         """
         self._tokenizer, self._together = tokenizer, together
-        self._attention = attention
+        self._attention, self._layers = attention, model.decoder.attention_layers
         self._grid: tuple[tuple[int, int], int] | None = None
         decode = make_decode(model, tokenizer, method, attention=attention)
 
@@ -166,6 +168,7 @@ class CaptionBatches:
             attention=attention,
             grid=grid if self._attention else None,
             prefix=prefix,
+            layers=self._layers,
         )
 
 

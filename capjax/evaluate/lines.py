@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from capjax.evaluate.captioning import Caption
 from capjax.evaluate.stream import Answer
 
 # What ends a line, moves a terminal's cursor or is no UTF-8.
@@ -12,12 +13,20 @@ _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def answer_row(answer: Answer) -> dict[str, Any]:
-    """An answer for JSON: "image" with "caption" and its figures, or with "error"."""
+    """An answer for JSON: "image" with "caption" and its figures, or with "error".
+
+    What the caption saw has its own under "attended", where it was captioned.
+    """
     if answer.error:
         return {"image": answer.name, "error": str(answer.error)}
-    caption = answer.caption
+    row = {"image": answer.name, **_caption_row(answer.caption)}
+    if answer.attended:
+        row["attended"] = _caption_row(answer.attended.caption)
+    return row
+
+
+def _caption_row(caption: Caption) -> dict[str, Any]:
     return {
-        "image": answer.name,
         "caption": caption.text,
         "log_prob": caption.log_prob,
         "score": caption.score,
@@ -31,8 +40,15 @@ def json_line(row: Mapping[str, Any]) -> bytes:
 
 
 def text_line(answer: Answer) -> bytes:
-    """Name and caption of a captioned image, with a tab between, in UTF-8."""
-    return f"{printable(answer.name)}\t{printable(answer.caption.text)}\n".encode()
+    """Name and caption of a captioned image, with a tab between, in UTF-8.
+
+    The caption of what it saw, where there is one, has a second line: "attended: " and the caption.
+    """
+    name = printable(answer.name)
+    lines = f"{name}\t{printable(answer.caption.text)}\n"
+    if answer.attended:
+        lines += f"{name}\tattended: {printable(answer.attended.caption.text)}\n"
+    return lines.encode()
 
 
 def printable(text: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from capjax.data.images import ImageError, Resize, load_pixels
+from capjax.evaluate.attention_maps import attended_picture
 from capjax.evaluate.captioning import Caption
 
 # Side of the picture that attention is drawn on.
@@ -22,20 +23,28 @@ class Picture(NamedTuple):
 
     Attributes:
       pixels: the model's, uint8 [S, S, 3].
-      thumbnail: a small one to draw on, uint8 [h, w, 3], or None.
+      thumbnail: a small one to draw on, uint8 [h, w, 3], of what the model sees; or None.
     """
 
     pixels: np.ndarray
     thumbnail: np.ndarray | None
 
 
+class Attended(NamedTuple):
+    """What a caption saw, see `attended_picture`, uint8 [S, S, 3]; and the caption of that."""
+
+    pixels: np.ndarray
+    caption: Caption
+
+
 class Answer(NamedTuple):
-    """What became of one name: a caption, and the thumbnail if there is one; or an error."""
+    """What became of one name: a caption, with what else was asked for; or an error."""
 
     name: str
     caption: Caption | None = None
     picture: np.ndarray | None = None
     error: ImageError | None = None
+    attended: Attended | None = None
 
 
 def picture_reader(
@@ -48,6 +57,8 @@ def picture_reader(
         pixels = load_pixels(picture, resize, name=name)
         if not thumbnail:
             return Picture(pixels, None)
+        # Attention says nothing of what the model does not see.
+        picture = picture.crop(resize.seen(*picture.size))
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
         return Picture(pixels, np.asarray(picture))
 
@@ -61,6 +72,7 @@ def caption_stream(
     *,
     size: int,
     num_threads: int,
+    attended: bool = False,
 ) -> Iterator[list[Answer]]:
     """Yields the answers to each batch of names, in order, as soon as it is captioned.
 
@@ -73,21 +85,24 @@ def caption_stream(
         batch) to captions by index. Batches have one shape, so it is compiled once.
       size: rows of a batch.
       num_threads: threads that read.
+      attended: whether what each caption saw is captioned, too, for which captions need attention.
     """
     pool = ThreadPoolExecutor(num_threads)
     ahead: deque[tuple[int, str, Future]] = deque()
     try:
         for batch in batches:
             coming = deque((index, name, pool.submit(read, name)) for index, name in batch)
-            yield _answer(ahead, caption, size)
+            yield _answer(ahead, caption, size, attended)
             ahead = coming
-        yield _answer(ahead, caption, size)
+        yield _answer(ahead, caption, size, attended)
     finally:
         # Reached too when the caller stops early; what is read then is of no use.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _answer(ahead: deque[tuple[int, str, Future]], caption: Callable, size: int) -> list[Answer]:
+def _answer(
+    ahead: deque[tuple[int, str, Future]], caption: Callable, size: int, attended: bool
+) -> list[Answer]:
     """The answers to what was read ahead, which is used up."""
     answers, pixels, index = [], [], np.full(size, -1, np.int32)
     while ahead:
@@ -104,7 +119,20 @@ def _answer(ahead: deque[tuple[int, str, Future]], caption: Callable, size: int)
         return answers
     images = np.zeros((size, *pixels[0].shape), np.uint8)
     images[: len(pixels)] = pixels
-    captions = (found for _, found in caption([{"image": images, "index": index}]))
-    return [
-        answer if answer.error else answer._replace(caption=next(captions)) for answer in answers
-    ]
+    captions = [found for _, found in caption([{"image": images, "index": index}])]
+    again = [None] * len(captions)
+    if attended:
+        again = _caption_attended(images, index, captions, caption)
+    found = ({"caption": one, "attended": two} for one, two in zip(captions, again, strict=True))
+    return [answer if answer.error else answer._replace(**next(found)) for answer in answers]
+
+
+def _caption_attended(
+    images: np.ndarray, index: np.ndarray, captions: list[Caption], caption: Callable
+) -> list[Attended]:
+    """What the captions of a batch's first images saw, captioned in a batch of the same shape."""
+    images = images.copy()
+    for row, first in enumerate(captions):
+        images[row] = attended_picture(images[row], first)
+    again = caption([{"image": images, "index": index}])
+    return [Attended(pixels, found) for pixels, (_, found) in zip(images, again, strict=False)]

@@ -97,6 +97,9 @@ class BahdanauDecoder(nn.Module):
     remat: bool = True
     dtype: Any = jnp.float32
 
+    # There is one attention map; see `capjax.models.contract`.
+    attention_layers = 1
+
     def setup(self):
         self._check()
 

@@ -9,8 +9,9 @@ A decoder is a `flax.linen.Module` with three methods:
     init_carry(memory, width, max_length) -> Carry         # width = beams an image
     step(carry, token [B, K], *, attention=False) -> (carry, logits [B, K, V], attention | None)
 
-and two laws: stepping gives the logits of teacher forcing, and a future token never changes an
-earlier logit. The memory of an image is never repeated for its captions or beams.
+an attribute `attention_layers`, the number of layers that its N maps are of, a layer's heads
+together, and two laws: stepping gives the logits of teacher forcing, and a future token never
+changes an earlier logit. The memory of an image is never repeated for its captions or beams.
 
 With a `packing`, int32 [B, S], a decoder gives its logits, attention and aux at those places
 alone, as [B, 1, S, ...]: c * T + t for the token t of caption c, by caption and place; -1 where a

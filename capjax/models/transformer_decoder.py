@@ -201,6 +201,11 @@ class TransformerDecoder(nn.Module):
             self.bias = self.param("bias", fixed_init(self.output_bias), (self.vocab_size,))
         self.drop = Dropout(self.dropout)
 
+    @property
+    def attention_layers(self) -> int:
+        """Layers of the attention maps; see `capjax.models.contract`."""
+        return self.num_layers
+
     def _embed(self, tokens: jax.Array, positions: jax.Array, train: bool) -> jax.Array:
         x = self.tokens(tokens) + self.positions(positions)
         return self.drop(x, train=train).astype(self.dtype)

@@ -10,8 +10,9 @@ import numpy as np
 
 from capjax import parallel, processes
 from capjax.data.captions import CaptionTable
+from capjax.evaluate.attention_figures import attention_figure
 from capjax.evaluate.captioning import Caption, CaptionBatches
-from capjax.evaluate.figures import attention_figure, figure_pixels, save_figure
+from capjax.evaluate.figures import figure_pixels, save_figure
 from capjax.evaluate.scoring import Scorer, score_captions
 from capjax.train.state import TrainState
 from capjax.train.writer import Writer

@@ -107,6 +107,20 @@ def test_the_centre_is_cut_out():
     assert whole[0, -1, 0] > 56
 
 
+@pytest.mark.parametrize(
+    "how", [Resize(24), Resize(24, 30), Resize(24, 30, True), Resize(24, 24, True, "bicubic")]
+)
+def test_the_part_that_is_seen_gives_the_pixels(how):
+    for width, height in [(300, 200), (211, 400), (64, 64), (20, 31)]:
+        ramp = np.stack(np.broadcast_arrays(*np.ogrid[:height, :width], 0), -1)
+        picture = Image.fromarray((ramp * 255 // max(width, height)).astype(np.uint8))
+        part = how.seen(width, height)
+        alone = load_pixels(picture.crop(part), 24)
+        # A pixel of a small picture that is seen in part may be taken whole.
+        assert levels(alone, load_pixels(picture, how)) <= 3 + 255 // min(width, height)
+    assert Resize(24, 30).seen(300, 200) == (30, 20, 270, 180)
+
+
 def test_a_crop_is_resized_whole():
     ramp = np.tile(np.arange(60, dtype=np.uint8), (20, 1))
     resize = Resize(10, 15, keep_aspect=True)

@@ -12,7 +12,7 @@ from capjax.evaluate import caption_file
 from capjax.evaluate.caption_file import CaptionFile, CaptionFileError
 from capjax.evaluate.captioning import Caption
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
-from capjax.evaluate.stream import Answer
+from capjax.evaluate.stream import Answer, Attended
 
 MADE_BY = {"step": 3, "decoding": {"num_beams": 2, "sizes": (1, 2)}, "seed": 0}
 ROWS = [{"image": f"{i}.jpg", "caption": f"é {i}\n\u2028"} for i in range(3)]
@@ -191,6 +191,13 @@ def test_a_line_is_a_line(text):
         line = text_line(answer).decode()
         assert len(line.splitlines()) == 1
         assert line.count("\t") == 1
+        second = Attended(None, Caption(piece, -2.0, -1.5, False, ()))
+        both = text_line(answer._replace(attended=second)).decode()
+        name, text = line[:-1].split("\t")
+        assert both == f"{line}{name}\tattended: {text}\n"
+        row = answer_row(answer._replace(attended=second))
+        figures = {"log_prob": -2.0, "score": -1.5, "finished": False}
+        assert row == {**answer_row(answer), "attended": {"caption": piece, **figures}}
 
 
 def test_ordinary_text_stays_as_it_is():

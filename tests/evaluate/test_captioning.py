@@ -5,12 +5,15 @@ import functools
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from PIL import Image
 
 from capjax import parallel
 from capjax.data.tokenizer import train_word_tokenizer
+from capjax.evaluate.attention_figures import attention_figure
+from capjax.evaluate.attention_maps import grid_maps, word_maps
 from capjax.evaluate.captioning import BeamSearch, CaptionBatches, Sampling
-from capjax.evaluate.figures import attention_figure, figure_pixels, save_figure, word_maps
+from capjax.evaluate.figures import figure_pixels, save_figure
 from capjax.models.captioner import Captioner
 from capjax.models.patch_encoder import PatchEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
@@ -101,6 +104,22 @@ def test_greedy_is_one_beam_and_samples_differ(case, search_with):
     one = BeamSearch(num_beams=1, length_penalty=1.0, early_stopping=False, max_length=8)
     assert texts(Sampling(0.0, 8)) == texts(one)
     assert texts(Sampling(1.0, 8)) == texts(Sampling(1.0, 8)) != texts(Sampling(1.0, 8, seed=1))
+
+
+def test_maps_of_a_layer_are_its_own(case, search_with):
+    """A layer whose queries are zero looks everywhere alike."""
+    model, tokenizer, variables, images = case
+    for layer in range(2):
+        params = traverse_util.flatten_dict(variables["params"], sep="/")
+        names = [name for name in params if f"blocks_{layer}/cross_attention/query" in name]
+        assert names
+        params |= {name: np.zeros_like(params[name]) for name in names}
+        blind = {"params": traverse_util.unflatten_dict(params, sep="/")}
+        found = captions((model, tokenizer, blind), search_with(BEAM, True), images, 5)
+        maps = grid_maps(found[0])
+        assert maps.shape == (len(found[0].words), 2, 2, 2, 2)
+        np.testing.assert_allclose(maps[:, layer], 0.2, atol=1e-5)
+        assert maps[:, 1 - layer].std(axis=(-2, -1)).min() > 1e-4
 
 
 def test_word_maps_leave_the_class_token_out_and_keep_places(case, search_with):

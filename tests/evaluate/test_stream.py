@@ -37,8 +37,10 @@ class Captioner:
                 yield index, Caption(f"{batch['image'][row].max()} at {index}", -1, -1, True, ())
 
 
-def stream(batches, read=picture_of, caption=None, size=3):
-    return caption_stream(batches, read, caption or Captioner(), size=size, num_threads=2)
+def stream(batches, read=picture_of, caption=None, size=3, **options):
+    return caption_stream(
+        batches, read, caption or Captioner(), size=size, num_threads=2, **options
+    )
 
 
 NAMES = st.one_of(st.integers(0, 255).map(str), st.just("bad"))
@@ -117,6 +119,47 @@ def test_of_what_was_answered_nothing_is_kept():
     assert most == 2  # The batch that was read ahead.
 
 
+class Looker(Captioner):
+    """Says the picture's corners; it looked at the left half alone."""
+
+    attention = np.array([[[0.9, 0.1, 0.0]]], np.float32)
+
+    def __call__(self, batches):
+        for batch in batches:
+            self.batches.append(batch)
+            for row in np.flatnonzero(batch["index"] >= 0):
+                said = "{} {}".format(*batch["image"][row, 0, :, 0])
+                words = () if said == "7 7" else ("word",)
+                seen = {"attention": self.attention[: len(words)], "grid": (1, 2), "prefix": 1}
+                yield int(batch["index"][row]), Caption(said, -1, -1, True, words, **seen)
+
+
+@given(BATCHES)
+@settings(max_examples=30)
+def test_what_a_caption_saw_is_captioned_in_a_batch_of_the_same_shape(names):
+    places = iter(range(1000))
+    batches = [[(next(places), name) for name in batch] for batch in names]
+    captioner, plain = Looker(), Looker()
+    answers = [a for part in stream(batches, caption=captioner, attended=True) for a in part]
+    alone = [a for part in stream(batches, caption=plain) for a in part]
+    for answer, expected in zip(answers, alone, strict=True):
+        assert (answer.name, str(answer.error)) == (expected.name, str(expected.error))
+        assert expected.attended is None
+        if answer.error:
+            assert answer.attended is None
+            continue
+        assert answer.caption.text == expected.caption.text == f"{answer.name} {answer.name}"
+        right = 7 if answer.name == "7" else 0  # Without words nothing is left out.
+        assert answer.attended.caption.text == f"{answer.name} {right}"
+        assert (answer.attended.pixels[:, 0] == int(answer.name)).all()
+        assert (answer.attended.pixels[:, 1] == right).all()
+    assert len(captioner.batches) == 2 * len(plain.batches)
+    for first, second in zip(captioner.batches[::2], captioner.batches[1::2], strict=True):
+        assert first["image"].shape == second["image"].shape
+        assert first["index"].tolist() == second["index"].tolist()
+        assert first["image"] is not second["image"]
+
+
 def test_stopping_early_starts_no_more_reading():
     begun, released, read = threading.Semaphore(0), threading.Event(), []
 
@@ -153,5 +196,8 @@ def test_a_picture_is_read_with_what_is_drawn_of_it():
     small = picture_reader(lambda _: whole.copy(), Resize(8), thumbnail=True)("x")
     assert (small.pixels.shape, small.thumbnail.shape) == ((8, 8, 3), (224, 448, 3))
     assert picture_reader(lambda _: whole, Resize(8), thumbnail=False)("x").thumbnail is None
+    # Of what is cut off nothing is drawn on.
+    square = picture_reader(lambda _: whole, Resize(8, 8, True), thumbnail=True)("x")
+    assert square.thumbnail.shape == (448, 448, 3)
     (answer,) = list(stream([[(0, "x")]], lambda _: Picture(small.thumbnail[:2, :2], "seen")))[-1]
     assert answer == Answer("x", answer.caption, "seen")

@@ -152,6 +152,7 @@ def test_attention_sums_to_one(case):
     decoder = model.decoder
     maps = decoder.num_layers * decoder.num_heads if is_transformer(model) else 1
     assert attention.shape == (B, C, T, maps, P)
+    assert decoder.attention_layers == (decoder.num_layers if is_transformer(model) else 1)
     np.testing.assert_allclose(attention.sum(-1), 1.0, atol=1e-5)
 
 
