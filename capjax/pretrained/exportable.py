@@ -48,8 +48,13 @@ def exportable(
     """
     params = variables["params"]
     decoder = _decoder_fields(model.decoder)
+    if not isinstance(model.encoder, PatchEncoder | ViT):
+        raise ExportError(
+            f"config.encoder.name: a {type(model.encoder).__name__} is nothing that transformers' "
+            "captioners have; 'patch' and 'vit' export"
+        )
+    _check_widths(model.encoder.width, decoder["width"], model.adapter)
     encoder, encoder_params = _as_vit(model.encoder, params["encoder"], resize.size)
-    _check_widths(encoder["width"], decoder["width"], model.adapter)
     parts = {"encoder": encoder_params, "decoder": params["decoder"]}
     if model.adapter is not None:
         parts["adapter"] = params["adapter"]
@@ -84,16 +89,11 @@ def _decoder_fields(decoder: nn.Module) -> dict[str, Any]:
 
 
 def _as_vit(
-    encoder: nn.Module, params: Mapping[str, Any], image_size: int
+    encoder: PatchEncoder | ViT, params: Mapping[str, Any], image_size: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fields and parameters of the `ViT` that an encoder of such pictures is."""
     if isinstance(encoder, PatchEncoder):
         return _patches_as_vit(encoder, params, image_size)
-    if not isinstance(encoder, ViT):
-        raise ExportError(
-            f"config.encoder.name: a {type(encoder).__name__} is nothing that transformers' "
-            "captioners have; 'patch' and 'vit' export"
-        )
     fields = {name: getattr(encoder, name) for name in FIELDS}
     old, new = tuple(fields["position_grid"]), (image_size // encoder.patch_size,) * 2
     table = resample_positions(jnp.asarray(params["positions"]), old, new, encoder.resample)
