@@ -7,6 +7,7 @@ import pytest
 from capjax import build
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.models.vit import ViT
+from capjax.pretrained.export import main
 from capjax.pretrained.exportable import exportable
 from capjax.pretrained.generation_file import Generation
 from capjax.pretrained.weights import ExportError
@@ -101,6 +102,17 @@ def test_widths_and_adapters_that_they_do_not_have_are_refused():
         config.adapter[name] = {**right, "activation": "", "depth": 0}[name]
     config.encoder.width = 24
     assert "config.adapter.width=24 is config.encoder.width, too, where transf" in refused(config)
+
+
+def test_the_command_line_says_in_one_line_what_is_wrong(small_run, tmp_path):
+    def message(to):
+        with pytest.raises(SystemExit) as caught:
+            main(["--workdir", str(small_run), "--to", str(to)])
+        return caught.value.code
+
+    assert message(tmp_path / "out").startswith("error: config.decoder.tie_embeddings=False is no ")
+    assert not [*tmp_path.iterdir()]
+    assert message(small_run).startswith(f"error: {small_run} is there already; give a folder tha")
 
 
 def test_positions_are_brought_to_the_pictures_grid():
