@@ -57,7 +57,9 @@ def read_tokenizer(folder: str | os.PathLike) -> Tokenizer:
         raise WeightsError(f"{folder}: its tokenizer is damaged: {error}") from error
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike, max_length: int) -> dict:
+def write_tokenizer(
+    tokenizer: Tokenizer, folder: str | os.PathLike, max_length: int
+) -> dict[str, dict[str, Any]]:
     """Writes the tokenizer of a folder: what `read_tokenizer` and transformers' AutoTokenizer read.
 
     tokenizer.json, of a BPE vocab.json and merges.txt too.

@@ -13,7 +13,8 @@ from capjax.pretrained.weights import ExportError, WeightsError, blamed
 
 # Pillow's numbers.
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-# Those for which transformers' processors, with torchvision or with Pillow, have Pillow's pixels.
+# transformers' processors resize by torchvision where it is installed, which of tensors has no
+# others that are Pillow's.
 _EXPORTED = ("bilinear", "bicubic")
 _HALF = {"image_mean": (0.5,) * 3, "image_std": (0.5,) * 3}
 _CLIP = {
