@@ -26,6 +26,11 @@ def write_untrained_run(directory, seed=0) -> None:
     variables = model.init_variables(jax.random.key(seed), build.resize(config.dataset).shape)
     # Louder than training starts: captions of different pictures are to differ.
     params = jax.tree.map(lambda leaf: np.asarray(leaf) * 3, variables["params"])
+    write_run(directory, config, tokenizer, params)
+
+
+def write_run(directory, config, tokenizer, params) -> None:
+    """Writes the workdir of a config with these parameters."""
     workdir.save(str(directory), config, tokenizer, {"tokenizer": tokenizer.fingerprint})
     state = init_state(params, build.optimizer(config), ema=False)
     with build.checkpoints(str(directory), config) as checkpoints:

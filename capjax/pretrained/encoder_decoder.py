@@ -43,12 +43,13 @@ class PretrainedCaptioner:
 
     Attributes:
       encoder: fields of `ViT`, all but its dtype.
-      decoder: fields of `GPT2Decoder` that the weights depend on.
+      decoder: fields of `GPT2Decoder` that the weights depend on; dropout rates may be there, too.
       projection: whether a dense layer brings the encoder's width to the decoder's.
       variables: {"params": {"encoder", "decoder", "adapter"}}, the last where there is a
         projection; NumPy, float32.
       resize: what makes squares of pictures.
-      tokenizer: whose "<|endoftext|>" starts, ends and pads a caption.
+      tokenizer: GPT-2's, whose "<|endoftext|>" starts, ends and pads a caption, or another with
+        tokens for that; what it bans is never generated.
       generation: how it is meant to caption.
     """
 
@@ -62,7 +63,8 @@ class PretrainedCaptioner:
 
     def module(self, dtype: Any = jnp.float32) -> Captioner:
         """What `variables` are of; `dtype` is the computation's."""
-        return captioner(self.encoder, self.decoder, projection=self.projection, dtype=dtype)
+        fields = {**self.decoder, "banned": self.tokenizer.banned_ids}
+        return captioner(self.encoder, fields, projection=self.projection, dtype=dtype)
 
     def sections(self) -> dict[str, dict[str, Any]]:
         """Fields of a config by section, those that the files say."""
@@ -120,7 +122,7 @@ def read_captioner(source: str | os.PathLike, *, weights: bool = True) -> Pretra
             f"{at}: the decoder has vocab_size={decoder['vocab_size']}, and the tokenizer beside "
             f"it {tokenizer.vocab_size} tokens"
         )
-    generation = read_generation(folder, tokenizer.eos_id)
+    generation = read_generation(folder, tokenizer)
     if generation.max_length > decoder["max_length"] + 1:
         raise WeightsError(
             f"{folder}: captions of up to {generation.max_length} tokens are asked for, and the "

@@ -10,13 +10,21 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from capjax.data.tokenizer import Tokenizer
 from capjax.pretrained.checkpoint_folders import read_json
 from capjax.pretrained.weights import WeightsError
 
 FILE = "generation_config.json"
 # Of `transformers.generate`, where both files are silent: so many tokens beside the first.
 _DEFAULT_NEW_TOKENS = 20
-_IDS = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+# By what they are to a tokenizer.
+_IDS = {
+    "decoder_start_token_id": "bos",
+    "bos_token_id": "bos",
+    "eos_token_id": "eos",
+    "pad_token_id": "pad",
+}
+_BANS = ("suppress_tokens", "renormalize_logits")
 _READ = ("num_beams", "length_penalty", "early_stopping", "max_length", "max_new_tokens")
 # What changes captions, with the value that does not; null and an empty list never do.
 _HARMLESS: dict[str, Any] = {
@@ -30,7 +38,6 @@ _HARMLESS: dict[str, Any] = {
     "encoder_repetition_penalty": 1,
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
-    "renormalize_logits": False,
     "token_healing": False,
     "penalty_alpha": 0,
     "guidance_scale": 1,
@@ -43,7 +50,6 @@ _HARMLESS: dict[str, Any] = {
     "forced_eos_token_id": None,
     "force_bos_token_to_be_generated": False,
     "forced_decoder_ids": None,
-    "suppress_tokens": None,
     "begin_suppress_tokens": None,
     "sequence_bias": None,
     "exponential_decay_length_penalty": None,
@@ -83,7 +89,7 @@ class Generation:
         return {**dataclasses.asdict(self), "early_stopping": stopping}
 
 
-def read_generation(folder: str | os.PathLike, end_id: int) -> Generation:
+def read_generation(folder: str | os.PathLike, tokenizer: Tokenizer) -> Generation:
     """How the captioner of a folder generates.
 
     As transformers does, by generation_config.json alone where there is one; else by the fields in
@@ -91,13 +97,14 @@ def read_generation(folder: str | os.PathLike, end_id: int) -> Generation:
 
     Args:
       folder: of the checkpoint.
-      end_id: the token that starts, ends and pads captions; ids that the files name must be this.
+      tokenizer: of the checkpoint; ids that the files name must be its start, end and pad, and
+        the tokens that they suppress those that it bans.
 
     Raises:
       WeightsError: a field is not supported, or unknown; names it and says what it may be.
     """
     path = os.path.join(folder, FILE)
-    known = {*_IDS, *_READ, *_HARMLESS}
+    known = {*_IDS, *_BANS, *_READ, *_HARMLESS}
     if os.path.isfile(path):
         given = _without_nulls(read_json(path))
         unknown = sorted(given.keys() - known - {*_IGNORED})
@@ -108,7 +115,8 @@ def read_generation(folder: str | os.PathLike, end_id: int) -> Generation:
         config = read_json(path)
         sections = (_without_nulls(part) for part in (config.get("decoder") or {}, config))
         given = {n: v for part in sections for n, v in part.items() if n in known}
-    _check(given, end_id, path)
+    _check(given, tokenizer, path)
+    _check_bans(given, tokenizer, path)
     found = {name: given[name] for name in _READ[:4] if name in given}
     if "max_new_tokens" in given:
         found["max_length"] = 1 + given["max_new_tokens"]
@@ -119,13 +127,39 @@ def _without_nulls(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if value is not None}
 
 
-def _check(given: Mapping[str, Any], end_id: int, path: str) -> None:
+def write_generation(generation: Generation, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a generation_config.json says of a captioner, the inverse of `read_generation`."""
+    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+    found = {name: ids[role] for name, role in _IDS.items()} | dataclasses.asdict(generation)
+    if tokenizer.banned_ids:
+        found |= {"suppress_tokens": list(tokenizer.banned_ids), "renormalize_logits": True}
+    return found
+
+
+def _check_bans(given: Mapping[str, Any], tokenizer: Tokenizer, path: str) -> None:
+    """Raises WeightsError where the tokens that are out of reach are not those of the tokenizer."""
+    banned = list(tokenizer.banned_ids)
+    suppressed = given.get("suppress_tokens") or []
+    if suppressed != banned:
+        value = given.get("suppress_tokens")
+        raise _refusal(path, "suppress_tokens", value, json.dumps(banned or None))
+    # Without, the probability of banned tokens would be taken from the others, and beams be
+    # compared by that.
+    if banned and given.get("num_beams", 1) > 1 and given.get("renormalize_logits") is not True:
+        value = given.get("renormalize_logits", False)
+        raise _refusal(path, "renormalize_logits", value, "true")
+
+
+def _check(given: Mapping[str, Any], tokenizer: Tokenizer, path: str) -> None:
     """Raises WeightsError for the first field that a beam search can't be given."""
     for name, value in given.items():
         if name in _HARMLESS and value not in (_HARMLESS[name], [], {}):
             raise _refusal(path, name, value, json.dumps(_HARMLESS[name]))
-        if name in _IDS and value not in (end_id, [end_id]):
-            raise _refusal(path, name, value, f"{end_id}, the tokenizer's end")
+        if name in _IDS:
+            token = getattr(tokenizer, f"{_IDS[name]}_id")
+            role = "end" if token == tokenizer.eos_id else _IDS[name]
+            if value not in (token, [token]):
+                raise _refusal(path, name, value, f"{token}, the tokenizer's {role}")
     least = {"num_beams": 1, "max_length": 2, "max_new_tokens": 1}
     for name, number in least.items():
         value = given.get(name, number)

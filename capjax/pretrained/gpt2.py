@@ -19,7 +19,7 @@ from capjax.pretrained.checkpoint_folders import (
     read_weights,
     weights_file,
 )
-from capjax.pretrained.weights import WeightsError, check_fit
+from capjax.pretrained.weights import ExportError, WeightsError, check_fit
 
 # Those of transformers' GPT2Config, since a published config.json may leave them out.
 _DEFAULTS = {
@@ -95,6 +95,45 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], b
         "epsilon": float(found["layer_norm_epsilon"]),
     }
     return fields, bool(found["add_cross_attention"])
+
+
+def write_config(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoder's section of a config.json, the inverse of `read_config`.
+
+    Args:
+      fields: of a `GPT2Decoder` that attends to an image, as from `read_config`; with "dropout" and
+        "attention_dropout", where they are known.
+
+    Raises:
+      ExportError: GPT-2 has no such activation.
+    """
+    names = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
+    if fields["activation"] not in names:
+        raise ExportError(
+            f"config.decoder.activation={fields['activation']!r} is no GPT-2's in transformers; it "
+            f"may be {', '.join(map(repr, names))}"
+        )
+    dropouts = {
+        "embd_pdrop": "dropout",
+        "resid_pdrop": "dropout",
+        "attn_pdrop": "attention_dropout",
+    }
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "is_decoder": True,
+        "add_cross_attention": True,
+        "tie_word_embeddings": True,
+        "vocab_size": fields["vocab_size"],
+        "n_positions": fields["max_length"],
+        "n_embd": fields["width"],
+        "n_layer": fields["num_layers"],
+        "n_head": fields["num_heads"],
+        "n_inner": round(fields["mlp_ratio"] * fields["width"]),
+        "activation_function": names[fields["activation"]],
+        "layer_norm_epsilon": fields["epsilon"],
+        **{theirs: fields[ours] for theirs, ours in dropouts.items() if ours in fields},
+    }
 
 
 def _refusal(path: str, name: str, value: Any, instead: Any) -> WeightsError:
@@ -174,6 +213,44 @@ def to_params(
         **{f"blocks_{number}": block(number) for number in range(fields["num_layers"])},
         "last_norm": norm("ln_f"),
     }
+
+
+def to_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors of a GPT-2 that attends to an image, the inverse of `to_params`.
+
+    Args:
+      params: of a `GPT2Decoder`.
+
+    Returns:
+      float32, named as "transformer.wte.weight"; the output layer is that and has no own.
+    """
+    tensors = {
+        _EMBEDDING: params["tokens"]["embedding"],
+        "wpe.weight": params["positions"]["embedding"],
+    }
+
+    def layer(name: str, given: Mapping[str, np.ndarray]) -> None:
+        tensors[f"{name}.weight"] = given["kernel" if "kernel" in given else "scale"]
+        tensors[f"{name}.bias"] = given["bias"]
+
+    layer("ln_f", params["last_norm"])
+    blocks = [name for name in params if name.startswith("blocks_")]
+    for number in range(len(blocks)):
+        block, h = params[f"blocks_{number}"], f"h.{number}."
+        itself, image = block["self_attention"], block["cross_attention"]
+        parts = itself["query"], itself["key_value"]
+        joined = {n: np.concatenate([part[n] for part in parts], -1) for n in ("kernel", "bias")}
+        layer(f"{h}ln_1", block["norms_0"])
+        layer(f"{h}attn.c_attn", joined)
+        layer(f"{h}attn.c_proj", itself["out"])
+        layer(f"{h}ln_cross_attn", block["norms_1"])
+        layer(f"{h}crossattention.q_attn", image["query"])
+        layer(f"{h}crossattention.c_attn", image["key_value"])
+        layer(f"{h}crossattention.c_proj", image["out"])
+        layer(f"{h}ln_2", block["norms_2"])
+        layer(f"{h}mlp.c_fc", block["feed_forward"]["up"])
+        layer(f"{h}mlp.c_proj", block["feed_forward"]["down"])
+    return {f"transformer.{name}": np.asarray(a, np.float32) for name, a in tensors.items()}
 
 
 def _shapes(fields: Mapping[str, Any], cross: bool) -> dict[str, tuple[int, ...]]:

@@ -1,11 +1,16 @@
-"""GPT-2's byte-level BPE from a checkpoint's folder (Radford et al. 2019, section 2.2)."""
+"""The tokenizer of a captioner's folder: GPT-2's byte-level BPE (Radford et al. 2019, section 2.2).
+
+Or one that has the four special tokens of `capjax.data.tokenizer`, which a captioner trained from
+scratch has.
+"""
 
 import os
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from capjax.data.tokenizer import Tokenizer
+from capjax.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from capjax.pretrained.checkpoint_folders import CONFIGS, checkpoint_folder, read_json
 from capjax.pretrained.weights import WeightsError
 
@@ -27,8 +32,8 @@ def tokenizer_of(source: str | os.PathLike) -> Tokenizer:
 def read_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     """The tokenizer of a folder: its tokenizer.json, else vocab.json with merges.txt.
 
-    "<|endoftext|>" is its start, end and pad at once. Spaces count: " a" and "a" are two tokens. A
-    space is put before the first word where tokenizer_config.json says add_prefix_space.
+    Of GPT-2's, "<|endoftext|>" is start, end and pad at once. Spaces count: " a" and "a" are two
+    tokens. A space is put before the first word where tokenizer_config.json says add_prefix_space.
 
     Raises:
       WeightsError: there are no such files, or they are damaged or another kind of tokenizer.
@@ -48,6 +53,8 @@ def read_tokenizer(folder: str | os.PathLike) -> Tokenizer:
             raise WeightsError(
                 f"{folder}: has no tokenizer: neither tokenizer.json nor vocab.json and merges.txt"
             )
+        if all(backend.token_to_id(token) is not None for token in SPECIAL_TOKENS):
+            return Tokenizer(backend)
         if not isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
             raise WeightsError(f"{whole}: is no byte-level tokenizer, as GPT-2's is")
         if "add_prefix_space" in config:
@@ -59,3 +66,38 @@ def read_tokenizer(folder: str | os.PathLike) -> Tokenizer:
         raise
     except Exception as error:  # tokenizers raises bare Exception.
         raise WeightsError(f"{folder}: its tokenizer is damaged: {error}") from error
+
+
+def write_tokenizer(
+    tokenizer: Tokenizer, folder: str | os.PathLike, max_length: int
+) -> dict[str, dict[str, Any]]:
+    """Writes the tokenizer of a folder: what `read_tokenizer` and transformers' AutoTokenizer read.
+
+    tokenizer.json, of a BPE vocab.json and merges.txt too.
+
+    Args:
+      tokenizer: any.
+      folder: is there.
+      max_length: the longest text in tokens.
+
+    Returns:
+      The contents of the folder's tokenizer_config.json and special_tokens_map.json, by name.
+    """
+    whole = os.path.join(folder, FILES[0])
+    tokenizer.save(whole)
+    backend = tokenizers.Tokenizer.from_file(whole)
+    roles = ("bos", "eos", "pad", "unk")
+    special = {f"{role}_token": tokenizer.word(getattr(tokenizer, f"{role}_id")) for role in roles}
+    about: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **special,
+        "model_max_length": max_length,
+        "clean_up_tokenization_spaces": False,
+        # A special token written out in a caption is text like any other.
+        "split_special_tokens": True,
+    }
+    if isinstance(backend.model, models.BPE):
+        backend.model.save(os.fspath(folder))
+        about["tokenizer_class"] = "GPT2Tokenizer"
+        about["add_prefix_space"] = backend.pre_tokenizer.add_prefix_space
+    return {"tokenizer_config.json": about, "special_tokens_map.json": special}

@@ -5,11 +5,14 @@ transformers' configuration classes, since a published config.json may leave the
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
+from capjax.pretrained import vit_layouts
 from capjax.pretrained.vit_layouts import Layout
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.weights import ExportError, WeightsError
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -84,14 +87,45 @@ _SIGLIP = dataclasses.replace(
 )
 
 
+Tensors = dict[str, np.ndarray]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """A model_type of config.json: its names, its config's defaults, and `ViT` fields it fixes."""
+    """A model_type of config.json.
+
+    Attributes:
+      layout: its names.
+      defaults: of its config.
+      fields: of `ViT`, which it fixes.
+      pixels: their usual mean and deviation.
+      unused: from the width to tensors that transformers' model has and its last states do not
+        need, at rest.
+    """
 
     layout: Layout
     defaults: Mapping[str, Any]
     fields: Mapping[str, Any]
     pixels: Mapping[str, tuple[float, float, float]]
+    unused: Callable[[int], Tensors] = lambda _: {}
+
+
+def _pooler(width: int) -> Tensors:
+    return {
+        "pooler.dense.weight": np.zeros((width, width), np.float32),
+        "pooler.dense.bias": np.zeros(width, np.float32),
+    }
+
+
+def _pooled_norm(width: int) -> Tensors:
+    return {
+        "post_layernorm.weight": np.ones(width, np.float32),
+        "post_layernorm.bias": np.zeros(width, np.float32),
+    }
+
+
+def _mask_token(width: int) -> Tensors:
+    return {"embeddings.mask_token": np.zeros((1, width), np.float32)}
 
 
 _BASE = {
@@ -110,21 +144,23 @@ _HALF = {"mean": HALF, "std": HALF}
 _OF_CLIP = {**_BASE, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 _OF_SIGLIP = {**_BASE, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 _KINDS = {
-    "vit": _Kind(_VIT, _BASE, {}, _HALF),
-    "deit": _Kind(_DEIT, _BASE, {"prefix": 2}, IMAGENET),
+    "vit": _Kind(_VIT, _BASE, {}, _HALF, _pooler),
+    "deit": _Kind(_DEIT, _BASE, {"prefix": 2}, IMAGENET, _pooler),
     "clip_vision_model": _Kind(
         _CLIP,
         _OF_CLIP,
         {"patch_bias": False, "pre_norm": True, "final_norm": False},
         CLIP_PIXELS,
+        _pooled_norm,
     ),
     "siglip_vision_model": _Kind(_SIGLIP, _OF_SIGLIP, {"prefix": 0}, _HALF),
-    "dinov2": _Kind(_DINOV2, _DINO, {"layer_scale": True}, IMAGENET),
+    "dinov2": _Kind(_DINOV2, _DINO, {"layer_scale": True}, IMAGENET, _mask_token),
     "dinov2_with_registers": _Kind(
         _REGISTERS,
         {**_DINO, "patch_size": 16, "num_register_tokens": 4},
         {"layer_scale": True, "resample": "bicubic_antialias"},
         IMAGENET,
+        _mask_token,
     ),
 }
 
@@ -198,6 +234,92 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], L
             names = ("mlp.weights_in", "mlp.weights_out")
             layout = dataclasses.replace(layout, feed_forward=names)
     return fields, layout
+
+
+def write_config(fields: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+    """The section of a config.json for a ViT, the inverse of `read_config`.
+
+    Args:
+      fields: of a `ViT` whose positions are those of the pictures' grid, which makes resampling
+        none of its matters. The mean and deviation of pixels are the preprocessor's.
+      image_size: side of the pictures.
+
+    Returns:
+      The section of the first of transformers' models that is the same.
+
+    Raises:
+      ExportError: none is.
+    """
+    elsewhere = ("mean", "std", "resample")
+    differ = {}
+    for model_type in _KINDS:
+        section = _section(model_type, fields, image_size)
+        stated, _ = read_config(section, model_type)
+        differ[model_type] = {
+            name: value
+            for name, value in stated.items()
+            if name not in elsewhere and value != fields[name]
+        }
+        if not differ[model_type]:
+            return section
+    nearest = min(differ, key=lambda name: len(differ[name]))
+    ours = ", ".join(f"config.encoder.{name}={fields[name]!r}" for name in differ[nearest])
+    theirs = ", ".join(f"{name}={value!r}" for name, value in differ[nearest].items())
+    raise ExportError(
+        f"{ours}: transformers has no vision model that is so; the nearest, {nearest}, has {theirs}"
+    )
+
+
+def _section(model_type: str, fields: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+    """What comes nearest to the fields."""
+    defaults, width = _KINDS[model_type].defaults, fields["width"]
+    # The last of several names is the one that its authors would have.
+    names = {ours: theirs for theirs, ours in _ACTIVATIONS.items() if theirs != "gelu_python"}
+    section = {
+        "model_type": model_type,
+        "hidden_size": width,
+        "num_hidden_layers": fields["depth"],
+        "num_attention_heads": fields["num_heads"],
+        "intermediate_size": fields["mlp_dim"],
+        "hidden_act": names.get(fields["activation"], defaults["hidden_act"]),
+        "layer_norm_eps": fields["epsilon"],
+        "image_size": image_size,
+        "patch_size": fields["patch_size"],
+    }
+    if "mlp_ratio" in defaults:
+        del section["intermediate_size"]
+        # Of a gated one two thirds are kept (see `read_config`). transformers wants whole ratios.
+        gated = {"use_swiglu_ffn": fields["gated"]}
+        ratio = (3 if fields["gated"] else 2) * fields["mlp_dim"] // (2 * width)
+        section |= {"mlp_ratio": ratio, **gated}
+    if "num_register_tokens" in defaults:
+        section["num_register_tokens"] = max(fields["prefix"] - 1, 0)
+    if model_type == "siglip_vision_model":
+        section["vision_use_head"] = False  # Of a pooler, which would need weights.
+    return section
+
+
+def to_tensors(
+    params: Mapping[str, Any], fields: Mapping[str, Any], section: Mapping[str, Any]
+) -> Tensors:
+    """All tensors of transformers' model, named as it does.
+
+    Args:
+      params: of `ViT(**fields)`.
+      fields: of the module.
+      section: from `write_config`.
+    """
+    kind = _KINDS[section["model_type"]]
+    _, layout = read_config(section, section["model_type"])
+    tensors = vit_layouts.to_tensors(params, layout, fields)
+    # An embedding of torch has the positions' two axes, and a class token beside it one; a
+    # parameter that is added to a batch has three.
+    embedded = layout.positions.endswith(".weight")
+    for name in layout.tokens:
+        tensors[name] = tensors[name][0 if embedded else None]
+    if not embedded:
+        tensors[layout.positions] = tensors[layout.positions][None]
+    return tensors | kind.unused(fields["width"])
 
 
 def _vision_config(config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:

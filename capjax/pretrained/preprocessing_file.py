@@ -9,10 +9,13 @@ from typing import Any
 
 from capjax.data.images import Resize
 from capjax.pretrained.checkpoint_folders import read_json
-from capjax.pretrained.weights import WeightsError, blamed
+from capjax.pretrained.weights import ExportError, WeightsError, blamed
 
 # Pillow's numbers.
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+# transformers' processors resize by torchvision where it is installed, which of tensors has no
+# others that are Pillow's.
+_EXPORTED = ("bilinear", "bicubic")
 _HALF = {"image_mean": (0.5,) * 3, "image_std": (0.5,) * 3}
 _CLIP = {
     "size": {"shortest_edge": 224},
@@ -114,6 +117,49 @@ def read_preprocessing(directory: str | os.PathLike) -> Preprocessing | None:
             with blamed(path, "does not say how pixels are prepared"):
                 return _checked(read(config, path), path)
     return None
+
+
+def write_preprocessing(
+    resize: Resize, mean: tuple[float, ...], std: tuple[float, ...]
+) -> dict[str, Any]:
+    """What a preprocessor_config.json says, for the processor of transformers that does the same.
+
+    Args:
+      resize: makes squares of pictures.
+      mean: of pixels over 255, by channel, which is taken away.
+      std: by which the rest is divided.
+
+    Raises:
+      ExportError: there is no such processor; names the field of the dataset.
+    """
+    allowed = {"antialias": (True,), "round_crop": (False,), "interpolation": _EXPORTED}
+    for name, values in allowed.items():
+        if (value := getattr(resize, name)) not in values:
+            raise ExportError(
+                f"config.dataset.{name}={value!r} is in no image processor of transformers; it "
+                f"may be {', '.join(map(repr, values))}"
+            )
+    side = resize.resize_to or resize.size
+    numbers = {name: number for number, name in _INTERPOLATIONS.items()}
+    cuts = resize.keep_aspect or side != resize.size
+    kind = "ViT"
+    if cuts:
+        kind = "CLIP" if resize.keep_aspect else "DeiT"
+    about = {
+        "image_processor_type": f"{kind}ImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": side} if resize.keep_aspect else {"height": side, "width": side},
+        "resample": numbers[resize.interpolation],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+    if cuts:
+        crop = {"height": resize.size, "width": resize.size}
+        about |= {"do_center_crop": True, "crop_size": crop}
+    return about
 
 
 def _checked(found: Preprocessing, path: str) -> Preprocessing:

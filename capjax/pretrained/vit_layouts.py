@@ -213,6 +213,64 @@ def to_variables(
     return {"params": params}
 
 
+def to_tensors(
+    params: Mapping[str, Any], layout: Layout, fields: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The tensors of a ViT, the inverse of `to_variables`.
+
+    Args:
+      params: of `ViT(**fields)`.
+      layout: of their names.
+      fields: of the module.
+
+    Returns:
+      float32; tokens and positions are [n, D]. A token has its position in it, and so that is 0.
+    """
+    tensors: dict[str, np.ndarray] = {}
+
+    def norm(name: str, given: Mapping[str, np.ndarray]) -> None:
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = given["scale"], given["bias"]
+
+    def dense(name: str, kernel: np.ndarray, bias: np.ndarray) -> None:
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = kernel.T, bias
+
+    width, patch = fields["width"], fields["patch_size"]
+    patches = params["patch_embedding"]["kernel"].reshape(patch, patch, 3, width)
+    tensors[f"{layout.patches}.weight"] = patches.transpose(3, 2, 0, 1)
+    if fields["patch_bias"]:
+        tensors[f"{layout.patches}.bias"] = params["patch_embedding"]["bias"]
+    tensors[layout.positions] = np.pad(params["positions"], ((layout.positioned, 0), (0, 0)))
+    if fields["prefix"]:
+        tokens = np.split(params["prefix_tokens"], range(1, len(layout.tokens)))
+        tensors |= dict(zip(layout.tokens, tokens, strict=True))
+    if fields["pre_norm"]:
+        norm(layout.embedding_norm, params["embedding_norm"])
+    if fields["final_norm"]:
+        norm(layout.norm, params["norm"])
+    for number in range(fields["depth"]):
+        start, block = layout.block.format(number), params[f"block_{number}"]
+        attention = block["attention"]
+        kernels, biases = (
+            np.split(
+                np.concatenate([attention[part][name] for part in ("query", "key_value")], -1),
+                len(layout.attention),
+                axis=-1,
+            )
+            for name in ("kernel", "bias")
+        )
+        for name, kernel, bias in zip(layout.attention, kernels, biases, strict=True):
+            dense(start + name, kernel, bias)
+        dense(start + layout.out, **attention["out"])
+        for name, given in zip(layout.norms, ("attention", "feed_forward"), strict=True):
+            norm(start + name, block[f"{given}_norm"])
+        for name, given in zip(layout.feed_forward, ("up", "down"), strict=True):
+            dense(start + name, **block[given])
+        if fields["layer_scale"]:
+            for name, given in zip(layout.scales, ("attention", "feed_forward"), strict=True):
+                tensors[start + name] = block[f"{given}_scale"]
+    return {name: np.ascontiguousarray(a, np.float32) for name, a in tensors.items()}
+
+
 def _shapes(layout: Layout, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor that a ViT of these fields has."""
     width, hidden, patch = (fields[name] for name in ("width", "mlp_dim", "patch_size"))

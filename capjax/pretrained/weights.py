@@ -21,6 +21,10 @@ class WeightsError(ValueError):
     """A weights file that can't be used; the message names it, and says what does not fit."""
 
 
+class ExportError(ValueError):
+    """A captioner that another library has no parts for; the message names the config's field."""
+
+
 @contextlib.contextmanager
 def blamed(path: str | os.PathLike, what: str) -> Iterator[None]:
     """What goes wrong in reading a file is said of the file.

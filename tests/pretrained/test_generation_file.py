@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import types
 
 import pytest
 
+from capjax.data.tokenizer import train_word_tokenizer
 from capjax.evaluate.captioning import BeamSearch
 from capjax.pretrained import generation_file
-from capjax.pretrained.generation_file import Generation, read_generation
+from capjax.pretrained.generation_file import Generation, read_generation, write_generation
 from capjax.pretrained.weights import WeightsError
 from tests.references import need_transformers
 
@@ -21,7 +23,9 @@ def read(folder, generation=None, config=None, end_id=50256):
         (folder / name).unlink(missing_ok=True)
         if content is not None:
             (folder / name).write_text(json.dumps(content))
-    return read_generation(folder, end_id)
+    roles = ("bos_id", "eos_id", "pad_id", "unk_id")
+    tokenizer = types.SimpleNamespace(**dict.fromkeys(roles, end_id), banned_ids=())
+    return read_generation(folder, tokenizer)
 
 
 def test_settings_are_read(tmp_path):
@@ -48,8 +52,8 @@ def test_older_fields_count_where_there_is_no_newer_file(tmp_path):
 def test_every_field_of_transformers_is_known(tmp_path):
     transformers = need_transformers()
     fields = transformers.GenerationConfig().to_dict() | {"max_length": 20}
-    known = {*generation_file._IDS, *generation_file._READ, *generation_file._HARMLESS}
-    unknown = fields.keys() - known - {*generation_file._IGNORED}
+    known = {*generation_file._IDS, *generation_file._BANS, *generation_file._READ}
+    unknown = fields.keys() - known - generation_file._HARMLESS.keys() - {*generation_file._IGNORED}
     assert not unknown
     # Their defaults are harmless.
     defaults = transformers.GenerationConfig._get_default_generation_params()
@@ -90,3 +94,36 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path, field, value, instea
 
 def test_an_empty_list_asks_for_nothing(tmp_path):
     assert read(tmp_path, {"suppress_tokens": [], "sequence_bias": None}) == Generation()
+
+
+def read_words(folder, **changes):
+    """The settings of a captioner with the four special tokens, some of them changed."""
+    tokenizer = train_word_tokenizer(["a cat"])
+    settings = {**write_generation(Generation(4, 0.6, "never", 16), tokenizer), **changes}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    return read_generation(folder, tokenizer)
+
+
+def test_what_is_written_is_read(tmp_path):
+    assert read_words(tmp_path) == Generation(4, 0.6, "never", 16)
+    # Of one beam no probabilities are compared.
+    assert read_words(tmp_path, num_beams=1, renormalize_logits=None).num_beams == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "instead"),
+    [
+        ("suppress_tokens", None, "[0, 1, 3]"),
+        ("suppress_tokens", [0, 1], "[0, 1, 3]"),
+        ("renormalize_logits", False, "true"),
+        ("pad_token_id", 2, "0, the tokenizer's pad"),
+        ("decoder_start_token_id", 2, "1, the tokenizer's bos"),
+        ("eos_token_id", 0, "2, the tokenizer's end"),
+    ],
+)
+def test_other_bans_and_ids_are_refused_by_name(tmp_path, field, value, instead):
+    with pytest.raises(WeightsError) as caught:
+        read_words(tmp_path, **{field: value})
+    assert f"json: {field}={json.dumps(value)} is not supported; it may be {instead}" in str(
+        caught.value
+    )

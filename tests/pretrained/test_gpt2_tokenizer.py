@@ -79,6 +79,13 @@ def refused(folder):
     return str(caught.value)
 
 
+def test_one_with_the_four_special_tokens_is_taken(tmp_path):
+    words = train_word_tokenizer(["a cat"])
+    words.save(tmp_path / "tokenizer.json")
+    found = read_tokenizer(tmp_path)
+    assert (found.fingerprint, found.banned_ids) == (words.fingerprint, (0, 1, 3))
+
+
 def test_other_files_are_refused(tmp_path):
     assert "has no tokenizer: neither tokenizer.json nor vocab.json and" in refused(tmp_path)
     (tmp_path / "vocab.json").write_text("{")
@@ -86,7 +93,8 @@ def test_other_files_are_refused(tmp_path):
     assert "its tokenizer is damaged: " in refused(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     assert "does not know <|endoftext|>" in refused(tmp_path)
-    train_word_tokenizer(["a cat"]).save(tmp_path / "tokenizer.json")
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"<|endoftext|>": 0}, merges=[]))
+    backend.save(str(tmp_path / "tokenizer.json"))
     assert "tokenizer.json: is no byte-level tokenizer" in refused(tmp_path)
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0}, merges=[]))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
