@@ -174,9 +174,9 @@ def caption_capjax(folder: str) -> dict[str, Callable[[], object]]:
 
     decode_only = jax.jit(lambda v, memory: decode(v, memory, np.arange(IMAGES))["tokens"])
     both = jax.jit(
-        lambda v, images: decode(
-            v, model.apply(v, images, method="encode"), np.arange(IMAGES)
-        )["tokens"]
+        lambda v, images: decode(v, model.apply(v, images, method="encode"), np.arange(IMAGES))[
+            "tokens"
+        ]
     )
     memory = encode(variables, batch["image"])
     return {
@@ -244,20 +244,16 @@ def measure(task: str, side: str, folder: str, repeats: int) -> dict:
 def compare(task: str, rounds: list[list[dict]]) -> None:
     """Prints the rows of a task's parts, and how far the two sides agree."""
 
-    def median(of: Callable[[dict], float], side: int) -> float:
-        return statistics.median(of(pair[side]) for pair in rounds)
-
-    peaks = [median(lambda run: run["peak_memory_mib"], side) for side in range(2)]
+    peaks = [statistics.median(pair[side]["peak_memory_mib"] for pair in rounds) for side in (0, 1)]
     for name in TASKS[task]:
-        times = [median(lambda run: run["figures"][name]["seconds"], side) for side in range(2)]
-        ratio = statistics.median(
-            peer["figures"][name]["seconds"] / ours["figures"][name]["seconds"]
-            for peer, ours in rounds
-        )
-        first = median(lambda run: run["figures"][name]["first"], 1)
+        pairs = [[run["figures"][name] for run in pair] for pair in rounds]
+        times = [statistics.median(pair[side]["seconds"] for pair in pairs) for side in (0, 1)]
+        ratio = statistics.median(peer["seconds"] / ours["seconds"] for peer, ours in pairs)
+        first = statistics.median(ours["first"] for _, ours in pairs)
         print(
-            f"| {name} | {times[0]:.3f} | {times[1]:.3f} | {ratio:.2f} | {first:.1f} | "
-            f"{peaks[0]:.0f} | {peaks[1]:.0f} |"
+            f"| {name} | {times[0]:.2f} | {times[1]:.2f} | {ratio:.2f} | {first:.1f} | "
+            f"{peaks[0]:.0f} | {peaks[1]:.0f} |",
+            flush=True,
         )
     peer, ours = (rounds[0][side]["figures"][TASKS[task][-1]]["found"] for side in range(2))
     if task == "caption":
