@@ -102,12 +102,12 @@ def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | None) 
     """Scaled dot-product attention weights (Vaswani et al. 2017, section 3.2.1).
 
     Args:
-      query: [B, H, Q, E].
-      key: [B, H, S, E].
-      mask: bool, broadcastable to [B, H, Q, S], True where a query may look; or None.
+      query: [..., H, Q, E].
+      key: [..., H, S, E].
+      mask: bool, broadcastable to [..., H, Q, S], True where a query may look; or None.
 
     Returns:
-      float32 [B, H, Q, S], summing to 1 over S.
+      float32 [..., H, Q, S], summing to 1 over S.
     """
     query = query * query.shape[-1] ** -0.5
     scores = jnp.einsum("...qe,...se->...qs", query, key, preferred_element_type=jnp.float32)
@@ -168,7 +168,7 @@ class Attention(nn.Module):
         *,
         train: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        """Attends from x [B, Q, D]; gives [B, Q, width] and the weights [B, H, Q, S]."""
+        """Attends from x [..., Q, D]; gives [..., Q, width] and the weights [..., H, Q, S]."""
         weights = attention_weights(self._heads(self.query(x)), key, mask)
         dropped = self.drop_weights(weights, train=train).astype(value.dtype)
         attended = jnp.einsum("...qs,...se->...qe", dropped, value)

@@ -101,6 +101,8 @@ class DecoderBlock(nn.Module):
             new,
         )
         seen = jnp.arange(cache[0].shape[3]) <= position
+        # With images and beams apart: as one axis for this reader alone, XLA would make the update
+        # twice, on a copy of the cache each.
         y, _ = self.self_attention(y, *cache, seen, train=False)
         x = self._residual(0, x, rearrange(y, "b k 1 d -> b k d"), train=False)
         x, weights = self._look(x, memory, train=False)

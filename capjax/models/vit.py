@@ -89,9 +89,8 @@ def resample_positions(
 class ViTBlock(nn.Module):
     """Pre-norm self-attention and feed-forward, each with a residual; fields as of `ViT`.
 
-    Takes and gives one matrix of the positions of all images, [B * P, D]. From [B, P, D], XLA on
-    the CPU does not keep the gradient of a residual, but adds it up anew from all later blocks,
-    several times a block.
+    Takes and gives one matrix of the positions of all images, [B * P, D]. XLA on the CPU adds up the
+    gradient of the residuals anew for each block, from all later ones; of [B, P, D] more often.
     """
 
     width: int
