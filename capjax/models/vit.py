@@ -89,8 +89,8 @@ def resample_positions(
 class ViTBlock(nn.Module):
     """Pre-norm self-attention and feed-forward, each with a residual; fields as of `ViT`.
 
-    Takes and gives one matrix of the positions of all images, [B * P, D]. XLA on the CPU adds up the
-    gradient of the residuals anew for each block, from all later ones; of [B, P, D] more often.
+    Takes and gives one matrix of the positions of all images, [B * P, D]. XLA on the CPU adds up
+    the gradient of the residuals anew for each block, from all later ones; of [B, P, D] more often.
     """
 
     width: int
