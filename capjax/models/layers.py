@@ -102,15 +102,15 @@ def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | None) 
     """Scaled dot-product attention weights (Vaswani et al. 2017, section 3.2.1).
 
     Args:
-      query: [B, Q, H, E].
-      key: [B, S, H, E].
-      mask: bool, broadcastable to [B, H, Q, S], True where a query may look; or None.
+      query: [..., H, Q, E].
+      key: [..., H, S, E].
+      mask: bool, broadcastable to [..., H, Q, S], True where a query may look; or None.
 
     Returns:
-      float32 [B, H, Q, S], summing to 1 over S.
+      float32 [..., H, Q, S], summing to 1 over S.
     """
     query = query * query.shape[-1] ** -0.5
-    scores = jnp.einsum("bqhe,bshe->bhqs", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("...qe,...se->...qs", query, key, preferred_element_type=jnp.float32)
     if mask is not None:
         scores = jnp.where(mask, scores, NEVER)
     return jax.nn.softmax(scores, axis=-1)
@@ -120,7 +120,8 @@ class Attention(nn.Module):
     """Multi-head attention whose keys and values are computed apart from its queries.
 
     Apart, because what is attended to is often known once for many queries: an image's memory
-    for all its captions, or the tokens already decoded.
+    for all its captions, or the tokens already decoded. And with the heads before the positions,
+    as the matrix products take them: otherwise each query would move them all.
 
     Attributes:
       num_heads: H.
@@ -151,13 +152,12 @@ class Attention(nn.Module):
         self.drop_weights = Dropout(self.dropout)
 
     def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Keys and values [..., S, H, E] of x [..., S, D]."""
+        """Keys and values [..., H, S, E] of x [..., S, D]."""
         key, value = jnp.split(self.key_value(x), 2, axis=-1)
-        split = "... s (h e) -> ... s h e"
-        return (
-            rearrange(key, split, h=self.num_heads),
-            rearrange(value, split, h=self.num_heads),
-        )
+        return self._heads(key), self._heads(value)
+
+    def _heads(self, x: jax.Array) -> jax.Array:
+        return rearrange(x, "... s (h e) -> ... h s e", h=self.num_heads)
 
     def __call__(
         self,
@@ -168,12 +168,11 @@ class Attention(nn.Module):
         *,
         train: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        """Attends from x [B, Q, D]; gives [B, Q, width] and the weights [B, H, Q, S]."""
-        query = rearrange(self.query(x), "b q (h e) -> b q h e", h=self.num_heads)
-        weights = attention_weights(query, key, mask)
+        """Attends from x [..., Q, D]; gives [..., Q, width] and the weights [..., H, Q, S]."""
+        weights = attention_weights(self._heads(self.query(x)), key, mask)
         dropped = self.drop_weights(weights, train=train).astype(value.dtype)
-        attended = jnp.einsum("bhqs,bshe->bqhe", dropped, value)
-        return self.out(rearrange(attended, "b q h e -> b q (h e)")), weights
+        attended = jnp.einsum("...qs,...se->...qe", dropped, value)
+        return self.out(rearrange(attended, "... h q e -> ... q (h e)")), weights
 
 
 class FeedForward(nn.Module):

@@ -92,23 +92,19 @@ class DecoderBlock(nn.Module):
     def step(
         self, x: jax.Array, memory: KeyValue, cache: KeyValue, position: jax.Array
     ) -> tuple[jax.Array, KeyValue, jax.Array]:
-        """One token a beam: x [B, K, D], cache leaves [B, K, M, H, E], weights [B, H, K, P]."""
-        batch, beams, _ = x.shape
-        y = self._before(0, x)
-        new = self.self_attention.keys_values(rearrange(y, "b k d -> b k 1 d"))
+        """One token a beam: x [B, K, D], cache leaves [B, K, H, M, E], weights [B, H, K, P]."""
+        y = rearrange(self._before(0, x), "b k d -> b k 1 d")
+        new = self.self_attention.keys_values(y)
         cache = jax.tree.map(
-            lambda kept, one: jax.lax.dynamic_update_slice_in_dim(kept, one, position, axis=2),
+            lambda kept, one: jax.lax.dynamic_update_slice_in_dim(kept, one, position, axis=3),
             cache,
             new,
         )
-        seen = jnp.arange(cache[0].shape[2]) <= position
-        y, _ = self.self_attention(
-            rearrange(y, "b k d -> (b k) 1 d"),
-            *(rearrange(leaf, "b k m h e -> (b k) m h e") for leaf in cache),
-            seen,
-            train=False,
-        )
-        x = self._residual(0, x, y.reshape(batch, beams, -1), train=False)
+        seen = jnp.arange(cache[0].shape[3]) <= position
+        # With images and beams apart: as one axis for this reader alone, XLA would make the update
+        # twice, on a copy of the cache each.
+        y, _ = self.self_attention(y, *cache, seen, train=False)
+        x = self._residual(0, x, rearrange(y, "b k 1 d -> b k d"), train=False)
         x, weights = self._look(x, memory, train=False)
         return x, cache, weights
 
@@ -267,7 +263,7 @@ class TransformerDecoder(nn.Module):
                 f"a search over {max_length} tokens for a decoder of max_length {self.max_length}"
             )
         heads = self.num_heads
-        shape = (memory.values.shape[0], width, max_length, heads)
+        shape = (memory.values.shape[0], width, heads, max_length)
         shape += (self.head_dim or self.width // heads,)
         empty = tuple(
             (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)) for _ in self.blocks

@@ -87,7 +87,11 @@ def resample_positions(
 
 
 class ViTBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward, each with a residual; fields as of `ViT`."""
+    """Pre-norm self-attention and feed-forward, each with a residual; fields as of `ViT`.
+
+    Takes and gives one matrix of the positions of all images, [B * P, D]. XLA on the CPU adds up
+    the gradient of the residuals anew for each block, from all later ones; of [B, P, D] more often.
+    """
 
     width: int
     num_heads: int
@@ -99,7 +103,7 @@ class ViTBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, images: int) -> jax.Array:
         def scaled(y: jax.Array, name: str) -> jax.Array:
             if not self.layer_scale:
                 return y
@@ -107,8 +111,9 @@ class ViTBlock(nn.Module):
 
         attention = Attention(self.num_heads, self.width, dtype=self.dtype, name="attention")
         y = _norm(self.epsilon, self.dtype, "attention_norm")(x)
+        y = rearrange(y, "(b p) d -> b p d", b=images)
         y, _ = attention(y, *attention.keys_values(y), train=False)
-        x = x + scaled(y, "attention_scale")
+        x = x + scaled(rearrange(y, "b p d -> (b p) d"), "attention_scale")
         y = _norm(self.epsilon, self.dtype, "feed_forward_norm")(x)
         y = nn.Dense((1 + self.gated) * self.mlp_dim, dtype=self.dtype, name="up")(y)
         gate, *value = jnp.split(y, 1 + self.gated, axis=-1)
@@ -211,6 +216,8 @@ class ViT(nn.Module):
             x = jnp.concatenate([tokens, x], axis=1)
         if self.pre_norm:
             x = _norm(self.epsilon, self.dtype, "embedding_norm")(x)
+        batch = x.shape[0]
+        x = rearrange(x, "b p d -> (b p) d")
         for number in range(self.depth):
             x = ViTBlock(
                 self.width,
@@ -222,7 +229,7 @@ class ViT(nn.Module):
                 self.epsilon,
                 self.dtype,
                 name=f"block_{number}",
-            )(x)
+            )(x, batch)
         if self.final_norm:
             x = _norm(self.epsilon, self.dtype, "norm")(x)
-        return Memory(x, grid, prefix=self.prefix)
+        return Memory(rearrange(x, "(b p) d -> b p d", b=batch), grid, prefix=self.prefix)

@@ -1,0 +1,295 @@
+"""A ViT-B/16 with GPT-2 small: captions and training, capjax beside transformers on torch.
+
+    python -m benchmarks.vit_gpt2_speed [--rounds 3] [--task caption train] [--repeats 3]
+
+Both sides read the same folder of random weights, float32, and take the same 8 pictures of 224x224.
+Captioning is a beam search of 4 over 16 tokens, which no caption ends before, because the end
+token's row makes it unlikely: the encoder, the decoding given what the encoder gave, and both
+together (`generate`). Training is a step of AdamW over all parameters with a caption of 16 tokens
+an image, neither dropout nor clipping. torch runs eagerly, in inference mode for captions, with its
+`fused` AdamW, the fastest that it has; capjax is its own search and its own training step,
+compiled before.
+
+Each side runs in a process of its own with two threads, in turn. A process's figures are medians
+over repeats after a first, those printed medians over rounds. How many captions agree is printed,
+and the losses of the first steps. The peer needs torch and transformers:
+pip install -e ".[parity]".
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+IMAGES, BEAMS, TOKENS, VOCABULARY = 8, 4, 16, 50257
+END = VOCABULARY - 1
+RATE = 1e-5
+TASKS = {"caption": ("encoder", "decoding", "generate"), "train": ("training step",)}
+
+
+def save_pair(folder: str) -> None:
+    """Writes the captioner that both sides read."""
+    import torch
+    import transformers
+
+    ids = {"bos_token_id": END, "eos_token_id": END}
+    torch.manual_seed(0)
+    dropout = {name: 0.0 for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
+    model = transformers.VisionEncoderDecoderModel(
+        encoder=transformers.ViTModel(transformers.ViTConfig()),
+        decoder=transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(add_cross_attention=True, **dropout, **ids)
+        ),
+    )
+    decoder = model.decoder.transformer
+    with torch.no_grad():
+        # A last state is a normed vector and this bias.
+        decoder.ln_f.bias.normal_()
+        decoder.wte.weight[END] = -20 / decoder.ln_f.bias.square().sum() * decoder.ln_f.bias
+        # So that captions differ, between pictures and from word to word.
+        decoder.wpe.weight.mul_(3)
+        for block in decoder.h:
+            block.crossattention.c_attn.weight.mul_(4)
+            block.crossattention.q_attn.weight.mul_(4)
+            block.crossattention.c_proj.weight.mul_(20)
+    model.generation_config.update(**ids, decoder_start_token_id=END, pad_token_id=END)
+    model.config.update({"decoder_start_token_id": END, "pad_token_id": END})
+    model.save_pretrained(folder)
+
+
+def draw() -> tuple[np.ndarray, np.ndarray]:
+    """Pictures uint8 [B, H, W, 3] and captions int32 [B, 1 + T] that begin with the start."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, END, (IMAGES, TOKENS + 1), np.int32)
+    tokens[:, 0] = END
+    return rng.integers(0, 256, (IMAGES, 224, 224, 3), np.uint8), tokens
+
+
+def timed(repeats: int, call: Callable[[], object]) -> tuple[float, float, object]:
+    """Seconds of the first call, the median of `repeats` more, and what the first gave."""
+    seconds = []
+    for number in range(1 + repeats):
+        start = time.perf_counter()
+        found = call()
+        seconds.append(time.perf_counter() - start)
+        if number == 0:
+            first = found
+    return seconds[0], statistics.median(seconds[1:]), first
+
+
+def read_peer(folder: str):
+    import torch
+    import transformers
+
+    torch.set_num_threads(2)
+    images, tokens = (torch.from_numpy(array) for array in draw())
+    model = transformers.VisionEncoderDecoderModel.from_pretrained(folder)
+    return model, (images.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5, tokens.long()
+
+
+def caption_peer(folder: str) -> dict[str, Callable[[], object]]:
+    import torch
+
+    model, pixels, _ = read_peer(folder)
+    model.eval()
+    options = {"num_beams": BEAMS, "max_length": TOKENS + 1, "do_sample": False}
+
+    @torch.inference_mode()
+    def encode():
+        return model.encoder(pixel_values=pixels)
+
+    def encoded():
+        encode()
+
+    @torch.inference_mode()
+    def generate(**inputs):
+        return model.generate(**inputs, **options)[:, 1:].tolist()
+
+    memory = encode()
+    # `generate` adds the beams to what it is given.
+    return {
+        "encoder": encoded,
+        "decoding": lambda: generate(encoder_outputs=type(memory)(**memory)),
+        "generate": lambda: generate(pixel_values=pixels),
+    }
+
+
+def train_peer(folder: str) -> dict[str, Callable[[], object]]:
+    import torch
+
+    model, pixels, tokens = read_peer(folder)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, fused=True)
+
+    def step():
+        optimizer.zero_grad()
+        loss = model(pixel_values=pixels, labels=tokens[:, 1:]).loss
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return {"training step": step}
+
+
+def read_capjax(folder: str):
+    """The model, its variables on the device, and a batch."""
+    import jax
+
+    from capjax.pretrained.checkpoint_folders import read_json
+    from capjax.pretrained.encoder_decoder import captioner, read_fields, read_variables
+    from capjax.pretrained.vit import vit_fields
+
+    at = os.path.join(folder, "config.json")
+    decoder, projection = read_fields(read_json(at), at)
+    model = captioner(vit_fields(folder), decoder, projection=projection)
+    images, tokens = draw()
+    lengths = np.full((IMAGES, 1), TOKENS + 1, np.int32)
+    batch = {"image": images, "tokens": tokens[:, None], "lengths": lengths}
+    return model, jax.device_put(read_variables(folder)), batch
+
+
+def caption_capjax(folder: str) -> dict[str, Callable[[], object]]:
+    import types
+
+    import jax
+
+    from capjax.evaluate.captioning import BeamSearch, make_decode
+
+    model, variables, batch = read_capjax(folder)
+    ids = types.SimpleNamespace(bos_id=END, eos_id=END, pad_id=END)
+    method = BeamSearch(BEAMS, length_penalty=1.0, early_stopping=False, max_length=TOKENS + 1)
+    decode = make_decode(model, ids, method, attention=False)
+    encode = jax.jit(lambda v, images: model.apply(v, images, method="encode"))
+
+    def encoded():
+        encode(variables, batch["image"]).values.block_until_ready()
+
+    decode_only = jax.jit(lambda v, memory: decode(v, memory, np.arange(IMAGES))["tokens"])
+    both = jax.jit(
+        lambda v, images: decode(v, model.apply(v, images, method="encode"), np.arange(IMAGES))[
+            "tokens"
+        ]
+    )
+    memory = encode(variables, batch["image"])
+    return {
+        "encoder": encoded,
+        "decoding": lambda: decode_only(variables, memory).tolist(),
+        "generate": lambda: both(variables, batch["image"]).tolist(),
+    }
+
+
+def train_capjax(folder: str) -> dict[str, Callable[[], object]]:
+    import optax
+
+    from capjax import parallel
+    from capjax.train.objective import Objective
+    from capjax.train.optimizer import adamw
+    from capjax.train.state import init_state
+    from capjax.train.step import make_train_step
+
+    model, variables, batch = read_capjax(folder)
+    optimizer = adamw(
+        optax.constant_schedule(RATE), b1=0.9, b2=0.999, weight_decay=0.01, clip_norm=0.0
+    )
+    state = parallel.replicate(init_state(variables["params"], optimizer, ema=False))
+    del variables
+    update = make_train_step(model, optimizer, seed=0, objective=Objective())
+    update = parallel.map_devices(update, donate=(0,))
+    batch = parallel.shard(batch)
+
+    def step():
+        nonlocal state
+        state, metrics = update(state, batch)
+        return float(metrics["objective"][0])
+
+    return {"training step": step}
+
+
+SIDES = {
+    "peer": {"caption": caption_peer, "train": train_peer},
+    "capjax": {"caption": caption_capjax, "train": train_capjax},
+}
+
+
+def run_side(side: str, task: str, folder: str, repeats: int) -> dict:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    figures = {}
+    for name, call in SIDES[side][task](folder).items():
+        first, seconds, found = timed(repeats, call)
+        figures[name] = {"first": first, "seconds": seconds, "found": found}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"figures": figures, "peak_memory_mib": peak}
+
+
+def measure(task: str, side: str, folder: str, repeats: int) -> dict:
+    """The figures of one side in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.vit_gpt2_speed", "--side", side, "--task", task]
+    command += ["--folder", folder, "--repeats", str(repeats)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    seconds = {name: round(one["seconds"], 3) for name, one in found["figures"].items()}
+    print(side, seconds, file=sys.stderr)
+    return found
+
+
+def compare(task: str, rounds: list[list[dict]]) -> None:
+    """Prints the rows of a task's parts, and how far the two sides agree."""
+
+    peaks = [statistics.median(pair[side]["peak_memory_mib"] for pair in rounds) for side in (0, 1)]
+    for name in TASKS[task]:
+        pairs = [[run["figures"][name] for run in pair] for pair in rounds]
+        times = [statistics.median(pair[side]["seconds"] for pair in pairs) for side in (0, 1)]
+        ratio = statistics.median(peer["seconds"] / ours["seconds"] for peer, ours in pairs)
+        first = statistics.median(ours["first"] for _, ours in pairs)
+        print(
+            f"| {name} | {times[0]:.2f} | {times[1]:.2f} | {ratio:.2f} | {first:.1f} | "
+            f"{peaks[0]:.0f} | {peaks[1]:.0f} |",
+            flush=True,
+        )
+    peer, ours = (rounds[0][side]["figures"][TASKS[task][-1]]["found"] for side in range(2))
+    if task == "caption":
+        same = sum(a == b for a, b in zip(peer, ours, strict=True))
+        print(f"the same caption for {same} of {IMAGES} pictures", file=sys.stderr)
+    else:
+        print(f"first losses: {peer:.5f} and {ours:.5f}", file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3, help="times each side runs")
+    parser.add_argument("--repeats", type=int, default=3, help="times a process repeats a part")
+    parser.add_argument("--task", nargs="+", choices=TASKS, default=TASKS, help="what to measure")
+    parser.add_argument("--folder", help="of the weights; they are drawn where there is none")
+    parser.add_argument("--side", choices=(*SIDES, "save"), help="run one side here")
+    arguments = parser.parse_args()
+    if arguments.side == "save":
+        save_pair(arguments.folder)
+        return
+    if arguments.side:
+        task, folder = arguments.task[0], arguments.folder
+        print(json.dumps(run_side(arguments.side, task, folder, arguments.repeats)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks.vit_gpt2_speed", "--side", "save"]
+        subprocess.run([*command, "--folder", folder], check=True)
+        print("| part | torch s | capjax s | ratio | first call s | torch MiB | capjax MiB |")
+        print("|---" * 7 + "|", flush=True)
+        for task in arguments.task:
+            rounds = [
+                [measure(task, side, folder, arguments.repeats) for side in SIDES]
+                for _ in range(arguments.rounds)
+            ]
+            compare(task, rounds)
+
+
+if __name__ == "__main__":
+    main()
