@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+import jax
 import pytest
 from hypothesis import settings
 
@@ -37,6 +38,13 @@ def pytest_configure():
             report(unraisable)
 
     sys.unraisablehook = report_others
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """What one file has compiled is of no use to another, and all of it would be gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session", name="small_run")

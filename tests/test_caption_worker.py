@@ -269,7 +269,7 @@ def test_what_a_decoder_has_no_attention_for_is_refused(monkeypatch, fields, mor
     config = base.get_config()
     config.decoder = base.bahdanau_decoder()
     config.decoder.update(fields)
-    monkeypatch.setattr(caption, "load", lambda *_: types.SimpleNamespace(config=config))
+    monkeypatch.setattr(caption, "_load", lambda _: types.SimpleNamespace(config=config))
     with pytest.raises(SystemExit, match=f"error: {message}.*; leave the flag out") as caught:
         caption.main(arguments(REPOSITORY, *more, "x.jpg"))
     assert "\n" not in caught.value.code

@@ -99,7 +99,10 @@ def theirs(folder):
     kind = transformers.VisionEncoderDecoderModel
     model, about = kind.from_pretrained(folder, output_loading_info=True)
     assert not any(about.values()), about
-    return model.eval(), transformers.AutoImageProcessor.from_pretrained(folder)
+    about = json.loads((folder / "preprocessor_config.json").read_text())
+    # By Pillow, as pixels are made here; where torchvision is installed, Auto takes that.
+    kind = getattr(transformers, f"{about['image_processor_type']}Pil")
+    return model.eval(), kind.from_pretrained(folder)
 
 
 def generate(model, pixels):
