@@ -60,7 +60,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="a captioner of transformers instead, a ViT with a GPT-2: its folder, or its name on "
         "huggingface.co",
     )
-    parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
+    parser.add_argument("--checkpoint", help="of the run: best (default), latest or a step")
     parser.add_argument("--beam_size", type=int, help="beams; 1 is greedy (default: the model's)")
     parser.add_argument("--length_penalty", type=float, help="default: the model's")
     parser.add_argument("--max_length", type=int, help="tokens at most (default: the model's)")
@@ -91,6 +91,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     arguments = parser.parse_args(argv)
     looks.check_arguments(parser, arguments)
+    if arguments.model and arguments.checkpoint:
+        parser.error("--checkpoint is of a run: a --model has one")
     if arguments.resume and not arguments.output:
         parser.error("--resume needs --output FILE to go on with")
     if arguments.images.count("-") > 1:
@@ -193,7 +195,7 @@ def _load(arguments: argparse.Namespace) -> Run:
         raise WorkdirError(f"--workdir {source} is a captioner of transformers: give it as --model")
     if arguments.workdir:
         load_config(source)  # What is not there is no name of huggingface.co either.
-    return load(source, arguments.checkpoint)
+    return load(source, arguments.checkpoint or "best")
 
 
 def _caption_all(

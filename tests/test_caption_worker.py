@@ -296,6 +296,13 @@ def test_wrong_usage_has_its_own_status(more, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_model_has_no_checkpoints_to_choose_from(capsys):
+    with pytest.raises(SystemExit) as caught:
+        caption.main(["--model", "nowhere", "--checkpoint", "3", "x.jpg"])
+    assert caught.value.code == 2
+    assert "--checkpoint is of a run" in capsys.readouterr().err
+
+
 def test_statuses_are_in_the_help(capsys):
     with pytest.raises(SystemExit) as caught:
         caption.main(["--help"])
