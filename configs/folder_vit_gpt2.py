@@ -1,15 +1,17 @@
 """ViT and GPT-2 on your own pictures: `folder_transformer`'s data, `coco_vit_gpt2`'s model.
 
-    python -m capjax.main --config configs/folder_vit_gpt2.py:ydshieh/vit-gpt2-coco-en \
+    python -m capjax.main --config configs/folder_vit_gpt2.py --config.dataset.file=captions.csv
+    python -m capjax.main --config configs/folder_vit_gpt2.py:SOURCE \
         --config.dataset.file=captions.csv
 
-What stands after the colon is as of `coco_vit_gpt2`.
+The first goes on from a published captioner; SOURCE is another, or two parts, as of
+`coco_vit_gpt2`.
 """
 
 from configs import base, coco_vit_gpt2
 
 
-def get_config(source: str):
+def get_config(source: str = "ydshieh/vit-gpt2-coco-en"):
     """`source` is a captioner, or a ViT and a GPT-2 with a comma between."""
     config = coco_vit_gpt2.get_config(source)
     of_coco, config.dataset = config.dataset, base.folder_dataset()
