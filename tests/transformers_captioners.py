@@ -75,21 +75,6 @@ def save_captioner(model, folder):
     (folder / "preprocessor_config.json").write_text(json.dumps(about))
 
 
-def as_flax(name, array):
-    """A tensor by the name and with the axes that transformers' Flax models have."""
-    at, _, last = name.replace(".", "/").rpartition("/")
-    if last != "weight":
-        return f"{at}/{last}", array
-    if array.ndim == 4:
-        return f"{at}/kernel", array.transpose(2, 3, 1, 0)
-    if array.ndim == 1:
-        return f"{at}/scale", array
-    if at.endswith(("wte", "wpe")):
-        return f"{at}/embedding", array
-    # Their Conv1D's is [out, in], and torch's [in, out]; of dense layers it is the other way.
-    return f"{at}/kernel", array.T
-
-
 def pixels(images):
     return normalised(images, {"mean": MEAN, "std": STD})
 

@@ -130,3 +130,18 @@ def assert_close(ours, theirs, relative=1e-5):
     assert ours.shape == theirs.shape
     assert theirs.std() > 1e-2
     assert np.abs(ours - theirs).max() <= relative * np.abs(theirs).max()
+
+
+def as_flax(name, array):
+    """A tensor by the name and with the axes that transformers' Flax models have."""
+    at, _, last = name.replace(".", "/").rpartition("/")
+    if last != "weight":
+        return f"{at}/{last}", array
+    if array.ndim == 4:
+        return f"{at}/kernel", array.transpose(2, 3, 1, 0)
+    if array.ndim == 1:
+        return f"{at}/scale", array
+    if at.endswith(("embedding", "wte", "wpe")):
+        return f"{at}/embedding", array
+    # Their Conv1D's is [out, in], and torch's [in, out]; of dense layers it is the other way.
+    return f"{at}/kernel", array.T

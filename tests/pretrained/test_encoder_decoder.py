@@ -22,8 +22,8 @@ from tests.small_bpe import write_bpe
 
 torch = need_torch()
 transformers = need_transformers()
-from tests.transformers_captioners import MEAN, as_flax, make, pixels, save_captioner  # noqa: E402
-from tests.transformers_vits import pictures  # noqa: E402
+from tests.transformers_captioners import MEAN, make, pixels, save_captioner  # noqa: E402
+from tests.transformers_vits import as_flax, pictures  # noqa: E402
 
 END = (4.0, 8.0)
 

@@ -17,8 +17,7 @@ from tests.references import need_torch, need_transformers
 
 torch = need_torch()
 transformers = need_transformers()
-from tests.transformers_captioners import as_flax  # noqa: E402
-from tests.transformers_vits import assert_close, save  # noqa: E402
+from tests.transformers_vits import as_flax, assert_close, save  # noqa: E402
 
 SIZES = {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 8, "vocab_size": 20}
 IDS = {"bos_token_id": 0, "eos_token_id": 0}

@@ -23,6 +23,7 @@ torch = need_torch()
 transformers = need_transformers()
 from tests.transformers_vits import (  # noqa: E402
     MODELS,
+    as_flax,
     assert_close,
     features,
     make,
@@ -94,20 +95,6 @@ def write_as(kind, folder, tensors):
         flat = dict(as_flax(name, array) for name, array in tensors.items())
         tree = traverse_util.unflatten_dict(flat, sep="/")
         (folder / "flax_model.msgpack").write_bytes(serialization.to_bytes(tree))
-
-
-def as_flax(name, array):
-    """A tensor by the name and with the axes that transformers' Flax models have."""
-    at, _, last = name.replace(".", "/").rpartition("/")
-    if last != "weight":
-        return f"{at}/{last}", array
-    if array.ndim == 4:
-        return f"{at}/kernel", array.transpose(2, 3, 1, 0)
-    if array.ndim == 1:
-        return f"{at}/scale", array
-    if at.endswith("embedding"):
-        return f"{at}/embedding", array
-    return f"{at}/kernel", array.T
 
 
 @pytest.mark.parametrize("kind", ["bin", "sharded bin", "msgpack"])
