@@ -126,8 +126,9 @@ def _train(
     interruption: Interruption,
 ) -> None:
     with processes.first_alone():
-        source, table, pretrained = _read(config, latest)
-    tokenizer = _open_tokenizer(config, table["train"], None if latest is None else directory)
+        own = None if latest is None else directory
+        source, table, pretrained, tokenizer = _read(config, own)
+    tokenizer = tokenizer or train_tokenizer(config.tokenizer, table["train"])
     fingerprints = {
         "tokenizer": tokenizer.fingerprint,
         **{name: source[name].fingerprint for name in source},
@@ -219,28 +220,32 @@ def _train(
 
 
 def _read(
-    config: ConfigDict, latest: int | None
-) -> tuple[dict[str, Source], dict[str, CaptionTable], Pretrained | None]:
-    """The splits, their captions, and the published weights that a new run starts from."""
+    config: ConfigDict, own: str | None
+) -> tuple[dict[str, Source], dict[str, CaptionTable], Pretrained | None, Tokenizer | None]:
+    """The splits, their captions, the weights that a run starts from, a tokenizer that is given.
+
+    `own` is the run's workdir where it goes on, and starts from no weights.
+    """
     # What is quick to find wrong comes first: the files, then the weights, then every image.
     source = {name: open_source(config.dataset, name) for name in ("train", "validation")}
-    if latest is None and config.init_from:
-        load_tokenizer(config.init_from)
-    pretrained = read_pretrained(config) if latest is None else None
+    tokenizer = _given_tokenizer(config, own)
+    pretrained = read_pretrained(config) if own is None else None
     source = {name: check_images(config.dataset, split) for name, split in source.items()}
     _print_notes(source.values())
     table = {name: open_captions(config.dataset, source[name]) for name in source}
-    return source, table, pretrained
+    return source, table, pretrained, tokenizer
 
 
-def _open_tokenizer(config: ConfigDict, train: CaptionTable, directory: str | None) -> Tokenizer:
-    """The run's tokenizer; `directory` is the run's own where it goes on."""
-    source = build.decoder_weights(config)
-    if not source and not build.keeps_tokenizer(config):
-        return train_tokenizer(config.tokenizer, train)
-    if directory is not None:
-        return workdir.load_tokenizer(directory)
-    return tokenizer_of(source) if source else load_tokenizer(config.init_from)
+def _given_tokenizer(config: ConfigDict, own: str | None) -> Tokenizer | None:
+    """The tokenizer that is not made of the data, if there is one; `own` as of `_read`."""
+    source, keeps = build.decoder_weights(config), build.keeps_tokenizer(config)
+    if own is not None:
+        return workdir.load_tokenizer(own) if source or keeps else None
+    # Also where it is not kept: so `init_from` is found to be no run before all else.
+    theirs = load_tokenizer(config.init_from) if config.init_from else None
+    if keeps:
+        return theirs
+    return tokenizer_of(source) if source else None
 
 
 def _print_notes(sources: Iterable[Source]) -> None:
