@@ -4,9 +4,9 @@ import os
 
 from ml_collections import ConfigDict
 
-from capjax.data.text_files import parse_json
-from capjax.pretrained.checkpoint_folders import is_hub_name
+from capjax.pretrained.checkpoint_folders import is_hub_name, read_json
 from capjax.pretrained.encoder_decoder import PretrainedCaptioner
+from capjax.pretrained.weights import WeightsError
 
 
 def is_published(source: str | os.PathLike) -> bool:
@@ -19,11 +19,9 @@ def is_published(source: str | os.PathLike) -> bool:
     if not os.path.exists(source):
         return is_hub_name(source)
     try:
-        with open(os.path.join(source, "config.json"), "rb") as file:
-            found = parse_json(file.read())
-    except (OSError, ValueError):
+        return "model_type" in read_json(os.path.join(source, "config.json"))
+    except WeightsError:
         return False
-    return isinstance(found, dict) and "model_type" in found
 
 
 def published_config(captioner: PretrainedCaptioner) -> ConfigDict:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from capjax.pretrained.encoder_decoder import read_captioner
+from capjax.pretrained.encoder_decoder import PROJECTION, read_captioner
 from capjax.pretrained.gpt2 import gpt2_fields
 from configs.pretrained_encoders import vit
 
@@ -40,12 +40,7 @@ def gpt2_decoder() -> ConfigDict:
 
 def projection(width: int) -> ConfigDict:
     """The adapter of transformers: a dense layer to `width`, and nothing else."""
-    adapter = ConfigDict()
-    adapter.width = width
-    adapter.norms = False
-    adapter.positions = "none"
-    adapter.activation = ""
-    return adapter
+    return ConfigDict({"width": width, **PROJECTION})
 
 
 def use_gpt2(config: ConfigDict, source: str) -> None:

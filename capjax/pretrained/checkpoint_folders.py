@@ -141,6 +141,28 @@ def checkpoint_folder(source: str, *, weights: bool, files: Sequence[str] = CONF
     return None
 
 
+def folder_and_file(
+    source: str | os.PathLike, *, weights: bool, files: Sequence[str] = CONFIGS
+) -> tuple[str, str | None]:
+    """The folder of a source, and the file of weights in it that it names, if it names one.
+
+    `weights` and `files` as of `download_folder`.
+
+    Raises:
+      WeightsError: there is no such source, or it could not be had.
+    """
+    source = os.path.expanduser(os.fspath(source))
+    folder = checkpoint_folder(source, weights=weights, files=files)
+    if folder is not None:
+        return folder, None
+    if not os.path.isfile(source):
+        raise WeightsError(
+            f"{source}: no such weights file or folder, and no name of huggingface.co, which has "
+            "the form organisation/name"
+        )
+    return os.path.dirname(source), source
+
+
 def download_folder(name: str, *, weights: bool, files: Sequence[str] = CONFIGS) -> str:
     """The folder that a checkpoint of huggingface.co is kept in; fetches what is missing.
 

@@ -34,7 +34,9 @@ from capjax.pretrained.vit_layouts import own_tensors, to_variables
 from capjax.pretrained.weights import WeightsError, check_fit
 
 FILES = (*CONFIGS, generation_file.FILE, *gpt2_tokenizer.FILES)
-_PROJECTION = "enc_to_dec_proj"
+_DENSE = "enc_to_dec_proj"
+# The fields of `Adapter`, beside its width, of which it is that dense layer.
+PROJECTION = {"norms": False, "activation": "", "positions": "none", "depth": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +79,7 @@ class PretrainedCaptioner:
             "decoding": self.generation.section(),
         }
         if self.projection:
-            none = {"norms": False, "positions": "none", "activation": ""}
-            found["adapter"] = {"width": self.decoder["width"], **none}
+            found["adapter"] = {"width": self.decoder["width"], **PROJECTION}
         return found
 
 
@@ -92,7 +93,7 @@ def captioner(
     """The module of a VisionEncoderDecoder; the fields as of `PretrainedCaptioner`."""
     adapter = None
     if projection:
-        adapter = Adapter(decoder["width"], norms=False, positions="none", dtype=dtype)
+        adapter = Adapter(decoder["width"], **PROJECTION, dtype=dtype)
     return Captioner(ViT(**encoder, dtype=dtype), GPT2Decoder(**decoder, dtype=dtype), adapter)
 
 
@@ -183,7 +184,7 @@ def read_variables(folder: str | os.PathLike) -> dict[str, Any]:
     decoder, projection = read_fields(config, at)
     _, layout = huggingface.read_config(config, at)
     encoder = vit_fields(folder)
-    parts: dict[str, dict[str, np.ndarray]] = {"encoder": {}, "decoder": {}, _PROJECTION: {}}
+    parts: dict[str, dict[str, np.ndarray]] = {"encoder": {}, "decoder": {}, _DENSE: {}}
     for name, array in read_weights(file).items():
         part, _, rest = name.partition(".")
         if part not in parts:
@@ -198,11 +199,11 @@ def read_variables(folder: str | os.PathLike) -> dict[str, Any]:
         ],
         "decoder": gpt2.to_params(parts["decoder"], decoder, file, cross=True),
     }
-    weight, bias = (f"{_PROJECTION}.{name}" for name in ("weight", "bias"))
+    weight, bias = (f"{_DENSE}.{name}" for name in ("weight", "bias"))
     width = decoder["width"]
     wanted = {weight: (width, encoder["width"]), bias: (width,)} if projection else {}
-    check_fit(parts[_PROJECTION], wanted, file)
+    check_fit(parts[_DENSE], wanted, file)
     if projection:
-        kernel, bias = (np.asarray(parts[_PROJECTION][n], np.float32) for n in (weight, bias))
+        kernel, bias = (np.asarray(parts[_DENSE][n], np.float32) for n in (weight, bias))
         params["adapter"] = {"projection": {"kernel": kernel.T, "bias": bias}}
     return {"params": params}

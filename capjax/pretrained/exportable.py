@@ -15,7 +15,7 @@ from capjax.models.layers import sincos_positions
 from capjax.models.patch_encoder import PatchEncoder
 from capjax.models.transformer_decoder import TransformerDecoder
 from capjax.models.vit import ViT, resample_positions
-from capjax.pretrained.encoder_decoder import PretrainedCaptioner
+from capjax.pretrained.encoder_decoder import PROJECTION, PretrainedCaptioner
 from capjax.pretrained.generation_file import Generation
 from capjax.pretrained.huggingface import HALF
 from capjax.pretrained.vit import FIELDS
@@ -23,8 +23,6 @@ from capjax.pretrained.weights import ExportError
 
 # What GPT-2 is and `TransformerDecoder` may be otherwise.
 _GPT2 = {"norm": "pre", "tie_embeddings": True, "use_output_bias": False}
-# What the projection of transformers is and `Adapter` may be otherwise.
-_PROJECTION = {"norms": False, "activation": "", "positions": "none", "depth": 0}
 
 
 def exportable(
@@ -148,14 +146,14 @@ def _check_widths(encoder: int, decoder: int, adapter: Adapter | None) -> None:
             raise ExportError(
                 f"config.encoder.width={encoder} is not config.decoder.width={decoder}, between "
                 "which transformers has a projection; config.adapter may be one: base.adapter() "
-                f"with {_listed({**_PROJECTION, 'width': decoder})}"
+                f"with {_listed({**PROJECTION, 'width': decoder})}"
             )
         return
-    for name, value in {**_PROJECTION, "width": decoder}.items():
+    for name, value in {**PROJECTION, "width": decoder}.items():
         if (found := getattr(adapter, name)) != value:
             raise ExportError(
                 f"config.adapter.{name}={found!r} is not transformers' projection, which has "
-                f"{_listed({**_PROJECTION, 'width': decoder})}"
+                f"{_listed({**PROJECTION, 'width': decoder})}"
             )
     if encoder == decoder:
         raise ExportError(

@@ -14,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from capjax.pretrained.checkpoint_folders import (
-    checkpoint_folder,
+    folder_and_file,
     read_json,
     read_weights,
     weights_file,
@@ -287,22 +287,8 @@ def _shapes(fields: Mapping[str, Any], cross: bool) -> dict[str, tuple[int, ...]
 
 def gpt2_fields(source: str | os.PathLike) -> dict[str, Any]:
     """The fields of a GPT-2 alone, by its config.json; see `read_gpt2`, also for errors."""
-    folder, _ = _folder(source, weights=False)
+    folder, _ = folder_and_file(source, weights=False)
     return _read_config(folder)[0]
-
-
-def _folder(source: str | os.PathLike, *, weights: bool) -> tuple[str, str | None]:
-    """The folder of a source, and the file of weights that it names, if it names one."""
-    source = os.path.expanduser(os.fspath(source))
-    folder = checkpoint_folder(source, weights=weights)
-    if folder is not None:
-        return folder, None
-    if not os.path.isfile(source):
-        raise WeightsError(
-            f"{source}: no such weights file or folder, and no name of huggingface.co, which has "
-            "the form organisation/name"
-        )
-    return os.path.dirname(source), source
 
 
 def _read_config(folder: str) -> tuple[dict[str, Any], bool]:
@@ -324,7 +310,7 @@ def read_gpt2(source: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]
     Raises:
       WeightsError: there is no such source, or it is no GPT-2 that `GPT2Decoder` can be.
     """
-    folder, file = _folder(source, weights=True)
+    folder, file = folder_and_file(source, weights=True)
     fields, cross = _read_config(folder)
     file = file or weights_file(folder)
     return fields, to_params(read_weights(file), fields, file, cross=cross)

@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from capjax.data.tokenizer import SPECIAL_TOKENS, Tokenizer
-from capjax.pretrained.checkpoint_folders import CONFIGS, checkpoint_folder, read_json
+from capjax.pretrained.checkpoint_folders import CONFIGS, folder_and_file, read_json
 from capjax.pretrained.weights import WeightsError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -24,9 +24,8 @@ def tokenizer_of(source: str | os.PathLike) -> Tokenizer:
     Raises:
       WeightsError: there is no such checkpoint; or as `read_tokenizer`.
     """
-    source = os.path.expanduser(os.fspath(source))
-    folder = checkpoint_folder(source, weights=False, files=(*CONFIGS, *FILES))
-    return read_tokenizer(os.path.dirname(source) if folder is None else folder)
+    folder, _ = folder_and_file(source, weights=False, files=(*CONFIGS, *FILES))
+    return read_tokenizer(folder)
 
 
 def read_tokenizer(folder: str | os.PathLike) -> Tokenizer:
