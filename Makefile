@@ -11,7 +11,7 @@ quickstart: $(VENV)/.installed
 
 # Lint, format and tests.
 test: $(VENV)/.installed-test lint
-	$(RUN) -m pytest -n auto --dist loadfile
+	$(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .

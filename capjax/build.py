@@ -16,7 +16,7 @@ from capjax.data.images import Resize
 from capjax.data.shapes import facts
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import BeamSearch
-from capjax.evaluate.scoring import Scorer
+from capjax.evaluate.scoring import ImageScorer, Scorer
 from capjax.models import inception_v3
 from capjax.models.adapter import Adapter
 from capjax.models.bahdanau_decoder import BahdanauDecoder
@@ -85,6 +85,11 @@ def has_facts(config: ConfigDict) -> bool:
 def scorers(config: ConfigDict) -> tuple[Scorer, ...]:
     """Metrics of a dataset beside the COCO scores: for `shapes`, whether captions are true."""
     return (facts.caption_metrics,) if has_facts(config) else ()
+
+
+def image_scorers(config: ConfigDict) -> tuple[ImageScorer, ...]:
+    """The same of single images."""
+    return (facts.image_metrics,) if has_facts(config) else ()
 
 
 def compilation_cache(directory: str) -> None:

@@ -69,7 +69,7 @@ def _explain(argv: list[str], error: Exception) -> str:
             config = _read_config(source)
         except _ConfigFileError as found:
             return str(found)
-        names = set(_names(config))
+        names = set(field_names(config))
         for field in _overrides(argv):
             if field not in names:
                 return f"--config.{field}: there is no such field; {nearest(field, names)}"
@@ -90,12 +90,12 @@ def _overrides(argv: list[str]) -> Iterator[str]:
             yield match[1]
 
 
-def _names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+def field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
     """Every section and field."""
     for name, value in config.items():
         yield prefix + name
         if isinstance(value, ConfigDict):
-            yield from _names(value, f"{prefix}{name}.")
+            yield from field_names(value, f"{prefix}{name}.")
 
 
 class _ConfigFileError(ValueError):
@@ -114,7 +114,7 @@ def _read_config(source: str) -> ConfigDict:
         make: Any = runpy.run_path(file).get("get_config")
         config = make(*([argument] if colon else [])) if make else None
     except Exception as error:
-        raise _ConfigFileError(f"--config={source}: {_where(file, error)}") from error
+        raise _ConfigFileError(f"--config={source}: {error_in(file, error)}") from error
     if not isinstance(config, ConfigDict):
         what = "has no get_config()" if make is None else f"gives {config!r:.80}"
         raise _ConfigFileError(
@@ -124,7 +124,7 @@ def _read_config(source: str) -> ConfigDict:
     return config
 
 
-def _where(file: str, error: Exception) -> str:
+def error_in(file: str, error: Exception) -> str:
     """An error of a config file and its line; of a ValueError, which may be an answer, its text."""
     text = str(error)
     if not isinstance(error, ValueError):

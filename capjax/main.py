@@ -15,8 +15,6 @@ Exit statuses:
     75  stopped by a signal after saving; run the same command again
 """
 
-import os
-import re
 import sys
 
 from absl import app, flags, logging
@@ -29,7 +27,7 @@ from capjax.data.source import DataError
 from capjax.pretrained.weights import WeightsError
 from capjax.run import evaluate, train
 from capjax.train.finite import NonFiniteError
-from capjax.workdir import WorkdirError
+from capjax.workdir import WorkdirError, default_workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, such as configs/shapes_transformer.py.", lock_config=True
@@ -65,7 +63,8 @@ _PROCESS_TIMEOUT = flags.DEFINE_integer(
 )
 flags.mark_flag_as_required("config")
 
-_ERRORS = (
+# What a run can't go on with, each said in one line.
+ERRORS = (
     build.ConfigError,
     DataError,
     ImageError,
@@ -74,15 +73,6 @@ _ERRORS = (
     WorkdirError,
     processes.ProcessesError,
 )
-
-
-def default_workdir(config_file: str) -> str:
-    """runs/coco_transformer for configs/coco_transformer.py, and ..._karpathy for its :karpathy."""
-    path, _, argument = config_file.partition(":")
-    name = os.path.splitext(os.path.basename(path))[0]
-    # An argument may be a path or a name with slashes.
-    argument = re.sub(r"[^\w.-]+", "_", argument).strip("_")
-    return os.path.join("runs", f"{name}_{argument}" if argument else name)
 
 
 def main(argv: list[str]) -> None:
@@ -112,7 +102,7 @@ def _run() -> None:
             train(_CONFIG.value, workdir)
         else:
             evaluate(_CONFIG.value, workdir, split=_SPLIT.value, checkpoint=_CHECKPOINT.value)
-    except _ERRORS as error:
+    except ERRORS as error:
         sys.exit(f"error: {error}")  # A text: an error of one process ends all, see `processes`.
 
 

@@ -22,7 +22,7 @@ from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import Caption, CaptionBatches, Sampling
 from capjax.evaluate.figures import save_figure, training_curve
 from capjax.evaluate.results import coco_results, code_version, write_json
-from capjax.evaluate.scoring import score_captions
+from capjax.evaluate.scoring import image_results, score_captions
 from capjax.load import load, load_tokenizer
 from capjax.metrics import coco
 from capjax.models.captioner import (
@@ -204,6 +204,8 @@ def _train(
             validation, batches=lambda: interruption.watch(splits["validation"].eval_batches())
         )
         interruption.poll()
+        if latest is None:
+            writer.hyperparameters(workdir.flat(config))
         train_loop(
             parallel.replicate(state),
             _train_step(config, model, optimizer),
@@ -351,7 +353,11 @@ def evaluate(
         stem = f"{split}-step{run.step}-{search.label}"
         record = {"split": split, "source": source_record(source), "images": len(source)}
         record |= {"step": run.step, "tokenizer": run.tokenizer.fingerprint}
-        _report(config, workdir.path(directory, "evaluation", stem), captions, metrics, record)
+        stem = workdir.path(directory, "evaluation", stem)
+        # On one line: it is for programs, and has thousands of numbers.
+        images = image_results(table, texts, build.image_scorers(config))
+        write_json(f"{stem}.images.json", images, indent=None)
+        _report(config, stem, captions, metrics, record)
         return metrics
 
     return processes.from_first(report)
@@ -381,5 +387,5 @@ def _report(
     )
     for name, note in notes.items():
         print(f"{name} {note}")
-    print(f"wrote {stem}.captions.json and {stem}.metrics.json")
+    print(f"wrote {stem}.captions.json, .images.json and .metrics.json")
     print(json.dumps({name: round(value, 4) for name, value in metrics.items()}))

@@ -18,6 +18,7 @@ lock                    held by the process that trains in it
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -109,6 +110,15 @@ class WorkdirError(ValueError):
 def path(workdir: str, *parts: str) -> str:
     """A file of the workdir."""
     return os.path.join(workdir, *parts)
+
+
+def default_workdir(config_file: str) -> str:
+    """runs/coco_transformer for configs/coco_transformer.py, and ..._karpathy for its :karpathy."""
+    path, _, argument = config_file.partition(":")
+    name = os.path.splitext(os.path.basename(path))[0]
+    # An argument may be a path or a name with slashes.
+    argument = re.sub(r"[^\w.-]+", "_", argument).strip("_")
+    return os.path.join("runs", f"{name}_{argument}" if argument else name)
 
 
 def check_place(workdir: str) -> None:
@@ -277,7 +287,7 @@ def check_same_run(workdir: str, config: ConfigDict, free: Sequence[str] = FREE)
 
     The fields of `free` may differ.
     """
-    saved, given = _flat(load_config(workdir)), _flat(config)
+    saved, given = flat(load_config(workdir)), flat(config)
     changed = [
         f"  {name}: {saved.get(name, '(absent)')!r} in the run, {given.get(name, '(absent)')!r} now"
         for name in sorted(saved.keys() | given.keys())
@@ -304,14 +314,16 @@ def check_same_data(workdir: str, fingerprints: dict[str, str]) -> None:
 def shared_fields(config: ConfigDict) -> dict[str, Any]:
     """What all processes of a run must agree on: all but where a host keeps its data."""
     of_a_host = [field for field in FREE if field.startswith("dataset.")]
-    return {name: value for name, value in _flat(config).items() if not _is_free(name, of_a_host)}
+    return {name: value for name, value in flat(config).items() if not _is_free(name, of_a_host)}
 
 
 def _is_free(name: str, free: Sequence[str]) -> bool:
     return any(name == field or name.startswith(field + ".") for field in free)
 
 
-def _flat(config: ConfigDict) -> dict[str, Any]:
+def flat(config: ConfigDict) -> dict[str, Any]:
+    """Every field by its dotted name."""
+
     def walk(section, prefix):
         for name, value in section.items():
             if isinstance(value, dict):

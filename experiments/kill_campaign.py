@@ -53,7 +53,7 @@ _PARTS = {
     "waiting for a save at the end": (Checkpoints, "close"),
 }
 _NAMES = ("importing", *_PARTS)
-_TIMED = ("captions_per_second", "step_seconds")
+_TIMED = ("captions_per_second", "step_seconds", "wall_seconds")
 
 
 def small_config(folder: Path) -> ConfigDict:
@@ -104,7 +104,8 @@ def start(config: ConfigDict, folder: Path, compiled: Path, part) -> None:
         os.dup2(output.fileno(), 2)
     for number, (owner, name) in enumerate(_PARTS.values(), 1):
         setattr(owner, name, _announced(getattr(owner, name), number, part))
-    config.dataset.cache_dir = str(folder / "cache")
+    os.chdir(folder)  # So that all runs have the same config.
+    config.dataset.cache_dir = "cache"
     build.compilation_cache(str(compiled))
     run.train(config, str(folder / "run"))
 
@@ -250,8 +251,8 @@ def _files(folder: Path) -> dict[str, Path]:
         if "checkpoints" in name.parts:
             kept = not name.parts[2].isdecimal()
         else:
-            # Some are compared in other ways; some have times, or where the cache lies, in them.
-            others = ("output.txt", "lock", "metrics.jsonl", "training.png", "config.json")
+            # Some are compared in other ways; some have times in them.
+            others = ("output.txt", "lock", "metrics.jsonl", "training.png")
             kept = name.name not in others and "tensorboard" not in name.parts
         if kept:
             found[str(name)] = path

@@ -3,11 +3,13 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import jax
 import pytest
 from hypothesis import settings
 
+from tests.command_line import SIZES
 from tests.small_run import write_small_run
 
 # Half of the suite's time would go into making fast code of what runs once; XLA reads this when the
@@ -40,6 +42,11 @@ def pytest_configure():
     sys.unraisablehook = report_others
 
 
+def pytest_collection_modifyitems(items):
+    """Files of whole runs, which are few and long, come first: no worker is left alone with one."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
     """What one file has compiled is of no use to another, and all of it would be gigabytes."""
@@ -57,5 +64,11 @@ def make_small_run(tmp_path_factory):
 
 @pytest.fixture(scope="session", name="home")
 def make_home(tmp_path_factory):
-    """Where the command lines keep data and compiled programs."""
-    return tmp_path_factory.mktemp("home")
+    """Where the command lines keep data and compiled programs; its `shapes` has a few images."""
+    from capjax.data.shapes import builder  # Few files need TensorFlow, which takes seconds.
+
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "SPLIT_SIZES", SIZES)
+        builder.prepare(home / "data", SIZES)
+    return home

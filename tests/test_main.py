@@ -19,7 +19,7 @@ import capjax
 from capjax.data.shapes.builder import encode_png
 from capjax.data.shapes.scene import image_id
 from capjax.workdir import load_config
-from tests.command_line import REPOSITORY, call, environment, main
+from tests.command_line import REPOSITORY, SIZES, call, environment, main
 
 SMALL = [
     "--config.num_steps=4",
@@ -106,7 +106,7 @@ def test_a_terminated_run_says_so_and_ends_as_if_it_never_was(home, trained, tmp
 
 
 def untimed(log):
-    timed = ("captions_per_second", "step_seconds")
+    timed = ("captions_per_second", "step_seconds", "wall_seconds")
     rows = map(json.loads, log.read_text().splitlines())
     return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
@@ -120,11 +120,15 @@ def test_evaluation_prints_one_json_line_last_and_writes_provenance(home, traine
     assert printed.keys() == written["metrics"].keys()
     assert printed["truth_rate"] == pytest.approx(written["metrics"]["truth_rate"], abs=1e-4)
     assert written["decoding"]["num_beams"] == 2
-    assert written["images"] == 500
+    assert written["images"] == SIZES["test"]
     assert written["config"]["seed"] == written["seed"] == 0
     assert {"tokenizer", "code", "source", "step"} <= written.keys()
+    images = json.loads(next(folder.glob("test-*.images.json")).read_text())
+    for name in ("CIDEr-D", "truth_rate"):
+        assert np.mean(images["metrics"][name]) == pytest.approx(written["metrics"][name], abs=1e-9)
     results = json.loads(next(folder.glob("test-*.captions.json")).read_text())
-    assert len(results) == 500
+    assert images["image_ids"] == [row["image_id"] for row in results]
+    assert len(results) == SIZES["test"]
     assert results[0].keys() == {"image_id", "caption"}
 
 

@@ -108,7 +108,7 @@ def call(*arguments, **options):
 
 
 def rows(workdir):
-    timed = ("captions_per_second", "step_seconds")
+    timed = ("captions_per_second", "step_seconds", "wall_seconds")
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [{name: value for name, value in row.items() if name not in timed} for row in lines]
 

@@ -84,7 +84,7 @@ def test_fields_are_free_that_change_no_update(module, tmp_path):
     free += ("optimizer.skip_nonfinite",)
     places = ("data_dir", "root", "file", "cache_dir", "num_threads", "bad_images")
     places += ("allow_outside",)
-    for name, value in workdir._flat(module.get_config()).items():
+    for name, value in workdir.flat(module.get_config()).items():
         config = module.get_config()
         config.update_from_flattened_dict({name: another(value)})
         data = name.startswith("dataset.") and name.endswith(places)

@@ -14,9 +14,9 @@ from capjax.data.atomic import write_atomic
 from capjax.evaluate.captioning import Caption
 
 
-def write_json(path: str, value: Any) -> None:
-    """Writes readable JSON atomically, making its folder."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+def write_json(path: str, value: Any, indent: int | None = 1) -> None:
+    """Writes JSON atomically, making its folder: readable, or with indent=None on one line."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
     # A path that is not UTF-8 has bytes that Python keeps as half surrogates; JSON escapes them so.
     write_atomic(path, text.encode("utf-8", "backslashreplace"))
 

@@ -1,11 +1,13 @@
 """Scores of captions against a split's references."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from capjax.data.captions import CaptionTable
 from capjax.metrics import coco
 
 Scorer = Callable[[Mapping[str, str]], dict[str, float]]
+ImageScorer = Callable[[Mapping[str, str]], dict[str, dict[str, float]]]
 
 
 def score_captions(
@@ -24,8 +26,7 @@ def score_captions(
       scorers: further metrics of the hypotheses.
       meteor: see `coco.score`.
     """
-    captions = dict(zip(table.image_ids, table.captions, strict=True))
-    references = {image_id: captions[image_id] for image_id in hypotheses if captions[image_id]}
+    references = _references(table, hypotheses)
     scored = {image_id: hypotheses[image_id] for image_id in references}
     metrics = coco.score(references, scored, meteor=meteor) if references else {}
     for scorer in scorers:
@@ -33,3 +34,49 @@ def score_captions(
     if len(scored) < len(hypotheses):
         metrics["unscored_images"] = float(len(hypotheses) - len(scored))
     return metrics
+
+
+def image_results(
+    table: CaptionTable, hypotheses: Mapping[str, str], scorers: Sequence[ImageScorer] = ()
+) -> dict[str, Any]:
+    """What intervals, comparisons and galleries of single images need, ready for JSON.
+
+    Args:
+      table: as of `score_captions`; images without captions are left out.
+      hypotheses: image id -> caption.
+      scorers: further metrics of each hypothesis: name -> image id -> value.
+
+    Returns:
+      image_ids: those scored, I in all.
+      references: image id -> raw captions.
+      metrics: name -> I values in the order of image_ids, whose mean is the split's value.
+      bleu: "matches" and "totals", I times 4 n-gram lengths, and I "reference_lengths": see
+        `coco.bleu_of`.
+    """
+    references = _references(table, hypotheses)
+    if not references:
+        bleu = {"matches": [], "totals": [], "reference_lengths": []}
+        return {"image_ids": [], "references": {}, "metrics": {}, "bleu": bleu}
+    scored = {image_id: hypotheses[image_id] for image_id in references}
+    scores = coco.per_image(references, scored)
+    metrics = {name: values.tolist() for name, values in scores.metrics.items()}
+    for scorer in scorers:
+        for name, values in scorer(scored).items():
+            metrics[name] = [values[image_id] for image_id in scores.image_ids]
+    bleu = {
+        "matches": scores.bleu[:, :4].tolist(),
+        "totals": scores.bleu[:, 4:8].tolist(),
+        "reference_lengths": scores.bleu[:, 8].tolist(),
+    }
+    return {
+        "image_ids": list(scores.image_ids),
+        "references": {image_id: list(captions) for image_id, captions in references.items()},
+        "metrics": metrics,
+        "bleu": bleu,
+    }
+
+
+def _references(table: CaptionTable, hypotheses: Mapping[str, str]) -> dict[str, Sequence[str]]:
+    """The captions of the images that were captioned, but for images without any."""
+    captions = dict(zip(table.image_ids, table.captions, strict=True))
+    return {image_id: captions[image_id] for image_id in hypotheses if captions[image_id]}

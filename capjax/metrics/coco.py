@@ -11,8 +11,11 @@ import subprocess
 import threading
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
+from typing import NamedTuple
 
+import numpy as np
 from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
@@ -75,6 +78,55 @@ def per_image_cider(
     gts, res = _tokens(references, hypotheses)
     _, scores = Cider().compute_score(gts, res)
     return {image_id: 100.0 * float(value) for image_id, value in zip(gts, scores, strict=True)}
+
+
+class ImageScores(NamedTuple):
+    """The scores of single images, and what the BLEU of any sample of them is made of.
+
+    Attributes:
+      image_ids: one an image, I in all.
+      metrics: float [I] by name, "ROUGE-L" and "CIDEr-D", times 100; their means are `score`'s.
+      bleu: int [I, 9]: matching n-grams of lengths 1 to 4, n-grams of the hypothesis of these
+        lengths, and words of the reference that is the closest in length. `bleu_of` takes sums.
+    """
+
+    image_ids: tuple[Hashable, ...]
+    metrics: dict[str, np.ndarray]
+    bleu: np.ndarray
+
+
+def per_image(
+    references: Mapping[Hashable, Sequence[str]], hypotheses: Mapping[Hashable, str]
+) -> ImageScores:
+    """Scores of each image, with CIDEr's idf of them all. Arguments and errors as of `score`."""
+    gts, res = _tokens(references, hypotheses)
+    _, rouge = Rouge().compute_score(gts, res)
+    _, cider = Cider().compute_score(gts, res)
+    metrics = {"ROUGE-L": 100.0 * rouge, "CIDEr-D": 100.0 * cider}
+    bleu = [_bleu_statistics(res[image_id][0], gts[image_id]) for image_id in gts]
+    return ImageScores(tuple(gts), metrics, np.array(bleu))
+
+
+def bleu_of(statistics: np.ndarray) -> np.ndarray:
+    """BLEU-1 to BLEU-4 of samples of images, times 100: pycocoevalcap's arithmetic.
+
+    Args:
+      statistics: [..., 9], sums of `ImageScores.bleu` over the images of each sample.
+
+    Returns:
+      float [..., 4].
+    """
+    tiny, small = 1e-15, 1e-9  # 0 of 0 n-grams is 0.
+    matches, totals, reference = np.split(np.asarray(statistics, float), [4, 8], axis=-1)
+    precisions = np.cumprod((matches + tiny) / (totals + small), axis=-1)
+    ratio = (totals[..., :1] + tiny) / (reference + small)  # The first totals are words.
+    penalty = np.exp(np.minimum(0.0, 1 - 1 / ratio))
+    return 100.0 * (precisions ** (1 / np.arange(1, 5)) * penalty)
+
+
+def _bleu_statistics(hypothesis: str, references: Sequence[str]) -> list[int]:
+    found = cook_test(hypothesis, cook_refs(references), eff="closest")
+    return [*found["correct"], *found["guess"], found["reflen"]]
 
 
 @cache

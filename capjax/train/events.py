@@ -8,6 +8,7 @@ are on disk when `flush` returns.
 import os
 import struct
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,14 @@ class Events:
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture, uint8 [H, W, 3]."""
         self._add(step, summary.image(name, pixels, dataformats="HWC"))
+
+    def hyperparameters(self, step: int, values: Mapping[str, str | bool | float]) -> None:
+        """What a run was made with, for TensorBoard's table of runs.
+
+        Its columns are those of all runs together, since no file says which they are to be.
+        """
+        _, start, _ = summary.hparams(values, {})
+        self._add(step, start)
 
     def flush(self) -> None:
         """Returns when all that was added is on the disk."""

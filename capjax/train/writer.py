@@ -2,7 +2,9 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -16,20 +18,23 @@ class Writer:
     """Appends to `metrics.jsonl` and to TensorBoard event files in a folder.
 
     A run that continues from a checkpoint first cuts both back to that step, so that nothing is
-    logged twice.
+    logged twice. Its "wall_seconds" go on from there: they count all work that led to a row,
+    compiling and evaluations among it, but neither pauses between starts nor what a kill lost.
     """
 
     def __init__(self, directory: str, resume_step: int = 0):
         """Opens the logs of a run that continues after `resume_step` updates."""
         os.makedirs(directory, exist_ok=True)
         self._path = os.path.join(directory, "metrics.jsonl")
-        _cut_back(self._path, resume_step)
+        times = [row.get("wall_seconds", 0) for row in _cut_back(self._path, resume_step)]
+        self._began = time.perf_counter() - max(times, default=0)
         self._events = Events(os.path.join(directory, "tensorboard"), resume_step)
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 closed by close()
 
     def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        """One JSON line {"step", "group", ...values}, and a TensorBoard scalar each."""
+        """One JSON line {"step", "group", "wall_seconds", ...values}; a TensorBoard scalar each."""
         row = {"step": step, "group": group}
+        row["wall_seconds"] = round(time.perf_counter() - self._began, 3)
         row.update({name: float(value) for name, value in values.items()})
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
@@ -43,6 +48,15 @@ class Writer:
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture for TensorBoard, uint8 [H, W, 3]."""
         self._events.image(step, name, pixels)
+
+    def hyperparameters(self, fields: Mapping[str, Any]) -> None:
+        """A new run's dotted config fields for TensorBoard, which knows texts and numbers."""
+        values = {
+            name: value if isinstance(value, bool | int | float) else str(value)
+            for name, value in fields.items()
+        }
+        # With the first update, so that a start which came to nothing leaves none.
+        self._events.hyperparameters(1, values)
 
     def sync(self) -> None:
         """Returns when all that was logged is on the disk.
@@ -70,6 +84,9 @@ class NoWriter:
     """Writes nothing: for processes beside the first."""
 
     def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def hyperparameters(self, fields: Mapping[str, Any]) -> None:
         """Nothing."""
 
     def sync(self) -> None:
@@ -111,6 +128,8 @@ def _row(line: str) -> dict | None:
         return None
 
 
-def _cut_back(path: str, step: int) -> None:
+def _cut_back(path: str, step: int) -> list[dict]:
+    """Leaves the rows up to `step`, and gives them back."""
     rows = [row for row in read_metrics(path) if row["step"] <= step]
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return rows

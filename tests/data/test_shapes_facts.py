@@ -213,6 +213,9 @@ def test_metrics_see_what_is_wrong():
     metrics = facts.caption_metrics(hypotheses)
     assert metrics["parsed_rate"] == 0.5
     assert metrics["truth_rate"] == 0.25
+    single = facts.image_metrics(hypotheses)["truth_rate"]
+    assert [single[name] for name in names[:4]] == [0, 0, 1, 0]
+    assert sum(single.values()) == 10
     assert metrics["truth_rate_colour"] == 0.5
     assert metrics["truth_rate_shape"] == 1
     assert metrics["facts_per_caption"] == 1

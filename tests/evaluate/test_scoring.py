@@ -3,12 +3,13 @@
 import json
 import subprocess
 
+import numpy as np
 import pytest
 
 from capjax.data.captions import CaptionTable
 from capjax.evaluate import results
 from capjax.evaluate.captioning import Caption
-from capjax.evaluate.scoring import score_captions
+from capjax.evaluate.scoring import image_results, score_captions
 from capjax.metrics import coco
 
 TABLE = CaptionTable(
@@ -36,6 +37,28 @@ def test_further_scorers_see_every_caption():
 def test_a_split_without_any_reference_is_not_scored():
     bare = CaptionTable(("1",), ((),), "")
     assert score_captions(bare, {"1": "a dog"}) == {"unscored_images": 1.0}
+
+
+def test_image_results_make_the_scores_again_without_the_dataset():
+    written = image_results(TABLE, SAID, [lambda said: {"words": dict.fromkeys(said, 2.0)}])
+    images = json.loads(json.dumps(written))
+    assert images == written
+    assert images["image_ids"] == ["1", "x3"]
+    assert images["references"] == {"1": list(TABLE.captions[0]), "x3": ["two red birds"]}
+    metrics = score_captions(TABLE, SAID, meteor=False)
+    for name in ("ROUGE-L", "CIDEr-D"):
+        assert np.mean(images["metrics"][name]) == pytest.approx(metrics[name], abs=1e-9)
+    assert images["metrics"]["words"] == [2.0, 2.0]
+    bleu = images["bleu"]
+    sums = [*np.sum(bleu["matches"], axis=0), *np.sum(bleu["totals"], axis=0)]
+    values = coco.bleu_of([*sums, sum(bleu["reference_lengths"])])
+    assert values == pytest.approx([metrics[f"BLEU-{n}"] for n in range(1, 5)], abs=1e-9)
+
+
+def test_without_any_reference_there_are_image_results_of_no_image():
+    images = image_results(CaptionTable(("1",), ((),), ""), {"1": "a dog"})
+    assert images.keys() == image_results(TABLE, SAID).keys()
+    assert not images["image_ids"]
 
 
 def test_results_have_cocos_integer_ids():

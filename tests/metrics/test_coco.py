@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,6 +96,43 @@ def test_mean_of_the_images_is_the_score() -> None:
     assert coco.score(REFERENCES, HYPOTHESES, meteor=False)["CIDEr-D"] == pytest.approx(mean)
 
 
+SENTENCES = st.lists(st.sampled_from("a b c d ."), max_size=7).map(" ".join)
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(SENTENCES.map("a {}".format), min_size=1, max_size=3), SENTENCES),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_scores_of_the_images_make_those_of_the_split(images) -> None:
+    references = {number: own for number, (own, _) in enumerate(images)}
+    hypotheses = {number: said for number, (_, said) in enumerate(images)}
+    whole = coco.score(references, hypotheses, meteor=False)
+    each = coco.per_image(references, hypotheses)
+    assert each.image_ids == tuple(range(len(images)))
+    assert each.bleu.shape == (len(images), 9)
+    found = dict(zip(coco.METRICS, coco.bleu_of(each.bleu.sum(axis=0)), strict=False))
+    found |= {name: values.mean() for name, values in each.metrics.items()}
+    assert found == pytest.approx(whole, rel=0, abs=1e-9)
+    cider = coco.per_image_cider(references, hypotheses)
+    assert list(cider.values()) == list(each.metrics["CIDEr-D"])
+
+
+def test_bleu_of_many_samples_is_bleu_of_each() -> None:
+    bleu = coco.per_image(REFERENCES, HYPOTHESES).bleu
+    samples = np.stack([bleu.sum(axis=0), bleu[0] + bleu[1], 2 * bleu[2], 0 * bleu[0]])
+    together = coco.bleu_of(samples.reshape(2, 2, 9))
+    assert together.shape == (2, 2, 4)
+    for sample, found in zip(samples, together.reshape(4, 4), strict=True):
+        np.testing.assert_array_equal(coco.bleu_of(sample), found)
+    assert not together[1, 1].any()
+    # "two dogs run on the sand": all but "run"; "two dogs", "on the" and "the sand" are pairs of
+    # the references, which have six words and eight.
+    assert bleu[0].tolist() == [5, 3, 0, 0, 6, 5, 4, 3, 6]
+
+
 @pytest.mark.parametrize("empty", ["", " ", ".", "\n"])
 def test_an_empty_hypothesis_scores_zero(empty: str) -> None:
     values = coco.score(REFERENCES, dict.fromkeys(REFERENCES, empty), meteor=False)
@@ -110,7 +148,7 @@ def test_order_of_the_images_does_not_matter(order: list[str]) -> None:
     assert coco.score(references, shuffled, meteor=False) == pytest.approx(values, abs=1e-9)
 
 
-@pytest.mark.parametrize("function", [coco.score, coco.per_image_cider])
+@pytest.mark.parametrize("function", [coco.score, coco.per_image, coco.per_image_cider])
 @pytest.mark.parametrize(
     ("references", "hypotheses", "message"),
     [

@@ -26,7 +26,7 @@ SCHEDULE = learning_rate_schedule(1e-2, 2, 100)
 OPTIMIZER = adamw(SCHEDULE, b1=0.9, b2=0.98, weight_decay=0.01, clip_norm=1.0)
 
 
-TIMED = ("captions_per_second", "step_seconds")
+TIMED = ("captions_per_second", "step_seconds", "wall_seconds")
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from capjax.train.events import read_events
 from capjax.train.writer import Writer, read_metrics
@@ -22,6 +23,12 @@ def log(writer, step):
     if step % 2 == 0:
         writer.text(step, "captions", f"| {step} |")
         writer.image(step, "image_0", np.full((4, 5, 3), step, np.uint8))
+
+
+def rows(folder):
+    """Less what is never the same."""
+    found = read_metrics(str(folder / "metrics.jsonl"))
+    return [{name: row[name] for name in row if name != "wall_seconds"} for row in found]
 
 
 def summaries(folder):
@@ -59,8 +66,28 @@ def test_logs_of_any_starts_are_those_of_one(tmp_path_factory, starts):
         writer.close()
     write(parts, step, range(step + 1, step + 3))
     write(whole, 0, range(1, step + 3))
-    assert (parts / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert rows(parts) == rows(whole)
+    times = [row["wall_seconds"] for row in read_metrics(str(parts / "metrics.jsonl"))]
+    assert times == sorted(times)
     assert summaries(parts) == summaries(whole)
+
+
+def test_wall_seconds_leave_out_pauses_and_what_was_lost(tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    for first, steps in ((0, [1, 2, 3]), (2, [3, 4])):  # The second start goes back a step.
+        with Writer(str(tmp_path), first) as writer:
+            for step in steps:
+                now += 10
+                log(writer, step)
+        now += 500
+    found = read_metrics(str(tmp_path / "metrics.jsonl"))
+    assert [(row["step"], row["wall_seconds"]) for row in found] == [
+        (1, 10),
+        (2, 20),
+        (3, 30),
+        (4, 40),
+    ]
 
 
 def test_files_of_starts_that_came_to_nothing_are_removed(tmp_path):
@@ -108,3 +135,33 @@ def test_an_event_file_cut_short_is_read_up_to_there(tmp_path, length):
     assert [end for end, _ in read_events(file)] == [
         end for end, _ in whole if end <= len(content) - length
     ]
+
+
+def test_tensorboard_has_the_fields_of_a_run_once(tmp_path):
+    """Its hparams plugin takes session_start_info of the tag's plugin data."""
+    fields = {"decoder.width": 8, "dataset.flip": True, "ema_decay": 0.5, "name": "é"}
+    odd = {"temperatures": (0.0, 1.0), "length_bucket": None}
+    for last in (0, 2):
+        with Writer(str(tmp_path)) as writer:
+            writer.hyperparameters(fields | odd)
+            for step in range(1, last + 1):
+                log(writer, step)
+    with Writer(str(tmp_path), resume_step=1) as writer:
+        log(writer, 2)
+    found = [
+        value.metadata.plugin_data
+        for file in (tmp_path / "tensorboard").iterdir()
+        for _, event in read_events(file)
+        for value in event.summary.value
+        if value.tag == "_hparams_/session_start_info"
+    ]
+    assert [data.plugin_name for data in found] == ["hparams"]
+    start = HParamsPluginData.FromString(found[0].content).session_start_info
+    values = {name: value.WhichOneof("kind") for name, value in start.hparams.items()}
+    assert {name: getattr(start.hparams[name], kind) for name, kind in values.items()} == {
+        **fields,
+        "temperatures": "(0.0, 1.0)",
+        "length_bucket": "None",
+    }
+    assert type(start.hparams["dataset.flip"].bool_value) is bool
+    assert values["dataset.flip"] == "bool_value"

@@ -1,0 +1,337 @@
+"""Makes a page of a sweep, or of one run: table, curves, captions, and where they looked.
+
+    python -m experiments.report runs/variants --to report/
+
+The page is a folder of static files. It needs no network and opens from disk: report/index.html.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from capjax import build
+from capjax.command import fail
+from capjax.data.atomic import write_atomic
+from capjax.data.captions import CaptionTable
+from capjax.data.images import ImageError
+from capjax.data.source import DataError, Source
+from capjax.pretrained.weights import WeightsError
+from capjax.workdir import WorkdirError, path
+from experiments import report_attention, report_pictures
+from experiments.comparison import compare, differing_fields
+from experiments.report_data import (
+    ReportError,
+    collect,
+    provenance,
+    read_captions,
+    read_curves,
+    shown_evaluations,
+)
+from experiments.report_pictures import Picture
+from experiments.sweep_files import Evaluation, ResultsError, Run, Sweep
+
+_PAGE = Path(__file__).parent / "report_page"
+_INDEX = "data/report.js"
+
+# Images whose attention is in one file, which the page loads when one of them is looked at.
+_CHUNK = 50
+
+_ERRORS = (
+    build.ConfigError,
+    DataError,
+    ImageError,
+    ReportError,
+    ResultsError,
+    WeightsError,
+    WorkdirError,
+)
+
+
+def write_report(
+    directory: str,
+    out: str,
+    *,
+    images: int = 200,
+    pictures: str = "thumbnails",
+    attention: str = "first",
+) -> float:
+    """Writes the page of a sweep's folder, or of one run's workdir.
+
+    Args:
+      directory: the sweep or run.
+      out: the page's folder: a new one, an empty one, or that of an earlier report.
+      images: of the validation split, the first so many are shown; 0 shows all.
+      pictures: "thumbnails" of the page's own, or "links" to the dataset's files.
+      attention: of which of each run's evaluations it is computed: "first", "all" or "none".
+
+    Returns:
+      The size of the page in MB.
+
+    Raises:
+      ResultsError: `directory` is no sweep and no run, or a file of it is damaged.
+      ReportError: `out` holds something else, or the runs are not of the same data.
+      DataError, ImageError: the dataset can't be used.
+    """
+    sweep = collect(directory)
+    _check_out(out)
+    for folder in ("data", "pictures"):
+        shutil.rmtree(os.path.join(out, folder), ignore_errors=True)
+    shown = [run for run in sweep.runs if shown_evaluations(run)]
+    gallery: dict[str, Any] = {"ids": [], "total": 0}
+    if shown:
+        config, data = _open(shown[0])
+        gallery, found = _gallery(shown[0], config, data[0], images, out, pictures)
+        for number, run in enumerate(shown):
+            _write_run(run, sweep.runs.index(run), gallery["ids"], data, found, out, attention)
+            print(f"captions of {run.name} ({number + 1} of {len(shown)})", flush=True)
+    else:
+        print(f"{directory} has no evaluation with single images yet: the page has no gallery")
+    _write(out, "data/images.js", "images", gallery)
+    _write(out, _INDEX, "report", _index(sweep))
+    for file in sorted(_PAGE.iterdir()):
+        write_atomic(os.path.join(out, file.name), file.read_bytes())
+    return sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file()) / 1e6
+
+
+def _check_out(out: str) -> None:
+    """Raises ReportError where something else would be overwritten."""
+    if os.path.isfile(out):
+        raise ReportError(f"{out} is a file: give --to a folder")
+    if os.path.isdir(out) and os.listdir(out) and not os.path.isfile(os.path.join(out, _INDEX)):
+        raise ReportError(f"{out} is not empty and no report: give --to a new folder")
+
+
+def _open(run: Run) -> tuple[ConfigDict, tuple[Source, CaptionTable]]:
+    """A run's config, and the data that it was evaluated on."""
+    first = _first(run)
+    config = report_attention.config_of(run, first)
+    data = report_attention.open_data(config)
+    if data[0].fingerprint != first.record["source"]["fingerprint"]:
+        raise ReportError(
+            f"{data[0].name} is no longer what {run.name} was evaluated on: bring the data back, "
+            "or evaluate again"
+        )
+    return config, data
+
+
+def _first(run: Run) -> Evaluation:
+    return next(iter(shown_evaluations(run).values()))
+
+
+def _gallery(
+    run: Run, config: ConfigDict, source: Source, images: int, out: str, kind: str
+) -> tuple[dict[str, Any], list[Picture]]:
+    """What all runs share: the images to show with references and pictures, which it writes."""
+    count = min(images or len(source), len(source))
+    evaluation = _first(run)
+    ids = list(read_captions(evaluation))[:count]
+    if ids != [source[index].image_id for index in range(count)]:
+        raise ReportError(
+            f"{evaluation.stem}.captions.json has other images than {source.name}: evaluate again"
+        )
+    references = dict(zip(evaluation.images.ids, evaluation.images.references, strict=True))
+    found = list(_pictures(source, count, out, kind, config.dataset.num_threads))
+    gallery = {
+        "ids": ids,
+        "total": len(source),
+        "references": [references.get(image_id, ()) for image_id in ids],
+        "pictures": [picture.address for picture in found],
+        "sizes": [[picture.width, picture.height] for picture in found],
+    }
+    return gallery, found
+
+
+def _pictures(source: Source, count: int, out: str, kind: str, threads: int) -> Iterator[Picture]:
+    if kind == "thumbnails":
+        size = report_pictures.estimate(source, count)
+        print(f"{count} thumbnails of {source.name} will take about {size:.1f} MB", flush=True)
+        found = report_pictures.write_thumbnails(source, count, out, threads)
+    else:
+        print(f"{count} pictures of {source.name} stay where they are: links take no room")
+        found = report_pictures.link_pictures(source, count, out, threads)
+    yield from tqdm(found, desc="pictures", total=count, unit="image")
+
+
+def _write_run(
+    run: Run,
+    number: int,
+    ids: Sequence[str],
+    data: tuple[Source, CaptionTable],
+    pictures: Sequence[Picture],
+    out: str,
+    attention: str,
+) -> None:
+    """Writes the captions of a run's evaluations, and where they looked."""
+    config = report_attention.config_of(run, _first(run))
+    resize = build.resize(config.dataset)
+    boxes = [_seen(resize, picture) for picture in pictures]
+    for place, evaluation in enumerate(shown_evaluations(run).values()):
+        name = f"captions-{number}-{place}"
+        captions = read_captions(evaluation)
+        cider = dict(zip(evaluation.images.ids, evaluation.images.metrics["CIDEr-D"], strict=True))
+        page: dict[str, Any] = {
+            "captions": [captions.get(image_id, "") for image_id in ids],
+            "cider": [_round(cider.get(image_id)) for image_id in ids],
+            "boxes": boxes if any(boxes) else None,
+            "chunk": _CHUNK,
+        }
+        if attention == "all" or (attention == "first" and place == 0):
+            try:
+                page["words"] = _write_attention(
+                    run, evaluation, config, page["captions"], data, out, f"{number}-{place}"
+                )
+            except _ERRORS as error:
+                _warn(f"{run.name} is shown without attention: {error}")
+        _write(out, f"data/{name}.js", name, page)
+
+
+def _seen(resize: Any, picture: Picture) -> list[float] | None:
+    """What a model sees of a picture: left, top, width and height as shares; None for all."""
+    left, top, right, bottom = resize.seen(picture.width, picture.height)
+    box = [
+        left / picture.width,
+        top / picture.height,
+        (right - left) / picture.width,
+        (bottom - top) / picture.height,
+    ]
+    return None if box == [0, 0, 1, 1] else [round(share, 4) for share in box]
+
+
+def _write_attention(
+    run: Run,
+    evaluation: Evaluation,
+    config: ConfigDict,
+    captions: Sequence[str],
+    data: tuple[Source, CaptionTable],
+    out: str,
+    name: str,
+) -> list[list[str] | None]:
+    """Writes attention in chunks; the pieces of each caption, None where it came out otherwise."""
+    found = report_attention.captions_with_attention(
+        config, run.workdir, evaluation, data, len(captions)
+    )
+    words, maps = [], []
+    bar = tqdm(found, desc=f"attention of {run.name}", total=len(captions), unit="image")
+    for text, caption in zip(captions, bar, strict=True):
+        same = caption.text == text
+        words.append(report_attention.pieces(text, caption.words) if same else None)
+        maps.append(report_attention.encode_maps(caption) if same else None)
+    for number, start in enumerate(range(0, len(captions), _CHUNK)):
+        chunk = f"attention-{name}-{number}"
+        _write(out, f"data/{chunk}.js", chunk, maps[start : start + _CHUNK])
+    if others := words.count(None):
+        _warn(
+            f"{run.name}: {others} of {len(captions)} captions came out otherwise than in "
+            f"{evaluation.stem}.captions.json, and are shown without attention"
+        )
+    return words
+
+
+def _index(sweep: Sweep) -> dict[str, Any]:
+    about = {"file": sweep.file, "code": sweep.code}
+    return {
+        "title": os.path.basename(os.path.abspath(sweep.directory)),
+        "about": {name: value for name, value in about.items() if value},
+        "baseline": sweep.baseline if len(sweep.variants) > 1 else None,
+        "evaluations": list(sweep.evaluations),
+        "fields": differing_fields(sweep),
+        "rows": [dataclasses.asdict(row) for row in compare(sweep)],
+        "runs": [_run(run) for run in sweep.runs],
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "variant": run.variant,
+        "seed": run.seed,
+        "status": run.status,
+        "error": run.error,
+        "config": run.config,
+        "curves": read_curves(path(run.workdir, "metrics.jsonl")),
+        "provenance": provenance(run),
+        "evaluations": [
+            {
+                "name": name,
+                "stem": os.path.basename(found.stem),
+                "decoding": found.record["decoding"],
+            }
+            for name, found in shown_evaluations(run).items()
+        ],
+    }
+
+
+def _write(out: str, file: str, name: str, value: Any) -> None:
+    """A script that hands a value to the page: a page on disk may load no other data."""
+    text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+    write_atomic(os.path.join(out, file), f"report.put({json.dumps(name)},{text});\n".encode())
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def main() -> None:
+    """Reads the flags and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("directory", help="folder of a sweep, or workdir of a run")
+    parser.add_argument("--to", required=True, help="folder of the page")
+    parser.add_argument(
+        "--images", type=int, default=200, help="validation images shown, from the first; 0 for all"
+    )
+    parser.add_argument(
+        "--pictures",
+        choices=("thumbnails", "links"),
+        default="thumbnails",
+        help="small copies in the page's folder, or links to the dataset's files",
+    )
+    parser.add_argument(
+        "--attention",
+        choices=("first", "all", "none"),
+        default="first",
+        help="of which evaluations of each run it is computed",
+    )
+    flags = parser.parse_args()
+    if flags.images < 0:
+        parser.error("--images must be at least 0")
+    logging.set_verbosity(logging.WARNING)
+    build.compilation_cache(build.COMPILATION_CACHE)
+    try:
+        size = write_report(
+            flags.directory,
+            flags.to,
+            images=flags.images,
+            pictures=flags.pictures,
+            attention=flags.attention,
+        )
+    except _ERRORS as error:
+        fail(str(error))
+    print(f"wrote {os.path.join(flags.to, 'index.html')}: {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What a report shows of a sweep, or of one run, beside its table: captions, curves, provenance."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from capjax.data.text_files import parse_json
+from capjax.train.writer import read_metrics
+from capjax.workdir import path
+from experiments.sweep_files import Evaluation, Run, Sweep, read_sweep, read_workdir
+
+# Of a curve, points at most: a screen shows no more.
+_POINTS = 400
+
+
+class ReportError(ValueError):
+    """What a report can't be made of; the message names the file and says what would work."""
+
+
+def collect(directory: str) -> Sweep:
+    """Reads a sweep's folder, or the workdir of one run as a sweep of one.
+
+    Raises:
+      ResultsError: it is neither, or a file of it is damaged.
+      ReportError: runs were evaluated on different data.
+    """
+    is_sweep = os.path.isfile(path(directory, "sweep.json"))
+    sweep = read_sweep(directory) if is_sweep else read_workdir(directory)
+    seen: dict[str, str] = {}
+    for run in sweep.runs:
+        for evaluation in shown_evaluations(run).values():
+            source = evaluation.record["source"]
+            seen.setdefault(source["fingerprint"], f"{run.name} ({source['name']})")
+    if len(seen) > 1:
+        raise ReportError(
+            f"{directory}: {' and '.join(list(seen.values())[:2])} were evaluated on different "
+            "data, and a gallery compares captions of the same pictures: report on each run alone"
+        )
+    return sweep
+
+
+def shown_evaluations(run: Run) -> dict[str, Evaluation]:
+    """Those whose single images are known, by name."""
+    return {name: found for name, found in run.evaluations.items() if found.images is not None}
+
+
+def read_captions(evaluation: Evaluation) -> dict[str, str]:
+    """Image id -> caption, in the split's order.
+
+    Raises:
+      ReportError: the file is damaged.
+    """
+    file = f"{evaluation.stem}.captions.json"
+    try:
+        with open(file, "rb") as stream:
+            return {str(row["image_id"]): row["caption"] for row in parse_json(stream.read())}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ReportError(f"{file} can't be used ({error}): evaluate the run again") from error
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """What made a run and its captions, by words for a person."""
+    found: dict[str, Any] = {"workdir": run.workdir}
+    for evaluation in list(run.evaluations.values())[:1]:
+        record = evaluation.record
+        source = record.get("source", {})
+        found |= {"dataset": source.get("name"), "dataset fingerprint": source.get("fingerprint")}
+        found |= {"tokenizer": record.get("tokenizer"), "checkpoint": record.get("step")}
+        code = record.get("code", {})
+        found |= {f"evaluated with {name}": value for name, value in code.items()}
+    try:
+        with open(path(run.workdir, "environment.json"), encoding="utf-8") as stream:
+            began = json.load(stream)
+        found |= {f"began with {name}": value for name, value in began.items()}
+    except (OSError, ValueError, AttributeError):  # Of an earlier version: nothing rests on it.
+        pass
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def read_curves(file: str) -> dict[str, dict[str, list]]:
+    """A run's curves from its metrics.jsonl.
+
+    Returns:
+      "train": "step", "seconds", "wall_seconds" and "loss"; "validation": these and "CIDEr-D";
+      lists of one length, with None where something was not logged. Seconds are those of training
+      since step 0: evaluations, saving and pauses are left out. Wall seconds, which earlier
+      versions did not log, leave out the pauses alone. Long curves are thinned by means of
+      neighbours.
+    """
+    rows = read_metrics(file)
+    train = [row for row in rows if row["group"] == "train"]
+    knots = _seconds([(row["step"], row.get("step_seconds")) for row in train])
+    walled = all("wall_seconds" in row for row in rows)
+    curves = {}
+    for group, names in (("train", ("loss",)), ("validation", ("loss", "CIDEr-D"))):
+        mine = [row for row in rows if row["group"] == group]
+        steps = [row["step"] for row in mine]
+        columns = {"step": steps, "seconds": [_time_of(step, knots) for step in steps]}
+        # A run that an earlier version began has them from where it was continued: too few.
+        columns["wall_seconds"] = [row["wall_seconds"] if walled else None for row in mine]
+        columns |= {name: [row.get(name) for row in mine] for name in names}
+        curves[group] = _thin(columns)
+    return curves
+
+
+def _seconds(logged: Sequence[tuple[int, float | None]]) -> list[tuple[int, float]]:
+    """(step, seconds since step 0) at each log; nothing where a log has no time."""
+    knots, last, total = [], 0, 0.0
+    for step, seconds in logged:
+        if seconds is None:
+            return []
+        total += seconds * (step - last)
+        last = step
+        knots.append((step, round(total, 3)))
+    return knots
+
+
+def _time_of(step: int, knots: Sequence[tuple[int, float]]) -> float | None:
+    """When a step was done, between logs and after the last at their pace."""
+    if not knots:
+        return None
+    before = (0, 0.0)
+    for at, seconds in knots:
+        if step <= at or (at, seconds) == knots[-1]:
+            pace = (seconds - before[1]) / max(at - before[0], 1)
+            return round(before[1] + pace * (step - before[0]), 3)
+        before = (at, seconds)
+    return None
+
+
+def _thin(columns: dict[str, list]) -> dict[str, list]:
+    width = math.ceil(len(columns["step"]) / _POINTS)
+    if width < 2:
+        return columns
+
+    def mean(values: list) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    starts = range(0, len(columns["step"]), width)
+    return {
+        name: [mean(values[start : start + width]) for start in starts]
+        for name, values in columns.items()
+    }

@@ -1,0 +1,319 @@
+"use strict";
+/* Captions beside pictures and references: sorted, searched, and with where each word looked. */
+
+(() => {
+  const { el, byId, wordsOf } = report;
+  const { runs, baseline } = report.get("report");
+  const images = report.get("images");
+  const AT_ONCE = 24;
+  let [shown, order, drawing] = [[], [], 0];
+
+  /** All evaluations that have captions: [{run, place, label, name}]. */
+  const choices = runs.flatMap((run, number) => run.evaluations.map((evaluation, place) => ({
+    run: number, place, name: `captions-${number}-${place}`,
+    label: run.evaluations.length > 1 ? `${run.name} · ${evaluation.name}` : run.name,
+  })));
+  const value = ({ run, place }) => `${run} ${place}`;
+  const chosen = (id) => choices.find((choice) => value(choice) === byId(id).value);
+
+  /** The maps of a caption, where they were computed: {words, chunk} or null. */
+  function attention(choice, image) {
+    const said = report.get(choice.name);
+    if (said.words) {
+      const words = said.words[image];
+      return words && { words, name: `attention-${choice.run}-${choice.place}`, chunk: said.chunk };
+    }
+    // Another way of decoding may have said the same, and then it looked at the same.
+    for (const other of choices) {
+      const there = other.run === choice.run && report.get(other.name);
+      if (there?.words && there.captions[image] === said.captions[image]) return attention(other, image);
+    }
+    return null;
+  }
+
+  async function mapsOf({ name, chunk }, image) {
+    const maps = await report.load(`${name}-${Math.floor(image / chunk)}`);
+    return maps[image % chunk];
+  }
+
+  function difference(image) {
+    const [one, two] = shown.map((choice) => report.get(choice.name).cider[image]);
+    return typeof one === "number" && typeof two === "number" ? Math.abs(one - two) : -1;
+  }
+
+  function sorted() {
+    const cider = (image) => report.get(shown[0].name).cider[image];
+    const all = images.ids.map((_, image) => image);
+    const by = (key) => all.sort((a, b) => key(a) - key(b));
+    switch (byId("order").value) {
+      case "best": return by((image) => -(cider(image) ?? -1));
+      case "worst": return by((image) => cider(image) ?? Infinity);
+      case "different": return shown.length > 1 ? by((image) => -difference(image)) : all;
+      default: return all;
+    }
+  }
+
+  function matches(image, asked) {
+    const texts = shown.map((choice) => report.get(choice.name).captions[image]);
+    if (byId("in-references").checked) texts.push(...images.references[image]);
+    const words = new Set(texts.flatMap(wordsOf));
+    return asked.every((word) => words.has(word) || (word.length > 2 && [...words].some((one) => one.startsWith(word))));
+  }
+
+  async function draw() {
+    const mine = ++drawing;
+    byId("cards").setAttribute("aria-busy", "true");
+    const [one, two] = [chosen("run"), chosen("other")];
+    const wanted = two && two !== one ? [one, two] : [one];
+    const needed = choices.filter((choice) => wanted.some((other) => other.run === choice.run));
+    const note = byId("gallery-note");
+    try {
+      await Promise.all(needed.map((choice) => report.load(choice.name)));
+    } catch (error) {
+      note.textContent = `${error.message}: make the report again`;
+      note.hidden = false;
+      return;
+    }
+    if (mine !== drawing) return; // Something else was chosen while this was loaded.
+    shown = wanted;
+    const asked = wordsOf(byId("search").value);
+    order = sorted().filter((image) => matches(image, asked));
+    compare();
+    byId("count").textContent = `${order.length.toLocaleString("en")} of ${report.plural(images.ids.length, "image")}`;
+    note.textContent = shown.some((choice) => images.ids.some((_, image) => attention(choice, image))) ? ""
+      : "These captions have no attention: make the report with --attention all.";
+    note.hidden = !note.textContent;
+    byId("cards").replaceChildren(...(order.length ? [] : [el("p", { class: "hint" }, "no caption has all these words")]));
+    grow();
+    byId("cards").setAttribute("aria-busy", "false");
+  }
+
+  const swatch = (choice) => el("span", { class: "swatch", style: `background:${report.colour(runs[choice.run].variant)}` });
+
+  /** Says in how many of the images that are listed each of two runs is the better one. */
+  function compare() {
+    byId("comparison").hidden = shown.length < 2;
+    if (shown.length < 2) return;
+    const [one, two] = shown.map((choice) => report.get(choice.name).cider);
+    const known = order.filter((image) => difference(image) >= 0);
+    const counts = [[one, two], [two, one]].map(([a, b]) => known.filter((image) => a[image] > b[image]).length);
+    byId("comparison").replaceChildren("By CIDEr-D ",
+      ...shown.flatMap((choice, place) => [swatch(choice), el("b", {}, choice.label), ` is better in ${counts[place]}, `]),
+      `and ${known.length - counts[0] - counts[1]} are equal.`);
+  }
+
+  function grow() {
+    const start = document.querySelectorAll("#cards .card").length;
+    const asked = wordsOf(byId("search").value);
+    byId("cards").append(...order.slice(start, start + AT_ONCE).map((image) => card(image, asked)));
+    // Observed anew, it says once more whether the end of the cards is near.
+    nearEnd.unobserve(byId("more"));
+    nearEnd.observe(byId("more"));
+  }
+
+  const nearEnd = new IntersectionObserver((entries) => {
+    const more = document.querySelectorAll("#cards .card").length < order.length;
+    if (more && entries.some((entry) => entry.isIntersecting)) grow();
+  }, { rootMargin: "1500px" });
+
+  function card(image, asked) {
+    const [width, height] = images.sizes[image];
+    const references = images.references[image];
+    const picture = el("img", {
+      src: images.pictures[image], loading: "lazy", decoding: "async", width, height,
+      alt: references.length ? `Picture of: ${references[0]}` : `Picture ${images.ids[image]}`,
+      class: Math.max(width, height) < 160 ? "small" : "",
+    });
+    const canvas = el("canvas", { "aria-hidden": "true" });
+    const looked = el("figcaption", { hidden: true });
+    const frame = el("div", { class: "frame", style: `--ratio:${width / height}` }, picture, canvas);
+    const figure = el("figure", {}, frame, looked);
+    // With and without what a tokenizer removes: "t-shirt" may be said as "tshirt".
+    const joined = references.flatMap((text) => text.split(/\s+/)).map((word) => wordsOf(word).join(""));
+    const heard = new Set([...references.flatMap(wordsOf), ...joined]);
+    const said = shown.map((choice, place) => saying(choice, place, image, { canvas, looked, heard, asked }));
+    return el("article", { class: "card", "data-image": image, "aria-label": `Image ${images.ids[image]}` },
+      figure,
+      el("div", { class: "texts" }, ...said,
+        el("ul", { class: "references", "aria-label": "References" },
+          ...references.map((text) => el("li", { dir: "auto" }, ...marked(unbroken(text), asked)))),
+        el("p", { class: "id" }, images.ids[image])));
+  }
+
+  /** A text in which punctuation that stands alone, as tokens do, begins no line. */
+  const unbroken = (text) => text.replace(/ (?=[.,;:!?]+( |$))/g, "\u00a0");
+
+  /** A text with what was searched for marked. */
+  function marked(text, asked) {
+    if (!asked.length || !byId("in-references").checked) return [text];
+    return text.split(/(\s+)/).map((word) => (found(word, asked) ? el("mark", {}, word) : word));
+  }
+
+  const found = (text, asked) => wordsOf(text).some((word) =>
+    asked.some((one) => word === one || (one.length > 2 && word.startsWith(one))));
+
+  /** For each piece of a caption the word that it is of: a piece with no space before it goes on. */
+  function wholeWords(pieces) {
+    const wholes = [];
+    let start = 0;
+    pieces.forEach((piece, at) => {
+      if (/^\s/.test(piece)) start = at;
+      const whole = pieces.slice(start, at + 1).join("").trim();
+      wholes.fill(whole, start, at);
+      wholes.push(whole);
+    });
+    return wholes;
+  }
+
+  function saying(choice, place, image, { canvas, looked, heard, asked }) {
+    const { captions, cider, boxes } = report.get(choice.name);
+    const maps = attention(choice, image);
+    const text = captions[image];
+    const pieces = maps?.words ?? text.match(/\s*\S+/g) ?? [];
+    const line = el("p", { class: "caption", dir: "auto", role: "group", "aria-label": `${choice.label} says: ${text}` });
+    const wholes = wholeWords(pieces);
+    pieces.forEach((piece, word) => {
+      const token = piece.trimStart();
+      if (token.length < piece.length) line.append(" ");
+      const unheard = wordsOf(wholes[word]).some((one) => !heard.has(one));
+      const looks = `word ${unheard ? "unheard" : ""} ${found(wholes[word], asked) ? "found" : ""}`;
+      if (!maps) {
+        line.append(el("span", { class: looks }, token));
+      } else if (token) {
+        line.append(el("button", { class: looks, "data-word": word, tabindex: word ? "-1" : "0" }, token));
+      }
+    });
+    if (!text) line.append(el("span", { class: "hint" }, "says nothing"));
+    if (maps) watch(line, maps, image, { canvas, looked, box: boxes?.[image] });
+    const score = typeof cider[image] === "number" ? cider[image].toFixed(1) : "–";
+    const head = el("p", { class: "who" },
+      swatch(choice),
+      el("span", { class: "run", title: choice.label }, choice.label),
+      el("span", { class: "score", title: "CIDEr-D of this caption" },
+        place ? null : "CIDEr-D ", el("b", {}, score), place ? gain(image) : null));
+    return el("div", { class: `said ${place ? "other" : ""}` }, head, line);
+  }
+
+  /** By how much the other run's caption is better or worse. */
+  function gain(image) {
+    const [one, two] = shown.map((choice) => report.get(choice.name).cider[image]);
+    if (difference(image) <= 0) return null;
+    const better = two > one;
+    return el("span", { class: better ? "better" : "worse" }, ` ${better ? "+" : "−"}${Math.abs(two - one).toFixed(1)}`);
+  }
+
+  /** Shows the map of the word that is pointed at or has the focus. */
+  function watch(line, maps, image, { canvas, looked, box }) {
+    let current = null;
+
+    async function look(button) {
+      current = button;
+      for (const other of line.children) other.classList?.toggle("on", other === button);
+      if (!button) {
+        canvas.classList.remove("on");
+        looked.hidden = true;
+        return;
+      }
+      let found;
+      try {
+        found = await mapsOf(maps, image);
+      } catch (error) {
+        looked.textContent = error.message;
+        looked.hidden = false;
+        return;
+      }
+      if (current !== button) return;
+      const [left, top, width, height] = box ?? [0, 0, 1, 1];
+      Object.assign(canvas.style, {
+        left: `${100 * left}%`, top: `${100 * top}%`, width: `${100 * width}%`, height: `${100 * height}%`,
+      });
+      heat.draw(canvas, found, Number(button.dataset.word));
+      canvas.classList.add("on");
+      canvas.dataset.word = button.dataset.word;
+      looked.textContent = `at “${button.textContent}”`;
+      looked.hidden = false;
+    }
+
+    const wordAt = (event) => event.target.closest("button");
+    const focused = () => line.querySelector("button:focus");
+    line.addEventListener("pointerover", (event) => wordAt(event) && look(wordAt(event)));
+    line.addEventListener("pointerleave", (event) => {
+      if (event.pointerType === "mouse") look(focused());
+    });
+    line.addEventListener("focusin", (event) => {
+      for (const button of line.querySelectorAll("button")) button.tabIndex = button === event.target ? 0 : -1;
+      look(event.target);
+    });
+    line.addEventListener("focusout", () => look(null));
+    line.addEventListener("keydown", (event) => {
+      const buttons = [...line.querySelectorAll("button")];
+      const at = buttons.indexOf(event.target);
+      const last = buttons.length - 1;
+      const on = getComputedStyle(line).direction === "rtl" ? -1 : 1;
+      const to = { ArrowLeft: at - on, ArrowRight: at + on, Home: 0, End: last }[event.key];
+      if (to !== undefined) {
+        buttons[Math.min(Math.max(to, 0), last)].focus();
+      } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+        leaveFor(line, event.key === "ArrowDown" ? 1 : -1);
+      } else if (event.key === "Escape") {
+        event.target.blur();
+      } else {
+        return;
+      }
+      event.preventDefault();
+    });
+  }
+
+  /** Moves the focus to the next caption, or the one before. */
+  function leaveFor(line, by) {
+    let lines = [...document.querySelectorAll("#cards .caption")];
+    if (lines.indexOf(line) + by >= lines.length) {
+      grow();
+      lines = [...document.querySelectorAll("#cards .caption")];
+    }
+    const next = lines[lines.indexOf(line) + by]?.querySelector("button");
+    if (!next) return;
+    next.focus();
+    next.closest(".card").scrollIntoView({ block: "nearest" });
+  }
+
+  function fill() {
+    const options = () => choices.map((choice) => el("option", { value: value(choice) }, choice.label));
+    byId("run").replaceChildren(...options());
+    byId("other").replaceChildren(el("option", { value: "" }, "no other run"), ...options());
+    byId("other-label").hidden = choices.length < 2;
+    byId("order").querySelector('[value="different"]').disabled = choices.length < 2;
+  }
+
+  /** "Most different" needs another run: the baseline, or else the next one. */
+  function chooseOther() {
+    const run = chosen("run");
+    if (chosen("other") && chosen("other") !== run) return;
+    const others = choices.filter((choice) => choice.run !== run.run);
+    const found = others.find((choice) => runs[choice.run].variant === baseline) ?? others[0] ??
+      choices.find((choice) => choice !== run);
+    byId("other").value = value(found);
+  }
+
+  if (!choices.length) return;
+  fill();
+  byId("order").addEventListener("input", () => byId("order").value === "different" && chooseOther());
+  byId("other").addEventListener("input", () => {
+    if (!byId("other").value && byId("order").value === "different") byId("order").value = "best";
+  });
+  for (const id of ["run", "other", "order", "search", "in-references"]) byId(id).addEventListener("input", draw);
+  report.on("open", (run, evaluation) => {
+    const place = runs[run].evaluations.findIndex(({ name }) => name === evaluation);
+    byId("run").value = value({ run, place });
+    draw();
+    byId("captions").scrollIntoView();
+    byId("run").focus({ preventScroll: true });
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "/" && !event.target.closest("input, select, textarea")) {
+      event.preventDefault();
+      byId("search").focus();
+    }
+  });
+  draw();
+})();

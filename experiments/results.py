@@ -1,0 +1,117 @@
+"""The table of a sweep: results.csv, results.md and results.json in its folder.
+
+    python -m experiments.results runs/variants --metric BLEU-4
+
+writes the three from whatever of the sweep is done, and prints the Markdown. A variant's values are
+means over its seeds. `experiments.resampling` says what the intervals and p values are.
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from capjax.command import fail
+from capjax.data.atomic import write_atomic
+from capjax.evaluate.results import write_json
+from experiments.comparison import RESAMPLES, SEED, Row, Score, compare, differing_fields
+from experiments.resampling import CONFIDENCE
+from experiments.results_markdown import markdown
+from experiments.sweep_files import ResultsError, Sweep, read_sweep
+
+
+def write_results(directory: str, *, metric: str | None = None, resamples: int = RESAMPLES) -> str:
+    """Writes the three files.
+
+    Args:
+      directory: of the sweep.
+      metric: orders the Markdown's rows, whose p values are its; CIDEr-D where there is one.
+      resamples: of images, for intervals and p values.
+
+    Returns:
+      The Markdown.
+
+    Raises:
+      ResultsError: there is no sweep, a file is damaged, or no evaluation has the metric.
+    """
+    sweep = read_sweep(directory)
+    rows = compare(sweep, resamples)
+    metrics = list(dict.fromkeys(name for row in rows for name in row.scores))
+    if metric is None:
+        metric = "CIDEr-D" if "CIDEr-D" in metrics or not metrics else metrics[0]
+    elif metric not in metrics:
+        there = ", ".join(metrics) or "none, since no run is evaluated"
+        raise ResultsError(f"no evaluation has the metric {metric!r}; there are {there}")
+    text = markdown(sweep, rows, metric, resamples)
+    path = os.path.join(directory, "results")
+    write_json(f"{path}.json", as_json(sweep, rows, resamples))
+    write_atomic(f"{path}.csv", as_csv(rows, metrics).encode())
+    write_atomic(f"{path}.md", text.encode())
+    return text
+
+
+def as_json(sweep: Sweep, rows: Sequence[Row], resamples: int) -> dict[str, Any]:
+    """All rows and what made them."""
+    evaluated = [found for run in sweep.runs for found in run.evaluations.values()]
+    codes = {str(found.record.get("code")): found.record.get("code") for found in evaluated}
+    return {
+        "file": sweep.file,
+        "code": sweep.code,
+        "evaluated_by": list(codes.values()),
+        "baseline": sweep.baseline,
+        "evaluations": sweep.evaluations,
+        "fields": differing_fields(sweep),
+        "intervals": {"confidence": CONFIDENCE, "resamples": resamples, "seed": SEED},
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+
+
+def as_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    """A line a row, of plain numbers; empty where there is none."""
+    lines = []
+    for row in rows:
+        line = dataclasses.asdict(row)
+        seconds, fields, scores = (line.pop(name) for name in ("seconds", "fields", "scores"))
+        line["seeds"] = " ".join(map(str, row.seeds))
+        line |= {f"{what}_seconds": value for what, value in seconds.items()}
+        line |= {f"config.{field}": value for field, value in fields.items()}
+        for metric in metrics:
+            score = scores.get(metric, {})
+            for part in dataclasses.fields(Score):
+                name = metric if part.name == "value" else f"{metric}_{part.name}"
+                line[name] = score.get(part.name)
+        lines.append(line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, lines[0] if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def main() -> None:
+    """Writes the files and prints the Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("directory", help="folder of the sweep")
+    parser.add_argument("--metric", help="what the printed rows are ordered by, such as BLEU-4")
+    parser.add_argument("--resamples", type=_count, default=RESAMPLES, help="of images")
+    arguments = parser.parse_args()
+    try:
+        text = write_results(
+            arguments.directory, metric=arguments.metric, resamples=arguments.resamples
+        )
+    except ResultsError as error:
+        fail(str(error))
+    print(text, end="")
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 100:
+        raise argparse.ArgumentTypeError(f"{count} resamples say little: give 100 or more")
+    return count
+
+
+if __name__ == "__main__":
+    main()

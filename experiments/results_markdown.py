@@ -1,0 +1,201 @@
+"""A sweep's table for readers."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from capjax.metrics import coco
+from experiments.comparison import Row, Score
+from experiments.resampling import CONFIDENCE
+from experiments.sweep_files import Sweep
+
+_PERCENT = {*coco.METRICS, "METEOR"}  # Metrics times 100; others are shares.
+_LESS_IS_BETTER = {"loss", "shuffled_truth_rate", "unscored_images"}
+_MOST_FIELDS = 6  # More are no columns, but a list below the tables.
+
+Column = tuple[str, Callable[[Row], str]]
+
+
+def markdown(sweep: Sweep, rows: Sequence[Row], metric: str, resamples: int) -> str:
+    """Tables of the variants by evaluation, the best by `metric` first, and of the single runs.
+
+    They show the metrics that have intervals, METEOR, and `metric` in any case.
+    """
+    counts = Counter(run.status for run in sweep.runs)
+    states = ", ".join(f"{count} {status}" for status, count in counts.items())
+    parts = [
+        f"# {_escape(sweep.file)}",
+        f"{len(sweep.runs)} runs: {states}. {_code(sweep.code)}".strip(),
+        f"A variant's values are means over seeds ± their sample deviation, with {CONFIDENCE:.0%}"
+        f" intervals over images in brackets ({resamples:,} resamples) and the best in bold. Δ and"
+        f" p: {metric} beside the baseline *{_escape(sweep.baseline)}*; p is two-sided, of paired"
+        " approximate randomisation over images, and not corrected for the number of rows. Brackets"
+        " and p speak of other images and these trained models; of other seeds, ± does.",
+    ]
+    shown = _shown(rows, metric)
+    fields = list(rows[0].fields) if rows else []
+    are_columns = len(fields) <= _MOST_FIELDS
+    for evaluation, decoding in sweep.evaluations.items():
+        own = [row for row in rows if row.evaluation == evaluation and row.run is None]
+        own.sort(key=lambda row: _rank(row, metric))
+        columns = _variant_columns(own, fields if are_columns else [], shown)
+        title = _title(evaluation, decoding, own)
+        parts += [title, _table([*columns, *_against(metric)], own)]
+    if not are_columns:
+        parts += ["## What differs", _differences(sweep, rows)]
+    single = [row for row in rows if row.run is not None]
+    parts += ["## Runs", _table([*_run_columns(shown), *_against(metric)], single)]
+    errors = {row.run: row.error for row in single if row.error}
+    parts += [f"- {_escape(run)}: {_escape(error)}" for run, error in errors.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rank(row: Row, metric: str) -> float:
+    """The best first, and last what has no value."""
+    return -_good(row, metric) if metric in row.scores else math.inf
+
+
+def _good(row: Row, metric: str) -> float:
+    """A metric's value, or where less of it is better its negative."""
+    value = row.scores[metric].value
+    return -value if metric in _LESS_IS_BETTER else value
+
+
+def _title(evaluation: str, decoding: dict[str, Any], rows: Sequence[Row]) -> str:
+    about = [f"{name}={_plain(value)}" for name, value in decoding.items()]
+    about += [f"{row.images:,} images" for row in rows if row.images][:1]
+    return _escape(f"## {evaluation}" + (f" ({', '.join(about)})" if about else ""))
+
+
+def _variant_columns(
+    rows: Sequence[Row], fields: Iterable[str], shown: Iterable[str]
+) -> list[Column]:
+    columns = [("variant", lambda row: row.variant)]
+    columns += [(name, lambda row, name=name: _plain(row.fields[name])) for name in fields]
+    columns += [
+        ("status", lambda row: row.status),
+        ("parameters", lambda row: _number(row.parameters)),
+        ("training", lambda row: _duration(row.seconds["train"])),
+        ("captions/s", lambda row: _number(row.captions_per_second)),
+        ("peak MiB", lambda row: _number(row.peak_memory_mib)),
+    ]
+    for name in shown:
+        best = max((_good(row, name) for row in rows if name in row.scores), default=None)
+        columns.append((name, lambda row, name=name, best=best: _score(row, name, best)))
+    return columns
+
+
+def _run_columns(shown: Iterable[str]) -> list[Column]:
+    return [
+        ("run", lambda row: row.run),
+        ("evaluation", lambda row: row.evaluation),
+        ("status", lambda row: row.status),
+        ("training", lambda row: _duration(row.seconds["train"])),
+        *((name, lambda row, name=name: _score(row, name, None)) for name in shown),
+    ]
+
+
+def _against(metric: str) -> list[Column]:
+    return [
+        (f"Δ {metric}", lambda row: _difference(row.scores.get(metric), metric)),
+        ("p", lambda row: _p(row.scores.get(metric))),
+    ]
+
+
+def _shown(rows: Sequence[Row], metric: str) -> list[str]:
+    names = (
+        name
+        for row in rows
+        for name, score in row.scores.items()
+        if score.low is not None or name in {*_PERCENT, metric}
+    )
+    return list(dict.fromkeys(names))
+
+
+def _score(row: Row, metric: str, best: float | None) -> str:
+    score = row.scores.get(metric)
+    if score is None:
+        return ""
+    form = f".{_digits(metric)}f"
+    value = f"{score.value:{form}}"
+    value = f"**{value}**" if _good(row, metric) == best else value
+    deviation = "" if score.deviation is None else f" ± {score.deviation:{form}}"
+    return value + deviation + _brackets(score.low, score.high, form)
+
+
+def _difference(score: Score | None, metric: str) -> str:
+    if score is None or score.difference is None:
+        return ""
+    form = f"+.{_digits(metric)}f"
+    between = _brackets(score.difference_low, score.difference_high, form)
+    return f"{score.difference:{form}}{between}"
+
+
+def _brackets(low: float | None, high: float | None, form: str) -> str:
+    return "" if low is None else f" [{low:{form}}, {high:{form}}]"
+
+
+def _p(score: Score | None) -> str:
+    if score is None or score.p is None:
+        return ""
+    return "<0.001" if score.p < 0.001 else f"{score.p:.3f}"
+
+
+def _differences(sweep: Sweep, rows: Sequence[Row]) -> str:
+    """The baseline's fields, and those of others that are not as there."""
+    fields = {row.variant: row.fields for row in rows if row.run is None}
+    baseline = fields.get(sweep.baseline, {})
+    lines = []
+    for variant, own in fields.items():
+        known = [
+            f"{name}={_plain(value)}"
+            for name, value in own.items()
+            if value is not None and (variant == sweep.baseline or value != baseline.get(name))
+        ]
+        lines.append(f"- {_escape(variant)}: {_escape(', '.join(known))}")
+    return "\n".join(lines)
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """A Markdown table; columns without any value are left out."""
+    filled = [(name, [_escape(say(row)) for row in rows]) for name, say in columns]
+    filled = [(name, cells) for name, cells in filled if any(cells)]
+    lines = [[name for name, _ in filled], ["---"] * len(filled)]
+    lines += zip(*(cells for _, cells in filled), strict=True)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _digits(metric: str) -> int:
+    return 1 if metric in _PERCENT else 3
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return f"({', '.join(map(str, value))})"
+    return "" if value is None else str(value)
+
+
+def _code(code: Any) -> str:
+    if isinstance(code, dict):
+        code = ", ".join(f"{name} {value}" for name, value in code.items())
+    return f"Code: {_escape(str(code))}." if code else ""
+
+
+def _escape(text: str) -> str:
+    """On one line, and no end of a cell."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,63 @@
+"""Encoders and decoders on `shapes`, each for a few minutes on two CPU cores.
+
+    python -m experiments.sweep experiments/shapes_variants.py
+
+The baseline is the embedded default, a small CNN and a transformer, for a fifth of its updates.
+Patch sizes and depths are those of a vision transformer in its place; the decoders stand on the
+baseline's encoder, of about its size. GPT-2 has its own initialisation, activation of residuals and
+tied embeddings, and starts from scratch.
+"""
+
+from configs import base, shapes_transformer
+from experiments.variants import Sweep, Variant, one_by_one, values
+
+
+def get_config():
+    """A fifth of the default's updates: two epochs."""
+    config = shapes_transformer.get_config()
+    config.num_steps = 1000
+    config.eval_every = 250
+    config.optimizer.warmup_steps = 100
+    config.ema_decay = 0.99
+    config.evaluation.num_samples = 2
+    config.evaluation.temperatures = (0.0,)
+    return config
+
+
+def get_sweep():
+    """Nine variants, two seeds."""
+    patches = Variant("patch", {"encoder": base.patch_encoder()})
+    encoders = one_by_one(
+        patches,
+        values("encoder.patch_size", (4, 16)),
+        values("encoder.depth", (2,)),
+    )
+    decoders = [
+        Variant("transformer4", {"decoder.num_layers": 4}),
+        Variant("gru", _recurrent("gru")),
+        Variant("lstm", _recurrent("lstm")),
+        Variant("gpt2", _use_gpt2),
+    ]
+    return Sweep(
+        config=get_config,
+        variants=[Variant("default"), *encoders, *decoders],
+        evaluations={"greedy": {"num_beams": 1}, "beam5": {"num_beams": 5}},
+        baseline="default",
+    )
+
+
+def _recurrent(cell: str):
+    """Additive attention, soft, in a decoder as wide as the transformer."""
+
+    def change(config):
+        config.dataset.packed = False
+        config.decoder = base.bahdanau_decoder()
+        config.decoder.update(cell=cell, width=256, embed_dim=128, attention_dim=128, dropout=0.0)
+
+    return change
+
+
+def _use_gpt2(config):
+    config.decoder = base.gpt2_decoder()
+    config.decoder.update(width=128, num_layers=2, num_heads=4, max_length=32)
+    config.decoder.update(dropout=0.0, attention_dropout=0.0)

@@ -1,0 +1,274 @@
+"""Trains and evaluates all runs of a sweep file, one after another or several at once.
+
+    python -m experiments.sweep experiments/shapes_variants.py --workdir runs/shapes_variants
+    python -m experiments.sweep experiments/flickr8k_variants.py --config.dataset.root=flickr8k
+
+Every --config.field=value is for all runs. The same command continues a sweep that was interrupted
+or that has grown: what is done is not done again. A run that fails is named, and the others go on.
+`experiments.variants` says how a sweep file is written, `experiments.sweep_plan` what lies in the
+workdir. Exit statuses:
+
+    0   all runs are done
+    1   some failed; stderr names them
+    2   the command line or the sweep file is wrong
+    75  stopped by a signal after saving; run the same command again
+"""
+
+import argparse
+import fnmatch
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import logging
+
+from capjax import guard, workdir
+from capjax.command import ERROR, USAGE, fail
+from capjax.train.signals import EXIT_STATUS, Interruption
+from experiments.results import write_results
+from experiments.shares import Job, make_shares, run_jobs
+from experiments.sizes import Size, size_by_words
+from experiments.sweep_plan import (
+    BEGUN,
+    DONE,
+    FAILED,
+    LOG,
+    Run,
+    RunRecord,
+    is_evaluated,
+    make_runs,
+    read_record,
+    read_sweep_file,
+    sweep_record,
+    write_record,
+    write_sweep,
+)
+from experiments.variants import SweepError
+
+# Lines of a log that say why a process ended without a word in its record.
+_LAST_LINES = 5
+
+
+def left_to_do(run: Run, directory: str) -> list[str]:
+    """What is left of a run: "train", the names of evaluations, or nothing."""
+    path = os.path.join(directory, run.workdir)
+    record = read_record(path)
+    try:
+        workdir.check_same_run(path, run.config)
+        trained = record.parameters is not None
+    except workdir.WorkdirError:
+        trained = False  # Nothing is there, or something else, which training refuses by field.
+    rest = [
+        name for name in run.evaluations if not (trained and is_evaluated(run, path, record, name))
+    ]
+    if trained and not rest and record.status != DONE:
+        return ["its record"]
+    return rest if trained else ["train", *rest]
+
+
+def command(file: str, run: Run, directory: str, fields: Sequence[str]) -> list[str]:
+    """The arguments of Python that do one run."""
+    place = ["--run", run.name, "--workdir", directory]
+    return ["-m", "experiments.sweep_run", file, *place, *fields]
+
+
+class Progress:
+    """Says how a sweep comes on, and keeps what a run's own process could not.
+
+    Attributes:
+      failed: name -> error of runs that failed.
+      left: names of runs that were interrupted.
+    """
+
+    def __init__(self, directory: str, runs: Sequence[Run]):
+        """For the sweep of all `runs` in `directory`."""
+        self.failed: dict[str, str] = {}
+        self.left: list[str] = []
+        self._directory = directory
+        self._numbers = {run.name: number for number, run in enumerate(runs, 1)}
+
+    def say(self, run: Run, text: str) -> None:
+        """A line of one run, on stdout."""
+        total = len(self._numbers)
+        number = str(self._numbers[run.name]).rjust(len(str(total)))
+        print(f"[{number}/{total}] {run.name}: {text}", flush=True)
+
+    def begin(self, run: Run) -> None:
+        """A run is about to be started."""
+        path = os.path.join(self._directory, run.workdir)
+        record = read_record(path)
+        record.status, record.error = BEGUN, None
+        write_record(path, record)
+        self.say(run, f"starts, to do: {', '.join(left_to_do(run, self._directory))}")
+
+    def end(self, run: Run, status: int) -> None:
+        """A run's process has ended."""
+        path = os.path.join(self._directory, run.workdir)
+        record = read_record(path)
+        if status in (EXIT_STATUS, -signal.SIGTERM, -signal.SIGINT):
+            self.left.append(run.name)
+            self.say(run, "stopped by a signal, to be continued")
+        elif status:
+            if record.status != FAILED:
+                record.status, record.error = FAILED, _why(status, os.path.join(path, LOG))
+                write_record(path, record)
+            # On one line: of a changed config capjax lists the fields.
+            self.failed[run.name] = " ".join((record.error or "it does not say why").split())
+            self.say(run, f"failed: {self.failed[run.name]}")
+        else:
+            self.say(run, f"done, {_said(record)}")
+        self.write_results()
+
+    def write_results(self) -> None:
+        """Brings the tables up to date; no fault in them is worth the rest of a sweep."""
+        try:
+            write_results(self._directory)
+        except (OSError, ValueError) as error:
+            print(f"warning: no table of results: {error}", file=sys.stderr)
+
+
+def _why(status: int, log: str) -> str:
+    """What a log ends with."""
+    with open(log, encoding="utf-8") as file:
+        last = [line.strip() for line in file if line.strip()][-_LAST_LINES:]
+    if last and last[-1].startswith("error: "):
+        return last[-1].removeprefix("error: ")
+    how = f"exit status {status}"
+    if status < 0:
+        how = f"killed by {signal.Signals(-status).name}"
+    return " | ".join([how, *last])
+
+
+def _said(record: RunRecord) -> str:
+    train, evaluate = (record.seconds[what] / 60 for what in ("train", "evaluate"))
+    rate = "" if record.captions_per_second is None else f"{record.captions_per_second:.0f} "
+    return (
+        f"trained in {train:.1f} minutes ({rate}captions/s), evaluated in {evaluate:.1f}, "
+        f"{record.peak_memory_mib:.0f} MiB"
+    )
+
+
+def show_plan(directory: str, runs: Sequence[Run]) -> None:
+    """Prints what is left to do, with the models' sizes."""
+    sizes: dict[str, list[str]] = {}
+    rows = [("run", "parameters", "trainable", "to do")]
+    for run in runs:
+        if run.variant not in sizes:
+            fixed, word = size_by_words(run.config)
+            sizes[run.variant] = [_size(fixed, word, of) for of in range(len(Size._fields))]
+        to_do = ", ".join(left_to_do(run, directory)) or "nothing"
+        rows.append((run.name, *sizes[run.variant], to_do))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+    print(f"{len(runs)} runs; a word of the vocabulary adds what follows the +")
+
+
+def _size(fixed: Size, word: Size, of: int) -> str:
+    return f"{fixed[of]:,} + {word[of]:,}"
+
+
+def choose(runs: Sequence[Run], pattern: str) -> list[Run]:
+    """Runs whose names match; raises SweepError where none does."""
+    chosen = [run for run in runs if fnmatch.fnmatchcase(run.name, pattern)]
+    if not chosen:
+        names = ", ".join(run.name for run in runs)
+        raise SweepError(f"--only={pattern} matches no run; there are {names}")
+    return chosen
+
+
+def run_sweep(
+    options: argparse.Namespace,
+    fields: Sequence[str],
+    runs: Sequence[Run],
+    chosen: Sequence[Run],
+    record: Mapping[str, Any],
+) -> int:
+    """Does what is left of the chosen of all runs; returns the exit status.
+
+    Raises:
+      SweepError: there are fewer devices than runs at once.
+      WorkdirError: another process is at it, or the disk is full.
+    """
+    shares = make_shares(options.parallel)
+    directory = options.workdir
+    with Interruption() as interruption, guard.training_in(directory):
+        interruption.poll()  # What is left before the first run takes no time.
+        write_sweep(directory, record)
+        progress = Progress(directory, runs)
+        todo = [run for run in chosen if left_to_do(run, directory)]
+        for run in chosen:
+            if run not in todo:
+                progress.say(run, "done before")
+        jobs = [
+            Job(
+                [sys.executable, *command(options.file, run, directory, fields), "--watch_stdin"],
+                os.path.join(directory, run.workdir, LOG),
+            )
+            for run in todo
+        ]
+        if not jobs:
+            progress.write_results()
+        run_jobs(
+            jobs,
+            shares,
+            interruption=interruption,
+            begin=lambda number: progress.begin(todo[number]),
+            end=lambda number, status: progress.end(todo[number], status),
+        )
+    for name, error in progress.failed.items():
+        print(f"error: {name}: {error}", file=sys.stderr)
+    if interruption.requested or (progress.left and not progress.failed):
+        print(f"stopped by a signal: the same command continues {directory}", flush=True)
+        return EXIT_STATUS
+    print(f"{directory}: of {len(chosen)} runs {len(progress.failed)} failed", flush=True)
+    return ERROR if progress.failed else 0
+
+
+def main() -> None:
+    """Reads the command line and does what it says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog="--config.FIELD=VALUE sets a field of all runs",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", help="sweep file, such as experiments/shapes_variants.py")
+    parser.add_argument("--workdir", help="folder of the sweep; by default runs/<file's name>")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="runs of these names alone")
+    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="runs at once")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry_run", action="store_true", help="list what is left to do, and sizes")
+    what.add_argument("--commands", action="store_true", help="print a shell command a run")
+    options, fields = parser.parse_known_args()
+    options.workdir = options.workdir or workdir.default_workdir(options.file)
+    logging.set_verbosity(logging.WARNING)
+    # The devices are for the runs.
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        sweep = read_sweep_file(options.file)
+        runs = make_runs(sweep, fields)
+        chosen = choose(runs, options.only)
+        workdir.check_place(options.workdir)
+        if options.dry_run:
+            show_plan(options.workdir, chosen)
+            return
+        record = sweep_record(options.file, sweep, runs)
+        if not options.commands:
+            sys.exit(run_sweep(options, fields, runs, chosen, record))
+        write_sweep(options.workdir, record)
+        for run in chosen:
+            if left_to_do(run, options.workdir):
+                line = command(options.file, run, options.workdir, fields)
+                print(shlex.join(["python", *line]))
+    except SweepError as error:
+        fail(str(error), USAGE)
+    except workdir.WorkdirError as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""Reads the folder of a sweep.
+
+sweep.json                          the runs, the baseline, and how each run is evaluated
+runs/NAME/                          the workdir of a run
+runs/NAME/sweep_run.json            how it went, and its evaluations; none before it starts
+runs/NAME/evaluation/STEM.*.json    what `python -m capjax.main --mode evaluate` writes
+"""
+
+import dataclasses
+import glob
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from capjax.data.text_files import member, parse_json
+
+WAITING = "waiting"
+"""The status of a run that has not started."""
+
+_Read = TypeVar("_Read")
+
+
+class ResultsError(ValueError):
+    """A sweep whose results can't be had; the message names the file and says what would work."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """An evaluation's single images, sorted by id.
+
+    Attributes:
+      ids: of I images.
+      references: the raw captions of each.
+      metrics: name -> float [I], whose mean is the split's value.
+      bleu: int [I, 9], see `capjax.metrics.coco.bleu_of`.
+    """
+
+    ids: tuple[str, ...]
+    references: tuple[tuple[str, ...], ...]
+    metrics: dict[str, np.ndarray]
+    bleu: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run.
+
+    Attributes:
+      stem: path of its files, less what follows the stem.
+      metrics: name -> value of the split.
+      record: all of STEM.metrics.json.
+      images: None where an earlier version of capjax evaluated, or no image has a reference.
+    """
+
+    stem: str
+    metrics: dict[str, float]
+    record: dict[str, Any]
+    images: Images | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a sweep.
+
+    Attributes:
+      workdir: its path.
+      overrides: the fields that differ from the sweep's config, flat.
+      config: all fields, flat; empty before it starts.
+      status: "waiting", "begun", "done" or "failed".
+      error: why it failed.
+      seconds: by what they were spent on, "train" and "evaluate".
+      captions_per_second: in training.
+      evaluations: those that there are, by name.
+    """
+
+    name: str
+    variant: str
+    seed: int
+    workdir: str
+    overrides: dict[str, Any]
+    config: dict[str, Any]
+    status: str
+    error: str | None
+    seconds: dict[str, float]
+    captions_per_second: float | None
+    peak_memory_mib: float | None
+    parameters: int | None
+    trainable_parameters: int | None
+    evaluations: dict[str, Evaluation]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep and what there is of it.
+
+    Attributes:
+      file: the sweep's Python file.
+      code: the versions that it was last started with.
+      baseline: the variant that others are compared with.
+      evaluations: name -> decoding fields.
+    """
+
+    directory: str
+    file: str
+    code: Any
+    baseline: str
+    evaluations: dict[str, dict[str, Any]]
+    runs: tuple[Run, ...]
+
+    @property
+    def variants(self) -> list[str]:
+        """Their names, in the sweep's order."""
+        return list(dict.fromkeys(run.variant for run in self.runs))
+
+
+def read_sweep(directory: str) -> Sweep:
+    """Reads a sweep's folder, whatever of it is there by now.
+
+    Raises:
+      ResultsError: there is no sweep, or a file is damaged.
+    """
+    file = os.path.join(directory, "sweep.json")
+    if not os.path.isfile(file):
+        raise ResultsError(
+            f"{directory} is no sweep: it has no sweep.json. Make one with "
+            "`python -m experiments.sweep experiments/shapes_variants.py --workdir DIR`"
+        )
+
+    def read(found: Any) -> Sweep:
+        return Sweep(
+            directory,
+            member(found, "file", str, file),
+            found.get("code"),
+            member(found, "baseline", str, file),
+            member(found, "evaluations", dict, file),
+            tuple(_run(directory, row, file) for row in member(found, "runs", list, file)),
+        )
+
+    return _read(file, read, "start the sweep again, which writes it")
+
+
+def read_workdir(directory: str) -> Sweep:
+    """The same of a run that is in no sweep, with its evaluations of validation.
+
+    Raises:
+      ResultsError: there is no run, or a file is damaged.
+    """
+    file = os.path.join(directory, "config.json")
+    if not os.path.isfile(file):
+        raise ResultsError(
+            f"{directory} is no sweep and no run: it has no sweep.json and no config.json"
+        )
+    name = os.path.basename(os.path.abspath(directory))
+    row = {"name": name, "variant": name, "seed": 0, "workdir": "", "overrides": {}}
+    run = _run(directory, row, file)
+    again = "evaluate the run again"
+    stems = glob.glob("validation-*.metrics.json", root_dir=os.path.join(directory, "evaluation"))
+    stems = sorted(stem.removesuffix(".metrics.json") for stem in stems)
+    evaluations = {
+        stem.removeprefix("validation-"): _evaluation(
+            os.path.join(directory, "evaluation", stem), again
+        )
+        for stem in stems
+    }
+    run = dataclasses.replace(
+        run, seed=run.config.get("seed", 0), status="done", evaluations=evaluations
+    )
+    asked = {label: {} for label in evaluations} or {"none yet": {}}
+    return Sweep(directory, "", None, name, asked, (run,))
+
+
+def _run(directory: str, row: Any, file: str) -> Run:
+    workdir = os.path.join(directory, member(row, "workdir", str, file))
+    again = f"copy it again from where the run was made, or delete {workdir} and train it again"
+    decodings = row.get("decodings") or {}  # Sweeps of earlier versions have none.
+    config = _read_if_there(os.path.join(workdir, "config.json"), _flat, again) or {}
+
+    def read(found: Any) -> dict[str, Any]:
+        # By now a name may mean another decoding, to be evaluated when the sweep goes on.
+        stems = {
+            name: os.path.join(workdir, "evaluation", stem)
+            for name, stem in (found.get("evaluations") or {}).items()
+            if stem.endswith(decodings.get(name, ""))
+        }
+        # Attributes that are not there are not known yet.
+        names = ("captions_per_second", "peak_memory_mib", "parameters", "trainable_parameters")
+        return {
+            "status": member(found, "status", str, state),
+            "error": found.get("error"),
+            "seconds": found.get("seconds") or {},
+            **{name: found.get(name) for name in names},
+            "evaluations": {
+                name: _evaluation(stem, f"delete {stem}.* and start the sweep again")
+                for name, stem in stems.items()
+            },
+        }
+
+    state = os.path.join(workdir, "sweep_run.json")
+    return Run(
+        member(row, "name", str, file),
+        member(row, "variant", str, file),
+        member(row, "seed", int, file),
+        workdir,
+        member(row, "overrides", dict, file),
+        config,
+        **(_read_if_there(state, read, "start the sweep again") or read({"status": WAITING})),
+    )
+
+
+def _evaluation(stem: str, again: str) -> Evaluation:
+    file = f"{stem}.metrics.json"
+
+    def read(found: Any) -> dict[str, float]:
+        metrics = member(found, "metrics", dict, file)
+        return found | {"metrics": {name: float(value) for name, value in metrics.items()}}
+
+    record = _read(file, read, again)
+    images = _read_if_there(f"{stem}.images.json", _images, again)
+    if images:
+        for name, values in images.metrics.items():
+            mean, whole = values.mean(), record["metrics"].get(name)
+            if whole is None or abs(mean - whole) > 1e-6:
+                reason = f"its {name} is {mean:g}, that of {os.path.basename(file)} {whole}"
+                raise _damaged(f"{stem}.images.json", reason, again)
+    return Evaluation(stem, record["metrics"], record, images)
+
+
+def _images(found: Any) -> Images | None:
+    ids, bleu = found["image_ids"], found["bleu"]
+    if not ids:
+        return None
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    columns = [*np.transpose(bleu["matches"]), *np.transpose(bleu["totals"])]
+    statistics = np.array([*columns, bleu["reference_lengths"]]).T
+    metrics = {name: np.array(values, float) for name, values in found["metrics"].items()}
+    shapes = {statistics.shape, *((*values.shape, 9) for values in metrics.values())}
+    if shapes != {(len(ids), 9)}:
+        raise ValueError(f"it has {len(ids)} images, and values of shapes {sorted(shapes)}")
+    ids = tuple(ids[index] for index in order)
+    return Images(
+        ids,
+        tuple(tuple(found["references"][image_id]) for image_id in ids),
+        {name: values[order] for name, values in metrics.items()},
+        statistics[order],
+    )
+
+
+def _read_if_there(file: str, read: Callable[[Any], _Read], again: str) -> _Read | None:
+    return _read(file, read, again) if os.path.exists(file) else None
+
+
+def _read(file: str, read: Callable[[Any], _Read], again: str) -> _Read:
+    """What `read` makes of a JSON file; `again` says what would mend it."""
+    try:
+        with open(file, "rb") as stream:
+            return read(parse_json(stream.read()))
+    except ResultsError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
+        raise _damaged(file, reason, again) from error
+
+
+def _damaged(file: str, reason: str, again: str) -> ResultsError:
+    reason = " ".join(reason.split())
+    # Some reasons begin with the file.
+    return ResultsError(f"{reason if file in reason else f'{file} is damaged: {reason}'}; {again}")
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields by their dotted names."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,293 @@
+"""From a sweep file and the fields of a command line to runs, and what is kept of both on disk.
+
+sweep.json              what was swept: see `sweep_record`
+runs/NAME/              an ordinary workdir each, and beside what `capjax.workdir` says:
+    sweep_run.json      how far it is: see `RunRecord`
+    log.txt             what it said
+"""
+
+import dataclasses
+import json
+import os
+import re
+import runpy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from capjax import build, checks
+from capjax.command import error_in, field_names, nearest
+from capjax.data.text_files import parse_json
+from capjax.evaluate.results import code_version, write_json
+from capjax.workdir import flat
+from experiments.variants import Sweep, SweepError, Variant, apply, check
+
+SPLIT = "validation"
+RECORD, LOG = "sweep_run.json", "log.txt"
+DONE, FAILED, BEGUN = "done", "failed", "begun"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a sweep.
+
+    Attributes:
+      name: of its folder, the variant's name and the seed.
+      variant: its variant's name.
+      seed: its seed.
+      config: its whole config.
+      evaluations: name -> the config with the evaluation's decoding section.
+      overrides: dotted field -> value where the config is not the sweep's own, but for the seed.
+    """
+
+    name: str
+    variant: str
+    seed: int
+    config: ConfigDict
+    evaluations: Mapping[str, ConfigDict]
+    overrides: Mapping[str, Any]
+
+    @property
+    def workdir(self) -> str:
+        """Its folder, from the sweep's."""
+        return f"runs/{self.name}"
+
+
+@dataclasses.dataclass
+class RunRecord:
+    """How far a run is; sweep_run.json.
+
+    Attributes:
+      status: "begun", which may run or be interrupted, "done" or "failed".
+      error: why it failed.
+      seconds: of "train" and "evaluate", over all visits.
+      captions_per_second: in training, the median of its log; None before there is one.
+      peak_memory_mib: on an accelerator of the first device; without one of the process, with what
+        it has mapped of cached features, which are gigabytes that other runs share.
+      parameters: of the whole model.
+      trainable_parameters: of those, what training changes.
+      evaluations: name -> beginning of the names of its files in evaluation/.
+    """
+
+    status: str = BEGUN
+    error: str | None = None
+    seconds: dict[str, float] = dataclasses.field(
+        default_factory=lambda: {"train": 0.0, "evaluate": 0.0}
+    )
+    captions_per_second: float | None = None
+    peak_memory_mib: float = 0.0
+    parameters: int | None = None
+    trainable_parameters: int | None = None
+    evaluations: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def read_sweep_file(source: str) -> Sweep:
+    """The sweep of a file, or with "FILE:ARGUMENT" what its get_sweep gives for an argument.
+
+    Raises:
+      SweepError: there is no such file, or it gives no sweep.
+    """
+    file, colon, argument = source.partition(":")
+    if not os.path.isfile(file):
+        raise SweepError(
+            f"there is no file {file!r}; a sweep is a Python file such as "
+            "experiments/shapes_variants.py"
+        )
+    try:
+        make = runpy.run_path(file).get("get_sweep")
+        sweep = make(*([argument] if colon else [])) if make else None
+        if isinstance(sweep, Sweep):
+            check(sweep)
+    except Exception as error:  # The file may raise anything.
+        raise SweepError(f"{source}: {error_in(file, error)}") from error
+    if not isinstance(sweep, Sweep):
+        what = "has no get_sweep()" if make is None else f"gives {sweep!r:.80}"
+        raise SweepError(
+            f"{source}: a sweep file has a function get_sweep() that gives a Sweep, as "
+            f"experiments/shapes_variants.py, and this one {what}"
+        )
+    return sweep
+
+
+def make_runs(sweep: Sweep, arguments: Sequence[str] = ()) -> list[Run]:
+    """All runs, the first seed's before the second's.
+
+    Args:
+      sweep: of a file.
+      arguments: "--config.field=value", for every run, on top of its variant.
+
+    Raises:
+      SweepError: a config can't be; names the variant and the field.
+    """
+    for text in arguments:
+        _field(text)  # What is no field is no variant's fault.
+    return [
+        _make_run(sweep, variant, seed, arguments)
+        for seed in sweep.seeds
+        for variant in sweep.variants
+    ]
+
+
+def make_run(sweep: Sweep, name: str, arguments: Sequence[str] = ()) -> Run:
+    """One run of those that `make_runs` makes; raises SweepError also where there is none such."""
+    found = {
+        run_name(variant, seed): (variant, seed)
+        for seed in sweep.seeds
+        for variant in sweep.variants
+    }
+    if name not in found:
+        raise SweepError(f"there is no run {name!r}; there are {', '.join(found)}")
+    return _make_run(sweep, *found[name], arguments)
+
+
+def run_name(variant: Variant, seed: int) -> str:
+    """What a run and its folder are called."""
+    return f"{variant.name}-seed{seed}"
+
+
+def _make_run(sweep: Sweep, variant: Variant, seed: int, arguments: Sequence[str]) -> Run:
+    try:
+        config = sweep.config()
+        base = config.copy_and_resolve_references()
+        apply(config, variant.overrides)
+        config.seed = seed
+        set_fields(config, arguments)
+        # A field of the command line is no difference, but where the base has no such field.
+        there = set(field_names(base))
+        set_fields(base, [text for text in arguments if _field(text) in there])
+        checks.check(config)
+        evaluations = {
+            name: _evaluated(config, name, fields) for name, fields in sweep.evaluations.items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        raise SweepError(f"variant {variant.name}: {error}") from error
+    same = flat(base)
+    overrides = {
+        name: value
+        for name, value in flat(config).items()
+        if name != "seed" and (name not in same or same[name] != value)
+    }
+    name = run_name(variant, seed)
+    return Run(name, variant.name, seed, config, evaluations, overrides)
+
+
+def _evaluated(config: ConfigDict, name: str, fields: Mapping[str, Any]) -> ConfigDict:
+    evaluated = config.copy_and_resolve_references()
+    try:
+        apply(evaluated, {f"decoding.{field}": value for field, value in fields.items()})
+        checks.check(evaluated)
+    except ValueError as error:
+        raise SweepError(f"evaluation {name}: {error}") from error
+    return evaluated
+
+
+def set_fields(config: ConfigDict, arguments: Sequence[str]) -> None:
+    """Sets fields as "--config.field=value" says.
+
+    Raises:
+      SweepError: there is no such field, or its value is of another kind.
+    """
+    for text in arguments:
+        field = _field(text)
+        if field not in (names := set(field_names(config))):
+            raise SweepError(f"{text}: there is no such field; {nearest(field, names)}")
+    known = flags.FlagValues()
+    argv = ["sweep", *arguments]
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=known, sys_argv=argv)
+        known(argv)
+    except (flags.Error, ValueError, TypeError) as error:
+        raise SweepError(" ".join(str(error).split())) from error
+    config.unlock()
+
+
+def _field(text: str) -> str:
+    match = re.fullmatch(r"--config\.([^=]+)=.*", text, re.DOTALL)
+    if match is None:
+        raise SweepError(
+            f"unexpected argument {text!r}; fields are --config.field=value, and --help says what "
+            "else there is"
+        )
+    return match[1]
+
+
+def sweep_record(file: str, sweep: Sweep, runs: Sequence[Run]) -> dict[str, Any]:
+    """What sweep.json says, which is all that tables and reports know of a sweep file."""
+    code = code_version()
+    del code["backend"]  # Of this process, which trains nothing.
+    return {
+        "file": file,
+        "code": code,
+        "baseline": sweep.baseline,
+        "evaluations": {name: dict(fields) for name, fields in sweep.evaluations.items()},
+        "runs": [
+            {
+                "name": run.name,
+                "variant": run.variant,
+                "seed": run.seed,
+                "workdir": run.workdir,
+                "overrides": dict(run.overrides),
+                "decodings": {name: _decoding(run, name) for name in run.evaluations},
+            }
+            for run in runs
+        ],
+    }
+
+
+def write_sweep(directory: str, record: Mapping[str, Any]) -> None:
+    """Writes sweep.json."""
+    write_json(os.path.join(directory, "sweep.json"), record)
+
+
+def check_unchanged(directory: str, run: Run) -> None:
+    """Raises SweepError where sweep.json is missing, or was made of another config of this run."""
+    file = os.path.join(directory, "sweep.json")
+    try:
+        with open(file, "rb") as stream:
+            entries = {entry["name"]: entry for entry in parse_json(stream.read())["runs"]}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise SweepError(
+            f"{file} can't be read ({error}); python -m experiments.sweep writes it, also with "
+            "--commands"
+        ) from error
+    # Through JSON, so that tuples compare as they come back.
+    now = json.loads(json.dumps(dict(run.overrides)))
+    if run.name not in entries or entries[run.name]["overrides"] != now:
+        raise SweepError(
+            f"{run.name} is not as {file} has it: the sweep file has changed since, or draws at "
+            "random without a seed. Start the sweep again"
+        )
+
+
+def read_record(workdir: str) -> RunRecord:
+    """How far a run is; a fresh record where there is none, or one that is damaged."""
+    try:
+        with open(os.path.join(workdir, RECORD), "rb") as stream:
+            return RunRecord(**parse_json(stream.read()))
+    except (OSError, ValueError, TypeError):
+        return RunRecord()
+
+
+def write_record(workdir: str, record: RunRecord) -> None:
+    """Writes how far a run is."""
+    write_json(os.path.join(workdir, RECORD), dataclasses.asdict(record))
+
+
+def is_evaluated(run: Run, workdir: str, record: RunRecord, name: str) -> bool:
+    """Whether a run was evaluated with the decoding that the sweep now has under a name."""
+    stem = record.evaluations.get(name, "")
+    return stem.endswith(f"-{_decoding(run, name)}") and is_written(workdir, stem)
+
+
+def _decoding(run: Run, name: str) -> str:
+    """What the names of the files of an evaluation end with."""
+    return build.beam_search(run.evaluations[name].decoding).label
+
+
+def is_written(workdir: str, stem: str) -> bool:
+    """Whether all files of an evaluation are there."""
+    stem = os.path.join(workdir, "evaluation", stem)
+    kinds = ("captions", "images", "metrics")
+    return all(os.path.isfile(f"{stem}.{kind}.json") for kind in kinds)
