@@ -328,13 +328,13 @@ def search_capjax() -> dict:
 
     tokenizer = make_tokenizer()
     method = BeamSearch(BEAMS, length_penalty=0.0, early_stopping=True, max_length=MOST_STEPS + 1)
-    caption = CaptionBatches(make_captioner(), tokenizer, method)
+    caption = CaptionBatches(make_captioner(), tokenizer)
     params = decoder_variables(draw_weights(), "drawn weights")["params"]
     variables = parallel.replicate({"params": {"decoder": params}})
     batch = {"features": make_features(BEAM_IMAGES), "index": np.arange(BEAM_IMAGES)}
-    list(caption(variables, [batch]))
+    list(caption(variables, [batch], method))
     start = time.perf_counter()
-    captions = [said for _, said in caption(variables, [batch])]
+    captions = [said for _, said in caption(variables, [batch], method)]
     seconds = time.perf_counter() - start
     found = [(tokenizer.encode(said.text), said.log_prob) for said in captions]
     return figures(seconds, BEAM_IMAGES, found=found)

@@ -93,19 +93,17 @@ class Run:
         """(index, caption) of every image in batches of pixels, each as soon as it is known.
 
         Args:
-          batches: see `CaptionBatches`; each new shape is compiled.
+          batches: see `CaptionBatches`, which says what is compiled.
           method: see `caption`.
           attention: see `caption`.
         """
         method = method or build.beam_search(self.config.decoding)
         # Kept, since each is compiled at its first use.
-        if (method, attention) not in self._ready:
-            self._ready[method, attention] = CaptionBatches(
-                self.model, self.tokenizer, method, attention=attention
-            )
+        if attention not in self._ready:
+            self._ready[attention] = CaptionBatches(self.model, self.tokenizer, attention=attention)
         if "variables" not in self._ready:
             self._ready["variables"] = parallel.replicate(self.variables)
-        return self._ready[method, attention](self._ready["variables"], batches)
+        return self._ready[attention](self._ready["variables"], batches, method)
 
 
 def made_by(run: Run, method: Method) -> dict[str, Any]:

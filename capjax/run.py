@@ -273,23 +273,17 @@ def _validation(
     config: ConfigDict, directory: str, model: Captioner, split: Split, writer: Writer
 ) -> Validation:
     search = build.beam_search(config.decoding)
-    samplers = [
-        (
-            f"temperature_{temperature:g}",
-            CaptionBatches(
-                model,
-                split.tokenizer,
-                Sampling(temperature, search.max_length, config.seed),
-                attention=True,
-            ),
-        )
+    samplings = [
+        (f"temperature_{temperature:g}", Sampling(temperature, search.max_length, config.seed))
         for temperature in config.evaluation.temperatures
     ]
     pixels, inputs = split.samples(config.evaluation.num_samples)
     return Validation(
         loss_step=parallel.map_devices(make_loss_step(model)),
-        search=CaptionBatches(model, split.tokenizer, search, together=True),
-        samplers=samplers,
+        captions=CaptionBatches(model, split.tokenizer, together=True),
+        search=search,
+        shown=CaptionBatches(model, split.tokenizer, attention=True),
+        samplings=samplings,
         batches=split.eval_batches,
         table=split.table,
         pixels=pixels,
@@ -339,7 +333,8 @@ def evaluate(
     search = build.beam_search(config.decoding)
     forced = TeacherForced(parallel.map_devices(make_loss_step(model)), variables)
     batches = forced.watch(data.eval_batches())
-    captioned = CaptionBatches(model, run.tokenizer, search, together=True)(variables, batches)
+    caption_batches = CaptionBatches(model, run.tokenizer, together=True)
+    captioned = caption_batches(variables, batches, search)
     bar = functools.partial(tqdm, total=len(source), disable=not processes.is_first())
     captions = {
         table.image_ids[index]: caption

@@ -67,8 +67,8 @@ def captions_with_attention(
         model, variables = feature_model(model, split), without_encoder(variables)
     decoding = {k: v for k, v in evaluation.record["decoding"].items() if k != "method"}
     method = build.beam_search(ConfigDict(decoding))
-    caption = CaptionBatches(model, run.tokenizer, method, attention=True)
-    captioned = caption(parallel.replicate(variables), split.eval_batches())
+    caption = CaptionBatches(model, run.tokenizer, attention=True)
+    captioned = caption(parallel.replicate(variables), split.eval_batches(), method)
     return (found for _, found in itertools.islice(captioned, count))
 
 

@@ -371,6 +371,7 @@ def test_wall_time_is_shown_where_all_runs_have_it(browser, report, tmp_path):
         curve["wall_seconds"] = [2.0 * step for step in curve["step"]]
     copy(report, tmp_path, report=index, images=images, captions_0_0=said)
     browser.open(tmp_path / "index.html")
+    settle(browser)
     assert texts(browser, "#time-title") == ["wall time"]
     browser.click("#axis label:nth-of-type(2)")
     browser.run("document.querySelector('.chart').focus()")

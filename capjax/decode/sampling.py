@@ -67,7 +67,7 @@ def sample(
     eos_id: int,
     pad_id: int,
     max_length: int,
-    temperature: float,
+    temperature: float | jax.Array,
     top_k: int | None = None,
     top_p: float | None = None,
     return_attention: bool = False,
@@ -86,7 +86,8 @@ def sample(
       eos_id: the token that ends a caption.
       pad_id: what fills the tokens after the end.
       max_length: the most tokens a caption may have, counting bos.
-      temperature: divides the logits; 0 is greedy decoding, where the key plays no part.
+      temperature: divides the logits; 0 is greedy decoding, where the key plays no part. A traced
+        scalar is not checked.
       top_k: draw from the k likeliest tokens alone (and their equals).
       top_p: draw from the smallest set of likeliest tokens whose probabilities reach p (and the
         equals of its last).
@@ -97,7 +98,7 @@ def sample(
     Raises:
       ValueError: an option without meaning, or a carry or step that does not fit the options.
     """
-    if temperature < 0:
+    if not isinstance(temperature, jax.core.Tracer) and temperature < 0:
         raise ValueError(f"temperature must be 0 (greedy) or positive: {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, or None for every token: {top_k}")
@@ -110,11 +111,11 @@ def sample(
     keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, jnp.arange(width))
 
     def draw(logits: jax.Array, lengths: jax.Array) -> jax.Array:
-        if temperature == 0:
-            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        logits = _restrict(logits / temperature, top_k, top_p)
+        greedy = temperature == 0
+        divided = logits / jnp.where(greedy, 1, temperature)
         now = jax.vmap(jax.vmap(jax.random.fold_in))(keys, lengths)
-        return jax.vmap(jax.vmap(jax.random.categorical))(now, logits).astype(jnp.int32)
+        drawn = jax.vmap(jax.vmap(jax.random.categorical))(now, _restrict(divided, top_k, top_p))
+        return jnp.where(greedy, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
 
     def advance(state: _State) -> tuple[_State, tuple]:
         new_carry, logits, attention = step(state.carry, state.tokens)

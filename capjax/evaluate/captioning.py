@@ -4,6 +4,7 @@ Legend: B images, K beams, T tokens, N attention maps, P memory positions.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -19,9 +20,16 @@ from capjax.models.captioner import Captioner
 from capjax.models.contract import Memory
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[],
+    meta_fields=["num_beams", "length_penalty", "early_stopping", "max_length"],
+)
 @dataclasses.dataclass(frozen=True)
 class BeamSearch:
     """Beam search with the meaning that `transformers.generate` gives its fields.
+
+    A pytree without leaves: each setting is its own program.
 
     Attributes:
       num_beams: 1 is greedy.
@@ -44,9 +52,16 @@ class BeamSearch:
         )
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["temperature", "seed"],
+    meta_fields=["max_length"],
+)
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """One sample an image from the model's distribution.
+
+    A pytree: one program samples at every temperature and with every seed.
 
     Attributes:
       temperature: divides the logits; 0 is greedy.
@@ -98,13 +113,15 @@ class Caption:
 
 
 class CaptionBatches:
-    """Captions batches of images with one model and one method, compiled once a batch shape."""
+    """Captions batches of images with one model.
+
+    It is compiled once for each shape of a batch, each beam search and each length of samples.
+    """
 
     def __init__(
         self,
         model: Captioner,
         tokenizer: Tokenizer,
-        method: Method,
         *,
         attention: bool = False,
         together: bool = False,
@@ -114,7 +131,6 @@ class CaptionBatches:
         Args:
           model: the captioner.
           tokenizer: makes texts of its tokens.
-          method: how to decode.
           attention: asks for the weights of every word.
           together: batches are this process's rows of larger ones, and every process is given the
             captions of all rows; all processes take part.
@@ -122,19 +138,19 @@ class CaptionBatches:
         self._tokenizer, self._together = tokenizer, together
         self._attention, self._layers = attention, model.decoder.attention_layers
         self._grid: tuple[tuple[int, int], int] | None = None
-        decode = make_decode(model, tokenizer, method, attention=attention)
 
-        def decode_and_note(
-            variables: Any, images: jax.Array, index: jax.Array
+        def decode(
+            variables: Any, method: Method, images: jax.Array, index: jax.Array
         ) -> dict[str, jax.Array]:
             memory = model.apply(variables, images, method="encode")
             self._grid = (memory.grid, memory.prefix)  # Static: known when this is traced.
+            decode = make_decode(model, tokenizer, method, attention=attention)
             return decode(variables, memory, index)
 
-        self._decode = parallel.map_local(decode_and_note)
+        self._decode = parallel.map_local(decode)
 
     def __call__(
-        self, variables: Any, batches: Iterable[Mapping[str, np.ndarray]]
+        self, variables: Any, batches: Iterable[Mapping[str, np.ndarray]], method: Method
     ) -> Iterator[tuple[int, Caption]]:
         """Yields (index, caption) for every real row of the batches.
 
@@ -142,12 +158,19 @@ class CaptionBatches:
           variables: replicated.
           batches: "image" [B, H, W, 3] or "features" [B, P, F], and "index" int32 [B], -1 in rows
             that only fill the batch; B divides over the local devices.
+          method: how to decode.
+
+        Raises:
+          ValueError: a temperature below 0.
         """
+        if isinstance(method, Sampling) and method.temperature < 0:
+            raise ValueError(f"temperature must be 0 (greedy) or positive: {method.temperature:g}")
+        method = parallel.replicate(method)
         for batch in batches:
             images = batch["image"] if "image" in batch else batch["features"]
             index = batch["index"]
             inputs = parallel.shard((images, index))
-            result = parallel.unshard(self._decode(variables, *inputs))
+            result = parallel.unshard(self._decode(variables, method, *inputs))
             if self._together:
                 result, index = parallel.gather((result, index))
             for row in np.flatnonzero(index >= 0):

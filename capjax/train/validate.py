@@ -11,7 +11,7 @@ import numpy as np
 from capjax import parallel, processes
 from capjax.data.captions import CaptionTable
 from capjax.evaluate.attention_figures import attention_figure
-from capjax.evaluate.captioning import Caption, CaptionBatches
+from capjax.evaluate.captioning import BeamSearch, Caption, CaptionBatches, Sampling
 from capjax.evaluate.figures import figure_pixels, save_figure
 from capjax.evaluate.scoring import Scorer, score_captions
 from capjax.train.state import TrainState
@@ -53,8 +53,10 @@ class Validation:
 
     Attributes:
       loss_step: `make_loss_step`, mapped over devices.
-      search: captions with the run's decoding settings.
-      samplers: (name, captions with attention), for the fixed images.
+      captions: of the whole split.
+      search: the run's decoding settings.
+      shown: captions with attention, for the fixed images.
+      samplings: (name, how to decode them).
       batches: () -> the split's batches, with "index", "tokens" and "lengths".
       table: the split's ids and raw captions.
       pixels: of the fixed images, uint8 [S, H, W, 3]: the split's first S.
@@ -65,8 +67,10 @@ class Validation:
     """
 
     loss_step: Callable[[Any, Any], dict[str, jax.Array]]
-    search: CaptionBatches
-    samplers: Sequence[tuple[str, CaptionBatches]]
+    captions: CaptionBatches
+    search: BeamSearch
+    shown: CaptionBatches
+    samplings: Sequence[tuple[str, Sampling]]
     batches: Callable[[], Iterator[Batch]]
     table: CaptionTable
     pixels: np.ndarray
@@ -79,9 +83,10 @@ class Validation:
         """Evaluates a replicated state; all metrics by name, the same in every process."""
         variables = state.eval_variables
         forced = TeacherForced(self.loss_step, variables)
+        batches = forced.watch(self.batches())
         captions = {
             self.table.image_ids[index]: caption.text
-            for index, caption in self.search(variables, forced.watch(self.batches()))
+            for index, caption in self.captions(variables, batches, self.search)
         }
 
         def score_and_show() -> dict[str, float]:
@@ -95,8 +100,8 @@ class Validation:
 
     def _show(self, step: int, variables: Any) -> None:
         rows = []
-        for name, sampler in self.samplers:
-            for index, caption in sampler(variables, [fill_batch(self.inputs)]):
+        for name, sampling in self.samplings:
+            for index, caption in self.shown(variables, [fill_batch(self.inputs)], sampling):
                 figure = attention_figure(self.pixels[index], caption)
                 path = f"step_{step:07d}/image_{index}_{name}.png"
                 save_figure(figure, os.path.join(self.figures, path), dpi=60)

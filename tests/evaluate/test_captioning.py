@@ -10,9 +10,10 @@ from PIL import Image
 
 from capjax import parallel
 from capjax.data.tokenizer import train_word_tokenizer
+from capjax.evaluate import captioning
 from capjax.evaluate.attention_figures import attention_figure
 from capjax.evaluate.attention_maps import grid_maps, word_maps
-from capjax.evaluate.captioning import BeamSearch, CaptionBatches, Sampling
+from capjax.evaluate.captioning import BeamSearch, CaptionBatches, Sampling, make_decode
 from capjax.evaluate.figures import figure_pixels, save_figure
 from capjax.models.captioner import Captioner
 from capjax.models.patch_encoder import PatchEncoder
@@ -40,11 +41,14 @@ def case():
 
 @pytest.fixture(scope="module", name="search_with")
 def make_search(case):
-    """Compiled once a method, for all tests."""
+    """What a method is compiled to serves all tests."""
+    found = {
+        attention: CaptionBatches(case[0], case[1], attention=attention)
+        for attention in (False, True)
+    }
 
-    @functools.cache
     def search_with(method, attention):
-        return CaptionBatches(case[0], case[1], method, attention=attention)
+        return functools.partial(found[attention], method=method)
 
     return search_with
 
@@ -104,6 +108,31 @@ def test_greedy_is_one_beam_and_samples_differ(case, search_with):
     one = BeamSearch(num_beams=1, length_penalty=1.0, early_stopping=False, max_length=8)
     assert texts(Sampling(0.0, 8)) == texts(one)
     assert texts(Sampling(1.0, 8)) == texts(Sampling(1.0, 8)) != texts(Sampling(1.0, 8, seed=1))
+
+
+def test_one_program_samples_at_every_temperature_and_seed(case, monkeypatch):
+    model, tokenizer, *_ = case
+    made = []
+
+    def counted(*arguments, **options):
+        made.append(arguments)
+        return make_decode(*arguments, **options)
+
+    monkeypatch.setattr(captioning, "make_decode", counted)
+    search = CaptionBatches(model, tokenizer)
+    seeds = (0, 1, 2**31, 2**32 + 5, -1)
+    methods = [Sampling(0.0, 8), Sampling(0.5, 8), *(Sampling(1.0, 8, seed) for seed in seeds)]
+    texts = [
+        [
+            caption.text
+            for caption in captions(case, functools.partial(search, method=m), case[3], 5)
+        ]
+        for m in methods
+    ]
+    assert len(made) == 1
+    assert len({tuple(found) for found in texts}) == len(methods)
+    with pytest.raises(ValueError, match=r"temperature must be 0 \(greedy\) or positive: -1"):
+        next(search(case[2], [], Sampling(-1.0, 8)))
 
 
 def test_maps_of_a_layer_are_its_own(case, search_with):

@@ -33,9 +33,9 @@ def captions(model, variables, images):
     """[text, score] of all images but three, so that devices have uneven shares."""
     tokenizer = train_word_tokenizer(["a b c d e f g h i j k l m n o p q r s"])
     assert (tokenizer.vocab_size, tokenizer.banned_ids) == (V, model.decoder.banned)
-    search = CaptionBatches(model, tokenizer, BeamSearch(3, 1.0, False, T + 1))
+    search, method = CaptionBatches(model, tokenizer), BeamSearch(3, 1.0, False, T + 1)
     index = np.where(np.arange(B) < B - 3, np.arange(B), -1).astype(np.int32)
-    found = dict(search(variables, [{"image": images, "index": index}]))
+    found = dict(search(variables, [{"image": images, "index": index}], method))
     assert sorted(found) == list(range(B - 3))
     return [[found[index].text, found[index].score] for index in sorted(found)]
 
