@@ -37,6 +37,7 @@ from capjax.pretrained.variables import fingerprint
 from capjax.splits import Split, feature_model, make_split, source_record, with_features
 from capjax.start import Pretrained, read_pretrained, start_variables
 from capjax.train.checkpoint import CheckpointError, Checkpoints
+from capjax.train.events import write_scalars
 from capjax.train.finite import Watch
 from capjax.train.loop import Cadence, EarlyStopping, is_finished
 from capjax.train.loop import train as train_loop
@@ -352,6 +353,9 @@ def evaluate(
         # On one line: it is for programs, and has thousands of numbers.
         images = image_results(table, texts, build.image_scorers(config))
         write_json(f"{stem}.images.json", images, indent=None)
+        # Beneath the training's events, which makes them columns of its row under HParams.
+        log = workdir.path(directory, "tensorboard", f"{split}-{search.label}")
+        write_scalars(log, run.step, {f"evaluation/{name}": metrics[name] for name in metrics})
         _report(config, stem, captions, metrics, record)
         return metrics
 

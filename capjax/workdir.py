@@ -9,7 +9,7 @@ frozen.safetensors      variables that training does not change, such as a froze
 environment.json        processors, devices and versions that it began with
 checkpoints/            the latest two and the best
 metrics.jsonl           training and validation scalars
-tensorboard/            the same, with texts and figures
+tensorboard/            the same, with texts and figures; in folders, scores of evaluations
 figures/                fixed images, their captions and attention, at every evaluation
 evaluation/             results of `--mode evaluate`
 lock                    held by the process that trains in it

@@ -18,6 +18,7 @@ from PIL import Image
 import capjax
 from capjax.data.shapes.builder import encode_png
 from capjax.data.shapes.scene import image_id
+from capjax.train.events import read_events
 from capjax.workdir import load_config
 from tests.command_line import REPOSITORY, SIZES, call, environment, main
 
@@ -130,6 +131,15 @@ def test_evaluation_prints_one_json_line_last_and_writes_provenance(home, traine
     assert images["image_ids"] == [row["image_id"] for row in results]
     assert len(results) == SIZES["test"]
     assert results[0].keys() == {"image_id", "caption"}
+    shown = {}
+    for file in (workdir / "tensorboard").glob("test-beam2-*/*tfevents*"):
+        for _, event in read_events(file):
+            assert event.step in (0, written["step"])
+            shown |= {value.tag: value.simple_value for value in event.summary.value}
+    assert shown == {
+        f"evaluation/{name}": pytest.approx(value, rel=1e-6)
+        for name, value in written["metrics"].items()
+    }
 
 
 @pytest.fixture(scope="session", name="pictures")

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from capjax.train.events import read_events
+from capjax.train.events import read_events, write_scalars
 from capjax.train.writer import Writer, read_metrics
 
 
@@ -94,6 +94,16 @@ def test_files_of_starts_that_came_to_nothing_are_removed(tmp_path):
     for _ in range(5):
         write(tmp_path, 0, [1, 2])
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+def test_scalars_take_the_place_of_those_before(tmp_path):
+    write_scalars(str(tmp_path), 9, {"a": 1.0, "b": 2.0})
+    write_scalars(str(tmp_path), 7, {"a": 3.0})
+    (file,) = tmp_path.iterdir()
+    values = [
+        (e.step, v.tag, v.simple_value) for _, e in read_events(file) for v in e.summary.value
+    ]
+    assert values == [(7, "a", 3.0)]
 
 
 def test_damaged_rows_are_left_out_and_named(tmp_path, caplog):
