@@ -317,6 +317,11 @@ def shared_fields(config: ConfigDict) -> dict[str, Any]:
     return {name: value for name, value in flat(config).items() if not _is_free(name, of_a_host)}
 
 
+def fixed_fields(config: ConfigDict) -> dict[str, Any]:
+    """What must stay as it is while a run is trained: all but `FREE`."""
+    return {name: value for name, value in flat(config).items() if not _is_free(name, FREE)}
+
+
 def _is_free(name: str, free: Sequence[str]) -> bool:
     return any(name == field or name.startswith(field + ".") for field in free)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -62,9 +63,10 @@ class Row:
       fields: the values of `differing_fields`; None where one has no such field, or is not known
         before the run starts.
       images: how many were captioned.
-      seconds: "train" and "evaluate"; these and captions_per_second are means over the runs with
-        this evaluation, peak_memory_mib is their largest. None where it is not measured.
-      scores: metric -> Score; empty before there is this evaluation.
+      seconds: "train" and "evaluate", of this evaluation; these and captions_per_second are means
+        over the runs with it, peak_memory_mib is their largest. None where it is not measured.
+      scores: metric -> Score, of metrics that all runs with this evaluation have; empty before
+        there is this evaluation.
     """
 
     variant: str
@@ -139,7 +141,10 @@ def _row(
         fields={field: first.overrides.get(field, first.config.get(field)) for field in fields},
         images=found[evaluated[0].name].record.get("images") if evaluated else None,
         seconds={
-            what: _mean(run.seconds.get(what) for run in counted) for what in ("train", "evaluate")
+            "train": _mean(run.seconds.get("train") for run in counted),
+            "evaluate": _mean(
+                run.seconds.get(os.path.basename(found[run.name].stem)) for run in evaluated
+            ),
         },
         captions_per_second=_mean(run.captions_per_second for run in counted),
         peak_memory_mib=max(_known(run.peak_memory_mib for run in counted), default=None),
@@ -215,17 +220,22 @@ def _scores(
     """The scores of a group of runs, those of one variant or one run."""
     if not members:
         return
-    paired = [name for name in members if name in pairs]
-    beside = [pairs[name] for name in paired]
     for metric in found[members[0]].metrics:
-        values = _values(members, found, metric)
+        if not all(metric in found[name].metrics for name in members):
+            continue  # A mean over others than the row's seeds.
+        values = [found[name].metrics[metric] for name in members]
         score = {"value": np.mean(values), "deviation": sample_deviation(values)}
         if same := _together(resampled, members, metric):
             drawn = _average(same.bootstrap, members, metric)
             score["low"], score["high"] = interval(drawn)
-        mine, theirs = _values(paired, found, metric), _values(beside, found, metric)
-        if mine and theirs:
-            score["difference"] = np.mean(mine) - np.mean(theirs)
+        paired = [n for n in members if n in pairs and metric in found[pairs[n]].metrics]
+        beside = [pairs[name] for name in paired]
+        if paired:
+            differences = [
+                found[name].metrics[metric] - found[other].metrics[metric]
+                for name, other in zip(paired, beside, strict=True)
+            ]
+            score["difference"] = np.mean(differences)
             if same := _together(resampled, [*paired, *beside], metric):
                 drawn = _average(same.bootstrap, paired, metric)
                 drawn = drawn - _average(same.bootstrap, beside, metric)
@@ -234,10 +244,6 @@ def _scores(
                 score["p"] = p_value(score["difference"], swapped)
         known = {part: float(value) for part, value in score.items() if value is not None}
         yield metric, Score(**known)
-
-
-def _values(names: Sequence[str], found: Mapping[str, Evaluation], metric: str) -> list[float]:
-    return [found[name].metrics[metric] for name in names if metric in found[name].metrics]
 
 
 def _together(

@@ -27,6 +27,7 @@ import jax
 from absl import logging
 
 from capjax import guard, workdir
+from capjax.build import ConfigError
 from capjax.command import ERROR, USAGE, fail
 from capjax.train.signals import EXIT_STATUS, Interruption
 from experiments.results import write_results
@@ -89,6 +90,8 @@ class Progress:
         self.failed: dict[str, str] = {}
         self.left: list[str] = []
         self._directory = directory
+        # Of each run's log, where this visit begins.
+        self._starts: dict[str, int] = {}
         self._numbers = {run.name: number for number, run in enumerate(runs, 1)}
 
     def say(self, run: Run, text: str) -> None:
@@ -103,6 +106,8 @@ class Progress:
         record = read_record(path)
         record.status, record.error = BEGUN, None
         write_record(path, record)
+        log = os.path.join(path, LOG)
+        self._starts[run.name] = os.path.getsize(log) if os.path.exists(log) else 0
         self.say(run, f"starts, to do: {', '.join(left_to_do(run, self._directory))}")
 
     def end(self, run: Run, status: int) -> None:
@@ -114,7 +119,8 @@ class Progress:
             self.say(run, "stopped by a signal, to be continued")
         elif status:
             if record.status != FAILED:
-                record.status, record.error = FAILED, _why(status, os.path.join(path, LOG))
+                why = _why(status, os.path.join(path, LOG), self._starts[run.name])
+                record.status, record.error = FAILED, why
                 write_record(path, record)
             # On one line: of a changed config capjax lists the fields.
             self.failed[run.name] = " ".join((record.error or "it does not say why").split())
@@ -131,11 +137,13 @@ class Progress:
             print(f"warning: no table of results: {error}", file=sys.stderr)
 
 
-def _why(status: int, log: str) -> str:
-    """What a log ends with."""
-    with open(log, encoding="utf-8") as file:
-        last = [line.strip() for line in file if line.strip()][-_LAST_LINES:]
-    if last and last[-1].startswith("error: "):
+def _why(status: int, log: str, start: int) -> str:
+    """What a log ends with; what comes before the byte `start` is of an earlier visit."""
+    with open(log, "rb") as file:
+        file.seek(start)
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    last = [line.strip() for line in lines if line.strip()][-_LAST_LINES:]
+    if status > 0 and last and last[-1].startswith("error: "):
         return last[-1].removeprefix("error: ")
     how = f"exit status {status}"
     if status < 0:
@@ -144,7 +152,8 @@ def _why(status: int, log: str) -> str:
 
 
 def _said(record: RunRecord) -> str:
-    train, evaluate = (record.seconds[what] / 60 for what in ("train", "evaluate"))
+    train = record.seconds["train"] / 60
+    evaluate = sum(record.seconds.values()) / 60 - train
     rate = "" if record.captions_per_second is None else f"{record.captions_per_second:.0f} "
     return (
         f"trained in {train:.1f} minutes ({rate}captions/s), evaluated in {evaluate:.1f}, "
@@ -153,12 +162,19 @@ def _said(record: RunRecord) -> str:
 
 
 def show_plan(directory: str, runs: Sequence[Run]) -> None:
-    """Prints what is left to do, with the models' sizes."""
+    """Prints what is left to do, with the models' sizes.
+
+    Raises:
+      SweepError: a config makes no model.
+    """
     sizes: dict[str, list[str]] = {}
     rows = [("run", "parameters", "trainable", "to do")]
     for run in runs:
         if run.variant not in sizes:
-            fixed, word = size_by_words(run.config)
+            try:
+                fixed, word = size_by_words(run.config)
+            except ConfigError as error:
+                raise SweepError(f"variant {run.variant}: {error}") from error
             sizes[run.variant] = [_size(fixed, word, of) for of in range(len(Size._fields))]
         to_do = ", ".join(left_to_do(run, directory)) or "nothing"
         rows.append((run.name, *sizes[run.variant], to_do))

@@ -19,6 +19,9 @@ from capjax.data.text_files import member, parse_json
 WAITING = "waiting"
 """The status of a run that has not started."""
 
+OUTDATED = "outdated"
+"""That of one whose workdir is of another config than the sweep now has."""
+
 _Read = TypeVar("_Read")
 
 
@@ -68,9 +71,9 @@ class Run:
       workdir: its path.
       overrides: the fields that differ from the sweep's config, flat.
       config: all fields, flat; empty before it starts.
-      status: "waiting", "begun", "done" or "failed".
+      status: "waiting", "begun", "done", "failed" or "outdated", which has nothing to show.
       error: why it failed.
-      seconds: by what they were spent on, "train" and "evaluate".
+      seconds: by what they were spent on: "train", and evaluations by their stems' names.
       captions_per_second: in training.
       evaluations: those that there are, by name.
     """
@@ -176,18 +179,26 @@ def _run(directory: str, row: Any, file: str) -> Run:
     again = f"copy it again from where the run was made, or delete {workdir} and train it again"
     decodings = row.get("decodings") or {}  # Sweeps of earlier versions have none.
     config = _read_if_there(os.path.join(workdir, "config.json"), _flat, again) or {}
+    # Fields that only one of them has are another version's, and sections have their names.
+    wanted = row.get("config") or {}
+    outdated = any(config[field] != wanted[field] for field in config.keys() & wanted.keys())
 
     def read(found: Any) -> dict[str, Any]:
-        # By now a name may mean another decoding, to be evaluated when the sweep goes on.
+        # By now a name may mean another decoding, to be evaluated when the sweep goes on, or none.
         stems = {
             name: os.path.join(workdir, "evaluation", stem)
             for name, stem in (found.get("evaluations") or {}).items()
-            if stem.endswith(decodings.get(name, ""))
+            if stem.endswith(decodings.get(name, "")) and (name in decodings or not decodings)
         }
         # Attributes that are not there are not known yet.
         names = ("captions_per_second", "peak_memory_mib", "parameters", "trainable_parameters")
+        status = member(found, "status", str, state)
+        if outdated:
+            # Until the sweep goes on and says so as an error.
+            status = status if status == "failed" else OUTDATED
+            stems, found = {}, {"error": found.get("error")}
         return {
-            "status": member(found, "status", str, state),
+            "status": status,
             "error": found.get("error"),
             "seconds": found.get("seconds") or {},
             **{name: found.get(name) for name in names},

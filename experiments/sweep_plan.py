@@ -3,6 +3,7 @@
 sweep.json              what was swept: see `sweep_record`
 runs/NAME/              an ordinary workdir each, and beside what `capjax.workdir` says:
     sweep_run.json      how far it is: see `RunRecord`
+    sweep_run.lock      held by the process that does it
     log.txt             what it said
 """
 
@@ -21,11 +22,11 @@ from capjax import build, checks
 from capjax.command import error_in, field_names, nearest
 from capjax.data.text_files import parse_json
 from capjax.evaluate.results import code_version, write_json
-from capjax.workdir import flat
+from capjax.workdir import fixed_fields, flat
 from experiments.variants import Sweep, SweepError, Variant, apply, check
 
 SPLIT = "validation"
-RECORD, LOG = "sweep_run.json", "log.txt"
+RECORD, LOG, LOCK = "sweep_run.json", "log.txt", "sweep_run.lock"
 DONE, FAILED, BEGUN = "done", "failed", "begun"
 
 
@@ -62,7 +63,8 @@ class RunRecord:
     Attributes:
       status: "begun", which may run or be interrupted, "done" or "failed".
       error: why it failed.
-      seconds: of "train" and "evaluate", over all visits.
+      seconds: of "train", see `metrics.jsonl`'s "wall_seconds", which leave out the wait for
+        features and what a kill lost; and of each evaluation, by the beginning of its files' names.
       captions_per_second: in training, the median of its log; None before there is one.
       peak_memory_mib: on an accelerator of the first device; without one of the process, with what
         it has mapped of cached features, which are gigabytes that other runs share.
@@ -73,9 +75,7 @@ class RunRecord:
 
     status: str = BEGUN
     error: str | None = None
-    seconds: dict[str, float] = dataclasses.field(
-        default_factory=lambda: {"train": 0.0, "evaluate": 0.0}
-    )
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     captions_per_second: float | None = None
     peak_memory_mib: float = 0.0
     parameters: int | None = None
@@ -149,7 +149,8 @@ def run_name(variant: Variant, seed: int) -> str:
 
 def _make_run(sweep: Sweep, variant: Variant, seed: int, arguments: Sequence[str]) -> Run:
     try:
-        config = sweep.config()
+        # Copied: the function may give one and the same object each time.
+        config = sweep.config().copy_and_resolve_references()
         base = config.copy_and_resolve_references()
         apply(config, variant.overrides)
         config.seed = seed
@@ -229,6 +230,7 @@ def sweep_record(file: str, sweep: Sweep, runs: Sequence[Run]) -> dict[str, Any]
                 "seed": run.seed,
                 "workdir": run.workdir,
                 "overrides": dict(run.overrides),
+                "config": fixed_fields(run.config),
                 "decodings": {name: _decoding(run, name) for name in run.evaluations},
             }
             for run in runs
@@ -253,8 +255,8 @@ def check_unchanged(directory: str, run: Run) -> None:
             "--commands"
         ) from error
     # Through JSON, so that tuples compare as they come back.
-    now = json.loads(json.dumps(dict(run.overrides)))
-    if run.name not in entries or entries[run.name]["overrides"] != now:
+    now = json.loads(json.dumps(fixed_fields(run.config)))
+    if run.name not in entries or entries[run.name].get("config") != now:
         raise SweepError(
             f"{run.name} is not as {file} has it: the sweep file has changed since, or draws at "
             "random without a seed. Start the sweep again"

@@ -9,19 +9,18 @@ The same command continues it. `python -m experiments.sweep` starts this for eve
 """
 
 import argparse
-import contextlib
 import os
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 
 import jax
 from absl import logging
 
 from capjax import build
 from capjax.command import USAGE, fail
+from capjax.data.lock import one_at_a_time
 from capjax.load import load_tokenizer
 from capjax.main import ERRORS
 from capjax.run import evaluate, train
@@ -33,6 +32,7 @@ from experiments.sweep_plan import (
     BEGUN,
     DONE,
     FAILED,
+    LOCK,
     LOG,
     SPLIT,
     Run,
@@ -46,6 +46,9 @@ from experiments.sweep_plan import (
     write_record,
 )
 from experiments.variants import SweepError
+
+# Whose sweep was killed, or a cluster's second job.
+_WAITING = "another process does {}: waiting for it"
 
 
 def run_one(run: Run, workdir: str, interruption: Interruption) -> None:
@@ -78,18 +81,21 @@ def run_one(run: Run, workdir: str, interruption: Interruption) -> None:
         raise
     # Those that the sweep no longer has would stand in no column.
     record.evaluations = {name: record.evaluations[name] for name in run.evaluations}
+    known = {"train", *record.evaluations.values()}
+    record.seconds = {what: record.seconds[what] for what in record.seconds if what in known}
     record.status = DONE
     write_record(workdir, record)
 
 
 def _train(run: Run, workdir: str, record: RunRecord) -> None:
-    # The size is known from the end of training on; after it, this takes time to look and no more.
-    trained = record.parameters is not None
-    with contextlib.nullcontext() if trained else _measured(workdir, record, "train"):
+    try:
         train(run.config, workdir)
+    finally:
+        rows = read_metrics(os.path.join(workdir, "metrics.jsonl"))
+        record.seconds["train"] = max((row.get("wall_seconds", 0) for row in rows), default=0)
+        _note_memory(workdir, record)
     words = load_tokenizer(workdir).vocab_size
     record.parameters, record.trainable_parameters = size(run.config, words)
-    rows = read_metrics(os.path.join(workdir, "metrics.jsonl"))
     # Of each visit the first has the compilation in it, which a median passes over.
     rates = [row["captions_per_second"] for row in rows if "captions_per_second" in row]
     record.captions_per_second = statistics.median(rates) if rates else None
@@ -103,22 +109,19 @@ def _evaluate(run: Run, workdir: str, record: RunRecord, name: str) -> None:
     stem = f"{SPLIT}-step{best}-{build.beam_search(config.decoding).label}"
     # Where two names mean one decoding, it is done once.
     if stem not in record.evaluations.values() or not is_written(workdir, stem):
-        with _measured(workdir, record, "evaluate"):
+        begin = time.perf_counter()
+        try:
             evaluate(config, workdir, split=SPLIT, checkpoint=str(best))
+            record.seconds[stem] = time.perf_counter() - begin
+        finally:
+            _note_memory(workdir, record)
     record.evaluations[name] = stem
     write_record(workdir, record)
 
 
-@contextlib.contextmanager
-def _measured(workdir: str, record: RunRecord, what: str) -> Iterator[None]:
-    """Adds seconds and memory to the record, however what is measured ends."""
-    begin = time.perf_counter()
-    try:
-        yield
-    finally:
-        record.seconds[what] += time.perf_counter() - begin
-        record.peak_memory_mib = max(record.peak_memory_mib, peak_memory_mib())
-        write_record(workdir, record)
+def _note_memory(workdir: str, record: RunRecord) -> None:
+    record.peak_memory_mib = max(record.peak_memory_mib, peak_memory_mib())
+    write_record(workdir, record)
 
 
 def peak_memory_mib() -> float:
@@ -154,8 +157,10 @@ def main() -> None:
     if options.watch_stdin:
         leave_with_parent(os.path.join(workdir, LOG))
     try:
+        os.makedirs(workdir, exist_ok=True)
+        lock = os.path.join(workdir, LOCK)
         # Training has its own; between, what is written may be cut short anywhere.
-        with Interruption() as interruption:
+        with Interruption() as interruption, one_at_a_time(lock, _WAITING.format(run.name)):
             run_one(run, workdir, interruption)
     except Interrupted:
         print("stopped by a signal: the same command continues", flush=True)

@@ -8,16 +8,15 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from capjax.data.captions import CaptionTable
-from capjax.metrics.coco import bleu_of, per_image
+from capjax.metrics.coco import bleu_of
 from experiments import results
 from experiments.comparison import compare, differing_fields
 from experiments.results import write_results
-from experiments.sweep_files import ResultsError, read_sweep
+from experiments.sweep_files import read_sweep
 from tests import small_sweep
+from tests.small_sweep import cider, edit, evaluation_of
 
 RESAMPLES = 1000
 
@@ -39,40 +38,6 @@ def copy_sweep(whole, tmp_path):
 def make_rows(whole):
     rows = compare(read_sweep(str(whole)), RESAMPLES)
     return {(row.evaluation, row.run or row.variant): row for row in rows}
-
-
-def evaluation_of(folder, run, evaluation, kind):
-    stem = small_sweep.stem_of(evaluation)
-    return folder / "runs" / run / "evaluation" / f"{stem}.{kind}.json"
-
-
-def edit(file, **values):
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
-
-
-def cider(folder, run, evaluation="beam5"):
-    found = json.loads(evaluation_of(folder, run, evaluation, "images").read_text())
-    values = dict(zip(found["image_ids"], found["metrics"]["CIDEr-D"], strict=True))
-    return np.array([values[image_id] for image_id in sorted(values)])
-
-
-def test_a_sweep_is_read_as_it_was_written(whole):
-    sweep = read_sweep(str(whole))
-    assert sweep.variants == ["base", "wide", "gru"]
-    assert sweep.evaluations == small_sweep.EVALUATIONS
-    assert [run.name for run in sweep.runs][:3] == ["base-seed0", "base-seed1", "wide-seed0"]
-    wide = sweep.runs[2]
-    assert wide.config["decoder.width"] == 32
-    assert wide.parameters == 12345
-    images = wide.evaluations["beam5"].images
-    assert list(images.ids) == sorted(images.ids)
-    np.testing.assert_array_equal(images.metrics["CIDEr-D"], cider(whole, "wide-seed0"))
-    captions = small_sweep.make_table()
-    own = dict(zip(captions.image_ids, captions.captions, strict=True))
-    assert dict(zip(images.ids, images.references, strict=True)) == own
-    bleu = per_image(own, small_sweep.said("wide", 0, "beam5"))
-    of_image = dict(zip(bleu.image_ids, bleu.bleu.tolist(), strict=True))
-    assert images.bleu.tolist() == [of_image[image_id] for image_id in images.ids]
 
 
 def test_columns_are_what_differs_between_variants(whole, rows, sweep):
@@ -101,7 +66,8 @@ def test_there_is_a_row_for_each_run_and_variant_in_each_evaluation(rows):
     assert gru.seconds["train"] == 60.0  # The failed run has 61.
     wide = rows["beam5", "wide"]
     assert (wide.status, wide.seeds, wide.images) == ("2 done", (0, 1), 12)
-    assert wide.seconds == {"train": 60.5, "evaluate": 5.0}
+    assert wide.seconds == {"train": 60.5, "evaluate": 4.0}
+    assert rows["greedy", "wide"].seconds == {"train": 60.5, "evaluate": 3.0}
     assert (wide.captions_per_second, wide.peak_memory_mib) == (1000.5, 501.0)
     assert (wide.parameters, wide.trainable_parameters) == (12345, 2345)
 
@@ -195,16 +161,24 @@ def test_what_is_not_there_yet_is_a_row_without_numbers(sweep):
     assert "6 waiting" in write_results(str(sweep), resamples=RESAMPLES)
 
 
-def test_captions_of_another_decoding_are_in_no_table(sweep):
-    found = json.loads((sweep / "sweep.json").read_text())
-    for run in found["runs"]:
-        run["decodings"] = {"greedy": "beam1", "beam5": "beam5"}
-    found["runs"][2]["decodings"]["beam5"] = "beam4"
-    edit(sweep / "sweep.json", runs=found["runs"])
-    runs = {run.name: list(run.evaluations) for run in read_sweep(str(sweep)).runs}
-    assert runs.pop("wide-seed0") == ["greedy"]
-    assert runs.pop(small_sweep.FAILED) == []
-    assert all(names == ["greedy", "beam5"] for names in runs.values())
+def test_differences_are_of_the_same_seeds_for_each_metric(sweep):
+    def give(run, **metrics):
+        file = evaluation_of(sweep, run, "beam5", "metrics")
+        edit(file, metrics=json.loads(file.read_text())["metrics"] | metrics)
+
+    for run, value in (("base-seed0", 10.0), ("base-seed1", 30.0), ("wide-seed0", 11.0)):
+        give(run, METEOR=value)
+    give("base-seed1", rate=0.5)
+    for seed in (0, 1):
+        give(f"wide-seed{seed}", rate=0.25 * seed)
+    rows = compare(read_sweep(str(sweep)), RESAMPLES)
+    rows = {row.run or row.variant: row.scores for row in rows if row.evaluation == "beam5"}
+    assert rows["wide-seed0"]["METEOR"].difference == 1.0
+    assert rows["base"]["METEOR"].value == 20.0
+    # Of one seed of two there is no mean, and with one baseline no difference but its own.
+    assert "METEOR" not in rows["wide"]
+    assert "rate" not in rows["base"]
+    assert (rows["wide"]["rate"].value, rows["wide"]["rate"].difference) == (0.125, -0.25)
 
 
 def test_without_single_images_there_are_values_and_no_intervals(sweep):
@@ -337,54 +311,3 @@ def test_what_is_no_sweep_is_said_in_one_line(monkeypatch, capsys, tmp_path):
     assert left.value.code == 1
     assert said.startswith(f"error: {tmp_path} is no sweep: it has no sweep.json")
     assert said.count("\n") == 1
-
-
-def cut(bleu):
-    return {"matches": [row[:2] for row in bleu["matches"]]}
-
-
-@pytest.mark.parametrize(
-    ("kind", "change", "message"),
-    [
-        ("images", lambda found: {"image_ids": found["image_ids"][1:]}, "11 images, and values"),
-        ("images", lambda found: {"bleu": {**found["bleu"], **cut(found["bleu"])}}, r"\(12, 7\)"),
-        ("images", lambda found: {"references": {}}, "KeyError"),
-        ("images", lambda _: {"metrics": {"CIDEr-D": [1.0] * 12}}, "its CIDEr-D is 1, that of"),
-        ("metrics", lambda _: {"metrics": []}, "'metrics' is"),
-        ("metrics", lambda _: {"metrics": {"CIDEr-D": "high"}}, "'high'"),
-    ],
-)
-def test_files_that_do_not_fit_are_named(sweep, kind, change, message):
-    file = evaluation_of(sweep, "wide-seed0", "beam5", kind)
-    edit(file, **change(json.loads(file.read_text())))
-    with pytest.raises(ResultsError, match=message) as raised:
-        read_sweep(str(sweep))
-    assert str(file) in str(raised.value)
-    assert str(raised.value).endswith(
-        f"; delete {str(file).removesuffix(f'.{kind}.json')}.* and start the sweep again"
-    )
-
-
-def test_a_missing_evaluation_is_named(sweep):
-    file = evaluation_of(sweep, "wide-seed0", "beam5", "metrics")
-    file.unlink()
-    with pytest.raises(ResultsError, match="No such file") as raised:
-        read_sweep(str(sweep))
-    assert str(file) in str(raised.value)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
-@given(st.data())
-def test_a_file_cut_anywhere_is_named(sweep, data):
-    files = sorted(path for path in sweep.rglob("*.json") if "captions" not in path.name)
-    file = data.draw(st.sampled_from(files))
-    content = file.read_bytes()
-    # Its last character ends the line.
-    file.write_bytes(content[: data.draw(st.integers(0, len(content) - 2))])
-    try:
-        with pytest.raises(ResultsError) as raised:
-            read_sweep(str(sweep))
-    finally:
-        file.write_bytes(content)
-    assert str(file) in str(raised.value)
-    assert "\n" not in str(raised.value)

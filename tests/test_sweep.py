@@ -2,10 +2,12 @@
 
 import json
 import shlex
+import subprocess
 import sys
 
 import pytest
 
+from capjax.data.lock import one_at_a_time
 from capjax.load import load_tokenizer
 from capjax.train.signals import Interrupted, Interruption
 from capjax.train.writer import read_metrics
@@ -13,7 +15,7 @@ from capjax.workdir import WorkdirError
 from experiments import sweep, sweep_run
 from experiments.sweep_plan import make_runs, read_record, read_sweep_file, write_record
 from experiments.sweep_run import run_one
-from tests.command_line import call
+from tests.command_line import REPOSITORY, call, environment
 from tests.tiny_sweep import write_folder
 
 
@@ -61,13 +63,15 @@ def test_the_same_command_continues_it(swept):
     record = read_record(str(workdir))
     assert (record.status, record.error) == ("done", None)
     assert record.seconds["train"] > before.seconds["train"]
-    assert record.seconds["evaluate"] > 0
     assert record.captions_per_second > 0
     assert record.peak_memory_mib > 10
     assert record.parameters > record.trainable_parameters > 0
     assert {*record.evaluations} == {"beam2", "the_same"}
     stem = record.evaluations["beam2"]
     assert stem.startswith("validation-step10-beam2")
+    rows = read_metrics(str(workdir / "metrics.jsonl"))
+    assert record.seconds == {"train": rows[-1]["wall_seconds"], stem: record.seconds[stem]}
+    assert record.seconds[stem] > 0
     # One decoding of two names is made once.
     assert record.evaluations["the_same"] == stem
     assert done.stderr.count("wrote ") == 1
@@ -95,6 +99,9 @@ def test_what_was_swept_is_on_disk(swept, folder):
     assert record["baseline"] == "plain"
     assert record["evaluations"] == {"beam2": {}, "the_same": {"num_beams": 2}}
     assert [run["name"] for run in record["runs"]] == ["plain-seed3", "broken-seed3"]
+    config = record["runs"][0].pop("config")
+    assert (config["num_steps"], config["seed"], config["tokenizer.min_count"]) == (10, 3, 1)
+    assert "dataset.cache_dir" not in config
     assert record["runs"][0] == {
         "name": "plain-seed3",
         "variant": "plain",
@@ -152,6 +159,22 @@ def test_a_run_whose_config_has_changed_is_refused_and_keeps_what_it_has(swept, 
     run_one(runs[0], path, Interruption())
     assert sweep.left_to_do(runs[0], directory) == []
     assert read_record(path) == before
+
+
+def test_a_run_waits_for_another_process_that_does_it(swept, folder, home):
+    directory, path = swept[0], swept[0] / "runs" / "plain-seed3"
+    before = read_record(str(path))
+    with one_at_a_time(path / "sweep_run.lock", "nobody"):
+        place = [sweep_of(folder), "--run", "plain-seed3", "--workdir", str(directory)]
+        command = [sys.executable, "-m", "experiments.sweep_run", *place]
+        with subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment(home), stdout=subprocess.PIPE, text=True
+        ) as other:
+            said = other.stdout.readline()
+            assert said == "another process does plain-seed3: waiting for it\n"
+            other.terminate()
+            assert other.wait() == 75
+    assert read_record(str(path)) == before
 
 
 def test_an_evaluation_that_is_gone_is_made_once_more(swept, folder, monkeypatch):
@@ -213,6 +236,22 @@ def test_a_dry_run_lists_what_is_left_and_sizes(swept, folder, monkeypatch, caps
 
 
 @pytest.mark.usefixtures("never")
+def test_a_dry_run_names_what_makes_no_model(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "odd.py"
+    file.write_text(
+        "from configs import shapes_transformer\n"
+        "from experiments.variants import Sweep, Variant\n"
+        "def get_sweep():\n"
+        "    variants = [Variant('a'), Variant('odd', {'decoder.width': 63})]\n"
+        "    return Sweep(shapes_transformer.get_config, variants, {'e': {}}, 'a')\n"
+    )
+    place = [str(file), "--workdir", str(tmp_path / "swept"), "--dry_run"]
+    assert command_line(monkeypatch, *place) == 2
+    assert "error: variant odd: " in (said := capsys.readouterr().err)
+    assert "63" in said
+
+
+@pytest.mark.usefixtures("never")
 def test_commands_are_printed_for_a_job_array(folder, tmp_path, monkeypatch, capsys):
     directory = tmp_path / "it's new"
     field = "--config.dataset.root=a b"
@@ -257,14 +296,24 @@ def test_what_says_nothing_itself_is_explained_by_its_log(tmp_path, folder, caps
     runs = make_runs(read_sweep_file(sweep_of(folder)))
     path = tmp_path / runs[0].workdir
     path.mkdir(parents=True)
-    (path / "log.txt").write_text("first\n\nsecond\n" + "x\n" * 4)
+
+    def append(text):
+        with (path / "log.txt").open("a") as log:
+            log.write(text)
+
     progress = sweep.Progress(str(tmp_path), runs)
+    append("error: of another visit\n")
     progress.begin(runs[0])
+    append("first\n\nsecond\n" + "x\n" * 4)
     progress.end(runs[0], -9)
     assert progress.failed == {"plain-seed3": "killed by SIGKILL | second | x | x | x | x"}
     assert read_record(str(path)).error == progress.failed["plain-seed3"]
-    (path / "log.txt").write_text("first\nerror: it is so\n")
+    append("error: of another visit\n")
     progress.begin(runs[0])
+    progress.end(runs[0], -9)
+    assert progress.failed == {"plain-seed3": "killed by SIGKILL"}
+    progress.begin(runs[0])
+    append("first\nerror: it is so\n")
     assert read_record(str(path)).status == "begun"
     progress.end(runs[0], 1)
     assert progress.failed == {"plain-seed3": "it is so"}

@@ -16,7 +16,6 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from tqdm import tqdm
 
 from capjax import processes
 from capjax.data.atomic import write_atomic
+from capjax.data.lock import one_at_a_time
 from capjax.data.source import DataError
 from capjax.data.text_files import parse_json
 
@@ -142,7 +142,9 @@ def open_features(
                 f"{directory.parent} cannot be made: {error.strerror}; set "
                 "config.dataset.cache_dir to a folder that can be written"
             ) from error
-        with _only_one(directory, name):
+        lock = directory.with_name(f"{directory.name}.lock")
+        said = f"another process computes the features of {name}: waiting for it"
+        with one_at_a_time(lock, said):
             if not directory.exists():  # Another process may have written it meanwhile.
                 _write(directory, key, shape, compute, batch_size, name)
     return FeatureCache(directory, key, shape)
@@ -300,23 +302,3 @@ def _count_done(features: np.ndarray, checksums: np.ndarray, name: str) -> int:
     if written:
         print(f"continuing the features of {name} after {written} images")
     return written
-
-
-@contextmanager
-def _only_one(directory: Path, name: str) -> Iterator[None]:
-    """Holds a lock while one process writes; another one waits for it and says so."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such locks: there, start one process at a time.
-        yield
-        return
-    with open(directory.with_name(f"{directory.name}.lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process computes the features of {name}: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)

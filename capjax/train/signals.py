@@ -24,6 +24,8 @@ class Interruption:
     written until then may be cut short anywhere. From then on it is for the program to look. Only a
     process's main thread can catch signals: elsewhere this catches none.
 
+    One within another takes the signal, and the other learns of it at its end.
+
     Attributes:
       requested: whether the signal has come.
     """
@@ -55,6 +57,10 @@ class Interruption:
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+            # What it interrupted may have come to its end nevertheless.
+            around = getattr(handler, "__self__", None)
+            if self.requested and isinstance(around, Interruption):
+                around.requested = True
 
     def _take(self, number: int, frame: object) -> None:
         self.requested = True

@@ -45,6 +45,17 @@ def test_a_second_signal_ends_the_process(second):
     assert done.returncode == -second
 
 
+def test_one_around_another_learns_of_a_signal_too(capfd):
+    with Interruption() as around:
+        with Interruption() as within:
+            within.poll()
+            signal.raise_signal(signal.SIGTERM)
+        assert within.requested
+        with pytest.raises(Interrupted):
+            list(around.watch([1]))
+    assert "leaving" in capfd.readouterr().err
+
+
 def test_what_was_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
