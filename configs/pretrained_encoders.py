@@ -17,7 +17,7 @@ def _pretrained(name: str) -> ConfigDict:
     encoder = ConfigDict()
     encoder.name = name
     # "imagenet", which is downloaded, or a file: Keras's .h5 or .weights.h5; for a ResNet
-    # torchvision's or timm's .safetensors or .pth; or one that `capjax.pretrained.convert` wrote.
+    # torchvision's or timm's .safetensors or .pth; or one that `capjax.convert_encoder` wrote.
     encoder.weights = "imagenet"
     # What training changes of the encoder: the beginnings of its parts' names, such as ("layer3",
     # "layer4"), for InceptionV3 ("mixed10",), or ("all",). Batch norms stay as they are.

@@ -10,8 +10,8 @@ import dataclasses
 import json
 import math
 import os
-import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ def write_report(
 
     Args:
       directory: the sweep or run.
-      out: the page's folder: a new one, an empty one, or that of an earlier report.
+      out: the page's folder: a new one, an empty one, or that of an earlier report, which stays
+        as it is until this one is whole.
       images: of the validation split, the first so many are shown; 0 shows all.
       pictures: "thumbnails" of the page's own, or "links" to the dataset's files.
       attention: of which of each run's evaluations it is computed: "first", "all" or "none".
@@ -85,8 +86,26 @@ def write_report(
     """
     sweep = collect(directory)
     _check_out(out)
-    for folder in ("data", "pictures"):
-        shutil.rmtree(os.path.join(out, folder), ignore_errors=True)
+    # Beside it, so that links lead to the same files.
+    out = os.path.realpath(out)
+    os.makedirs(os.path.dirname(out), exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=os.path.dirname(out)) as made:
+        _write_data(sweep, made, images, pictures, attention)
+        os.makedirs(out, exist_ok=True)
+        for file in sorted(_PAGE.iterdir()):
+            write_atomic(os.path.join(out, file.name), file.read_bytes())
+        # The data last, by which a folder is known as a report.
+        for folder in ("pictures", "data"):
+            new, old = (os.path.join(place, folder) for place in (made, out))
+            if os.path.isdir(old):
+                os.rename(old, os.path.join(made, f"old-{folder}"))
+            if os.path.isdir(new):
+                os.rename(new, old)
+    return sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file()) / 1e6
+
+
+def _write_data(sweep: Sweep, out: str, images: int, pictures: str, attention: str) -> None:
+    """Writes all of a page that is of this sweep into a folder."""
     shown = [run for run in sweep.runs if shown_evaluations(run)]
     gallery: dict[str, Any] = {"ids": [], "total": 0}
     if shown:
@@ -96,12 +115,12 @@ def write_report(
             _write_run(run, sweep.runs.index(run), gallery["ids"], data, found, out, attention)
             print(f"captions of {run.name} ({number + 1} of {len(shown)})", flush=True)
     else:
-        print(f"{directory} has no evaluation with single images yet: the page has no gallery")
+        print(
+            f"{sweep.directory} has no evaluation of validation with single images yet: the page "
+            "has no gallery. `--mode evaluate` of capjax.main makes one of a run"
+        )
     _write(out, "data/images.js", "images", gallery)
     _write(out, _INDEX, "report", _index(sweep))
-    for file in sorted(_PAGE.iterdir()):
-        write_atomic(os.path.join(out, file.name), file.read_bytes())
-    return sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file()) / 1e6
 
 
 def _check_out(out: str) -> None:
@@ -265,6 +284,7 @@ def _run(run: Run) -> dict[str, Any]:
             {
                 "name": name,
                 "stem": os.path.basename(found.stem),
+                "step": found.record["step"],
                 "decoding": found.record["decoding"],
             }
             for name, found in shown_evaluations(run).items()
@@ -328,7 +348,7 @@ def main() -> None:
             pictures=flags.pictures,
             attention=flags.attention,
         )
-    except _ERRORS as error:
+    except (*_ERRORS, OSError) as error:
         fail(str(error))
     print(f"wrote {os.path.join(flags.to, 'index.html')}: {size:.1f} MB")
 

@@ -160,12 +160,17 @@ def read_workdir(directory: str) -> Sweep:
     run = _run(directory, row, file)
     again = "evaluate the run again"
     stems = glob.glob("validation-*.metrics.json", root_dir=os.path.join(directory, "evaluation"))
-    stems = sorted(stem.removesuffix(".metrics.json") for stem in stems)
-    evaluations = {
-        stem.removeprefix("validation-"): _evaluation(
-            os.path.join(directory, "evaluation", stem), again
+    found = [
+        _evaluation(
+            os.path.join(directory, "evaluation", stem.removesuffix(".metrics.json")), again
         )
-        for stem in stems
+        for stem in sorted(stems)
+    ]
+    # The latest step first, whose checkpoint is likely still there.
+    found.sort(key=lambda evaluation: -evaluation.record["step"])
+    evaluations = {
+        os.path.basename(evaluation.stem).removeprefix("validation-"): evaluation
+        for evaluation in found
     }
     run = dataclasses.replace(
         run, seed=run.config.get("seed", 0), status="done", evaluations=evaluations
@@ -225,6 +230,7 @@ def _evaluation(stem: str, again: str) -> Evaluation:
 
     def read(found: Any) -> dict[str, float]:
         metrics = member(found, "metrics", dict, file)
+        member(found, "step", int, file)
         return found | {"metrics": {name: float(value) for name, value in metrics.items()}}
 
     record = _read(file, read, again)

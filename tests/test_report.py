@@ -1,10 +1,7 @@
 """A sweep's report: what is written, and the page in a real browser."""
 
 import base64
-import json
 import re
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +11,7 @@ from experiments.report import write_report
 from experiments.report_attention import captions_with_attention, config_of, open_data
 from experiments.report_data import collect
 from tests import browser as browsers
+from tests.report_page import choose, copy, first_run, settle, shown_images, texts, value
 from tests.small_report_sweep import IMAGES, write_small_sweep
 
 PHONE = 390
@@ -47,58 +45,6 @@ def make_page(browser, report):
     settle(browser)
     yield browser
     assert browser.complaints() == []
-
-
-def value(file: Path):
-    """What a file of the page's data hands over."""
-    found = re.fullmatch(r'report\.put\("([\w-]+)",(.*)\);\n', file.read_text(), re.DOTALL)
-    assert found[1] == file.stem
-    return json.loads(found[2])
-
-
-def copy(page, folder, **handed):
-    """A page like the report's in a new folder, with what is handed over instead of its data."""
-    shutil.copytree(page, folder, ignore=shutil.ignore_patterns("data"), dirs_exist_ok=True)
-    (folder / "data").mkdir()
-    for name, found in handed.items():
-        name = name.replace("_", "-")
-        script = f"report.put({json.dumps(name)},{json.dumps(found)});\n"
-        (folder / "data" / f"{name}.js").write_text(script)
-
-
-def first_run(report):
-    """What the page is handed of a report with the first run and evaluation alone."""
-    index = value(report / "data/report.js")
-    index["runs"] = index["runs"][:1]
-    index["runs"][0]["evaluations"] = index["runs"][0]["evaluations"][:1]
-    return index, value(report / "data/images.js"), value(report / "data/captions-0-0.js")
-
-
-def texts(page, selector):
-    return page.run(
-        "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
-    )
-
-
-def shown_images(page):
-    return page.run("return [...document.querySelectorAll('.card')].map((e) => +e.dataset.image)")
-
-
-def settle(page):
-    """Waits for the cards that were asked for."""
-    page.wait("document.getElementById('cards').ariaBusy === 'false'")
-
-
-def choose(page, name, wanted):
-    """Chooses in a select, by an option's text; what is drawn after that is there."""
-    page.run(
-        """const select = document.getElementById(arguments[0]);
-        select.value = [...select.options].find((o) => o.text === arguments[1]).value;
-        select.dispatchEvent(new Event("input", {bubbles: true}))""",
-        name,
-        wanted,
-    )
-    settle(page)
 
 
 def test_the_folder_says_what_the_sweep_says(report):
@@ -139,7 +85,7 @@ def test_maps_are_those_of_the_captions(folder, report):
         np.testing.assert_allclose(said["boxes"][image], [1 / 9, 0, 7 / 9, 1], atol=0.03)
 
 
-def test_another_report_replaces_it_and_nothing_else(folder, report, capsys):
+def test_another_report_replaces_it_and_nothing_else(folder, report, capsys, monkeypatch):
     other = folder / "other"
     write_report(str(folder / "sweep"), str(other), images=3, pictures="links", attention="none")
     images = value(other / "data/images.js")
@@ -149,6 +95,13 @@ def test_another_report_replaces_it_and_nothing_else(folder, report, capsys):
     write_report(str(folder / "sweep"), str(other), images=2, attention="none")
     assert sorted(file.name for file in (other / "pictures").iterdir()) == ["0.png", "1.png"]
     assert "2 thumbnails of captions/validation will take about" in capsys.readouterr().out
+    # One that can't be made leaves the last one as it is.
+    before = {file: file.read_bytes() for file in other.rglob("*") if file.is_file()}
+    monkeypatch.setattr("experiments.report.build.resize", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(str(folder / "sweep"), str(other), images=1, attention="none")
+    assert before == {file: file.read_bytes() for file in other.rglob("*") if file.is_file()}
+    assert not list(folder.glob(".report-*"))
 
 
 def test_the_table_sorts_and_filters(page):
@@ -269,6 +222,28 @@ def test_words_show_where_the_model_looked(page):
     assert len(texts(page, ".card:first-child button.word[tabindex='0']")) == 1
 
 
+def test_arrow_keys_pass_over_captions_without_attention(page):
+    choose(page, "order", "as in the data")
+    choose(page, "other", "whole-seed0 · greedy")
+    assert not texts(page, ".card:first-child .other button.word")
+    page.run("document.querySelector('.card button.word').focus()")
+    place = "return document.activeElement.closest('.card').dataset.image"
+    page.press("Down")
+    assert page.run(place) == "1"
+    page.press("Up")
+    assert page.run(place) == "0"
+
+
+def test_what_differs_most_is_beside_another_run(page):
+    choose(page, "order", "most different first")
+    choose(page, "other", "cropped-seed0 · beam")
+    choose(page, "run", "cropped-seed0 · beam")
+    assert texts(page, ".card:first-child .run") == ["cropped-seed0 · beam", "whole-seed0 · beam"]
+    assert page.run("return document.getElementById('other').selectedOptions[0].text").startswith(
+        "whole-seed0"
+    )
+
+
 def test_maps_lie_on_what_was_seen(page):
     choose(page, "run", "cropped-seed0 · beam")
     page.run("document.querySelector('.card button.word').focus()")
@@ -338,6 +313,7 @@ def test_any_text_is_shown_as_it_is(browser, report, tmp_path):
     images = {name: found if name == "total" else found[:number] for name, found in images.items()}
     images |= {"ids": UGLY, "references": [[text] for text in UGLY]}
     said |= {"captions": UGLY, "words": [re.findall(r"\s*\S+", text) for text in UGLY]}
+    said["words"][2].insert(0, "")  # The first of the tokens of one character.
     maps = [[1, 2, base64.b64encode(b"\x00\xff" * len(words)).decode()] for words in said["words"]]
     index["title"] = index["runs"][0]["variant"] = index["runs"][0]["name"] = "<i>" + "name" * 50
     index["rows"] = [row | {"run": index["title"]} for row in index["rows"][:1]]
@@ -350,6 +326,11 @@ def test_any_text_is_shown_as_it_is(browser, report, tmp_path):
         assert texts(browser, ".caption") == [*UGLY[:-1], "says nothing"]
         assert texts(browser, ".references li") == UGLY
         assert texts(browser, "h1") == [index["title"]]
+        stops = "[...c.querySelectorAll('button.word')].filter((b) => b.tabIndex === 0).length"
+        stops = browser.run(
+            f"return [...document.querySelectorAll('.caption')].map((c) => {stops})"
+        )
+        assert stops == [1, 1, 1, 1, 0]
         inside = "return document.body.scrollWidth <= document.body.clientWidth"
         assert browser.run(inside)
         name = "return document.querySelector('#results .name').getBoundingClientRect().right"
@@ -363,6 +344,21 @@ def test_any_text_is_shown_as_it_is(browser, report, tmp_path):
     browser.press(*["Backspace"] * 5)
     assert len(shown_images(browser)) == number
     assert browser.complaints() == []
+
+
+def test_a_missing_file_is_named_and_shows_nothing_else(browser, report, tmp_path):
+    index, images, said = first_run(report)
+    index["runs"] *= 2
+    copy(report, tmp_path, report=index, images=images, captions_0_0=said)
+    browser.open(tmp_path / "index.html")
+    settle(browser)
+    assert len(shown_images(browser)) == IMAGES
+    browser.run("document.getElementById('run').selectedIndex = 1")
+    browser.run("document.getElementById('run').dispatchEvent(new Event('input'))")
+    settle(browser)
+    assert "captions-1-0" in texts(browser, "#gallery-note")[0]
+    assert not shown_images(browser)
+    assert browser.complaints()  # Of the file.
 
 
 def test_wall_time_is_shown_where_all_runs_have_it(browser, report, tmp_path):

@@ -117,10 +117,27 @@ def test_a_run_that_is_in_no_sweep(tmp_path):
         collect(str(tmp_path))
 
 
+def test_of_a_run_the_latest_checkpoint_comes_first(tmp_path):
+    write_small_sweep(tmp_path)
+    folder = tmp_path / "runs" / "gru-seed0" / "evaluation"
+    for file in list(folder.glob("validation-step40-beam1.*")):
+        for step in (5, 1250):
+            content = file.read_text().replace('"step": 40', f'"step": {step}')
+            file.with_name(file.name.replace("step40", f"step{step}")).write_text(content)
+    for file in folder.glob("*.metrics.json"):
+        record = json.loads(file.read_text()) | {"source": {"name": "x", "fingerprint": "1"}}
+        file.write_text(json.dumps(record))
+    (run,) = collect(str(folder.parent)).runs
+    names = ["step1250-beam1", "step40-beam1", "step40-beam5", "step5-beam1"]
+    assert list(run.evaluations) == names
+
+
+RUN = {"name": "a-seed0", "variant": "a", "seed": 0, "workdir": "runs/a", "overrides": {}}
+NOT_BEGUN = {"file": "x.py", "baseline": "a", "evaluations": {"beam": {}}, "runs": [RUN]}
+
+
 def test_a_sweep_that_has_not_begun(tmp_path, capsys):
-    sweep = {"file": "x.py", "baseline": "a", "evaluations": {"beam": {}}}
-    run = {"name": "a-seed0", "variant": "a", "seed": 0, "workdir": "runs/a", "overrides": {}}
-    (tmp_path / "sweep.json").write_text(json.dumps(sweep | {"runs": [run]}))
+    (tmp_path / "sweep.json").write_text(json.dumps(NOT_BEGUN))
     out = tmp_path / "out"
     assert write_report(str(tmp_path), str(out)) < 0.2
     assert "the page has no gallery" in capsys.readouterr().out
@@ -138,3 +155,11 @@ def test_the_command_line_ends_in_one_line(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path} is no sweep and no run")
+    (tmp_path / "sweep.json").write_text(json.dumps(NOT_BEGUN))
+    file = tmp_path / "file"
+    file.touch()
+    command[-1] = str(file / "page")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert str(file) in done.stderr.splitlines()[-1]

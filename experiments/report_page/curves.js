@@ -57,14 +57,15 @@
 
   /** The range of the values; those that curves begin with, before an evaluation, may lie above it. */
   function rangeOf(lines) {
-    const right = Math.max(...lines.flatMap((line) => line.points.map(([x]) => x)));
+    const most = (values) => values.reduce((a, b) => Math.max(a, b)); // Of more than a call may have.
+    const right = most(lines.flatMap((line) => line.points.map(([x]) => x)));
     const first = Math.min(...lines.filter((line) => line.kind === "firm").map((line) => line.points[0][0]));
     const start = Math.min(Math.max(first, 0.04 * right), 0.15 * right);
     const late = lines.flatMap((line) => {
       const points = line.points.filter(([x]) => x >= start);
       return (points.length ? points : line.points).map(([, y]) => y);
     });
-    const [low, high] = [Math.min(...late), Math.max(...late)];
+    const [low, high] = [-most(late.map((y) => -y)), most(late)];
     const pad = 0.05 * (high - low) || 1;
     return { right: right || 1, low: Math.min(low >= 0 ? Math.max(low - pad, 0) : low - pad), high: high + pad };
   }
@@ -162,7 +163,7 @@
       report.tell("highlight", null);
     }
 
-    svg.addEventListener("pointermove", (event) => {
+    const nearestTo = (event) => {
       const box = svg.getBoundingClientRect();
       const scale = WIDTH / box.width;
       const [px, py] = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
@@ -173,8 +174,11 @@
         if (distance < nearest) [nearest, line, at] = [distance, index, place];
       }));
       say();
-    });
-    svg.addEventListener("pointerleave", leave);
+    };
+    svg.addEventListener("pointermove", nearestTo);
+    svg.addEventListener("pointerdown", nearestTo);
+    // What a finger has shown stays until it points elsewhere.
+    svg.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && leave());
     svg.addEventListener("blur", leave);
     svg.addEventListener("focus", () => {
       if (!svg.matches(":focus-visible")) return;

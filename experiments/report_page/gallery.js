@@ -10,7 +10,7 @@
 
   /** All evaluations that have captions: [{run, place, label, name}]. */
   const choices = runs.flatMap((run, number) => run.evaluations.map((evaluation, place) => ({
-    run: number, place, name: `captions-${number}-${place}`,
+    run: number, place, step: evaluation.step, name: `captions-${number}-${place}`,
     label: run.evaluations.length > 1 ? `${run.name} · ${evaluation.name}` : run.name,
   })));
   const value = ({ run, place }) => `${run} ${place}`;
@@ -24,11 +24,11 @@
       return words && { words, name: `attention-${choice.run}-${choice.place}`, chunk: said.chunk };
     }
     // Another way of decoding may have said the same, and then it looked at the same.
-    for (const other of choices) {
-      const there = other.run === choice.run && report.get(other.name);
-      if (there?.words && there.captions[image] === said.captions[image]) return attention(other, image);
-    }
-    return null;
+    const same = choices.find((other) => {
+      const there = other.run === choice.run && other.step === choice.step && report.get(other.name);
+      return there?.words?.[image] && there.captions[image] === said.captions[image];
+    });
+    return same ? attention(same, image) : null;
   }
 
   async function mapsOf({ name, chunk }, image) {
@@ -62,6 +62,7 @@
 
   async function draw() {
     const mine = ++drawing;
+    if (byId("order").value === "different") chooseOther();
     byId("cards").setAttribute("aria-busy", "true");
     const [one, two] = [chosen("run"), chosen("other")];
     const wanted = two && two !== one ? [one, two] : [one];
@@ -70,8 +71,14 @@
     try {
       await Promise.all(needed.map((choice) => report.load(choice.name)));
     } catch (error) {
+      if (mine !== drawing) return;
+      [shown, order] = [[], []];
       note.textContent = `${error.message}: make the report again`;
       note.hidden = false;
+      byId("comparison").hidden = true;
+      byId("count").textContent = "";
+      byId("cards").replaceChildren();
+      byId("cards").setAttribute("aria-busy", "false");
       return;
     }
     if (mine !== drawing) return; // Something else was chosen while this was loaded.
@@ -180,7 +187,8 @@
       if (!maps) {
         line.append(el("span", { class: looks }, token));
       } else if (token) {
-        line.append(el("button", { class: looks, "data-word": word, tabindex: word ? "-1" : "0" }, token));
+        const first = !line.querySelector("button");
+        line.append(el("button", { class: looks, "data-word": word, tabindex: first ? "0" : "-1" }, token));
       }
     });
     if (!text) line.append(el("span", { class: "hint" }, "says nothing"));
@@ -218,6 +226,7 @@
       try {
         found = await mapsOf(maps, image);
       } catch (error) {
+        if (current !== button) return;
         looked.textContent = error.message;
         looked.hidden = false;
         return;
@@ -264,14 +273,22 @@
     });
   }
 
-  /** Moves the focus to the next caption, or the one before. */
+  /** Moves the focus to the next caption that has attention, or the one before. */
   function leaveFor(line, by) {
-    let lines = [...document.querySelectorAll("#cards .caption")];
-    if (lines.indexOf(line) + by >= lines.length) {
+    const cards = () => document.querySelectorAll("#cards .card").length;
+    const search = () => {
+      const lines = [...document.querySelectorAll("#cards .caption")];
+      for (let at = lines.indexOf(line) + by; at in lines; at += by) {
+        const button = lines[at].querySelector("button");
+        if (button) return button;
+      }
+      return null;
+    };
+    let next = search();
+    while (!next && by > 0 && cards() < order.length) {
       grow();
-      lines = [...document.querySelectorAll("#cards .caption")];
+      next = search();
     }
-    const next = lines[lines.indexOf(line) + by]?.querySelector("button");
     if (!next) return;
     next.focus();
     next.closest(".card").scrollIntoView({ block: "nearest" });

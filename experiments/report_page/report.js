@@ -120,7 +120,7 @@ const report = (() => {
     byId("summary").textContent = parts.join(" · ");
     const made = Object.entries(about).map(([name, value]) => `${name}: ${show(value)}`);
     byId("footer").textContent = ["made by capjax", ...made].join(" · ");
-    for (const id of images.ids.length ? [] : ["captions"]) byId(id).hidden = true;
+    for (const found of images.ids.length ? [] : document.querySelectorAll('#captions, [href="#captions"]')) found.hidden = true;
   });
 
   return { put, get, load, on, tell, el, byId, show, duration, compact, plural, colour, wordsOf };

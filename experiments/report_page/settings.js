@@ -31,7 +31,7 @@
       (!only || different.has(name)) && words.every((word) => `${name}=${show(value)}`.toLowerCase().includes(word))));
     const decodings = run.evaluations.map((evaluation) =>
       titled(`Decoding: ${evaluation.name}`, rows({ file: evaluation.stem, ...evaluation.decoding })));
-    const nothing = only && !different.size ? "no field differs between the runs" : "no field is like that";
+    const nothing = !begun.includes(run) ? "it has not begun" : only && !different.size ? "no field differs between the runs" : "no field is like that";
     byId("settings-tables").replaceChildren(...[
       titled("Config", rows(config, (name) => different.has(name))) ?? el("p", { class: "hint" }, nothing),
       titled("Provenance", rows(run.provenance)),

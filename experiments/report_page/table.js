@@ -5,7 +5,7 @@
   const { el, byId, show, colour } = report;
   const { rows: all, runs, fields, baseline, evaluations } = report.get("report");
   const SHOWN = ["CIDEr-D", "BLEU-4", "ROUGE-L", "METEOR", "truth_rate"];
-  const FALLING = ["loss", "shuffled_truth_rate"];
+  const FALLING = ["loss", "shuffled_truth_rate", "unscored_images"];
   const SURE = 0.05;
   let sorted = { key: null, falling: true };
 
@@ -127,7 +127,7 @@
       : el("button", { class: "name", click: open }, nameOf(row));
     const seeds = isMean(row) ? el("small", {}, report.plural(row.seeds.length, "seed")) : null;
     const allDone = numbers.every((number) => runs[number].status === "done");
-    const kind = ["failed", "begun", "waiting"].find((status) => row.status.includes(status));
+    const kind = ["failed", "outdated", "begun", "waiting"].find((status) => row.status.includes(status));
     const badge = allDone ? null : el("span", { class: `badge ${kind}` }, row.status);
     const base = row.variant === baseline ? el("span", { class: "badge base" }, "baseline") : null;
     const error = row.error ? el("div", { class: "error", title: row.error }, row.error) : null;
