@@ -13,6 +13,7 @@ FEWER = {"num_steps = 600": "num_steps = 4", "eval_every = 300": "eval_every = 4
 FEWER |= {
     "log_every = 20": "log_every = 1",
     "warmup_steps = 100": "warmup_steps = 1",
+    "num_samples = 2": "num_samples = 0",
     "images=100": "images=5",
 }
 
