@@ -93,7 +93,9 @@ def _train(run: Run, workdir: str, record: RunRecord) -> None:
     finally:
         rows = read_metrics(os.path.join(workdir, "metrics.jsonl"))
         record.seconds["train"] = max((row.get("wall_seconds", 0) for row in rows), default=0)
-        _note_memory(workdir, record)
+        # The size is known from the end of training on; after it, this has looked and no more.
+        if record.parameters is None:
+            _note_memory(workdir, record)
     words = load_tokenizer(workdir).vocab_size
     record.parameters, record.trainable_parameters = size(run.config, words)
     # Of each visit the first has the compilation in it, which a median passes over.
