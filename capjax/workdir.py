@@ -26,7 +26,7 @@ from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
 from capjax.data.source import Source
-from capjax.data.text_files import parse_json
+from capjax.data.text_files import dotted, parse_json
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.results import write_json
 from capjax.models.captioner import Variables
@@ -328,12 +328,4 @@ def _is_free(name: str, free: Sequence[str]) -> bool:
 
 def flat(config: ConfigDict) -> dict[str, Any]:
     """Every field by its dotted name."""
-
-    def walk(section, prefix):
-        for name, value in section.items():
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{name}.")
-            else:
-                yield prefix + name, value
-
-    return dict(walk(_tuples(config.to_dict()), ""))
+    return dotted(_tuples(config.to_dict()))

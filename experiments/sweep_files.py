@@ -9,12 +9,12 @@ runs/NAME/evaluation/STEM.*.json    what `python -m capjax.main --mode evaluate`
 import dataclasses
 import glob
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 
-from capjax.data.text_files import member, parse_json
+from capjax.data.text_files import dotted, member, parse_json
 
 WAITING = "waiting"
 """The status of a run that has not started."""
@@ -183,7 +183,7 @@ def _run(directory: str, row: Any, file: str) -> Run:
     workdir = os.path.join(directory, member(row, "workdir", str, file))
     again = f"copy it again from where the run was made, or delete {workdir} and train it again"
     decodings = row.get("decodings") or {}  # Sweeps of earlier versions have none.
-    config = _read_if_there(os.path.join(workdir, "config.json"), _flat, again) or {}
+    config = _read_if_there(os.path.join(workdir, "config.json"), dotted, again) or {}
     # Fields that only one of them has are another version's, and sections have their names.
     wanted = row.get("config") or {}
     outdated = any(config[field] != wanted[field] for field in config.keys() & wanted.keys())
@@ -284,14 +284,3 @@ def _damaged(file: str, reason: str, again: str) -> ResultsError:
     reason = " ".join(reason.split())
     # Some reasons begin with the file.
     return ResultsError(f"{reason if file in reason else f'{file} is damaged: {reason}'}; {again}")
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Fields by their dotted names."""
-    flat = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from capjax.data.source import DataError
@@ -107,3 +107,14 @@ def member(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any
     if not isinstance(row[key], kinds) or isinstance(row[key], bool):
         raise LayoutError(f"{where}: {key!r} is {row[key]!r:.60}, not {wanted}")
     return row[key]
+
+
+def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested objects by their dotted names, {"a": {"b": 1}} as {"a.b": 1}."""
+    found = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            found |= dotted(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found

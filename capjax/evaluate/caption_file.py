@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from capjax.data.text_files import dotted
 from capjax.evaluate.lines import json_line
 from capjax.evaluate.results import write_json
 
@@ -98,13 +99,13 @@ class CaptionFile:
     def _check_made_by(self, made_by: dict[str, Any]) -> None:
         try:
             with open(self._meta, encoding="utf-8") as stream:
-                saved = _flat(json.load(stream))
+                saved = dotted(json.load(stream))
         except (OSError, ValueError, AttributeError) as error:
             raise CaptionFileError(
                 f"{self._meta}, which says what made {self.path}, can't be read: {error}; "
                 "give a new name"
             ) from error
-        given = _flat(made_by)
+        given = dotted(made_by)
         changed = [
             f"  {name}: {saved.get(name, '(absent)')!r} in the file, "
             f"{given.get(name, '(absent)')!r} now"
@@ -155,13 +156,3 @@ def _captions(path: str) -> Iterator[tuple[str, bytes]]:
                 ) from error
             if caption is not None:
                 yield image, line
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
