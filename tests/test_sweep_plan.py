@@ -23,6 +23,7 @@ from experiments.variants import Sweep, SweepError, Variant, values
 SHIPPED = [
     "experiments/shapes_variants.py",
     "experiments/flickr8k_variants.py",
+    "experiments/flickr8k_variants.py:finalists",
     "experiments/flickr8k_recurrent.py",
     "experiments/coco_variants.py",
     "experiments/coco_variants.py:karpathy",
