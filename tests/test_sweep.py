@@ -1,6 +1,7 @@
 """The sweep's command line, from variants to tables, in real processes."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -32,13 +33,19 @@ def make_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session", name="swept")
 def make_swept(home, folder):
-    """A sweep's folder, hit by SIGTERM in its first run and continued; and both its calls."""
+    """A sweep's folder, hit by SIGTERM in its first run; and both its calls.
+
+    It is continued with as many runs at once as there are cores, two at most: one of them fails
+    long before the other is done.
+    """
     directory = folder / "swept"
     arguments = ["experiments.sweep", sweep_of(folder), "--workdir", str(directory)]
     # Without Java, which takes longer than all else.
     env = {"PATH": "/nonexistent"}
     hit = call(home, *arguments, check=False, HIT_AT="5", **env)
     record = read_record(str(directory / "runs" / "plain-seed3"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    arguments += ["--parallel", str(min(cores, 2))]
     return directory, hit, record, call(home, *arguments, check=False, **env)
 
 
@@ -47,6 +54,7 @@ def test_a_sweep_that_is_hit_is_left_in_good_order(swept):
     assert hit.returncode == 75, hit.stdout + hit.stderr
     assert f"the same command continues {directory}" in hit.stdout
     assert "[1/2] plain-seed3: stopped by a signal, to be continued" in hit.stdout
+    assert "train:" in hit.stderr  # What a single run at a time prints is shown, too.
     assert "broken" not in hit.stdout
     assert (record.status, record.evaluations) == ("begun", {})
     assert record.seconds["train"] > 0
@@ -57,7 +65,6 @@ def test_the_same_command_continues_it(swept):
     workdir = directory / "runs" / "plain-seed3"
     log = (workdir / "log.txt").read_text()
     assert f"continuing {workdir} from step 5" in log
-    assert f"continuing {workdir} from step 5" in done.stderr  # Shown, too.
     rows = [r for r in read_metrics(str(workdir / "metrics.jsonl")) if r["group"] == "train"]
     assert [row["step"] for row in rows] == list(range(1, 11))
     record = read_record(str(workdir))
@@ -74,7 +81,8 @@ def test_the_same_command_continues_it(swept):
     assert record.seconds[stem] > 0
     # One decoding of two names is made once.
     assert record.evaluations["the_same"] == stem
-    assert done.stderr.count("wrote ") == 1
+    assert log.count("wrote ") == 1
+    assert "[1/2] plain-seed3: done, trained in " in done.stdout
     assert (workdir / "evaluation" / f"{stem}.metrics.json").exists()
     assert (directory / "results.md").exists()
 
