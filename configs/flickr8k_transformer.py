@@ -40,15 +40,15 @@ def get_config(variant: str = "mobilenet_v2"):
     config.decoder.tie_embeddings = True
 
     config.batch_size = 16
-    # 20 epochs of 375 steps.
-    config.num_steps = 7500
+    # 12 epochs of 375 steps; 20 come to the same scores.
+    config.num_steps = 4500
     config.ema_decay = 0.999
     config.label_smoothing = 0.1
     config.optimizer.learning_rate = 8e-4
     config.optimizer.warmup_steps = 400
     config.optimizer.weight_decay = 0.05
     config.log_every = 50
-    config.eval_every = 1500
+    config.eval_every = 750
     config.decoding.max_length = 22
     # Chosen on validation, of penalties from 0.6 to 1 and the three ways to stop.
     config.decoding.length_penalty = 0.7
