@@ -1,7 +1,6 @@
 """The sweep's command line, from variants to tables, in real processes."""
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import sys
 import pytest
 
 from capjax.data.lock import one_at_a_time
+from capjax.environment import describe
 from capjax.load import load_tokenizer
 from capjax.train.signals import Interrupted, Interruption
 from capjax.train.writer import read_metrics
@@ -40,12 +40,11 @@ def make_swept(home, folder):
     """
     directory = folder / "swept"
     arguments = ["experiments.sweep", sweep_of(folder), "--workdir", str(directory)]
-    # Without Java, which takes longer than all else.
-    env = {"PATH": "/nonexistent"}
+    # Without Java, which takes longer than all else, and with cores to share, not accelerators.
+    env = {"PATH": "/nonexistent", "JAX_PLATFORMS": "cpu"}
     hit = call(home, *arguments, check=False, HIT_AT="5", **env)
     record = read_record(str(directory / "runs" / "plain-seed3"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-    arguments += ["--parallel", str(min(cores, 2))]
+    arguments += ["--parallel", str(min(describe()["processors"], 2))]
     return directory, hit, record, call(home, *arguments, check=False, **env)
 
 
@@ -54,7 +53,9 @@ def test_a_sweep_that_is_hit_is_left_in_good_order(swept):
     assert hit.returncode == 75, hit.stdout + hit.stderr
     assert f"the same command continues {directory}" in hit.stdout
     assert "[1/2] plain-seed3: stopped by a signal, to be continued" in hit.stdout
-    assert "train:" in hit.stderr  # What a single run at a time prints is shown, too.
+    # Of one run at a time, what it says is shown, too.
+    workdir = directory / "runs" / "plain-seed3"
+    assert f"stopped by a signal at step 5: the same command continues {workdir}" in hit.stderr
     assert "broken" not in hit.stdout
     assert (record.status, record.evaluations) == ("begun", {})
     assert record.seconds["train"] > 0
