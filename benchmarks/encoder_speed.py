@@ -48,13 +48,13 @@ def make_capjax(name: str, side: int) -> Encode:
     import jax
     import jax.numpy as jnp
 
-    from capjax.models.efficientnet import EfficientNetB0
-    from capjax.models.inception_v3 import InceptionV3
-    from capjax.models.mobilenet_v2 import MobileNetV2
-    from capjax.models.mobilenet_v3 import MobileNetV3
-    from capjax.models.resnet import ResNet
-    from capjax.models.vit import ViT
-    from capjax.splits import make_encode
+    from capjax.models.encoders.efficientnet_b0 import EfficientNetB0
+    from capjax.models.encoders.inception_v3 import InceptionV3
+    from capjax.models.encoders.mobilenet_v2 import MobileNetV2
+    from capjax.models.encoders.mobilenet_v3 import MobileNetV3
+    from capjax.models.encoders.resnet import ResNet
+    from capjax.models.encoders.vit import ViT
+    from capjax.run.split import make_encode
 
     encoder = {
         "mobilenet_v2": MobileNetV2(),

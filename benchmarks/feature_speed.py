@@ -57,22 +57,22 @@ def run_capjax(folder: str) -> float:
     import jax
     import jax.numpy as jnp
 
-    from capjax import parallel
     from capjax.data.feature_cache import FeatureShape, open_features
     from capjax.data.images import Resize
     from capjax.data.reading import read_batches
-    from capjax.models.mobilenet_v2 import MobileNetV2
-    from capjax.splits import make_encode
+    from capjax.models.encoders.mobilenet_v2 import MobileNetV2
+    from capjax.parallel import devices
+    from capjax.run.split import make_encode
 
     source, encoder = Files(folder), MobileNetV2()
     images = jnp.zeros((1, SIDE, SIDE, 3), jnp.uint8)
     variables = jax.jit(lambda key: encoder.init(key, images, train=False))(jax.random.key(0))
-    encode, placed = parallel.map_devices(make_encode(encoder)), parallel.replicate(variables)
+    encode, placed = devices.map_devices(make_encode(encoder)), devices.replicate(variables)
     started = []
 
     def compute(batches):
         for pixels in read_batches(source, batches, resize=Resize(SIDE), num_threads=4):
-            features = parallel.unshard(encode(placed, parallel.shard(pixels)))
+            features = devices.unshard(encode(placed, devices.shard(pixels)))
             started.append(time.perf_counter())
             yield features
 

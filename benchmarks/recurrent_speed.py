@@ -211,8 +211,8 @@ def train_peer(task: str, count: int) -> dict:
 
 
 def make_captioner():
-    from capjax.models.bahdanau_decoder import BahdanauDecoder
     from capjax.models.captioner import Captioner, FeatureEncoder
+    from capjax.models.decoders.bahdanau import BahdanauDecoder
 
     decoder = BahdanauDecoder(
         vocab_size=VOCABULARY,
@@ -237,9 +237,9 @@ def train_capjax(task: str, count: int, layout: str) -> dict:
     import jax
     import optax
 
-    from capjax import parallel
     from capjax.data.batches import TrainBatches
     from capjax.data.captions import CaptionReport, EncodedCaptions
+    from capjax.parallel import devices
     from capjax.train.objective import Objective
     from capjax.train.state import init_state
     from capjax.train.step import make_train_step
@@ -260,11 +260,11 @@ def train_capjax(task: str, count: int, layout: str) -> dict:
     pool, model = make_features(POOL), make_captioner()
     optimizer = optax.chain(optax.clip(CLIP), optax.adam(RATE))
     params = model.init_variables(jax.random.key(0), (POSITIONS, FEATURES))["params"]
-    state = parallel.replicate(init_state(params, optimizer, ema=False))
+    state = devices.replicate(init_state(params, optimizer, ema=False))
     update = make_train_step(
         model, optimizer, seed=0, objective=Objective(attention_penalty=PENALTY)
     )
-    update = parallel.map_devices(update, donate=(0,))
+    update = devices.map_devices(update, donate=(0,))
 
     def step(number: int) -> float:
         nonlocal state
@@ -272,7 +272,7 @@ def train_capjax(task: str, count: int, layout: str) -> dict:
         found = {"tokens": batch.tokens, "lengths": batch.lengths, "packing": batch.packing}
         found = {name: value for name, value in found.items() if value is not None}
         found["features"] = pool[batch.index % POOL]
-        state, metrics = update(state, parallel.shard(found))
+        state, metrics = update(state, devices.shard(found))
         return float(metrics["objective"][0])
 
     steps = len(captions) // images
@@ -322,15 +322,15 @@ def search_peer() -> dict:
 
 
 def search_capjax() -> dict:
-    from capjax import parallel
     from capjax.evaluate.captioning import BeamSearch, CaptionBatches
-    from capjax.pretrained.show_attend_tell import decoder_variables
+    from capjax.parallel import devices
+    from capjax.pretrained.captioners.show_attend_tell import decoder_variables
 
     tokenizer = make_tokenizer()
     method = BeamSearch(BEAMS, length_penalty=0.0, early_stopping=True, max_length=MOST_STEPS + 1)
     caption = CaptionBatches(make_captioner(), tokenizer)
     params = decoder_variables(draw_weights(), "drawn weights")["params"]
-    variables = parallel.replicate({"params": {"decoder": params}})
+    variables = devices.replicate({"params": {"decoder": params}})
     batch = {"features": make_features(BEAM_IMAGES), "index": np.arange(BEAM_IMAGES)}
     list(caption(variables, [batch], method))
     start = time.perf_counter()

@@ -68,12 +68,12 @@ def run_capjax(layout: str) -> dict[str, float]:
     import jax
     import optax
 
-    from capjax import parallel
     from capjax.data.batches import TrainBatches
     from capjax.data.captions import CaptionReport, EncodedCaptions
     from capjax.data.tokenizer import train_word_tokenizer
     from capjax.models.captioner import Captioner, FeatureEncoder
-    from capjax.models.transformer_decoder import TransformerDecoder
+    from capjax.models.decoders.transformer import TransformerDecoder
+    from capjax.parallel import devices
     from capjax.train.objective import Objective
     from capjax.train.state import init_state
     from capjax.train.step import make_train_step
@@ -110,8 +110,8 @@ def run_capjax(layout: str) -> dict[str, float]:
     )
     optimizer = optax.adam(1e-4)
     params = model.init_variables(jax.random.key(0), (POSITIONS, FEATURES))["params"]
-    state = parallel.replicate(init_state(params, optimizer, ema=False))
-    step = parallel.map_devices(
+    state = devices.replicate(init_state(params, optimizer, ema=False))
+    step = devices.map_devices(
         make_train_step(model, optimizer, seed=0, objective=Objective()), donate=(0,)
     )
     pool = np.random.default_rng(1).normal(size=(POOL, POSITIONS, FEATURES)).astype(np.float32)
@@ -125,7 +125,7 @@ def run_capjax(layout: str) -> dict[str, float]:
 
     def train(batch):
         nonlocal state
-        state, metrics = step(state, parallel.shard(batch))
+        state, metrics = step(state, devices.shard(batch))
         jax.block_until_ready(metrics)
 
     return timed(train, make)

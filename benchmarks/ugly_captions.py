@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from capjax.data.captions import encode_captions, read_captions
-from capjax.data.folder import open_folder
+from capjax.data.datasets.folder import open_folder
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.metrics.ptb import tokenize
 

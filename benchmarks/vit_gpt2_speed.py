@@ -143,9 +143,9 @@ def read_capjax(folder: str):
     """The model, its variables on the device, and a batch."""
     import jax
 
+    from capjax.pretrained.captioners.encoder_decoder import captioner, read_fields, read_variables
     from capjax.pretrained.checkpoint_folders import read_json
-    from capjax.pretrained.encoder_decoder import captioner, read_fields, read_variables
-    from capjax.pretrained.vit import vit_fields
+    from capjax.pretrained.vit.read import vit_fields
 
     at = os.path.join(folder, "config.json")
     decoder, projection = read_fields(read_json(at), at)
@@ -189,7 +189,7 @@ def caption_capjax(folder: str) -> dict[str, Callable[[], object]]:
 def train_capjax(folder: str) -> dict[str, Callable[[], object]]:
     import optax
 
-    from capjax import parallel
+    from capjax.parallel import devices
     from capjax.train.objective import Objective
     from capjax.train.optimizer import adamw
     from capjax.train.state import init_state
@@ -199,11 +199,11 @@ def train_capjax(folder: str) -> dict[str, Callable[[], object]]:
     optimizer = adamw(
         optax.constant_schedule(RATE), b1=0.9, b2=0.999, weight_decay=0.01, clip_norm=0.0
     )
-    state = parallel.replicate(init_state(variables["params"], optimizer, ema=False))
+    state = devices.replicate(init_state(variables["params"], optimizer, ema=False))
     del variables
     update = make_train_step(model, optimizer, seed=0, objective=Objective())
-    update = parallel.map_devices(update, donate=(0,))
-    batch = parallel.shard(batch)
+    update = devices.map_devices(update, donate=(0,))
+    batch = devices.shard(batch)
 
     def step():
         nonlocal state

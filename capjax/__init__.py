@@ -5,6 +5,6 @@ captions = run.caption(["photo.jpg"], attention=True)
 """
 
 from capjax.evaluate.captioning import BeamSearch, Caption, Sampling
-from capjax.load import Run, load
+from capjax.run.load import Run, load
 
 __all__ = ["BeamSearch", "Caption", "Run", "Sampling", "load"]

@@ -17,16 +17,17 @@ from typing import Any
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax import build, checks, looks
+from capjax.cli import attention
+from capjax.config import build, checks
 from capjax.data.inputs import batches, expand, read_input, read_lines
 from capjax.evaluate.caption_file import CaptionFile, CaptionFileError
 from capjax.evaluate.captioning import Method, Sampling
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
 from capjax.evaluate.stream import caption_stream, picture_reader
-from capjax.load import Run, load, made_by
+from capjax.pretrained.captioners.published import is_published
 from capjax.pretrained.weights import WeightsError
-from capjax.published import is_published
-from capjax.workdir import WorkdirError, load_config
+from capjax.run.load import Run, load, made_by
+from capjax.run.workdir import WorkdirError, load_config
 
 EXIT_STATUS = """\
 exit status:
@@ -69,7 +70,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--batch_size", type=_positive, help="images at once, at most (default: the model's)"
     )
-    looks.add_arguments(parser)
+    attention.add_arguments(parser)
     parser.add_argument(
         "--compilation_cache",
         default=build.COMPILATION_CACHE,
@@ -90,7 +91,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="go on with FILE: skip images that have a caption there, try errors again",
     )
     arguments = parser.parse_args(argv)
-    looks.check_arguments(parser, arguments)
+    attention.check_arguments(parser, arguments)
     if arguments.model and arguments.checkpoint:
         parser.error("--checkpoint is of a run: a --model has one")
     if arguments.resume and not arguments.output:
@@ -162,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run = _load(arguments)
         method = choose_method(arguments, run.config)
-        looks.check_run(arguments, run.config.decoder)
+        attention.check_run(arguments, run.config.decoder)
         with contextlib.ExitStack() as stack:
             file = None
             if arguments.output:
@@ -233,7 +234,7 @@ def _caption_all(
                         print(f"error: {printable(str(answer.error))}", file=sys.stderr)
                 if draws and answer.caption:
                     # First, as --resume takes what has its line to be done.
-                    looks.draw(arguments, answer)
+                    attention.draw(arguments, answer)
                 if file:
                     file.write(answer_row(answer))
                 elif arguments.json:

@@ -20,14 +20,15 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from capjax import build, processes
-from capjax.command import fail, parse_flags
+from capjax.cli.flags import fail, parse_flags
+from capjax.config import build
 from capjax.data.images import ImageError
-from capjax.data.source import DataError
+from capjax.files.errors import DataError
+from capjax.parallel import processes
 from capjax.pretrained.weights import WeightsError
-from capjax.run import evaluate, train
+from capjax.run.train import evaluate, train
+from capjax.run.workdir import WorkdirError, default_workdir
 from capjax.train.finite import NonFiniteError
-from capjax.workdir import WorkdirError, default_workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, such as configs/shapes_transformer.py.", lock_config=True

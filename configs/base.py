@@ -76,7 +76,7 @@ def _files_dataset(name: str) -> ConfigDict:
 
 
 def flickr8k_dataset() -> ConfigDict:
-    """Flickr8k's ordinary download (`capjax.data.flickr8k`)."""
+    """Flickr8k's ordinary download (`capjax.data.datasets.flickr8k`)."""
     dataset = _files_dataset("flickr8k")
     # Its folder: images, captions.txt or Flickr8k.token.txt, and the split lists.
     dataset.root = ""
@@ -84,7 +84,7 @@ def flickr8k_dataset() -> ConfigDict:
 
 
 def karpathy_dataset() -> ConfigDict:
-    """Karpathy's splits of COCO, Flickr8k or Flickr30k (`capjax.data.karpathy`)."""
+    """Karpathy's splits of COCO, Flickr8k or Flickr30k (`capjax.data.datasets.karpathy`)."""
     dataset = _files_dataset("karpathy")
     # dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json.
     dataset.file = ""
@@ -96,7 +96,7 @@ def karpathy_dataset() -> ConfigDict:
 
 
 def coco_json_dataset() -> ConfigDict:
-    """COCO's own caption files (`capjax.data.coco_json`)."""
+    """COCO's own caption files (`capjax.data.datasets.coco_json`)."""
     dataset = _files_dataset("coco_json")
     # captions_train*.json, and the folder of its images.
     dataset.train_file = ""
@@ -115,7 +115,7 @@ def coco_json_dataset() -> ConfigDict:
 
 
 def folder_dataset() -> ConfigDict:
-    """Your own pictures: a JSONL or CSV file of image, caption, split (`capjax.data.folder`)."""
+    """Your own pictures: a JSONL or CSV file of image, caption, split (`data.datasets.folder`)."""
     dataset = _files_dataset("folder")
     # The file; a row a caption.
     dataset.file = ""
@@ -129,7 +129,7 @@ def folder_dataset() -> ConfigDict:
 
 
 def patch_encoder() -> ConfigDict:
-    """A vision transformer from scratch (`capjax.models.patch_encoder`)."""
+    """A vision transformer from scratch (`capjax.models.encoders.patch`)."""
     encoder = ConfigDict()
     encoder.name = "patch"
     # Side of a patch in pixels; must divide dataset.image_size.
@@ -152,7 +152,7 @@ def patch_encoder() -> ConfigDict:
 
 
 def conv_encoder() -> ConfigDict:
-    """A small residual CNN from scratch (`capjax.models.conv_encoder`)."""
+    """A small residual CNN from scratch (`capjax.models.encoders.conv`)."""
     encoder = ConfigDict()
     encoder.name = "conv"
     # Channels of each stage; every stage after the first halves the grid.
@@ -193,7 +193,7 @@ def adapter() -> ConfigDict:
 
 
 def transformer_decoder() -> ConfigDict:
-    """A transformer decoder (`capjax.models.transformer_decoder`)."""
+    """A transformer decoder (`capjax.models.decoders.transformer`)."""
     decoder = ConfigDict()
     decoder.name = "transformer"
     # Width of the token embeddings and residuals.
@@ -222,7 +222,7 @@ def transformer_decoder() -> ConfigDict:
 
 
 def bahdanau_decoder() -> ConfigDict:
-    """A GRU or LSTM with additive attention (`capjax.models.bahdanau_decoder`)."""
+    """A GRU or LSTM with additive attention (`capjax.models.decoders.bahdanau`)."""
     decoder = ConfigDict()
     decoder.name = "bahdanau"
     # "lstm" or "gru".

@@ -6,7 +6,8 @@
 or over another encoder by its name, such as `folder_transformer.py:resnet101` (see
 `configs.pretrained_encoders.use_encoder`).
 
-The file has a row a caption: image,caption and, if you like, split (see `capjax.data.folder`).
+The file has a row a caption: image,caption and, if you like, split (see
+`capjax.data.datasets.folder`).
 """
 
 from configs import base, flickr8k_transformer

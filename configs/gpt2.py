@@ -2,13 +2,13 @@
 
 from ml_collections import ConfigDict
 
-from capjax.pretrained.encoder_decoder import PROJECTION, read_captioner
-from capjax.pretrained.gpt2 import gpt2_fields
+from capjax.pretrained.captioners.encoder_decoder import PROJECTION, read_captioner
+from capjax.pretrained.captioners.gpt2 import gpt2_fields
 from configs.pretrained_encoders import vit
 
 
 def gpt2_decoder() -> ConfigDict:
-    """GPT-2 with attention to the image (`capjax.models.gpt2_decoder`)."""
+    """GPT-2 with attention to the image (`capjax.models.decoders.gpt2`)."""
     decoder = ConfigDict()
     decoder.name = "gpt2"
     # A GPT-2 that it and the tokenizer start from: a folder, or a name on huggingface.co such as

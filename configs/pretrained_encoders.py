@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from capjax.data.images import Resize
 from capjax.pretrained.resnet import timm_depth, timm_resize
 from capjax.pretrained.saved import read_about
-from capjax.pretrained.vit import vit_fields, vit_resize
+from capjax.pretrained.vit.read import vit_fields, vit_resize
 
 
 def _pretrained(name: str) -> ConfigDict:
@@ -32,7 +32,7 @@ def _pretrained(name: str) -> ConfigDict:
 
 
 def mobilenet_v2() -> ConfigDict:
-    """MobileNetV2 (`capjax.models.mobilenet_v2`): 7x7 features of 1280 at 224 pixels."""
+    """MobileNetV2 (`capjax.models.encoders.mobilenet_v2`): 7x7 features of 1280 at 224 pixels."""
     encoder = _pretrained("mobilenet_v2")
     # Multiplies the channels of all layers.
     encoder.alpha = 1.0
@@ -40,7 +40,7 @@ def mobilenet_v2() -> ConfigDict:
 
 
 def mobilenet_v3() -> ConfigDict:
-    """MobileNetV3 (`capjax.models.mobilenet_v3`): 7x7 features of 960 or 576 at 224 pixels."""
+    """MobileNetV3 (`models.encoders.mobilenet_v3`): 7x7 features of 960 or 576 at 224 pixels."""
     encoder = _pretrained("mobilenet_v3")
     # "small" or "large".
     encoder.size = "large"
@@ -50,17 +50,17 @@ def mobilenet_v3() -> ConfigDict:
 
 
 def efficientnet_b0() -> ConfigDict:
-    """EfficientNet-B0 (`capjax.models.efficientnet`): 7x7 features of 1280 at 224 pixels."""
+    """EfficientNet-B0 (`models.encoders.efficientnet_b0`): 7x7 features of 1280 at 224 pixels."""
     return _pretrained("efficientnet_b0")
 
 
 def inception_v3() -> ConfigDict:
-    """InceptionV3 (`capjax.models.inception_v3`): 8x8 features of 2048 at 299 pixels."""
+    """InceptionV3 (`capjax.models.encoders.inception_v3`): 8x8 features of 2048 at 299 pixels."""
     return _pretrained("inception_v3")
 
 
 def resnet() -> ConfigDict:
-    """A ResNet (`capjax.models.resnet`): 7x7 features of 2048 at 224 pixels."""
+    """A ResNet (`capjax.models.encoders.resnet`): 7x7 features of 2048 at 224 pixels."""
     encoder = _pretrained("resnet")
     # 50, 101 or 152 layers.
     encoder.depth = 101
@@ -70,12 +70,12 @@ def resnet() -> ConfigDict:
 
 
 def vit() -> ConfigDict:
-    """A vision transformer (`capjax.models.vit`): ViT-B/16's class token and 14x14 features of 768.
+    """A vision transformer (`models.encoders.vit`): ViT-B/16's class token, 14x14 features of 768.
 
-    Other weights need other fields, which `capjax.pretrained.vit.vit_fields` reads from them.
+    Other weights need other fields, which `capjax.pretrained.vit.read.vit_fields` reads from them.
     """
     encoder = _pretrained("vit")
-    # A name on huggingface.co, a folder or a file (`capjax.pretrained.vit`).
+    # A name on huggingface.co, a folder or a file (`capjax.pretrained.vit.read`).
     encoder.weights = "google/vit-base-patch16-224-in21k"
     # Side of a patch in pixels.
     encoder.patch_size = 16
@@ -143,7 +143,7 @@ def use_encoder(config: ConfigDict, name: str) -> None:
     Args:
       config: its `encoder` becomes another, and of its `dataset` the fields of the pixels change.
       name: a key of `_ENCODERS`; or a ViT's name on huggingface.co, its folder or file (see
-        `capjax.pretrained.vit`), timm's name or folder of a ResNet, or a file of
+        `capjax.pretrained.vit.read`), timm's name or folder of a ResNet, or a file of
         `capjax.convert_encoder`, which is read for the fields and the pixels.
 
     Raises:

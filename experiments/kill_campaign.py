@@ -30,7 +30,8 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax import build, run, workdir
+from capjax.config import build
+from capjax.run import train, workdir
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.events import read_events
 from capjax.train.signals import EXIT_STATUS
@@ -42,12 +43,12 @@ from tests.small_weights import ALPHA, write_small_weights
 
 # Parts of a start and what they call; the number of the part is shared with the killer.
 _PARTS = {
-    "reading data and building the model": (run, "train"),
+    "reading data and building the model": (train, "train"),
     "the first writes": (workdir, "save"),
-    "extracting features": (run, "with_features"),
+    "extracting features": (train, "with_features"),
     "reading a checkpoint": (Checkpoints, "restore_latest"),
     "cutting back logs": (Writer, "__init__"),
-    "training steps": (run, "train_loop"),
+    "training steps": (train, "train_loop"),
     "an evaluation": (Validation, "__call__"),
     "the beginning of a save": (Checkpoints, "save"),
     "waiting for a save at the end": (Checkpoints, "close"),
@@ -107,7 +108,7 @@ def start(config: ConfigDict, folder: Path, compiled: Path, part) -> None:
     os.chdir(folder)  # So that all runs have the same config.
     config.dataset.cache_dir = "cache"
     build.compilation_cache(str(compiled))
-    run.train(config, str(folder / "run"))
+    train.train(config, str(folder / "run"))
 
 
 def _announced(function, number, part):
@@ -136,7 +137,7 @@ class Campaign:
         self._folder, self._rng = folder, np.random.default_rng(seed)
         # Forked from a process that has imported nearly everything and has started no device.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["capjax.run"])
+        self._context.set_forkserver_preload(["capjax.run.train"])
         (folder / "data").mkdir(parents=True)
         self._config = small_config(folder / "data")
         self._whole = folder / "whole"

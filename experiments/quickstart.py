@@ -9,12 +9,12 @@ import argparse
 import os
 
 import capjax
-from capjax import build
+from capjax.config import build
 from capjax.data.images import load_pixels
 from capjax.data.sections import open_source
 from capjax.evaluate.attention_figures import attention_figure
 from capjax.evaluate.figures import save_figure
-from capjax.run import evaluate, train
+from capjax.run.train import evaluate, train
 from configs import shapes_transformer
 
 EXAMPLES = 4

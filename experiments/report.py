@@ -20,14 +20,15 @@ from absl import logging
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax import build
-from capjax.command import fail
-from capjax.data.atomic import write_atomic
+from capjax.cli.flags import fail
+from capjax.config import build
 from capjax.data.captions import CaptionTable
 from capjax.data.images import ImageError
-from capjax.data.source import DataError, Source
+from capjax.data.source import Source
+from capjax.files.atomic import write_atomic
+from capjax.files.errors import DataError
 from capjax.pretrained.weights import WeightsError
-from capjax.workdir import WorkdirError, path
+from capjax.run.workdir import WorkdirError, path
 from experiments import report_attention, report_pictures
 from experiments.comparison import compare, differing_fields
 from experiments.report_data import (

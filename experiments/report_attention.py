@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from capjax import build, parallel, workdir
+from capjax.config import build
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import check_images, open_captions, open_source
 from capjax.data.source import Source
 from capjax.evaluate.attention_maps import grid_maps
 from capjax.evaluate.captioning import Caption, CaptionBatches
-from capjax.load import load
 from capjax.models.captioner import encoder_variables, without_encoder
-from capjax.splits import feature_model, make_split, with_features
+from capjax.parallel import devices
+from capjax.run import workdir
+from capjax.run.load import load
+from capjax.run.split import feature_model, make_split, with_features
 from experiments.sweep_files import Evaluation, Run
 
 
@@ -68,7 +70,7 @@ def captions_with_attention(
     decoding = {k: v for k, v in evaluation.record["decoding"].items() if k != "method"}
     method = build.beam_search(ConfigDict(decoding))
     caption = CaptionBatches(model, run.tokenizer, attention=True)
-    captioned = caption(parallel.replicate(variables), split.eval_batches(), method)
+    captioned = caption(devices.replicate(variables), split.eval_batches(), method)
     return (found for _, found in itertools.islice(captioned, count))
 
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from capjax.data.text_files import parse_json
+from capjax.files.text import parse_json
+from capjax.run.workdir import path
 from capjax.train.writer import read_metrics
-from capjax.workdir import path
 from experiments.sweep_files import Evaluation, Run, Sweep, read_sweep, read_workdir
 
 # Of a curve, points at most: a screen shows no more.

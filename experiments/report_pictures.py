@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from capjax.data.atomic import write_atomic
 from capjax.data.images import load_image
 from capjax.data.source import Example, Source
+from capjax.files.atomic import write_atomic
 from experiments.report_data import ReportError
 
 THUMBNAIL = 360

@@ -14,9 +14,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from capjax.command import fail
-from capjax.data.atomic import write_atomic
-from capjax.evaluate.results import write_json
+from capjax.cli.flags import fail
+from capjax.files.atomic import write_atomic, write_json
 from experiments.comparison import RESAMPLES, SEED, Row, Score, compare, differing_fields
 from experiments.resampling import CONFIDENCE
 from experiments.results_markdown import markdown

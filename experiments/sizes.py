@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from capjax import build
+from capjax.config import build
 from capjax.models.captioner import split_frozen
 
 # Any two sizes would do.

@@ -26,9 +26,9 @@ from typing import Any
 import jax
 from absl import logging
 
-from capjax import guard, workdir
-from capjax.build import ConfigError
-from capjax.command import ERROR, USAGE, fail
+from capjax.cli.flags import ERROR, USAGE, fail
+from capjax.config.build import ConfigError
+from capjax.run import lock, workdir
 from capjax.train.signals import EXIT_STATUS, Interruption
 from experiments.results import write_results
 from experiments.shares import Job, make_shares, run_jobs
@@ -212,7 +212,7 @@ def run_sweep(
     """
     shares = make_shares(options.parallel)
     directory = options.workdir
-    with Interruption() as interruption, guard.training_in(directory):
+    with Interruption() as interruption, lock.training_in(directory):
         interruption.poll()  # What is left before the first run takes no time.
         write_sweep(directory, record)
         progress = Progress(directory, runs)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from capjax.data.text_files import dotted, member, parse_json
+from capjax.files.text import dotted, member, parse_json
 
 WAITING = "waiting"
 """The status of a run that has not started."""

@@ -1,7 +1,7 @@
 """From a sweep file and the fields of a command line to runs, and what is kept of both on disk.
 
 sweep.json              what was swept: see `sweep_record`
-runs/NAME/              an ordinary workdir each, and beside what `capjax.workdir` says:
+runs/NAME/              an ordinary workdir each, and beside what `capjax.run.workdir` says:
     sweep_run.json      how far it is: see `RunRecord`
     sweep_run.lock      held by the process that does it
     log.txt             what it said
@@ -18,11 +18,12 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from capjax import build, checks
-from capjax.command import error_in, field_names, nearest
-from capjax.data.text_files import parse_json
-from capjax.evaluate.results import code_version, write_json
-from capjax.workdir import fixed_fields, flat
+from capjax.cli.flags import error_in, field_names
+from capjax.config import build, checks
+from capjax.evaluate.results import code_version
+from capjax.files.atomic import write_json
+from capjax.files.text import nearest, parse_json
+from capjax.run.workdir import fixed_fields, flat
 from experiments.variants import Sweep, SweepError, Variant, apply, check
 
 SPLIT = "validation"

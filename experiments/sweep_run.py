@@ -18,12 +18,12 @@ import time
 import jax
 from absl import logging
 
-from capjax import build
-from capjax.command import USAGE, fail
-from capjax.data.lock import one_at_a_time
-from capjax.load import load_tokenizer
+from capjax.cli.flags import USAGE, fail
+from capjax.config import build
+from capjax.files.locks import one_at_a_time
 from capjax.main import ERRORS
-from capjax.run import evaluate, train
+from capjax.run.load import load_tokenizer
+from capjax.run.train import evaluate, train
 from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
 from capjax.train.writer import read_metrics
 from experiments.shares import leave_with_parent
@@ -61,7 +61,7 @@ def run_one(run: Run, workdir: str, interruption: Interruption) -> None:
 
     Raises:
       Interrupted, SystemExit: a signal came; all is saved but an evaluation begun.
-      Exception: whatever `capjax.run` raises; the record says so.
+      Exception: whatever `capjax.run.train` raises; the record says so.
     """
     record = read_record(workdir)
     record.status, record.error = BEGUN, None

@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from capjax.command import field_names, nearest
+from capjax.cli.flags import field_names
+from capjax.files.text import nearest
 
 Overrides = Mapping[str, Any] | Callable[[ConfigDict], None]
 Draw = Callable[[np.random.Generator], Any]

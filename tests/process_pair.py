@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 
-from capjax import parallel, processes
+from capjax.parallel import devices, processes
 
 
 def agree():
@@ -24,17 +24,17 @@ def agree():
         if processes.is_first():
             open(file, "w").close()
     processes.check_equal("numbers", lambda: (1, 2))
-    rows = parallel.gather({"rows": np.arange(3) + 10 * index, "ok": np.array([index == 1] * 3)})
+    rows = devices.gather({"rows": np.arange(3) + 10 * index, "ok": np.array([index == 1] * 3)})
     assert rows["rows"].tolist() == [10 * i + k for i in range(count) for k in range(3)]
     assert rows["ok"].tolist() == [i == 1 for i in range(count) for _ in range(3)]
     # Of the first alone: what is local waits for nobody.
-    double = parallel.map_local(lambda x: 2 * x)
+    double = devices.map_local(lambda x: 2 * x)
     if index == 0:
-        assert parallel.unreplicate(double(parallel.replicate(np.ones(2)))).tolist() == [2, 2]
-    add = parallel.map_devices(parallel.psum)
+        assert devices.unreplicate(double(devices.replicate(np.ones(2)))).tolist() == [2, 2]
+    add = devices.map_devices(devices.psum)
     for step in range(1, 10**6):
-        total = add(parallel.replicate(np.float32(index + 1)))
-        assert parallel.unreplicate(total) == count * (count + 1) / 2
+        total = add(devices.replicate(np.float32(index + 1)))
+        assert devices.unreplicate(total) == count * (count + 1) / 2
         if step == 5 and index == count - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         if processes.asked_to_stop(step):

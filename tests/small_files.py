@@ -8,12 +8,12 @@ import safetensors.numpy
 from flax import serialization
 
 from capjax.data.images import Resize
-from capjax.pretrained import huggingface, vit_layouts
+from capjax.pretrained.captioners.show_attend_tell import word_map_tokenizer
 from capjax.pretrained.checkpoint_folders import read_weights
-from capjax.pretrained.keras_files import read_keras_layers
+from capjax.pretrained.keras.files import read_keras_layers
 from capjax.pretrained.saved import About, save_encoder
-from capjax.pretrained.show_attend_tell import word_map_tokenizer
-from capjax.pretrained.vit import read_vit
+from capjax.pretrained.vit import huggingface, layouts
+from capjax.pretrained.vit.read import read_vit
 from capjax.pretrained.word_vectors import load_word_vectors
 
 CONFIG = {
@@ -38,7 +38,7 @@ def write_folder(folder):
     size = {"size": {"height": 8, "width": 8}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(size))
     fields, layout = huggingface.read_config(CONFIG, "here")
-    shapes = vit_layouts._shapes(layout, fields)
+    shapes = layouts._shapes(layout, fields)
     tensors = {name: numbers(shape) for name, shape in shapes.items()}
     tensors = {
         n: a[None] if n.startswith("embeddings.p") and a.ndim == 2 else a

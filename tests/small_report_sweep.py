@@ -5,11 +5,12 @@ import json
 import shutil
 
 import capjax
-from capjax import build, workdir
+from capjax.config import build
 from capjax.data.reading import eval_batches
 from capjax.data.sections import open_captions, open_source
-from capjax.evaluate.results import write_json
 from capjax.evaluate.scoring import image_results, score_captions
+from capjax.files.atomic import write_json
+from capjax.run import workdir
 from configs import base
 from tests.small_pictures import write_pictures
 from tests.untrained_run import write_untrained_run

@@ -12,8 +12,9 @@ import numpy as np
 
 from capjax.data.captions import CaptionTable
 from capjax.evaluate.captioning import Caption
-from capjax.evaluate.results import coco_results, write_json
+from capjax.evaluate.results import coco_results
 from capjax.evaluate.scoring import image_results, score_captions
+from capjax.files.atomic import write_json
 
 VARIANTS = {
     "base": {},

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from capjax.models.mobilenet_v2 import MobileNetV2
+from capjax.models.encoders.mobilenet_v2 import MobileNetV2
 
 ALPHA = 0.35
 

@@ -25,7 +25,7 @@ TOP = 8  # The files beside the folders: wiring and command lines.
 PROGRAMS = {"capjax.pretrained.export"}
 TENSORFLOW = {
     "capjax/data/pipeline.py",
-    "capjax/data/tfds_source.py",
+    "capjax/data/datasets/tfds.py",
     "capjax/data/shapes/builder.py",
 }
 

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from capjax import parallel
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.evaluate.captioning import BeamSearch, make_decode
 from capjax.models.captioner import Captioner
-from capjax.models.conv_encoder import ConvEncoder
-from capjax.models.patch_encoder import PatchEncoder
-from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.models.decoders.transformer import TransformerDecoder
+from capjax.models.encoders.conv import ConvEncoder
+from capjax.models.encoders.patch import PatchEncoder
+from capjax.parallel import devices
 from capjax.train.objective import Objective
 from capjax.train.optimizer import adamw, learning_rate_schedule
 from capjax.train.state import init_state
@@ -37,7 +37,7 @@ def one_device(tree):
 
 def lower(function, platform, *arguments):
     """Over an axis of one device, as `pmap` maps it."""
-    mapped = jax.jit(jax.vmap(function, axis_name=parallel.AXIS))
+    mapped = jax.jit(jax.vmap(function, axis_name=devices.AXIS))
     text = mapped.trace(*map(one_device, arguments)).lower(lowering_platforms=(platform,)).as_text()
     assert "stablehlo" in text
     return text

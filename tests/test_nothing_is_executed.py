@@ -15,21 +15,22 @@ import pytest
 import safetensors.numpy
 
 import capjax
-from capjax import workdir
-from capjax.build import ConfigError
+from capjax.cli.convert_tutorial import read_checkpoint
+from capjax.config.build import ConfigError
 from capjax.data.captions import read_captions
 from capjax.data.check_images import find_bad_images
-from capjax.data.coco_json import open_coco_json
+from capjax.data.datasets.coco_json import open_coco_json
+from capjax.data.datasets.folder import open_folder
+from capjax.data.datasets.karpathy import open_karpathy
 from capjax.data.feature_cache import FeatureShape, open_features
-from capjax.data.folder import open_folder
-from capjax.data.karpathy import open_karpathy
-from capjax.data.source import DataError, Example
+from capjax.data.source import Example
 from capjax.data.tokenizer import Tokenizer
-from capjax.pretrained.convert_show_attend_tell import read_checkpoint
-from capjax.pretrained.keras_files import read_keras_layers
+from capjax.files.errors import DataError
+from capjax.pretrained.keras.files import read_keras_layers
 from capjax.pretrained.torch_files import read_tensors
-from capjax.pretrained.vit import read_vit
+from capjax.pretrained.vit.read import read_vit
 from capjax.pretrained.weights import WeightsError
+from capjax.run import workdir
 from capjax.train.writer import read_metrics
 from tests.command_line import REPOSITORY
 from tests.small_files import KINDS
@@ -235,9 +236,9 @@ def test_tables_of_captions(tmp_path, payload):
 
 
 # Whose business it is: the converter executes a file that its user says to trust.
-_TRUSTING = "capjax/pretrained/convert_show_attend_tell.py"
+_TRUSTING = "capjax/cli/convert_tutorial.py"
 # A config is a program that its user wrote or chose; this names the line that fails in it.
-_OF_CONFIGS = "capjax/command.py"
+_OF_CONFIGS = "capjax/cli/flags.py"
 _FORBIDDEN = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "yaml", "joblib", "runpy"}
 
 

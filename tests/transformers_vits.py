@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 
-from capjax.models.vit import ViT
+from capjax.models.encoders.vit import ViT
 
 _SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "patch_size": 4}
 BASE = {**_SIZES, "intermediate_size": 40, "image_size": 16}

@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 
-from capjax import build, workdir
+from capjax.config import build
 from capjax.data.tokenizer import train_word_tokenizer
+from capjax.run import workdir
 from capjax.train.state import init_state
 from configs import base
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from capjax.data.atomic import read_cached, write_cached
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
+from capjax.files.atomic import read_cached, write_cached
 
 _FORMAT = "capjax captions 1"
 

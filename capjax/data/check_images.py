@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from capjax.data.atomic import read_cached, write_cached
 from capjax.data.images import ImageError, load_image
-from capjax.data.source import DataError, Source
+from capjax.data.source import Source
+from capjax.files.atomic import read_cached, write_cached
+from capjax.files.errors import DataError
 
 _FORMAT = "capjax images 1"
 

@@ -23,11 +23,11 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from capjax import processes
-from capjax.data.atomic import write_atomic
-from capjax.data.lock import one_at_a_time
-from capjax.data.source import DataError
-from capjax.data.text_files import parse_json
+from capjax.files.atomic import write_atomic
+from capjax.files.errors import DataError
+from capjax.files.locks import one_at_a_time
+from capjax.files.text import parse_json
+from capjax.parallel import processes
 
 DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 

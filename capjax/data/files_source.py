@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from capjax.data.source import DataError, Example
-from capjax.data.text_files import first_few, well_formed
+from capjax.data.source import Example
+from capjax.files.errors import DataError
+from capjax.files.text import first_few, well_formed
 
 # A file up to so long is hashed whole, of a longer one both ends are.
 _HASHED_BYTES = 8192

@@ -6,8 +6,9 @@ from typing import Any
 
 from capjax.data.captions import CaptionTable, read_captions
 from capjax.data.check_images import usable
-from capjax.data.source import DataError, Source
+from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
+from capjax.files.errors import DataError
 
 
 def open_source(dataset: Mapping[str, Any], split: str) -> Source:
@@ -18,11 +19,11 @@ def open_source(dataset: Mapping[str, Any], split: str) -> Source:
     """
     name = dataset["name"]
     if name == "flickr8k":
-        from capjax.data.flickr8k import open_flickr8k
+        from capjax.data.datasets.flickr8k import open_flickr8k
 
         return open_flickr8k(_given(dataset, "root"), split, allow_outside=dataset["allow_outside"])
     if name == "karpathy":
-        from capjax.data.karpathy import open_karpathy
+        from capjax.data.datasets.karpathy import open_karpathy
 
         return open_karpathy(
             _given(dataset, "file"),
@@ -32,7 +33,7 @@ def open_source(dataset: Mapping[str, Any], split: str) -> Source:
             allow_outside=dataset["allow_outside"],
         )
     if name == "coco_json":
-        from capjax.data.coco_json import check_split, open_coco_json, open_coco_sample
+        from capjax.data.datasets.coco_json import check_split, open_coco_json, open_coco_sample
 
         if not dataset["sample"]:
             check_split(split)
@@ -48,7 +49,7 @@ def open_source(dataset: Mapping[str, Any], split: str) -> Source:
             allow_outside=dataset["allow_outside"],
         )
     if name == "folder":
-        from capjax.data.folder import open_folder
+        from capjax.data.datasets.folder import open_folder
 
         return open_folder(
             _given(dataset, "file"),
@@ -59,7 +60,7 @@ def open_source(dataset: Mapping[str, Any], split: str) -> Source:
             allow_outside=dataset["allow_outside"],
         )
     # Here, because it needs tensorflow-datasets and nothing else does.
-    from capjax.data.tfds_source import open_tfds
+    from capjax.data.datasets.tfds import open_tfds
 
     return open_tfds(name, split, data_dir=dataset["data_dir"] or None)
 

@@ -4,10 +4,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 
-class DataError(Exception):
-    """A dataset that is not there or cannot be used; the message says what would work."""
-
-
 class Example(NamedTuple):
     """One captioned image.
 

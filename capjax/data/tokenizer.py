@@ -14,8 +14,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
-from capjax.data.atomic import write_atomic
-from capjax.data.text_files import well_formed
+from capjax.files.atomic import write_atomic
+from capjax.files.text import well_formed
 
 PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from capjax.data.text_files import dotted
 from capjax.evaluate.lines import json_line
-from capjax.evaluate.results import write_json
+from capjax.files.atomic import write_json
+from capjax.files.text import dotted
 
 
 class CaptionFileError(ValueError):

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from capjax import parallel
 from capjax.data.tokenizer import Tokenizer
 from capjax.decode.beam import beam_search
 from capjax.decode.sampling import sample
 from capjax.models.captioner import Captioner
 from capjax.models.contract import Memory
+from capjax.parallel import devices
 
 
 @functools.partial(
@@ -147,7 +147,7 @@ class CaptionBatches:
             decode = make_decode(model, tokenizer, method, attention=attention)
             return decode(variables, memory, index)
 
-        self._decode = parallel.map_local(decode)
+        self._decode = devices.map_local(decode)
 
     def __call__(
         self, variables: Any, batches: Iterable[Mapping[str, np.ndarray]], method: Method
@@ -165,14 +165,14 @@ class CaptionBatches:
         """
         if isinstance(method, Sampling) and method.temperature < 0:
             raise ValueError(f"temperature must be 0 (greedy) or positive: {method.temperature:g}")
-        method = parallel.replicate(method)
+        method = devices.replicate(method)
         for batch in batches:
             images = batch["image"] if "image" in batch else batch["features"]
             index = batch["index"]
-            inputs = parallel.shard((images, index))
-            result = parallel.unshard(self._decode(variables, method, *inputs))
+            inputs = devices.shard((images, index))
+            result = devices.unshard(self._decode(variables, method, *inputs))
             if self._together:
-                result, index = parallel.gather((result, index))
+                result, index = devices.gather((result, index))
             for row in np.flatnonzero(index >= 0):
                 yield int(index[row]), self._caption(result, row)
 

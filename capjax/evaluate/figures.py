@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from capjax.data.atomic import write_atomic
+from capjax.files.atomic import write_atomic
 
 
 def save_picture(pixels: np.ndarray, path: str) -> None:

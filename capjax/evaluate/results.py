@@ -1,7 +1,6 @@
 """Evaluation results on disk: COCO results JSON, and metrics with all that made them."""
 
 import importlib.metadata
-import json
 import re
 import subprocess
 from collections.abc import Mapping
@@ -10,15 +9,7 @@ from typing import Any
 
 import jax
 
-from capjax.data.atomic import write_atomic
 from capjax.evaluate.captioning import Caption
-
-
-def write_json(path: str, value: Any, indent: int | None = 1) -> None:
-    """Writes JSON atomically, making its folder: readable, or with indent=None on one line."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
-    # A path that is not UTF-8 has bytes that Python keeps as half surrogates; JSON escapes them so.
-    write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def coco_results(captions: Mapping[str, Caption]) -> list[dict[str, Any]]:

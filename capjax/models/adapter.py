@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from capjax.models.contract import Memory
+from capjax.models.encoders.patch import EncoderBlock
 from capjax.models.layers import Dropout, GridPositions
-from capjax.models.patch_encoder import EncoderBlock
 
 
 class Adapter(nn.Module):

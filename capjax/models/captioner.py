@@ -20,7 +20,7 @@ def split_frozen(
 ) -> tuple[Any, Variables]:
     """The parameters to train, and the variables that stay.
 
-    Statistics of batch norms stay always (see `capjax.models.mobilenet_v2`), and the parts named by
+    Statistics of batch norms stay always (see `encoders.mobilenet_v2`), and the parts named by
     `freeze`, such as "encoder" or "decoder/tokens". Of these, parts named by `thaw` train, such as
     "encoder/layer4" for `layer4` and all whose names begin with `layer4_`; but not their norms that
     have statistics, since scales without them would fit nothing.

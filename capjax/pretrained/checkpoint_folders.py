@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from flax import serialization, traverse_util
 
-from capjax.data.text_files import parse_json
+from capjax.files.text import parse_json
 from capjax.pretrained.torch_files import read_tensors
 from capjax.pretrained.weights import WeightsError, blamed
 

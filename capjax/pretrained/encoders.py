@@ -7,19 +7,19 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from capjax.models.efficientnet import EfficientNetB0
-from capjax.models.inception_v3 import InceptionV3
-from capjax.models.mobilenet_v2 import MobileNetV2
-from capjax.models.mobilenet_v3 import MobileNetV3
-from capjax.models.resnet import ResNet
-from capjax.models.vit import ViT
-from capjax.pretrained.efficientnet import load_efficientnet_b0
-from capjax.pretrained.inception_v3 import load_inception_v3
-from capjax.pretrained.mobilenet_v2 import load_mobilenet_v2
-from capjax.pretrained.mobilenet_v3 import load_mobilenet_v3
+from capjax.models.encoders.efficientnet_b0 import EfficientNetB0
+from capjax.models.encoders.inception_v3 import InceptionV3
+from capjax.models.encoders.mobilenet_v2 import MobileNetV2
+from capjax.models.encoders.mobilenet_v3 import MobileNetV3
+from capjax.models.encoders.resnet import ResNet
+from capjax.models.encoders.vit import ViT
+from capjax.pretrained.keras.efficientnet import load_efficientnet_b0
+from capjax.pretrained.keras.inception_v3 import load_inception_v3
+from capjax.pretrained.keras.mobilenet_v2 import load_mobilenet_v2
+from capjax.pretrained.keras.mobilenet_v3 import load_mobilenet_v3
 from capjax.pretrained.resnet import load_resnet
 from capjax.pretrained.saved import read_about, read_saved
-from capjax.pretrained.vit import load_vit
+from capjax.pretrained.vit.read import load_vit
 from capjax.pretrained.weights import WeightsError, check_variables, variable_shapes
 
 _LOADERS = {

@@ -12,14 +12,14 @@ import numpy as np
 from flax import traverse_util
 
 from capjax.data.images import Resize
-from capjax.models.resnet import ResNet
+from capjax.models.encoders.resnet import ResNet
 from capjax.pretrained.checkpoint_folders import (
     checkpoint_folder,
     read_json,
     read_weights,
     weights_file,
 )
-from capjax.pretrained.download import download
+from capjax.pretrained.keras.download import download
 from capjax.pretrained.preprocessing_file import read_preprocessing
 from capjax.pretrained.torch_files import need_torch
 from capjax.pretrained.weights import WeightsError, check_fit, variable_shapes

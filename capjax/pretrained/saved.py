@@ -10,9 +10,9 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from capjax.data.atomic import write_atomic
 from capjax.data.images import Resize
-from capjax.data.text_files import parse_json
+from capjax.files.atomic import write_atomic
+from capjax.files.text import parse_json
 from capjax.pretrained.torch_files import read_metadata, read_tensors
 from capjax.pretrained.weights import WeightsError
 

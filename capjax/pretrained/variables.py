@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from capjax.data.atomic import write_atomic
+from capjax.files.atomic import write_atomic
 
 # KeyError and AttributeError are of types and nestings that no file of `save_variables` has.
 _UNREADABLE = (safetensors.SafetensorError, KeyError, TypeError, AttributeError, ValueError)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from capjax.data.text_files import first_few
+from capjax.files.text import first_few
 from capjax.pretrained.weights import WeightsError
 
 # Of a line without an end: 300 numbers take 3 kB.

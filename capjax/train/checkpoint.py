@@ -28,7 +28,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from capjax import processes
+from capjax.parallel import processes
 from capjax.train.state import TrainState
 
 T = TypeVar("T")

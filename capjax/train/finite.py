@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from capjax import parallel
+from capjax.parallel import devices
 from capjax.train.state import TrainState
 
 _NAMED = 6
@@ -94,11 +94,11 @@ class Watch:
         """
         waiting, self._waiting = self._waiting, []
         for step, flags in waiting:
-            found = np.asarray(parallel.unreplicate(flags))
+            found = np.asarray(devices.unreplicate(flags))
             self.streak = self.streak + 1 if found.any() else 0
             self.skipped += bool(found.any())
             if self.streak > self.limit:
-                params = parallel.unreplicate(state.params)
+                params = devices.unreplicate(state.params)
                 raise NonFiniteError(_reason(step, found, params, self.streak))
 
     def check(self, step: int, state: TrainState) -> None:
@@ -109,7 +109,7 @@ class Watch:
         """
         self.read(state)
         for what, params in (("parameters", state.params), ("moving average", state.ema)):
-            if params is not None and (bad := bad_parts(parallel.unreplicate(params))):
+            if params is not None and (bad := bad_parts(devices.unreplicate(params))):
                 where = _list(_whole(bad, part_names(params)))
                 raise NonFiniteError(
                     f"after step {step} the {what} of {where} are not finite or are beyond 1e19. "

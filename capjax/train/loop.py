@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from capjax import parallel, processes
+from capjax.parallel import devices, processes
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.finite import ADVICE, NonFiniteError, Watch
 from capjax.train.signals import Interrupted, Interruption
@@ -114,7 +114,7 @@ def train(
       NonFiniteError: the loss, a gradient or the parameters are not finite; nothing of it is
         evaluated or saved.
     """
-    start = int(parallel.unreplicate(state.step))
+    start = int(devices.unreplicate(state.step))
     bar = tqdm(
         total=cadence.num_steps,
         initial=start,
@@ -144,7 +144,7 @@ def train(
 
     def save(ranked: dict[str, float] | None) -> None:
         # What is frozen is no part of a checkpoint, and need not leave the device.
-        saved = parallel.unreplicate(state.replace(frozen={}))
+        saved = devices.unreplicate(state.replace(frozen={}))
         writer.sync()
         checkpoints.save(saved, dataclasses.asdict(stopping) | watch.progress, ranked)
 
@@ -159,7 +159,7 @@ def train(
         bar.update()
         if step % cadence.log_every == 0 or step == 1:
             watch.read(state)
-            scalars = {name: float(value) for name, value in parallel.unreplicate(metrics).items()}
+            scalars = {name: float(value) for name, value in devices.unreplicate(metrics).items()}
             # Of a step whose update was left out; JSON has no such numbers.
             scalars = {name: value for name, value in scalars.items() if math.isfinite(value)}
             scalars["learning_rate"] = float(schedule(step - 1))
@@ -214,7 +214,7 @@ class _Clock:
         self._steps += 1
 
     def read(self) -> dict[str, float]:
-        captions = sum(float(parallel.unreplicate(count)) for count in self._captions)
+        captions = sum(float(devices.unreplicate(count)) for count in self._captions)
         seconds, steps = time.perf_counter() - self._since, self._steps
         self.restart()
         return {"captions_per_second": captions / seconds, "step_seconds": seconds / steps}

@@ -1,6 +1,6 @@
 """The training step and the teacher-forced evaluation step, for one device.
 
-Both are to be mapped by `capjax.parallel.map_devices`. A masked mean over devices is a sum over
+Both are to be mapped by `parallel.devices.map_devices`. A masked mean over devices is a sum over
 a sum: per-device means would weigh a token by how few its device had.
 """
 
@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from capjax import parallel
 from capjax.models.captioner import Captioner, Variables, join_frozen
+from capjax.parallel import devices
 from capjax.train.finite import keep_where, part_squares
 from capjax.train.objective import Batch, Objective, batch_counts, objective_sum, teacher_forced
 from capjax.train.state import TrainState, update_baseline, update_ema
@@ -74,12 +74,12 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        key = jax.random.fold_in(key, parallel.device_index())
-        found = parallel.psum(batch_counts(model, batch))
+        key = jax.random.fold_in(key, devices.device_index())
+        found = devices.psum(batch_counts(model, batch))
         counts = jax.tree.map(lambda count: jnp.maximum(count, 1.0), found)
         fixed = {"counts": counts, "step": state.step, "baseline": state.baseline}
         compute = gradient if accumulate == 1 else accumulated
-        grads, sums = parallel.psum(compute(state.params, state.frozen, batch, key, fixed))
+        grads, sums = devices.psum(compute(state.params, state.frozen, batch, key, fixed))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         squares = part_squares(grads)
@@ -115,6 +115,6 @@ def make_loss_step(model: Captioner) -> Callable[[Variables, Batch], dict[str, j
 
     def step(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         sums = teacher_forced(model, variables, batch)[1].sums()
-        return parallel.psum({name: sums[name] for name in ("nll", "correct", "tokens")})
+        return devices.psum({name: sums[name] for name in ("nll", "correct", "tokens")})
 
     return step

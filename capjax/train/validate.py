@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from capjax import parallel, processes
 from capjax.data.captions import CaptionTable
 from capjax.evaluate.attention_figures import attention_figure
 from capjax.evaluate.captioning import BeamSearch, Caption, CaptionBatches, Sampling
 from capjax.evaluate.figures import figure_pixels, save_figure
 from capjax.evaluate.scoring import Scorer, score_captions
+from capjax.parallel import devices, processes
 from capjax.train.state import TrainState
 from capjax.train.writer import Writer
 
@@ -35,7 +35,7 @@ class TeacherForced:
         """Yields the batches, which have "tokens" and "lengths", after it has measured them."""
         for batch in batches:
             inputs = {name: value for name, value in batch.items() if name != "index"}
-            sums = parallel.unreplicate(self._loss_step(self._variables, parallel.shard(inputs)))
+            sums = devices.unreplicate(self._loss_step(self._variables, devices.shard(inputs)))
             self._total = {name: self._total[name] + float(sums[name]) for name in self._total}
             yield batch
 

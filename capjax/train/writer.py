@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from capjax.data.atomic import write_atomic
-from capjax.data.text_files import parse_json
+from capjax.files.atomic import write_atomic
+from capjax.files.text import parse_json
 from capjax.train.events import Events
 
 

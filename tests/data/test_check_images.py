@@ -10,7 +10,8 @@ from PIL import Image
 
 from capjax.data import check_images
 from capjax.data.check_images import find_bad_images, usable
-from capjax.data.source import DataError, Example
+from capjax.data.source import Example
+from capjax.files.errors import DataError
 
 SHARED = Path(__file__).parents[3] / "shared"
 IMAGES = 150

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from capjax.data.coco_json import open_coco_json, open_coco_sample
-from capjax.data.source import DataError
+from capjax.data.datasets.coco_json import open_coco_json, open_coco_sample
+from capjax.files.errors import DataError
 
 IMAGES = 40
 CAPTIONS = 5

@@ -8,13 +8,14 @@ import pytest
 
 from capjax.data.captions import read_captions
 from capjax.data.check_images import find_bad_images
-from capjax.data.coco_json import open_coco_json, open_coco_sample
+from capjax.data.datasets.coco_json import open_coco_json, open_coco_sample
+from capjax.data.datasets.flickr8k import open_flickr8k
+from capjax.data.datasets.folder import open_folder
+from capjax.data.datasets.karpathy import open_karpathy
 from capjax.data.feature_cache import FeatureShape, open_features
-from capjax.data.flickr8k import open_flickr8k
-from capjax.data.folder import open_folder
-from capjax.data.karpathy import open_karpathy
 from capjax.data.sections import cache_dir
-from capjax.data.source import DataError, Example
+from capjax.data.source import Example
+from capjax.files.errors import DataError
 from tests.damage import OTHER, cut, flipped, of_other_kinds, replaced
 
 FILES = {

@@ -15,8 +15,8 @@ from capjax.data.batches import TrainBatches
 from capjax.data.captions import CaptionTable, encode_captions
 from capjax.data.feature_batches import train_feature_batches
 from capjax.data.feature_cache import FeatureCache, FeatureShape, open_features
-from capjax.data.source import DataError
 from capjax.data.tokenizer import train_word_tokenizer
+from capjax.files.errors import DataError
 
 REPOSITORY = Path(__file__).parents[2]
 KEY = {"source": "abc", "encoder": {"name": "small"}}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from capjax.data import files_source
 from capjax.data.captions import read_captions
 from capjax.data.files_source import FilesSource
-from capjax.data.source import DataError, Example
+from capjax.data.source import Example
+from capjax.files.errors import DataError
 
 COUNT = 150  # More than one thread's share.
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from capjax.data.flickr8k import open_flickr8k
-from capjax.data.source import DataError
+from capjax.data.datasets.flickr8k import open_flickr8k
+from capjax.files.errors import DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "flickr8k"
 LISTS = {

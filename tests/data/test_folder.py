@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capjax.data.folder import open_folder
-from capjax.data.source import DataError
+from capjax.data.datasets.folder import open_folder
+from capjax.files.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from capjax.data.karpathy import open_karpathy
-from capjax.data.source import DataError
+from capjax.data.datasets.karpathy import open_karpathy
+from capjax.files.errors import DataError
 
 SPLITS = ["train"] * 3 + ["restval"] * 2 + ["val", "test"]
 

@@ -9,11 +9,11 @@ from PIL import Image
 
 from capjax.data.captions import read_captions
 from capjax.data.images import load_pixels
-from capjax.data.source import DataError
+from capjax.files.errors import DataError
 from tests.tiny_coco import builder_class, coco_features, image
 
 tfds = pytest.importorskip("tensorflow_datasets")
-tfds_source = pytest.importorskip("capjax.data.tfds_source")
+tfds_source = pytest.importorskip("capjax.data.datasets.tfds")
 TfdsSource, open_tfds = tfds_source.TfdsSource, tfds_source.open_tfds
 
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 from capjax.data.captions import CaptionTable, encode_captions, read_captions
-from capjax.data.coco_json import open_coco_json
-from capjax.data.flickr8k import open_flickr8k
-from capjax.data.folder import open_folder
-from capjax.data.karpathy import open_karpathy
-from capjax.data.source import DataError
-from capjax.data.text_files import well_formed
+from capjax.data.datasets.coco_json import open_coco_json
+from capjax.data.datasets.flickr8k import open_flickr8k
+from capjax.data.datasets.folder import open_folder
+from capjax.data.datasets.karpathy import open_karpathy
 from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
-from capjax.evaluate.results import write_json
+from capjax.files.atomic import write_json
+from capjax.files.errors import DataError
+from capjax.files.text import well_formed
 from tests.ugly_text import LOOK_ALIKES, TEXT, UGLY
 
 WORDS = train_word_tokenizer(["a dog runs", "eos pad unk bos endoftext", "x"])

@@ -8,7 +8,6 @@ import pytest
 from flax import traverse_util
 from PIL import Image
 
-from capjax import parallel
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.evaluate import captioning
 from capjax.evaluate.attention_figures import attention_figure
@@ -16,8 +15,9 @@ from capjax.evaluate.attention_maps import grid_maps, word_maps
 from capjax.evaluate.captioning import BeamSearch, CaptionBatches, Sampling, make_decode
 from capjax.evaluate.figures import figure_pixels, save_figure
 from capjax.models.captioner import Captioner
-from capjax.models.patch_encoder import PatchEncoder
-from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.models.decoders.transformer import TransformerDecoder
+from capjax.models.encoders.patch import PatchEncoder
+from capjax.parallel import devices
 
 WORDS = ["a cat on the red mat", "two dogs in a park", "one bird over the sea"]
 
@@ -64,7 +64,7 @@ def captions(case, search, images, size):
             fill = np.zeros((size - len(part), *images.shape[1:]), np.uint8)
             yield {"image": np.concatenate([part, fill]), "index": index}
 
-    found = dict(search(parallel.replicate(variables), batches()))
+    found = dict(search(devices.replicate(variables), batches()))
     assert sorted(found) == list(range(len(images)))
     return [found[index] for index in range(len(images))]
 

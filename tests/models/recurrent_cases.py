@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from capjax.models.bahdanau_decoder import BahdanauDecoder
 from capjax.models.captioner import Captioner, FeatureEncoder
+from capjax.models.decoders.bahdanau import BahdanauDecoder
 
 B, C, T, P, F, V = 2, 3, 7, 6, 8, 19
 BANNED = (0, 1, 3)

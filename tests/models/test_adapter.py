@@ -14,8 +14,8 @@ from capjax.models.captioner import (
     split_frozen,
 )
 from capjax.models.contract import Memory
-from capjax.models.patch_encoder import PatchEncoder
-from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.models.decoders.transformer import TransformerDecoder
+from capjax.models.encoders.patch import PatchEncoder
 
 MEMORY = Memory(
     jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 12)), jnp.float32), (2, 3), prefix=1

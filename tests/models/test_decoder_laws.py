@@ -7,9 +7,9 @@ import pytest
 
 from capjax.data.batches import pack
 from capjax.models.captioner import Captioner, FeatureEncoder
-from capjax.models.gpt2_decoder import GPT2Decoder
+from capjax.models.decoders.gpt2 import GPT2Decoder
+from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.layers import NEVER
-from capjax.models.transformer_decoder import TransformerDecoder
 from tests.models.recurrent_cases import (
     BANNED,
     B,

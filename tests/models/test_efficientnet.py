@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from capjax.models.efficientnet import EfficientNetB0
+from capjax.models.encoders.efficientnet_b0 import EfficientNetB0
 from capjax.pretrained.encoders import load_encoder
 from tests.keras_random import randomize
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from capjax.models.captioner import FeatureEncoder
-from capjax.models.conv_encoder import ConvEncoder
+from capjax.models.encoders.conv import ConvEncoder
+from capjax.models.encoders.patch import PatchEncoder, scale_pixels
 from capjax.models.layers import Dropout, sincos_positions
-from capjax.models.patch_encoder import PatchEncoder, scale_pixels
 
 ENCODERS = {
     "learned": (PatchEncoder(8, 16, 2, 2), (2, 4), 0, 16),

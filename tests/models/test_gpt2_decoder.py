@@ -6,11 +6,11 @@ import pytest
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from capjax import build, checks
-from capjax.build import ConfigError
+from capjax.config import build, checks
+from capjax.config.build import ConfigError
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.models.captioner import Captioner, FeatureEncoder
-from capjax.models.gpt2_decoder import GPT2Decoder
+from capjax.models.decoders.gpt2 import GPT2Decoder
 from configs import base, shapes_transformer
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from capjax.models.inception_v3 import InceptionV3
+from capjax.models.encoders.inception_v3 import InceptionV3
 from tests.keras_inception import layers_by_creation, random_inception
 
 keras = pytest.importorskip("keras", reason="the reference implementation is Keras's")

@@ -10,8 +10,8 @@ import pytest
 
 from capjax.data.images import load_pixels
 from capjax.models.depthwise import grouped, shifted
-from capjax.models.mobilenet_v2 import MobileNetV2
-from capjax.pretrained.keras_files import read_keras_layers, to_variables
+from capjax.models.encoders.mobilenet_v2 import MobileNetV2
+from capjax.pretrained.keras.files import read_keras_layers, to_variables
 from capjax.pretrained.weights import WeightsError
 
 keras = pytest.importorskip("keras", reason="the reference implementation is Keras's")

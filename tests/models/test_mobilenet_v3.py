@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from capjax.models.mobilenet_v3 import MobileNetV3
+from capjax.models.encoders.mobilenet_v3 import MobileNetV3
 from capjax.models.stem import convolved, summed
 from capjax.pretrained.encoders import load_encoder
 from tests.keras_random import randomize

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from capjax.models.resnet import ResNet
+from capjax.models.encoders.resnet import ResNet
 from tests.references import need_torch, need_torchvision
 
 torch = need_torch()

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from capjax.models.decoders.transformer import DecoderBlock
+from capjax.models.encoders.patch import EncoderBlock
 from capjax.models.layers import Attention
-from capjax.models.patch_encoder import EncoderBlock
-from capjax.models.transformer_decoder import DecoderBlock
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install capjax[parity]")
 

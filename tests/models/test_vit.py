@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from capjax.models.vit import ViT, resample_positions, resampling_matrix
+from capjax.models.encoders.vit import ViT, resample_positions, resampling_matrix
 
 SMALL = {
     "patch_size": 4,

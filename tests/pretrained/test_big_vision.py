@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from capjax.pretrained.vit import read_vit, vit_fields
+from capjax.pretrained.vit.read import read_vit, vit_fields
 from capjax.pretrained.weights import WeightsError
 from tests.references import need_transformers
 

@@ -13,9 +13,9 @@ import pytest
 import safetensors.numpy
 
 from capjax.pretrained.checkpoint_folders import read_weights
-from capjax.pretrained.keras_files import read_keras_layers
+from capjax.pretrained.keras.files import read_keras_layers
 from capjax.pretrained.torch_files import read_tensors
-from capjax.pretrained.vit import read_vit, vit_fields, vit_resize
+from capjax.pretrained.vit.read import read_vit, vit_fields, vit_resize
 from capjax.pretrained.weights import WeightsError
 from tests.damage import OTHER, cut, flipped, of_other_kinds, replaced
 from tests.small_files import KINDS, numbers, read_vectors, write_folder

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from capjax.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD, EfficientNetB0
-from capjax.pretrained.efficientnet import imagenet_file, load_efficientnet_b0
+from capjax.models.encoders.efficientnet_b0 import IMAGENET_MEAN, IMAGENET_STD, EfficientNetB0
 from capjax.pretrained.encoders import load_encoder
+from capjax.pretrained.keras.efficientnet import imagenet_file, load_efficientnet_b0
 from capjax.pretrained.weights import WeightsError
 from tests.keras_downloads import fake_keras, requests
 from tests.keras_random import randomize, write_legacy

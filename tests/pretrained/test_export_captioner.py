@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from capjax.data.images import Resize, load_pixels
-from capjax.pretrained import huggingface, vit_layouts
-from capjax.pretrained.encoder_decoder import read_captioner
-from capjax.pretrained.export_captioner import write_captioner
+from capjax.pretrained.captioners.encoder_decoder import read_captioner
+from capjax.pretrained.captioners.export_captioner import write_captioner
 from capjax.pretrained.preprocessing_file import read_preprocessing, write_preprocessing
+from capjax.pretrained.vit import huggingface, layouts
 from capjax.pretrained.weights import ExportError
 from tests.references import need_torch, need_transformers
 from tests.small_bpe import write_bpe
@@ -107,9 +107,9 @@ def test_every_vision_model_comes_from_transformers_as_it_went_there(both, tmp_p
     about = getattr(transformers, config)(**given).to_dict()
     fields, layout = huggingface.read_config(about, "config.json")
     rng = np.random.default_rng(0)
-    shapes = vit_layouts._shapes(layout, fields)
+    shapes = layouts._shapes(layout, fields)
     tensors = {part: rng.normal(size=shape).astype("f") for part, shape in shapes.items()}
-    encoder = vit_layouts.to_variables(tensors, layout, fields, "model")["params"]
+    encoder = layouts.to_variables(tensors, layout, fields, "model")["params"]
     fields |= {part: found.encoder[part] for part in ("mean", "std")}
     variables = {"params": {**found.variables["params"], "encoder": encoder}}
     captioner = dataclasses.replace(found, encoder=fields, variables=variables)

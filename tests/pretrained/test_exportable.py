@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from capjax import build
+from capjax.cli.export import main
+from capjax.config import build
 from capjax.data.tokenizer import train_word_tokenizer
-from capjax.models.vit import ViT
-from capjax.pretrained.export import main
-from capjax.pretrained.exportable import exportable
-from capjax.pretrained.generation_file import Generation
+from capjax.models.encoders.vit import ViT
+from capjax.pretrained.captioners.exportable import exportable
+from capjax.pretrained.captioners.generation_file import Generation
 from capjax.pretrained.weights import ExportError
 from configs import base
 

@@ -8,8 +8,12 @@ import pytest
 
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.evaluate.captioning import BeamSearch
-from capjax.pretrained import generation_file
-from capjax.pretrained.generation_file import Generation, read_generation, write_generation
+from capjax.pretrained.captioners import generation_file
+from capjax.pretrained.captioners.generation_file import (
+    Generation,
+    read_generation,
+    write_generation,
+)
 from capjax.pretrained.weights import WeightsError
 from tests.references import need_transformers
 

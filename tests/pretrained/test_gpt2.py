@@ -10,8 +10,8 @@ from flax import linen as nn
 from flax import serialization, traverse_util
 
 from capjax.models.captioner import Captioner, FeatureEncoder
-from capjax.models.gpt2_decoder import GPT2Decoder
-from capjax.pretrained.gpt2 import fill_fresh, read_config, read_gpt2
+from capjax.models.decoders.gpt2 import GPT2Decoder
+from capjax.pretrained.captioners.gpt2 import fill_fresh, read_config, read_gpt2
 from capjax.pretrained.weights import WeightsError
 from tests.references import need_torch, need_transformers
 

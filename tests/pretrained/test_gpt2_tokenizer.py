@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 
 from capjax.data.tokenizer import train_word_tokenizer
-from capjax.pretrained.gpt2_tokenizer import read_tokenizer
+from capjax.pretrained.captioners.gpt2_tokenizer import read_tokenizer
 from capjax.pretrained.weights import WeightsError
 from tests.references import need_transformers
 from tests.small_bpe import END_OF_TEXT, TEXTS, write_bpe

@@ -12,10 +12,10 @@ import pytest
 import safetensors.numpy
 from flax import serialization, traverse_util
 
-from capjax.models.vit import ViT
+from capjax.models.encoders.vit import ViT
 from capjax.pretrained.checkpoint_folders import CONFIGS
-from capjax.pretrained.huggingface import read_config
-from capjax.pretrained.vit import load_vit, read_vit, vit_fields
+from capjax.pretrained.vit.huggingface import read_config
+from capjax.pretrained.vit.read import load_vit, read_vit, vit_fields
 from capjax.pretrained.weights import WeightsError
 from tests.references import need_torch, need_transformers
 

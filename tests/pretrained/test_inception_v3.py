@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from capjax.models.inception_v3 import InceptionV3
+from capjax.models.encoders.inception_v3 import InceptionV3
 from capjax.pretrained.encoders import load_encoder
-from capjax.pretrained.inception_v3 import imagenet_file, load_inception_v3
+from capjax.pretrained.keras.inception_v3 import imagenet_file, load_inception_v3
 from capjax.pretrained.weights import WeightsError
 from tests.keras_downloads import fake_keras, requests
 from tests.keras_inception import layers_by_creation, random_inception

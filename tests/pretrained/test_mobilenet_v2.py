@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from capjax.models.mobilenet_v2 import MobileNetV2
-from capjax.pretrained.mobilenet_v2 import imagenet_file, load_mobilenet_v2
+from capjax.models.encoders.mobilenet_v2 import MobileNetV2
+from capjax.pretrained.keras.mobilenet_v2 import imagenet_file, load_mobilenet_v2
 from capjax.pretrained.weights import WeightsError
 from tests.keras_downloads import fake_keras
 from tests.small_weights import ALPHA, write_small_weights

@@ -5,9 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from capjax.models.mobilenet_v3 import MobileNetV3
+from capjax.models.encoders.mobilenet_v3 import MobileNetV3
 from capjax.pretrained.encoders import load_encoder
-from capjax.pretrained.mobilenet_v3 import imagenet_file, load_mobilenet_v3
+from capjax.pretrained.keras.mobilenet_v3 import imagenet_file, load_mobilenet_v3
 from capjax.pretrained.weights import WeightsError
 from tests.keras_downloads import fake_keras, requests
 from tests.keras_random import randomize, write_legacy

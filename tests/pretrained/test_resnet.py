@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from capjax.models.resnet import ResNet
+from capjax.models.encoders.resnet import ResNet
 from capjax.pretrained import resnet
 from capjax.pretrained.encoders import load_encoder
 from capjax.pretrained.resnet import from_torchvision, imagenet_file, load_resnet

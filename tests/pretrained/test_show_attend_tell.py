@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from capjax.cli.convert_tutorial import main
 from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
-from capjax.models.bahdanau_decoder import BahdanauDecoder
 from capjax.models.captioner import Captioner, FeatureEncoder
-from capjax.pretrained import show_attend_tell
-from capjax.pretrained.convert_show_attend_tell import main
-from capjax.pretrained.resnet import from_torchvision
-from capjax.pretrained.show_attend_tell import (
+from capjax.models.decoders.bahdanau import BahdanauDecoder
+from capjax.pretrained.captioners import show_attend_tell
+from capjax.pretrained.captioners.show_attend_tell import (
     decoder_variables,
     read_tutorial,
     torchvision_names,
     unreachable_words,
     word_map_tokenizer,
 )
+from capjax.pretrained.resnet import from_torchvision
 from capjax.pretrained.weights import WeightsError
 from tests.command_line import call
 

@@ -9,8 +9,8 @@ import safetensors.torch
 from PIL import Image
 
 from capjax.data.images import load_pixels
-from capjax.models.vit import ViT
-from capjax.pretrained.vit import read_vit, vit_resize
+from capjax.models.encoders.vit import ViT
+from capjax.pretrained.vit.read import read_vit, vit_resize
 from tests.references import need_timm, need_torch
 
 torch, timm = need_torch(), need_timm()

@@ -10,9 +10,9 @@ import pytest
 import safetensors.numpy
 
 from capjax.data.images import Resize
-from capjax.models.vit import ViT
+from capjax.models.encoders.vit import ViT
 from capjax.pretrained.saved import About, save_encoder
-from capjax.pretrained.vit import load_vit, read_vit, vit_fields, vit_resize
+from capjax.pretrained.vit.read import load_vit, read_vit, vit_fields, vit_resize
 from capjax.pretrained.weights import WeightsError
 from tests.references import need_torch, need_transformers
 

@@ -10,14 +10,14 @@ import jax
 import numpy as np
 import optax
 
-from capjax import parallel
 from capjax.data.batches import pack
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.evaluate.captioning import BeamSearch, CaptionBatches
-from capjax.models.bahdanau_decoder import BahdanauDecoder
 from capjax.models.captioner import Captioner, split_frozen
-from capjax.models.conv_encoder import ConvEncoder
-from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.models.decoders.bahdanau import BahdanauDecoder
+from capjax.models.decoders.transformer import TransformerDecoder
+from capjax.models.encoders.conv import ConvEncoder
+from capjax.parallel import devices
 from capjax.train.objective import Objective
 from capjax.train.state import init_state
 from capjax.train.step import make_loss_step, make_train_step
@@ -63,10 +63,8 @@ def main():
     variables = model.init_variables(jax.random.key(0), (8, 8, 3))
     params, frozen = split_frozen(variables, ("encoder",) if freeze else ())
     optimizer = optax.sgd(1.0)
-    state = parallel.replicate(
-        init_state(params, optimizer, ema=True, frozen=frozen, baseline=hard)
-    )
-    step = parallel.map_devices(
+    state = devices.replicate(init_state(params, optimizer, ema=True, frozen=frozen, baseline=hard))
+    step = devices.map_devices(
         make_train_step(
             model,
             optimizer,
@@ -76,14 +74,14 @@ def main():
             ema_decay=0.5,
         )
     )
-    after, metrics = step(state, parallel.shard(batch))
-    loss = parallel.map_devices(make_loss_step(model))(state.eval_variables, parallel.shard(batch))
+    after, metrics = step(state, devices.shard(batch))
+    loss = devices.map_devices(make_loss_step(model))(state.eval_variables, devices.shard(batch))
     gradient = jax.tree.map(
         lambda a, b: np.asarray(a) - b,
-        parallel.unreplicate(state.params),
-        parallel.unreplicate(after.params),
+        devices.unreplicate(state.params),
+        devices.unreplicate(after.params),
     )
-    jax.tree.map(np.testing.assert_array_equal, parallel.unreplicate(after.frozen), frozen)
+    jax.tree.map(np.testing.assert_array_equal, devices.unreplicate(after.frozen), frozen)
     assert not metrics.pop("nonfinite").any()
     _check_that_all_agree(state, step, batch)
     values = {name: float(value[0]) for name, value in metrics.items()}
@@ -92,7 +90,7 @@ def main():
     values["devices"] = jax.device_count()
     values["eval_nll"] = float(loss["nll"][0])
     values["gradient"] = {part: flat(tree) for part, tree in gradient.items()}
-    values["ema"] = {part: flat(tree) for part, tree in parallel.unreplicate(after.ema).items()}
+    values["ema"] = {part: flat(tree) for part, tree in devices.unreplicate(after.ema).items()}
     if sys.argv[2] == "padded":
         values["captions_said"] = captions(model, state.eval_variables, batch["image"])
     print(json.dumps(values))
@@ -103,7 +101,7 @@ def _check_that_all_agree(state, step, batch):
     params = jax.tree.map(np.array, state.params)
     params["decoder"]["bias"][-1, 5] = np.nan
     shared = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), params)
-    after, metrics = step(state.replace(params=parallel.shard(shared)), parallel.shard(batch))
+    after, metrics = step(state.replace(params=devices.shard(shared)), devices.shard(batch))
     flags = np.asarray(metrics["nonfinite"])
     assert flags.all(axis=0).any()
     assert (flags == flags[0]).all()

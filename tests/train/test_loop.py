@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from capjax import parallel
 from capjax.models.captioner import Captioner, FeatureEncoder
-from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.models.decoders.transformer import TransformerDecoder
+from capjax.parallel import devices
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.events import read_events
 from capjax.train.finite import NonFiniteError, Watch, bad_parts, part_names, part_squares
@@ -51,7 +51,7 @@ def batches(first, last, bad=()):
         features = rng.normal(size=(2, 4, 6)).astype(np.float32)
         # One number of one image.
         features[1, 0, 0] = np.nan if step + 1 in bad else features[1, 0, 0]
-        yield parallel.shard(
+        yield devices.shard(
             {
                 "features": features,
                 "tokens": rng.integers(4, 9, (2, 2, 6)).astype(np.int32),
@@ -63,7 +63,7 @@ def batches(first, last, bad=()):
 @pytest.fixture(scope="module", name="step_fn")
 def make_step():
     step = make_train_step(MODEL, OPTIMIZER, seed=0, objective=Objective(), ema_decay=0.9)
-    return parallel.map_devices(step, donate=(0,))
+    return devices.map_devices(step, donate=(0,))
 
 
 def run(
@@ -116,7 +116,7 @@ def run(
         first = int(state.step)
         with Writer(str(folder), resume_step=first) as writer:
             end = train(
-                parallel.replicate(state),
+                devices.replicate(state),
                 step_fn,
                 watched(first),
                 evaluate,
@@ -128,7 +128,7 @@ def run(
                 writer=writer,
                 interruption=interruption,
             )
-    return parallel.unreplicate(end)
+    return devices.unreplicate(end)
 
 
 def rows(folder):
@@ -311,7 +311,7 @@ def test_an_exploding_learning_rate_is_found_before_the_evaluation(tmp_path):
     step = make_train_step(MODEL, rate, seed=0, objective=Objective(), ema_decay=0.9)
     # No score is right: the first evaluation, after an update, must not come about.
     with pytest.raises(NonFiniteError, match=r"after step 1 the parameters of decoder are .* 1e19"):
-        run(tmp_path, parallel.map_devices(step, donate=(0,)), scores=None, every=1)
+        run(tmp_path, devices.map_devices(step, donate=(0,)), scores=None, every=1)
     assert steps_of(tmp_path) == []
 
 

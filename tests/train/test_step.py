@@ -12,9 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-from capjax import parallel
 from capjax.models.captioner import Captioner, FeatureEncoder
-from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.models.decoders.transformer import TransformerDecoder
+from capjax.parallel import devices
 from capjax.train.objective import Objective
 from capjax.train.optimizer import adamw, learning_rate_schedule
 from capjax.train.state import init_state, update_ema
@@ -102,7 +102,7 @@ def batch_of(rng):
 
 def test_training_learns_a_batch_and_dropout_is_by_seed():
     rng = np.random.default_rng(0)
-    batch = parallel.shard(batch_of(rng))
+    batch = devices.shard(batch_of(rng))
     model = small(dropout=0.1)
     optimizer = adamw(
         learning_rate_schedule(1e-2, 5, 200), b1=0.9, b2=0.98, weight_decay=0.01, clip_norm=1.0
@@ -110,8 +110,8 @@ def test_training_learns_a_batch_and_dropout_is_by_seed():
     params = model.init_variables(jax.random.key(0), (4, 6))["params"]
 
     def losses(seed, steps):
-        state = parallel.replicate(init_state(params, optimizer, ema=False))
-        step = parallel.map_devices(
+        state = devices.replicate(init_state(params, optimizer, ema=False))
+        step = devices.map_devices(
             make_train_step(model, optimizer, seed=seed, objective=Objective())
         )
         found = []
@@ -130,14 +130,14 @@ def test_training_learns_a_batch_and_dropout_is_by_seed():
 def test_accumulation_must_divide():
     optimizer = optax.sgd(1.0)
     model = small()
-    state = parallel.replicate(
+    state = devices.replicate(
         init_state(model.init_variables(jax.random.key(0), (4, 6))["params"], optimizer, False)
     )
-    step = parallel.map_devices(
+    step = devices.map_devices(
         make_train_step(model, optimizer, seed=0, objective=Objective(), accumulate=3)
     )
     with pytest.raises(ValueError, match="accumulate=3 does not divide the 4 images"):
-        step(state, parallel.shard(batch_of(np.random.default_rng(0))))
+        step(state, devices.shard(batch_of(np.random.default_rng(0))))
 
 
 def test_schedule_warms_up_and_ends_at_zero():

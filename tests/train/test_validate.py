@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 
-from capjax import parallel
 from capjax.data.captions import CaptionTable
 from capjax.evaluate.captioning import Caption
 from capjax.models.captioner import Captioner, FeatureEncoder
-from capjax.models.transformer_decoder import TransformerDecoder
+from capjax.models.decoders.transformer import TransformerDecoder
+from capjax.parallel import devices
 from capjax.train.step import make_loss_step
 from capjax.train.validate import TeacherForced, fill_batch, samples_table
 
@@ -26,8 +26,8 @@ def batches(sizes, rng):
 
 
 def test_the_loss_is_a_mean_over_all_tokens_however_they_are_batched():
-    variables = parallel.replicate(MODEL.init_variables(jax.random.key(0), (4, 6)))
-    step = parallel.map_devices(make_loss_step(MODEL))
+    variables = devices.replicate(MODEL.init_variables(jax.random.key(0), (4, 6)))
+    step = devices.map_devices(make_loss_step(MODEL))
     whole = list(batches([6], np.random.default_rng(0)))
     parts = [
         {name: value[rows] for name, value in whole[0].items()} for rows in ([0, 1, 2, 3], [4, 5])

@@ -1,0 +1,1 @@
+"""Command lines: flags, wiring, and what they share."""

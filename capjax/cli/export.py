@@ -1,0 +1,68 @@
+"""Writes a trained run as a captioner of Hugging Face's transformers.
+
+    python -m capjax.pretrained.export --workdir runs/shapes_vit_gpt2 --to captioner
+
+`VisionEncoderDecoderModel`, `AutoTokenizer` and `AutoImageProcessor` load the folder, and
+`generate` makes the captions of `capjax.caption`. A run exports whose encoder, adapter and decoder
+transformers has: see `capjax.pretrained.captioners.exportable`.
+"""
+
+import argparse
+import dataclasses
+import sys
+
+from capjax.config import build
+from capjax.pretrained.captioners.export_captioner import check_free, write_captioner
+from capjax.pretrained.captioners.exportable import exportable
+from capjax.pretrained.captioners.generation_file import Generation
+from capjax.pretrained.weights import ExportError, WeightsError
+from capjax.run.load import load
+from capjax.run.workdir import WorkdirError
+
+_LOAD = """\
+from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
+model = VisionEncoderDecoderModel.from_pretrained({0!r})
+processor, tokenizer = (kind.from_pretrained({0!r}) for kind in (AutoImageProcessor, AutoTokenizer))
+"""
+
+
+def export(workdir: str, to: str, checkpoint: str | int = "best") -> None:
+    """Writes the folder `to`, and prints what was written and how it is loaded.
+
+    Args:
+      workdir: of the run.
+      to: a new or an empty folder.
+      checkpoint: as of `capjax.load`.
+
+    Raises:
+      ExportError: transformers has no such captioner, or there is something at `to`.
+      WorkdirError: the run can't be loaded.
+    """
+    check_free(to)
+    run = load(workdir, checkpoint)
+    generation = Generation(**dataclasses.asdict(build.beam_search(run.config.decoding)))
+    captioner = exportable(
+        run.model, run.variables, run.tokenizer, build.resize(run.config.dataset), generation
+    )
+    names = write_captioner(captioner, to)
+    print(f"wrote {to} of {workdir}, step {run.step}: {', '.join(names)}")
+    print(_LOAD.format(to), end="")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Reads the flags and exports."""
+    parser = argparse.ArgumentParser(
+        prog="python -m capjax.pretrained.export", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--workdir", required=True, help="folder of a trained run")
+    parser.add_argument("--to", required=True, metavar="DIR", help="folder to write, new or empty")
+    parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
+    arguments = parser.parse_args(argv)
+    try:
+        export(arguments.workdir, arguments.to, arguments.checkpoint)
+    except (build.ConfigError, ExportError, WeightsError, WorkdirError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Shows what a dataset holds, before anything is trained on it.
+
+    python -m capjax.data.show --config configs/flickr8k_transformer.py --config.dataset.root=DIR
+
+prints statistics of a split and draws random examples of it. Needs no accelerator.
+"""
+
+import io
+import os
+
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from capjax.cli.flags import fail, parse_flags
+from capjax.data.captions import encode_captions
+from capjax.data.describe import describe_captions, draw_examples
+from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
+from capjax.files.atomic import write_atomic
+from capjax.files.errors import DataError
+
+
+def show(config: ConfigDict, split: str, images: int, to: str) -> None:
+    """Prints statistics of a split and draws examples that `config.seed` chooses.
+
+    Raises:
+      DataError: the dataset is not there or its captions do not fit the config.
+      OSError: the picture cannot be written.
+    """
+    source = check_images(config.dataset, open_source(config.dataset, split))
+    table = open_captions(config.dataset, source)
+    if split == "train":
+        train = table
+    else:
+        train = open_captions(config.dataset, open_source(config.dataset, "train"))
+    try:
+        tokenizer = train_tokenizer(config.tokenizer, train)
+        encoded = encode_captions(
+            table,
+            tokenizer,
+            max_length=config.dataset.max_length,
+            over_length=config.dataset.over_length,
+        )
+    except ValueError as error:  # A field of the config.
+        raise DataError(str(error)) from error
+    print(f"{source.name}: {describe_captions(table, encoded, tokenizer)}")
+    if note := source.selection.get("note"):
+        print(note)
+    random = np.random.Generator(np.random.Philox(key=config.seed))
+    indices = random.permutation(len(source))[:images]
+    content = io.BytesIO()
+    draw_examples(source, indices).savefig(content, dpi=100, format="png")
+    write_atomic(to, content.getvalue())
+    print(f"wrote {to}")
+
+
+def define_flags() -> None:
+    """Defines the flags; not on import, because other command lines have a --config too."""
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file, such as configs/shapes_transformer.py.", lock_config=True
+    )
+    flags.DEFINE_string("split", "train", "Split to show.")
+    # More would make a picture taller than Matplotlib draws.
+    flags.DEFINE_integer(
+        "images", 16, "Examples to draw, at random.", lower_bound=1, upper_bound=400
+    )
+    flags.DEFINE_string("to", None, "PNG of the examples; by default examples-<split>.png.")
+    flags.mark_flag_as_required("config")
+
+
+def main(argv: list[str]) -> None:
+    """Reads the flags and shows the split."""
+    del argv  # Flags alone, says `parse_flags`.
+    given = flags.FLAGS
+    # A split may be an expression with signs that no file name takes.
+    name = "".join(c if c.isalnum() or c in "+-_" else "_" for c in given.split)
+    to = os.path.abspath(given.to or f"examples-{name}.png")
+    try:
+        show(given.config, given.split, given.images, to)
+    except (DataError, OSError) as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,1 @@
+"""From a config to parts, and checks between fields."""

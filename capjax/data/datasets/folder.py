@@ -1,0 +1,247 @@
+"""A user's own pictures with a table of captions.
+
+The table is a JSONL or a CSV file, a row a caption:
+
+    {"image": "dogs/1.jpg", "caption": "A dog runs.", "split": "train"}
+
+    image,caption,split
+    dogs/1.jpg,"A dog, running.",train
+
+`split` may be absent. A JSONL row may hold several captions, {"image": ..., "captions": [...]}. The
+names that Hugging Face's image folders use are taken too: `file_name` for image, `text` for
+caption.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from capjax.data.files_source import FilesSource
+from capjax.data.source import Example
+from capjax.files.errors import DataError
+from capjax.files.text import check_folder, first_few, parse_json, read_text
+
+_WHAT = "a .jsonl or .csv file with image and caption in every row"
+_IMAGE = ("image", "file_name")
+_CAPTION = ("caption", "text")
+_SPLITS = {"train": "train", "validation": "validation", "test": "test"}
+_SPLITS |= {"val": "validation", "dev": "validation"}
+
+
+class _Row(NamedTuple):
+    """A row of the table; split is "" where it has none."""
+
+    line: int
+    image: str
+    captions: tuple[str, ...]
+    split: str
+
+
+class _RowError(ValueError):
+    """A row that cannot be used; the message says why."""
+
+
+def open_folder(
+    file: str,
+    root: str | None,
+    split: str,
+    *,
+    validation_share: float,
+    seed: int,
+    allow_outside: bool = False,
+) -> FilesSource:
+    """One split of a user's pictures; an image's id is its path.
+
+    Where no row names a split, a share of the images is validation and the rest train. A hash of
+    path and seed chooses, so adding pictures moves none of the others.
+
+    Args:
+      file: the table, see above.
+      root: folder that image paths start from; None is the table's own.
+      split: "train", "validation" (in the table also "val" or "dev") or "test".
+      validation_share: between 0 and 1, of the images.
+      seed: of that choice.
+      allow_outside: see `FilesSource`.
+
+    Raises:
+      DataError: a file is missing, rows cannot be used (all are named, by line), or there is no
+        such split.
+    """
+    rows = _read_rows(file)
+    folder = os.path.dirname(file) or "." if root is None else root
+    check_folder(folder, field="root", what="the folder that image paths start from")
+    captions: dict[str, list[str]] = {}
+    for row in rows:
+        captions.setdefault(row.image, []).extend(row.captions)
+    splits = _named_splits(file, rows) or _drawn_splits(captions, validation_share, seed)
+    counts = Counter(splits.values())
+    if split not in counts:
+        there = ", ".join(f"{name} ({count} images)" for name, count in sorted(counts.items()))
+        raise DataError(
+            f"{file} has no split {split!r}; it has {there}. Name splits in a column 'split', or "
+            "have a part drawn with config.dataset.validation_share"
+        )
+    examples = [
+        Example(image, image, tuple(texts))
+        for image, texts in captions.items()
+        if splits[image] == split
+    ]
+    stem = os.path.splitext(os.path.basename(file))[0]
+    return FilesSource(f"{stem}/{split}", folder, examples, allow_outside=allow_outside)
+
+
+def _named_splits(file: str, rows: Sequence[_Row]) -> dict[str, str]:
+    """Each image's split by the table; empty where it names none.
+
+    Raises:
+      DataError: some rows lack a split, or an image is in two.
+    """
+    if not any(row.split for row in rows):
+        return {}
+    if lacking := [row.line for row in rows if not row.split]:
+        raise DataError(
+            f"{file} names a split in some rows, but not in {len(lacking)}: lines "
+            f"{first_few(lacking)}; name it in all or in none"
+        )
+    splits = {row.image: row.split for row in rows}
+    if torn := dict.fromkeys(row.image for row in rows if splits[row.image] != row.split):
+        raise DataError(
+            f"{file} has {len(torn)} images in more than one split: {first_few(list(torn))}; "
+            "an image's rows must all name the same"
+        )
+    return splits
+
+
+def _drawn_splits(images: Collection[str], share: float, seed: int) -> dict[str, str]:
+    if not 0 < share < 1:
+        raise DataError(f"config.dataset.validation_share must be between 0 and 1, not {share}")
+    fractions = {image: _fraction(image, seed) for image in images}
+    # At least one image: a small folder may have none below the share.
+    limit = max(share, min(fractions.values()) + 1e-12)
+    return {image: "validation" if f < limit else "train" for image, f in fractions.items()}
+
+
+def _fraction(image: str, seed: int) -> float:
+    """A number in [0, 1) that seems random and hangs on nothing but path and seed."""
+    digest = hashlib.sha256(json.dumps([seed, image]).encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _read_rows(file: str) -> list[_Row]:
+    """All rows of a table.
+
+    Raises:
+      DataError: naming the first ten rows that cannot be used.
+    """
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
+    reader = readers.get(os.path.splitext(file)[1].lower())
+    if reader is None:
+        raise DataError(f"{file!r} is of no known kind; config.dataset.file should be {_WHAT}")
+    text = read_text(file, field="file", what=_WHAT)
+    rows, problems = [], []
+    lines: dict[tuple[str, str], int] = {}
+    for line, fields in reader(text):
+        try:
+            row = _row(line, fields)
+            for caption in row.captions:
+                first = lines.setdefault((row.image, caption), line)
+                if first != line:
+                    raise _RowError(f"repeats image and caption of line {first}")
+            rows.append(row)
+        except _RowError as error:
+            problems.append(f"line {line} ({error})")
+    if problems:
+        raise DataError(
+            f"{file} has {len(problems)} unusable rows: {first_few(problems)}; "
+            f"config.dataset.file should be {_WHAT}"
+        )
+    if not rows:
+        raise DataError(f"{file} has no rows; config.dataset.file should be {_WHAT}")
+    return rows
+
+
+def _read_jsonl(text: str) -> Iterator[tuple[int, dict | str]]:
+    """(line, its fields) of every line that is not blank; a text says why there are no fields."""
+    # Not splitlines, which also splits at characters that JSON takes inside of a string.
+    for line, content in enumerate(text.split("\n"), 1):
+        if content.strip():
+            try:
+                fields = parse_json(content)
+            except ValueError as error:
+                yield line, f"is not JSON: {error}"
+            else:
+                yield line, fields if isinstance(fields, dict) else "is not a JSON object"
+
+
+def _read_csv(text: str) -> Iterator[tuple[int, dict | str]]:
+    """As `_read_jsonl`; the line is the one that a row starts at."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+        if doubled := [name for name, count in Counter(header).items() if count > 1]:
+            yield line, f"names a column twice: {', '.join(doubled)}; give a caption its own row"
+            return
+        if not set(header) & set(_IMAGE) or not set(header) & set(_CAPTION):
+            yield line, f"names the columns {', '.join(header)}, not image and caption"
+            return
+        while True:
+            line = reader.line_num + 1
+            row = next(reader, None)
+            if row is None:
+                return
+            if len(row) == len(header):
+                yield line, dict(zip(header, row, strict=True))
+            elif row:
+                yield (
+                    line,
+                    f"has {len(row)} fields, not {len(header)}; a caption with commas "
+                    "belongs in quotes",
+                )
+    except csv.Error as error:
+        yield line, f"is not CSV: {error}"
+
+
+def _row(line: int, fields: dict | str) -> _Row:
+    """Raises _RowError where these fields make no row."""
+    if isinstance(fields, str):
+        raise _RowError(fields)
+    image = _text(fields, _IMAGE)
+    named = [name for name in ("captions", *_CAPTION) if fields.get(name) is not None]
+    if len(named) > 1:
+        raise _RowError(f"has {' and '.join(map(repr, named))}; give each caption its own row")
+    if isinstance(fields.get("captions"), list):
+        captions = tuple(_text({"caption": text}, _CAPTION) for text in fields["captions"])
+        if len(set(captions)) < len(captions):
+            raise _RowError("has the same caption twice")
+    else:
+        captions = (_text(fields, _CAPTION),)
+    # One spelling a file: ./a.jpg would be another image than a.jpg.
+    image = image if ".." in image.split("/") else posixpath.normpath(image)
+    return _Row(line, image, captions, _split(fields.get("split")))
+
+
+def _text(fields: dict[str, Any], names: tuple[str, ...]) -> str:
+    """The first of these fields that there is, which must be text."""
+    name = next((name for name in names if fields.get(name) is not None), None)
+    if name is None:
+        raise _RowError(f"has no {names[0]!r}")
+    if not isinstance(fields[name], str) or not fields[name].strip():
+        raise _RowError(f"{name!r} is {fields[name]!r:.60}, not text")
+    return fields[name].strip()
+
+
+def _split(value: Any) -> str:
+    """The split that a row names; "" for none."""
+    if value is None or value == "":
+        return ""
+    name = _SPLITS.get(str(value).strip().lower())
+    if name is None:
+        raise _RowError(f"split {value!r:.60} is none of {', '.join(_SPLITS)}")
+    return name

@@ -1,0 +1,1 @@
+"""The encoders, a file each."""

@@ -1,0 +1,94 @@
+"""A small residual CNN with group normalisation, for training from scratch.
+
+Pre-activation residual blocks (He et al. 2016b) with group norm (Wu and He 2018), which needs
+no batch statistics, so that a step is a pure function of its batch on any number of devices.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from capjax.models.contract import Memory
+from capjax.models.encoders.patch import scale_pixels
+from capjax.models.layers import GridPositions
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with norm and ReLU before each; the first may stride."""
+
+    width: int
+    stride: int
+    groups: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def norm(x, name):
+            return nn.relu(nn.GroupNorm(self.groups, dtype=self.dtype, name=name)(x))
+
+        def conv(x, stride, name, side=3):
+            return nn.Conv(
+                self.width,
+                (side, side),
+                (stride, stride),
+                use_bias=False,
+                dtype=self.dtype,
+                name=name,
+            )(x)
+
+        y = norm(x, "norm_1")
+        if self.stride != 1 or x.shape[-1] != self.width:
+            x = conv(y, self.stride, "shortcut", side=1)
+        y = conv(y, self.stride, "conv_1")
+        return x + conv(norm(y, "norm_2"), 1, "conv_2")
+
+
+class ConvEncoder(nn.Module):
+    """A strided stem, then stages of residual blocks; every stage after the first halves the grid.
+
+    Attributes:
+      widths: channels of each stage; the last is the memory's D.
+      blocks: residual blocks a stage.
+      stem_stride: of the first convolution, whose kernel is one larger than twice the stride.
+      groups: of the group norms; each width must be its multiple.
+      positions: "learned" or "sincos", added to the memory: attention has no other way to know
+        where a feature lies, and captions say left and right.
+      dtype: of the computation; parameters are float32.
+    """
+
+    widths: tuple[int, ...]
+    blocks: int
+    stem_stride: int = 2
+    groups: int = 8
+    positions: Literal["learned", "sincos"] = "sincos"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Memory:
+        """Encodes images, uint8 [B, H, W, 3], to a memory over the last stage's grid."""
+        del train  # Nothing here is random or keeps statistics.
+        if any(width % self.groups for width in self.widths):
+            raise ValueError(
+                f"encoder widths {self.widths} must be multiples of groups {self.groups}"
+            )
+        side = 2 * self.stem_stride + 1
+        x = nn.Conv(
+            self.widths[0],
+            (side, side),
+            (self.stem_stride, self.stem_stride),
+            dtype=self.dtype,
+            name="stem",
+        )(scale_pixels(images, self.dtype))
+        for stage, width in enumerate(self.widths):
+            for block in range(self.blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                x = ResidualBlock(
+                    width, stride, self.groups, self.dtype, name=f"stage_{stage}_block_{block}"
+                )(x)
+        x = nn.relu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm")(x))
+        batch, height, width, channels = x.shape
+        x = x.reshape(batch, height * width, channels)
+        grid = (height, width)
+        return Memory(GridPositions(self.positions, grid, name="grid_positions")(x), grid)

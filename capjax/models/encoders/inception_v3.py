@@ -1,0 +1,157 @@
+"""InceptionV3 (Szegedy et al. 2016), without its classifier.
+
+The same network as `keras.applications.InceptionV3(include_top=False)`. Its layers have the names
+that Keras gives them in a fresh process, conv2d, conv2d_1, ..., by the order of their creation, so
+the order of the calls below is part of the format.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from capjax.models.contract import Memory
+from capjax.models.encoders.patch import scale_pixels
+
+# Below it, nothing is left of an image before the last block.
+MIN_SIZE = 75
+
+_Conv = Callable[..., jax.Array]
+
+# Convolutions of the stem and of each block, mixed0 to mixed10.
+_COUNTS = (5, 7, 7, 7, 4, 10, 10, 10, 10, 6, 9, 9)
+
+
+def _stages() -> dict[str, tuple[str, ...]]:
+    ends = [*itertools.accumulate(_COUNTS)]
+    return {
+        f"mixed{number}": tuple(
+            f"{kind}_{conv}" for conv in range(*span) for kind in ("conv2d", "batch_normalization")
+        )
+        for number, span in enumerate(itertools.pairwise(ends))
+    }
+
+
+# The parts of each block, by Keras's name of the block.
+STAGES = _stages()
+
+
+class InceptionV3(nn.Module):
+    """Images uint8 [B, H, W, 3] to a memory of F = 2048; 299x299 gives 8x8 places.
+
+    Its batch norms, which have no scale, always use their stored statistics, as MobileNetV2's.
+
+    Attributes:
+      dtype: of the computation; parameters are float32.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Memory:
+        """Encodes images; the features are those of the last block, which Keras calls mixed10.
+
+        Raises:
+          ValueError: a side is below 75 pixels.
+        """
+        del train  # Nothing here is random or updates its statistics.
+        height, width = images.shape[1:3]
+        if min(height, width) < MIN_SIZE:
+            raise ValueError(
+                f"InceptionV3 needs images of {MIN_SIZE}x{MIN_SIZE} or more, and the image size is "
+                f"{height}x{width}; 299 is what it was trained on"
+            )
+        numbers = itertools.count()
+
+        def conv(x, channels, rows=1, columns=1, stride=1, padding="SAME") -> jax.Array:
+            """Convolution, norm, ReLU."""
+            number = next(numbers)
+            suffix = f"_{number}" if number else ""
+            fields = {"use_bias": False, "dtype": self.dtype, "name": f"conv2d{suffix}"}
+            if rows == columns == 1:
+                # A matrix product, which XLA computes faster on CPUs.
+                x = nn.Dense(channels, **fields)(x)
+            else:
+                x = nn.Conv(channels, (rows, columns), (stride, stride), padding, **fields)(x)
+            x = nn.BatchNorm(
+                use_running_average=True,
+                epsilon=1e-3,
+                use_scale=False,
+                dtype=self.dtype,
+                name=f"batch_normalization{suffix}",
+            )(x)
+            return nn.relu(x)
+
+        x = scale_pixels(images, self.dtype)
+        x = conv(x, 32, 3, 3, 2, "VALID")
+        x = conv(x, 32, 3, 3, padding="VALID")
+        x = _max_pool(conv(x, 64, 3, 3))
+        x = conv(x, 80)
+        x = _max_pool(conv(x, 192, 3, 3, padding="VALID"))
+        for pooled in (32, 64, 64):
+            x = _squares(conv, x, pooled)
+        x = _shrink_squares(conv, x)
+        for inner in (128, 160, 160, 192):
+            x = _sevens(conv, x, inner)
+        x = _shrink_sevens(conv, x)
+        for _ in range(2):
+            x = _forks(conv, x)
+        batch, height, width, features = x.shape
+        return Memory(x.reshape(batch, height * width, features), (height, width))
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (3, 3), (2, 2))
+
+
+def _average(x: jax.Array) -> jax.Array:
+    """The mean around each place; at the border, of the places that exist."""
+    return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
+
+
+def _concatenate(*branches: jax.Array) -> jax.Array:
+    return jnp.concatenate(branches, axis=-1)
+
+
+def _squares(conv: _Conv, x: jax.Array, pooled: int) -> jax.Array:
+    """mixed0 to mixed2 (figure 5 of the paper): 3x3 and 5x5."""
+    single = conv(x, 64)
+    five = conv(conv(x, 48), 64, 5, 5)
+    double = conv(conv(conv(x, 64), 96, 3, 3), 96, 3, 3)
+    return _concatenate(single, five, double, conv(_average(x), pooled))
+
+
+def _shrink_squares(conv: _Conv, x: jax.Array) -> jax.Array:
+    """mixed3, of half the rows and columns."""
+    three = conv(x, 384, 3, 3, 2, "VALID")
+    double = conv(conv(conv(x, 64), 96, 3, 3), 96, 3, 3, 2, "VALID")
+    return _concatenate(three, double, _max_pool(x))
+
+
+def _sevens(conv: _Conv, x: jax.Array, inner: int) -> jax.Array:
+    """mixed4 to mixed7 (figure 6): 7x7 as a row and a column."""
+    single = conv(x, 192)
+    seven = conv(conv(conv(x, inner), inner, 1, 7), 192, 7, 1)
+    double = conv(conv(conv(x, inner), inner, 7, 1), inner, 1, 7)
+    double = conv(conv(double, inner, 7, 1), 192, 1, 7)
+    return _concatenate(single, seven, double, conv(_average(x), 192))
+
+
+def _shrink_sevens(conv: _Conv, x: jax.Array) -> jax.Array:
+    """mixed8, of half the rows and columns."""
+    three = conv(conv(x, 192), 320, 3, 3, 2, "VALID")
+    seven = conv(conv(conv(x, 192), 192, 1, 7), 192, 7, 1)
+    return _concatenate(three, conv(seven, 192, 3, 3, 2, "VALID"), _max_pool(x))
+
+
+def _forks(conv: _Conv, x: jax.Array) -> jax.Array:
+    """mixed9 and mixed10 (figure 7): branches that end in a row beside a column."""
+    single = conv(x, 320)
+    three = conv(x, 384)
+    three = _concatenate(conv(three, 384, 1, 3), conv(three, 384, 3, 1))
+    double = conv(conv(x, 448), 384, 3, 3)
+    double = _concatenate(conv(double, 384, 1, 3), conv(double, 384, 3, 1))
+    return _concatenate(single, three, double, conv(_average(x), 192))

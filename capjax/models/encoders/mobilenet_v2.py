@@ -1,0 +1,88 @@
+"""MobileNetV2 (Sandler et al. 2018), without its classifier.
+
+The same network as `keras.applications.MobileNetV2(include_top=False)`, layer for layer and by the
+same names, so that its weights fit.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from capjax.models.contract import Memory
+from capjax.models.depthwise import DepthwiseConv
+from capjax.models.encoders.patch import scale_pixels
+from capjax.models.stem import StemConv
+
+# Table 2 of the paper: expansion, channels, repeats and the first repeat's stride.
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+_LAST = 1280
+
+
+def round_channels(channels: float) -> int:
+    """To a multiple of 8, never below nine tenths of what was asked for."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels else rounded + 8
+
+
+class MobileNetV2(nn.Module):
+    """Images uint8 [B, H, W, 3] to a memory over ceil(H / 32) x ceil(W / 32) places.
+
+    Its batch norms always use their stored statistics, which lie in the collection `batch_stats`
+    and never change: fine-tuning trains the weights around them.
+
+    Attributes:
+      alpha: multiplies the channels of all layers; 1.0 gives F = 1280.
+      dtype: of the computation; parameters are float32.
+    """
+
+    alpha: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Memory:
+        """Encodes images; the features are those after the last activation."""
+        del train  # Nothing here is random or updates its statistics.
+
+        def norm(x: jax.Array, name: str) -> jax.Array:
+            return nn.BatchNorm(
+                use_running_average=True, epsilon=1e-3, dtype=self.dtype, name=name
+            )(x)
+
+        def pointwise(x: jax.Array, channels: int, name: str) -> jax.Array:
+            # A 1x1 convolution as a matrix product, which XLA computes faster on CPUs.
+            return nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(x)
+
+        def block(x: jax.Array, name: str, expansion: int, channels: int, stride: int):
+            y = x
+            if expansion > 1:
+                y = pointwise(y, expansion * x.shape[-1], f"{name}_expand")
+                y = nn.relu6(norm(y, f"{name}_expand_BN"))
+            y = DepthwiseConv(3, stride, self.dtype, name=f"{name}_depthwise")(y)
+            y = nn.relu6(norm(y, f"{name}_depthwise_BN"))
+            y = norm(pointwise(y, channels, f"{name}_project"), f"{name}_project_BN")
+            return x + y if stride == 1 and x.shape[-1] == channels else y
+
+        x = scale_pixels(images, self.dtype)
+        x = StemConv(round_channels(32 * self.alpha), self.dtype, name="Conv1")(x)
+        x = nn.relu6(norm(x, "bn_Conv1"))
+        number = 0
+        for expansion, channels, repeats, first_stride in STAGES:
+            for repeat in range(repeats):
+                name = f"block_{number}" if number else "expanded_conv"
+                stride = first_stride if repeat == 0 else 1
+                x = block(x, name, expansion, round_channels(channels * self.alpha), stride)
+                number += 1
+        last = round_channels(_LAST * self.alpha) if self.alpha > 1 else _LAST
+        x = nn.relu6(norm(pointwise(x, last, "Conv_1"), "Conv_1_bn"))
+        batch, height, width, features = x.shape
+        return Memory(x.reshape(batch, height * width, features), (height, width))

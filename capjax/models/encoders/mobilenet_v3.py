@@ -1,0 +1,121 @@
+"""MobileNetV3-Small and -Large (Howard et al. 2019), without their classifier.
+
+The same networks as `keras.applications.MobileNetV3Small(include_top=False)` and its Large, layer
+for layer and by the same names, so that their weights fit.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from capjax.models.contract import Memory
+from capjax.models.depthwise import DepthwiseConv
+from capjax.models.encoders.mobilenet_v2 import round_channels
+from capjax.models.encoders.patch import scale_pixels
+from capjax.models.stem import StemConv
+
+# Tables 1 and 2 of the paper: kernel, expansion, channels, whether there is squeeze and excite,
+# whether the activation is hard swish (else ReLU), and the stride.
+_LARGE = (
+    (3, 1, 16, False, False, 1),
+    (3, 4, 24, False, False, 2),
+    (3, 3, 24, False, False, 1),
+    (5, 3, 40, True, False, 2),
+    (5, 3, 40, True, False, 1),
+    (5, 3, 40, True, False, 1),
+    (3, 6, 80, False, True, 2),
+    (3, 2.5, 80, False, True, 1),
+    (3, 2.3, 80, False, True, 1),
+    (3, 2.3, 80, False, True, 1),
+    (3, 6, 112, True, True, 1),
+    (3, 6, 112, True, True, 1),
+    (5, 6, 160, True, True, 2),
+    (5, 6, 160, True, True, 1),
+    (5, 6, 160, True, True, 1),
+)
+_SMALL = (
+    (3, 1, 16, True, False, 2),
+    (3, 72 / 16, 24, False, False, 2),
+    (3, 88 / 24, 24, False, False, 1),
+    (5, 4, 40, True, True, 2),
+    (5, 6, 40, True, True, 1),
+    (5, 6, 40, True, True, 1),
+    (5, 3, 48, True, True, 1),
+    (5, 3, 48, True, True, 1),
+    (5, 6, 96, True, True, 2),
+    (5, 6, 96, True, True, 1),
+    (5, 6, 96, True, True, 1),
+)
+BLOCKS = {"small": _SMALL, "large": _LARGE}
+
+
+class MobileNetV3(nn.Module):
+    """Images uint8 [B, H, W, 3] to a memory over ceil(H / 32) x ceil(W / 32) places.
+
+    Its batch norms always use their stored statistics, as MobileNetV2's.
+
+    Attributes:
+      size: "small", of F = 576 with alpha 1, or "large", of F = 960.
+      alpha: multiplies the channels of all blocks.
+      dtype: of the computation; parameters are float32.
+    """
+
+    size: Literal["small", "large"] = "large"
+    alpha: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Memory:
+        """Encodes images; the features are those after the last activation.
+
+        Raises:
+          ValueError: there is no MobileNetV3 of this size.
+        """
+        del train  # Nothing here is random or updates its statistics.
+        if self.size not in BLOCKS:
+            raise ValueError(
+                f"there is no MobileNetV3 of size {self.size!r}; it may be {[*BLOCKS]}"
+            )
+
+        def norm(x: jax.Array, name: str) -> jax.Array:
+            return nn.BatchNorm(
+                use_running_average=True, epsilon=1e-3, dtype=self.dtype, name=name
+            )(x)
+
+        def pointwise(x: jax.Array, channels: int, name: str, use_bias: bool = False) -> jax.Array:
+            # A 1x1 convolution as a matrix product, which XLA computes faster on CPUs.
+            return nn.Dense(channels, use_bias=use_bias, dtype=self.dtype, name=name)(x)
+
+        def excite(x: jax.Array, name: str) -> jax.Array:
+            """Scales each channel by what all channels' means say (section 5.3)."""
+            channels = x.shape[-1]
+            y = x.mean((1, 2), keepdims=True)
+            y = nn.relu(pointwise(y, round_channels(channels / 4), f"{name}_conv", True))
+            return x * nn.hard_sigmoid(pointwise(y, channels, f"{name}_conv_1", True))
+
+        def block(x, name, kernel, expansion, channels, squeezes, swish, stride) -> jax.Array:
+            activation = nn.hard_swish if swish else nn.relu
+            y = x
+            if expansion > 1:
+                y = pointwise(y, round_channels(expansion * x.shape[-1]), f"{name}_expand")
+                y = activation(norm(y, f"{name}_expand_bn"))
+            y = DepthwiseConv(kernel, stride, self.dtype, name=f"{name}_depthwise")(y)
+            y = activation(norm(y, f"{name}_depthwise_bn"))
+            if squeezes:
+                y = excite(y, f"{name}_squeeze_excite")
+            y = norm(pointwise(y, channels, f"{name}_project"), f"{name}_project_bn")
+            return x + y if stride == 1 and x.shape[-1] == channels else y
+
+        x = scale_pixels(images, self.dtype)
+        x = StemConv(16, self.dtype, name="conv")(x)
+        x = nn.hard_swish(norm(x, "conv_bn"))
+        for number, (kernel, expansion, channels, *rest) in enumerate(BLOCKS[self.size]):
+            name = f"expanded_conv_{number}" if number else "expanded_conv"
+            x = block(x, name, kernel, expansion, round_channels(channels * self.alpha), *rest)
+        x = nn.hard_swish(
+            norm(pointwise(x, round_channels(6 * x.shape[-1]), "conv_1"), "conv_1_bn")
+        )
+        batch, height, width, features = x.shape
+        return Memory(x.reshape(batch, height * width, features), (height, width))

@@ -1,0 +1,1 @@
+"""Whole captioners of other people."""

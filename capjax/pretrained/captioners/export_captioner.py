@@ -1,0 +1,107 @@
+"""Writes a captioner as a folder of transformers' VisionEncoderDecoder, as `encoder_decoder` reads.
+
+`VisionEncoderDecoderModel`, `AutoTokenizer` and `AutoImageProcessor` load from it.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+
+import numpy as np
+import safetensors.numpy
+
+from capjax.files.atomic import write_atomic
+from capjax.pretrained.captioners import gpt2
+from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner
+from capjax.pretrained.captioners.generation_file import write_generation
+from capjax.pretrained.captioners.gpt2_tokenizer import write_tokenizer
+from capjax.pretrained.preprocessing_file import write_preprocessing
+from capjax.pretrained.vit import huggingface
+from capjax.pretrained.weights import ExportError
+
+
+def check_free(folder: str | os.PathLike) -> None:
+    """Raises ExportError for a place where something lies: nothing is written over."""
+    if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
+        raise ExportError(f"{folder} is there already; give a folder that is new, or empty")
+
+
+def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -> list[str]:
+    """Writes the folder, whole or not at all.
+
+    Args:
+      captioner: its positions are those of the pictures that `resize` makes, which current
+        releases of transformers do not resample by themselves.
+      folder: a new or an empty one.
+
+    Returns:
+      The names of its files.
+
+    Raises:
+      ExportError: there is something already; or transformers has no such encoder, activation or
+        way to make squares of pictures.
+      OSError: it can't be written.
+    """
+    check_free(folder)
+    contents, tensors = _contents(captioner)
+    place = os.path.abspath(folder)
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    start = f".{os.path.basename(place)}."
+    temporary = tempfile.mkdtemp(dir=os.path.dirname(place), prefix=start)
+    try:
+        most = captioner.decoder["max_length"]
+        contents |= write_tokenizer(captioner.tokenizer, temporary, most)
+        for name, content in contents.items():
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            write_atomic(os.path.join(temporary, name), text.encode())
+        weights = safetensors.numpy.save(tensors, {"format": "pt"})
+        write_atomic(os.path.join(temporary, "model.safetensors"), weights)
+        # mkdtemp makes folders for the owner alone.
+        os.chmod(temporary, 0o755)
+        names = sorted(os.listdir(temporary))
+        os.rename(temporary, place)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return names
+
+
+def _contents(captioner: PretrainedCaptioner) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    """What the JSON files hold, by name, and the weights."""
+    params = captioner.variables["params"]
+    encoder = huggingface.write_config(captioner.encoder, captioner.resize.size)
+    generation = write_generation(captioner.generation, captioner.tokenizer)
+    ids = {name: value for name, value in generation.items() if name.endswith("_token_id")}
+    decoder = gpt2.write_config(captioner.decoder)
+    config = {
+        "architectures": ["VisionEncoderDecoderModel"],
+        "model_type": "vision-encoder-decoder",
+        "is_encoder_decoder": True,
+        # Of the two parts, which have no weights in common; the decoder's own are.
+        "tie_word_embeddings": False,
+        **ids,
+        "encoder": encoder,
+        "decoder": {
+            **decoder,
+            **{name: value for name, value in ids.items() if name != "decoder_start_token_id"},
+        },
+    }
+    parts = {
+        "encoder": huggingface.to_tensors(params["encoder"], captioner.encoder, encoder),
+        "decoder": gpt2.to_tensors(params["decoder"]),
+    }
+    if captioner.projection:
+        dense = params["adapter"]["projection"]
+        parts["enc_to_dec_proj"] = {"weight": dense["kernel"].T, "bias": dense["bias"]}
+    tensors = {
+        f"{part}.{name}": np.ascontiguousarray(array, np.float32)
+        for part, given in parts.items()
+        for name, array in given.items()
+    }
+    mean, std = captioner.encoder["mean"], captioner.encoder["std"]
+    return {
+        "config.json": config,
+        "generation_config.json": generation,
+        "preprocessor_config.json": write_preprocessing(captioner.resize, mean, std),
+    }, tensors

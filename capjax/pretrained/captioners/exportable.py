@@ -1,0 +1,166 @@
+"""A captioner of capjax as the VisionEncoderDecoder of transformers that it is, where it is one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from capjax.data.images import Resize
+from capjax.data.tokenizer import Tokenizer
+from capjax.models.adapter import Adapter
+from capjax.models.captioner import Captioner, Variables
+from capjax.models.decoders.transformer import TransformerDecoder
+from capjax.models.encoders.patch import PatchEncoder
+from capjax.models.encoders.vit import ViT, resample_positions
+from capjax.models.layers import sincos_positions
+from capjax.pretrained.captioners.encoder_decoder import PROJECTION, PretrainedCaptioner
+from capjax.pretrained.captioners.generation_file import Generation
+from capjax.pretrained.vit.huggingface import HALF
+from capjax.pretrained.vit.read import FIELDS
+from capjax.pretrained.weights import ExportError
+
+# What GPT-2 is and `TransformerDecoder` may be otherwise.
+_GPT2 = {"norm": "pre", "tie_embeddings": True, "use_output_bias": False}
+
+
+def exportable(
+    model: Captioner,
+    variables: Variables,
+    tokenizer: Tokenizer,
+    resize: Resize,
+    generation: Generation,
+) -> PretrainedCaptioner:
+    """The same captioner, of the parts that transformers has.
+
+    Args:
+      model: of a run.
+      variables: its own, NumPy.
+      tokenizer: what it bans is what the model does.
+      resize: makes the pictures that the model sees, whose grid the positions are brought to.
+      generation: how it is meant to caption.
+
+    Raises:
+      ExportError: transformers has no such parts; names the field of the config, and what it has.
+    """
+    params = variables["params"]
+    decoder = _decoder_fields(model.decoder)
+    if not isinstance(model.encoder, PatchEncoder | ViT):
+        raise ExportError(
+            f"config.encoder.name: a {type(model.encoder).__name__} is nothing that transformers' "
+            "captioners have; 'patch' and 'vit' export"
+        )
+    _check_widths(model.encoder.width, decoder["width"], model.adapter)
+    encoder, encoder_params = _as_vit(model.encoder, params["encoder"], resize.size)
+    parts = {"encoder": encoder_params, "decoder": params["decoder"]}
+    if model.adapter is not None:
+        parts["adapter"] = params["adapter"]
+    return PretrainedCaptioner(
+        encoder,
+        decoder,
+        model.adapter is not None,
+        {"params": parts},
+        resize,
+        tokenizer,
+        generation,
+    )
+
+
+def _decoder_fields(decoder: nn.Module) -> dict[str, Any]:
+    """Fields of the `GPT2Decoder` that a decoder is."""
+    if not isinstance(decoder, TransformerDecoder):
+        raise ExportError(
+            f"config.decoder.name: a {type(decoder).__name__} is nothing that transformers has; "
+            "'gpt2' exports"
+        )
+    wanted = {**_GPT2, "head_dim": decoder.width // decoder.num_heads}
+    for name, value in wanted.items():
+        if (found := getattr(decoder, name)) not in (value, None):
+            raise ExportError(
+                f"config.decoder.{name}={found!r} is no GPT-2's, which transformers has; it may be "
+                f"{value!r}, as all fields of base.gpt2_decoder() are"
+            )
+    names = ("vocab_size", "max_length", "width", "num_layers", "num_heads", "mlp_ratio")
+    names += ("activation", "epsilon", "dropout", "attention_dropout")
+    return {name: getattr(decoder, name) for name in names}
+
+
+def _as_vit(
+    encoder: PatchEncoder | ViT, params: Mapping[str, Any], image_size: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields and parameters of the `ViT` that an encoder of such pictures is."""
+    if isinstance(encoder, PatchEncoder):
+        return _patches_as_vit(encoder, params, image_size)
+    fields = {name: getattr(encoder, name) for name in FIELDS}
+    old, new = tuple(fields["position_grid"]), (image_size // encoder.patch_size,) * 2
+    table = resample_positions(jnp.asarray(params["positions"]), old, new, encoder.resample)
+    return {**fields, "position_grid": new}, {**params, "positions": np.asarray(table)}
+
+
+def _patches_as_vit(
+    encoder: PatchEncoder, params: Mapping[str, Any], image_size: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    grid = (image_size // encoder.patch_size,) * 2
+    fields = {
+        "patch_size": encoder.patch_size,
+        "width": encoder.width,
+        "depth": encoder.depth,
+        "num_heads": encoder.num_heads,
+        "mlp_dim": round(encoder.mlp_ratio * encoder.width),
+        "position_grid": grid,
+        "prefix": int(encoder.class_token),
+        "patch_bias": True,
+        "pre_norm": False,
+        "final_norm": True,
+        "layer_scale": False,
+        "gated": False,
+        "activation": "gelu_tanh",
+        "epsilon": nn.LayerNorm.epsilon,
+        "mean": HALF,
+        "std": HALF,
+        "resample": "bicubic",
+    }
+    if encoder.positions == "learned":
+        positions = params["grid_positions"]["table"]
+    else:
+        positions = sincos_positions(grid, encoder.width)
+    found = {"positions": positions}
+    found |= {name: params[name] for name in ("patch_embedding", "norm")}
+    if encoder.class_token:
+        found["prefix_tokens"] = params["class_token"][0]
+    for number in range(encoder.depth):
+        block = dict(params[f"block_{number}"])
+        dense = block.pop("feed_forward")
+        found[f"block_{number}"] = {**block, **dense}
+    return fields, found
+
+
+def _check_widths(encoder: int, decoder: int, adapter: Adapter | None) -> None:
+    """Raises ExportError where transformers would have a projection and there is none, or another.
+
+    It has one if, and only if, the widths differ.
+    """
+    if adapter is None:
+        if encoder != decoder:
+            raise ExportError(
+                f"config.encoder.width={encoder} is not config.decoder.width={decoder}, between "
+                "which transformers has a projection; config.adapter may be one: base.adapter() "
+                f"with {_listed({**PROJECTION, 'width': decoder})}"
+            )
+        return
+    for name, value in {**PROJECTION, "width": decoder}.items():
+        if (found := getattr(adapter, name)) != value:
+            raise ExportError(
+                f"config.adapter.{name}={found!r} is not transformers' projection, which has "
+                f"{_listed({**PROJECTION, 'width': decoder})}"
+            )
+    if encoder == decoder:
+        raise ExportError(
+            f"config.adapter.width={decoder} is config.encoder.width, too, where transformers has "
+            "no projection; a run without config.adapter exports"
+        )
+
+
+def _listed(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in fields.items())

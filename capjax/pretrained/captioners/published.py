@@ -1,0 +1,32 @@
+"""Captioners of transformers where a workdir may stand, too."""
+
+import os
+
+from ml_collections import ConfigDict
+
+from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner
+from capjax.pretrained.checkpoint_folders import is_hub_name, read_json
+from capjax.pretrained.weights import WeightsError
+
+
+def is_published(source: str | os.PathLike) -> bool:
+    """Whether a source is a captioner of transformers, and no workdir.
+
+    A folder of theirs says its model_type in config.json. What is not there, but looks like
+    "organisation/name", may be on huggingface.co.
+    """
+    source = os.path.expanduser(os.fspath(source))
+    if not os.path.exists(source):
+        return is_hub_name(source)
+    try:
+        return "model_type" in read_json(os.path.join(source, "config.json"))
+    except WeightsError:
+        return False
+
+
+def published_config(captioner: PretrainedCaptioner) -> ConfigDict:
+    """What captioning reads of a config; how many images at once, no file of theirs says."""
+    config = ConfigDict({"seed": 0, "dtype": "float32", **captioner.sections()})
+    config.dataset.num_threads = 4
+    config.evaluation = ConfigDict({"batch_size": 16})
+    return config

@@ -1,0 +1,69 @@
+"""EfficientNet-B0's weights: Keras's files, and its ImageNet weights by name."""
+
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+from capjax.models.encoders.efficientnet_b0 import IMAGENET_MEAN, IMAGENET_STD, EfficientNetB0
+from capjax.pretrained.keras.download import download
+from capjax.pretrained.keras.files import Layers, read_keras_layers, to_variables
+from capjax.pretrained.weights import variable_shapes
+
+_URL = "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5"
+# As keras.applications.efficientnet has it: half a download is told from a whole one.
+_MD5 = "50bc09e76180e00e4465e1a485ddc09d"
+
+
+def load_efficientnet_b0(encoder: EfficientNetB0, weights: str, image_size: int) -> dict[str, Any]:
+    """The variables of an encoder from a Keras file.
+
+    Args:
+      encoder: gives the shapes.
+      weights: "imagenet" for the weights that `keras.applications` downloads, or the path of a
+        `.h5` or `.weights.h5` file of the network, with or without its classifier.
+      image_size: side of the images; the weights fit all.
+
+    Returns:
+      {"params": ..., "batch_stats": ...}, NumPy.
+
+    Raises:
+      WeightsError: there are no such weights, or they are another network's.
+    """
+    path = os.path.expanduser(imagenet_file() if weights == "imagenet" else weights)
+    like = variable_shapes(encoder, image_size)
+    return to_variables(_rename(read_keras_layers(path)), like, path)
+
+
+def imagenet_file() -> str:
+    """Where Keras keeps its ImageNet weights, without the classifier; downloaded where missing.
+
+    Raises:
+      WeightsError: they could not be had; says what would work.
+    """
+    instead = "a Keras file: --config.encoder.weights=FILE.weights.h5"
+    return download(_URL, instead, file_hash=_MD5)
+
+
+def _rename(layers: Layers) -> Layers:
+    """Layers with the pixels' statistics as the encoder wants them, by the encoder's name."""
+    found = {}
+    for name, arrays in layers.items():
+        # Keras counts its layers without a name on where several models are built in one process.
+        if re.fullmatch(r"normalization(_\d+)?", name):
+            found["normalization"] = _statistics(*arrays[:2])
+        else:
+            found[name] = arrays
+    return found
+
+
+def _statistics(mean: np.ndarray, variance: np.ndarray) -> list[np.ndarray]:
+    """Mean and variance of pixels; a third array, how many they were taken of, says nothing.
+
+    In the ImageNet file the standard deviation stands for the variance. Keras mends that by a
+    second division by its root, in a layer that no file holds and that only `weights="imagenet"`
+    adds (tensorflow/tensorflow#49930), so it is known by the mean here.
+    """
+    is_imagenet = mean.shape == IMAGENET_MEAN.shape and np.allclose(mean, IMAGENET_MEAN, atol=1e-4)
+    return [mean, variance * IMAGENET_STD if is_imagenet else variance]

@@ -1,0 +1,93 @@
+"""InceptionV3's weights: Keras's files, and its ImageNet weights by name."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from capjax.models.encoders.inception_v3 import InceptionV3
+from capjax.pretrained.keras.download import download
+from capjax.pretrained.keras.files import Layers, read_keras_layers, to_variables
+from capjax.pretrained.weights import WeightsError, variable_shapes
+
+_URL = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/"
+    "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
+)
+# As keras.applications.inception_v3 has it: half a download is told from a whole one.
+_MD5 = "bcbd6486424b2319ff4ef7d526e38f63"
+
+# Keras creates the convolutions of a block branch by branch, and keeps them in its files by their
+# distance from the output. For each kind of block: which one, by creation, comes next in a file.
+_STEM = (0, 1, 2, 3, 4)
+_SQUARES = (3, 1, 4, 0, 2, 5, 6)
+_SHRINK_SQUARES = (1, 2, 0, 3)
+_SEVENS = (4, 5, 1, 6, 2, 7, 0, 3, 8, 9)
+_SHRINK_SEVENS = (2, 3, 0, 4, 1, 5)
+_FORKS = (4, 1, 5, 2, 3, 6, 7, 0, 8)
+_BLOCKS = (
+    *(_STEM, *[_SQUARES] * 3, _SHRINK_SQUARES),
+    *(*[_SEVENS] * 4, _SHRINK_SEVENS, *[_FORKS] * 2),
+)
+
+
+def load_inception_v3(encoder: InceptionV3, weights: str, image_size: int) -> dict[str, Any]:
+    """The variables of an encoder from a Keras file.
+
+    Args:
+      encoder: gives the shapes.
+      weights: "imagenet" for the weights that `keras.applications` downloads, or the path of a
+        `.h5` or `.weights.h5` file of the network, with or without its classifier.
+      image_size: side of the images, 75 or more.
+
+    Returns:
+      {"params": ..., "batch_stats": ...}, NumPy.
+
+    Raises:
+      WeightsError: there are no such weights, or they are another network's.
+      ValueError: the images are too small.
+    """
+    like = variable_shapes(encoder, image_size)
+    path = os.path.expanduser(imagenet_file() if weights == "imagenet" else weights)
+    return to_variables(_rename(read_keras_layers(path), path), like, path)
+
+
+def imagenet_file() -> str:
+    """Where Keras keeps its ImageNet weights, without the classifier; downloaded where missing.
+
+    Raises:
+      WeightsError: they could not be had; says what would work.
+    """
+    instead = "a Keras file: --config.encoder.weights=FILE.weights.h5"
+    return download(_URL, instead, file_hash=_MD5)
+
+
+def _file_order() -> Iterator[int]:
+    """Which convolution, by its creation, comes next in Keras's files."""
+    start = 0
+    for block in _BLOCKS:
+        yield from (start + place for place in block)
+        start += len(block)
+
+
+def _rename(layers: Layers, path: str) -> Layers:
+    """Layers by the names that they have in a fresh process.
+
+    A file's names say nothing: Keras counts on where several models are built in one process, and
+    itself loads by order.
+
+    Raises:
+      WeightsError: there are not as many layers as in the network.
+    """
+    order = list(_file_order())
+    convolutions = [name for name, arrays in layers.items() if arrays[0].ndim == 4]
+    norms = [name for name, arrays in layers.items() if arrays[0].ndim == 1]
+    if not len(convolutions) == len(norms) == len(order):
+        raise WeightsError(
+            f"{path}: has {len(convolutions)} convolutions and {len(norms)} batch norms, and "
+            f"InceptionV3 has {len(order)} of each"
+        )
+    names = {}
+    for kind, found in (("conv2d", convolutions), ("batch_normalization", norms)):
+        for name, number in zip(found, order, strict=True):
+            names[name] = f"{kind}_{number}" if number else kind
+    return {names.get(name, name): arrays for name, arrays in layers.items()}

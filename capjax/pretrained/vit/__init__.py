@@ -1,0 +1,1 @@
+"""Weights of vision transformers."""

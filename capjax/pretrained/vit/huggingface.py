@@ -1,0 +1,338 @@
+"""ViTs in the format of Hugging Face's transformers: what their config says, and their names.
+
+Of a CLIP, a SigLIP or an encoder-decoder, the vision tower. The defaults are those of
+transformers' configuration classes, since a published config.json may leave them out.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from capjax.pretrained.vit import layouts
+from capjax.pretrained.vit.layouts import Layout
+from capjax.pretrained.weights import ExportError, WeightsError
+
+HALF = (0.5, 0.5, 0.5)
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CLIP_PIXELS = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+}
+# Fields that are one size or a pair, and what none exceeds by far: a wrong one is no model to make.
+_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "image_size",
+    "patch_size",
+)
+_LARGEST = 1 << 16
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+}
+
+_VIT = Layout(
+    tokens=("embeddings.cls_token",),
+    positioned=1,
+    positions="embeddings.position_embeddings",
+    patches="embeddings.patch_embeddings.projection",
+    embedding_norm="",
+    block="encoder.layer.{}.",
+    norms=("layernorm_before", "layernorm_after"),
+    attention=tuple(f"attention.attention.{part}" for part in ("query", "key", "value")),
+    out="attention.output.dense",
+    feed_forward=("intermediate.dense", "output.dense"),
+    scales=("", ""),
+    norm="layernorm",
+    left_out=("pooler.", "embeddings.mask_token", "classifier."),
+)
+_DEIT = dataclasses.replace(
+    _VIT, tokens=("embeddings.cls_token", "embeddings.distillation_token"), positioned=2
+)
+_DINOV2 = dataclasses.replace(
+    _VIT,
+    norms=("norm1", "norm2"),
+    feed_forward=("mlp.fc1", "mlp.fc2"),
+    scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
+)
+_REGISTERS = dataclasses.replace(
+    _DINOV2, tokens=("embeddings.cls_token", "embeddings.register_tokens")
+)
+_CLIP = Layout(
+    tokens=("embeddings.class_embedding",),
+    positioned=1,
+    positions="embeddings.position_embedding.weight",
+    patches="embeddings.patch_embedding",
+    embedding_norm="pre_layrnorm",
+    block="encoder.layers.{}.",
+    norms=("layer_norm1", "layer_norm2"),
+    attention=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    out="self_attn.out_proj",
+    feed_forward=("mlp.fc1", "mlp.fc2"),
+    scales=("", ""),
+    norm="post_layernorm",
+    # Its last norm is of the pooled class token alone.
+    left_out=("post_layernorm.", "embeddings.position_ids", "visual_projection."),
+)
+_SIGLIP = dataclasses.replace(
+    _CLIP, tokens=(), positioned=0, left_out=("head.", "embeddings.position_ids")
+)
+
+
+Tensors = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """A model_type of config.json.
+
+    Attributes:
+      layout: its names.
+      defaults: of its config.
+      fields: of `ViT`, which it fixes.
+      pixels: their usual mean and deviation.
+      unused: from the width to tensors that transformers' model has and its last states do not
+        need, at rest.
+    """
+
+    layout: Layout
+    defaults: Mapping[str, Any]
+    fields: Mapping[str, Any]
+    pixels: Mapping[str, tuple[float, float, float]]
+    unused: Callable[[int], Tensors] = lambda _: {}
+
+
+def _pooler(width: int) -> Tensors:
+    return {
+        "pooler.dense.weight": np.zeros((width, width), np.float32),
+        "pooler.dense.bias": np.zeros(width, np.float32),
+    }
+
+
+def _pooled_norm(width: int) -> Tensors:
+    return {
+        "post_layernorm.weight": np.ones(width, np.float32),
+        "post_layernorm.bias": np.zeros(width, np.float32),
+    }
+
+
+def _mask_token(width: int) -> Tensors:
+    return {"embeddings.mask_token": np.zeros((1, width), np.float32)}
+
+
+_BASE = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "image_size": 224,
+    "patch_size": 16,
+    "num_channels": 3,
+}
+_DINO = {**_BASE, "patch_size": 14, "layer_norm_eps": 1e-6, "mlp_ratio": 4, "use_swiglu_ffn": False}
+_HALF = {"mean": HALF, "std": HALF}
+_OF_CLIP = {**_BASE, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_OF_SIGLIP = {**_BASE, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+_KINDS = {
+    "vit": _Kind(_VIT, _BASE, {}, _HALF, _pooler),
+    "deit": _Kind(_DEIT, _BASE, {"prefix": 2}, IMAGENET, _pooler),
+    "clip_vision_model": _Kind(
+        _CLIP,
+        _OF_CLIP,
+        {"patch_bias": False, "pre_norm": True, "final_norm": False},
+        CLIP_PIXELS,
+        _pooled_norm,
+    ),
+    "siglip_vision_model": _Kind(_SIGLIP, _OF_SIGLIP, {"prefix": 0}, _HALF),
+    "dinov2": _Kind(_DINOV2, _DINO, {"layer_scale": True}, IMAGENET, _mask_token),
+    "dinov2_with_registers": _Kind(
+        _REGISTERS,
+        {**_DINO, "patch_size": 16, "num_register_tokens": 4},
+        {"layer_scale": True, "resample": "bicubic_antialias"},
+        IMAGENET,
+        _mask_token,
+    ),
+}
+
+
+def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], Layout]:
+    """What a config.json says of a ViT.
+
+    Args:
+      config: the whole of it.
+      path: of the file, for the message.
+
+    Returns:
+      All fields of `ViT` but its dtype, where mean and std are those usual for the model, and the
+      layout of its tensors.
+
+    Raises:
+      WeightsError: it is another model, or one that `ViT` can't be; says which there are.
+    """
+    model_type, config = _vision_config(config)
+    if model_type not in _KINDS:
+        more = ""
+        if model_type and model_type.startswith("siglip2"):
+            more = "; of SigLIP 2, those of one fixed resolution, whose model_type is siglip"
+        raise WeightsError(
+            f"{path}: its model_type is {model_type!r}, and may be {', '.join(_KINDS)}, clip, "
+            f"siglip, or vision-encoder-decoder with one of these{more}"
+        )
+    kind = _KINDS[model_type]
+    config = {**kind.defaults, **{n: v for n, v in config.items() if v is not None}}
+    if config["num_channels"] != 3:
+        raise WeightsError(f"{path}: num_channels is {config['num_channels']}, and may be 3")
+    if config["hidden_act"] not in _ACTIVATIONS:
+        raise WeightsError(
+            f"{path}: hidden_act is {config['hidden_act']!r}, and may be {', '.join(_ACTIVATIONS)}"
+        )
+    for name in _SIZES:
+        if not all(isinstance(n, int) and 1 <= n <= _LARGEST for n in _pair(config[name])):
+            raise WeightsError(
+                f"{path}: {name} is {config[name]!r:.60}, and may be 1 to {_LARGEST}"
+            )
+    rows, columns = _pair(config["image_size"])
+    patch, other = _pair(config["patch_size"])
+    if patch != other:
+        raise WeightsError(f"{path}: patch_size is {patch}x{other}, and may be square")
+    fields = {
+        "patch_size": patch,
+        "width": config["hidden_size"],
+        "depth": config["num_hidden_layers"],
+        "num_heads": config["num_attention_heads"],
+        "mlp_dim": config["intermediate_size"],
+        "position_grid": (rows // patch, columns // patch),
+        "prefix": 1 + config.get("num_register_tokens", 0),
+        "patch_bias": True,
+        "pre_norm": False,
+        "final_norm": True,
+        "layer_scale": False,
+        "gated": False,
+        "activation": _ACTIVATIONS[config["hidden_act"]],
+        "epsilon": config["layer_norm_eps"],
+        "resample": "bicubic",
+        **kind.pixels,
+        **kind.fields,
+    }
+    layout = kind.layout
+    if "mlp_ratio" in kind.defaults:
+        fields["mlp_dim"] = int(config["hidden_size"] * config["mlp_ratio"])
+        if config["use_swiglu_ffn"]:
+            # As transformers' Dinov2SwiGLUFFN rounds.
+            hidden = (int(fields["mlp_dim"] * 2 / 3) + 7) // 8 * 8
+            fields |= {"mlp_dim": hidden, "gated": True, "activation": "silu"}
+            names = ("mlp.weights_in", "mlp.weights_out")
+            layout = dataclasses.replace(layout, feed_forward=names)
+    return fields, layout
+
+
+def write_config(fields: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+    """The section of a config.json for a ViT, the inverse of `read_config`.
+
+    Args:
+      fields: of a `ViT` whose positions are those of the pictures' grid, which makes resampling
+        none of its matters. The mean and deviation of pixels are the preprocessor's.
+      image_size: side of the pictures.
+
+    Returns:
+      The section of the first of transformers' models that is the same.
+
+    Raises:
+      ExportError: none is.
+    """
+    elsewhere = ("mean", "std", "resample")
+    differ = {}
+    for model_type in _KINDS:
+        section = _section(model_type, fields, image_size)
+        stated, _ = read_config(section, model_type)
+        differ[model_type] = {
+            name: value
+            for name, value in stated.items()
+            if name not in elsewhere and value != fields[name]
+        }
+        if not differ[model_type]:
+            return section
+    nearest = min(differ, key=lambda name: len(differ[name]))
+    ours = ", ".join(f"config.encoder.{name}={fields[name]!r}" for name in differ[nearest])
+    theirs = ", ".join(f"{name}={value!r}" for name, value in differ[nearest].items())
+    raise ExportError(
+        f"{ours}: transformers has no vision model that is so; the nearest, {nearest}, has {theirs}"
+    )
+
+
+def _section(model_type: str, fields: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+    """What comes nearest to the fields."""
+    defaults, width = _KINDS[model_type].defaults, fields["width"]
+    # The last of several names is the one that its authors would have.
+    names = {ours: theirs for theirs, ours in _ACTIVATIONS.items() if theirs != "gelu_python"}
+    section = {
+        "model_type": model_type,
+        "hidden_size": width,
+        "num_hidden_layers": fields["depth"],
+        "num_attention_heads": fields["num_heads"],
+        "intermediate_size": fields["mlp_dim"],
+        "hidden_act": names.get(fields["activation"], defaults["hidden_act"]),
+        "layer_norm_eps": fields["epsilon"],
+        "image_size": image_size,
+        "patch_size": fields["patch_size"],
+    }
+    if "mlp_ratio" in defaults:
+        del section["intermediate_size"]
+        # Of a gated one two thirds are kept (see `read_config`). transformers wants whole ratios.
+        gated = {"use_swiglu_ffn": fields["gated"]}
+        ratio = (3 if fields["gated"] else 2) * fields["mlp_dim"] // (2 * width)
+        section |= {"mlp_ratio": ratio, **gated}
+    if "num_register_tokens" in defaults:
+        section["num_register_tokens"] = max(fields["prefix"] - 1, 0)
+    if model_type == "siglip_vision_model":
+        section["vision_use_head"] = False  # Of a pooler, which would need weights.
+    return section
+
+
+def to_tensors(
+    params: Mapping[str, Any], fields: Mapping[str, Any], section: Mapping[str, Any]
+) -> Tensors:
+    """All tensors of transformers' model, named as it does.
+
+    Args:
+      params: of `ViT(**fields)`.
+      fields: of the module.
+      section: from `write_config`.
+    """
+    kind = _KINDS[section["model_type"]]
+    _, layout = read_config(section, section["model_type"])
+    tensors = layouts.to_tensors(params, layout, fields)
+    # An embedding of torch has the positions' two axes, and a class token beside it one; a
+    # parameter that is added to a batch has three.
+    embedded = layout.positions.endswith(".weight")
+    for name in layout.tokens:
+        tensors[name] = tensors[name][0 if embedded else None]
+    if not embedded:
+        tensors[layout.positions] = tensors[layout.positions][None]
+    return tensors | kind.unused(fields["width"])
+
+
+def _vision_config(config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
+    """The model_type and the section of the vision tower."""
+    model_type = config.get("model_type")
+    if model_type == "vision-encoder-decoder":
+        return _vision_config(config.get("encoder") or {})
+    if model_type in ("clip", "siglip"):
+        # Old CLIPs have a second section, which counts before the first.
+        parts = [config.get(name) or {} for name in ("vision_config", "vision_config_dict")]
+        return f"{model_type}_vision_model", {**parts[0], **parts[1]}
+    return model_type, config
+
+
+def _pair(size: Any) -> tuple[Any, Any]:
+    return tuple(size) if isinstance(size, list) and len(size) == 2 else (size, size)

@@ -1,0 +1,1 @@
+"""A run as a whole: train, evaluate, load, and its workdir."""

@@ -1,0 +1,57 @@
+"""What a run's bits depend on beside its config and data: environment.json in the workdir.
+
+XLA sums in another order on another number of processors, and another version of anything may.
+"""
+
+import json
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from capjax.evaluate.results import code_version
+from capjax.files.atomic import write_json
+from capjax.run.workdir import path
+
+_FILE = "environment.json"
+
+
+def describe() -> dict[str, Any]:
+    """Processors that this process may use, devices, and versions."""
+    has_affinity = hasattr(os, "sched_getaffinity")  # Not on macOS.
+    return {
+        "processors": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
+        "devices": jax.device_count(),
+        "device kind": jax.devices()[0].device_kind,
+        "processes": jax.process_count(),
+        "numpy": np.__version__,
+        **code_version(),
+    }
+
+
+def save(workdir: str) -> None:
+    """Writes what a run begins with."""
+    write_json(path(workdir, _FILE), describe())
+
+
+def changes(workdir: str) -> str:
+    """What is not as the run began with, in one line; "" where all is, or nothing was written."""
+    try:
+        with open(path(workdir, _FILE), encoding="utf-8") as stream:
+            began = json.load(stream)
+    except (OSError, ValueError):  # Of an earlier version, or damaged: nothing rests on it.
+        return ""
+    now = describe()
+    changed = [
+        f"{_say(name, now[name])} where the run began with {began[name]}"
+        for name in now
+        if name in began and now[name] != began[name]
+    ]
+    if not changed:
+        return ""
+    return f"continuing with {', '.join(changed)}: results may differ in the last bits"
+
+
+def _say(name: str, value: Any) -> str:
+    return f"{value} {name}" if isinstance(value, int) else f"{name} {value}"

@@ -1,0 +1,223 @@
+"""What the parameters of a new run start from: chance, published weights, or another run."""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from capjax.config import build
+from capjax.data.tokenizer import Tokenizer
+from capjax.files.text import first_few
+from capjax.models.captioner import Captioner, Variables, encoder_variables, init_around
+from capjax.pretrained.captioners.gpt2 import fill_fresh
+from capjax.pretrained.weights import WeightsError, check_variables
+from capjax.pretrained.word_vectors import fill_rows
+from capjax.run import workdir
+from capjax.run.load import Run, load
+
+# Parameters of decoders that have a row or a column a word, and on which axis.
+WORD_AXES = {"tokens/embedding": 0, "output/kernel": 1, "logits/kernel": 1, "bias": 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """What a new run takes of published weights; None where they are not asked for.
+
+    Attributes:
+      encoder: its variables, NumPy.
+      decoder: parameters of a GPT-2, NumPy, without those that attend to the image.
+    """
+
+    encoder: Variables | None = None
+    decoder: dict[str, Any] | None = None
+
+
+def read_pretrained(config: ConfigDict) -> Pretrained:
+    """Reads the published weights that a new run of the config starts from.
+
+    Raises:
+      WeightsError: they can't be had, or do not fit.
+    """
+    encoder = build.is_pretrained(config) and "encoder" not in build.init_parts(config)
+    return Pretrained(
+        build.pretrained_encoder(config) if encoder else None,
+        build.pretrained_decoder(config) if build.decoder_weights(config) else None,
+    )
+
+
+def start_variables(
+    config: ConfigDict,
+    model: Captioner,
+    like: Variables,
+    *,
+    pretrained: Pretrained,
+    tokenizer: Tokenizer,
+    counts: np.ndarray,
+) -> tuple[Variables, dict[str, Any]]:
+    """What a new run has at step 0; says what of it comes from another run.
+
+    Args:
+      config: of the new run.
+      model: of it.
+      like: its variables without values.
+      pretrained: what comes from published weights.
+      tokenizer: of the new run.
+      counts: of its tokens in the train split, [V].
+
+    Returns:
+      The variables, and what `start.json` says of a run that they were taken from.
+
+    Raises:
+      WorkdirError: `init_from` is no run, or has no such parts.
+      WeightsError: the word vectors can't be used.
+    """
+    parts, record = build.init_parts(config), {}
+    if parts:
+        run = load(config.init_from)
+        _check_parts(config, run, like, parts, tokenizer)
+        variables, record = _from_run(config, model, like, run, pretrained, tokenizer)
+    else:
+        variables = _fresh(config, model, pretrained)
+    if pretrained.decoder is not None:
+        record["decoder_weights"] = build.decoder_weights(config)
+    if config.word_vectors.file:
+        embedding = variables["params"]["decoder"]["tokens"]["embedding"]
+        vectors = build.word_vectors(config, tokenizer, embedding.shape[1])
+        print(vectors.summary(counts))
+        variables["params"]["decoder"]["tokens"]["embedding"] = fill_rows(embedding, vectors)
+    return variables, record
+
+
+def _fresh(config: ConfigDict, model: Captioner, pretrained: Pretrained) -> Variables:
+    """Variables of chance, but for what is given."""
+    key, shape = jax.random.key(config.seed), build.resize(config.dataset).shape
+    if pretrained.encoder is None:
+        variables = model.init_variables(key, shape)
+    else:
+        variables = init_around(model, key, shape, pretrained.encoder)
+    if pretrained.decoder is not None:
+        params, source = variables["params"], build.decoder_weights(config)
+        params["decoder"], fresh = fill_fresh(pretrained.decoder, params["decoder"], source)
+        parts = sorted({re.sub(r"^blocks_\d+", "blocks_*", n.rpartition("/")[0]) for n in fresh})
+        print(f"decoder from {source}; what it does not have starts fresh: {', '.join(parts)}")
+    return variables
+
+
+def _check_parts(
+    config: ConfigDict, run: Run, like: Variables, parts: tuple[str, ...], tokenizer: Tokenizer
+) -> None:
+    """Raises WorkdirError, naming tensors, where the parts are not those of the new model."""
+    given = _with_words(run.variables, tokenizer.vocab_size)
+
+    def check(parts) -> None:
+        check_variables(_only(given, parts), _only(like, parts), "")
+
+    def fits(part: str) -> bool:
+        try:
+            check([part])
+        except WeightsError:
+            return False
+        return True
+
+    try:
+        # Of the whole, a part that only the other run has is too much.
+        check({*given["params"], *parts} if "all" in config.init_parts else parts)
+    except WeightsError as error:
+        fit = tuple(part for part in like["params"] if fits(part))
+        advice = f"config.init_parts={fit} would fit" if fit else "none of its parts would fit"
+        misfit = str(error).removeprefix(": ")
+        raise workdir.WorkdirError(
+            f"config.init_from={config.init_from}: {misfit}. Of config.init_parts="
+            f"{config.init_parts}; {advice}"
+        ) from error
+
+
+def _with_words(variables: Variables, size: int) -> Variables:
+    """Shapes of variables whose decoder has a vocabulary of `size`."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+    decoder = traverse_util.flatten_dict(shapes["params"]["decoder"], sep="/")
+    for name, axis in WORD_AXES.items():
+        if name in decoder:
+            shape = list(decoder[name].shape)
+            shape[axis] = size
+            decoder[name] = jax.ShapeDtypeStruct(tuple(shape), decoder[name].dtype)
+    shapes["params"]["decoder"] = traverse_util.unflatten_dict(decoder, sep="/")
+    return shapes
+
+
+def _only(variables: Variables, parts) -> Variables:
+    return {
+        name: {part: value[part] for part in parts if part in value}
+        for name, value in variables.items()
+    }
+
+
+def _from_run(
+    config: ConfigDict,
+    model: Captioner,
+    like: Variables,
+    run: Run,
+    pretrained: Pretrained,
+    tokenizer: Tokenizer,
+) -> tuple[Variables, dict[str, Any]]:
+    """The parts of `run`, which fit, among fresh others."""
+    parts = build.init_parts(config)
+    fresh = [part for part in like["params"] if part not in parts]
+    new_words = "decoder" in parts and run.tokenizer.fingerprint != tokenizer.fingerprint
+    variables = _only(run.variables, parts)
+    if fresh or new_words:
+        if "encoder" in parts:
+            pretrained = dataclasses.replace(pretrained, encoder=encoder_variables(variables))
+        around = _fresh(config, model, pretrained)
+        variables = {
+            name: {**around.get(name, {}), **variables.get(name, {})}
+            for name in variables.keys() | around.keys()
+        }
+    print(f"starting from step {run.step} of {config.init_from}: {_sizes(like, parts)} taken")
+    if fresh:
+        print(f"fresh: {_sizes(like, fresh)}")
+    record = {
+        "init_from": config.init_from,
+        "step": run.step,
+        "taken": list(parts),
+        "fresh": fresh,
+        "tokenizer": run.tokenizer.fingerprint,
+    }
+    if new_words:
+        decoder = around["params"]["decoder"], run.variables["params"]["decoder"]
+        variables["params"]["decoder"], new = _copy_words(*decoder, tokenizer, run.tokenizer)
+        both = tokenizer.vocab_size - len(new)
+        named = f": {first_few(new)}" if new else ""
+        print(f"of {tokenizer.vocab_size} words that run has {both}; {len(new)} are fresh{named}")
+        record["words"] = {"taken": both, "fresh": len(new)}
+    return variables, record
+
+
+def _copy_words(fresh: Any, taken: Any, tokenizer: Tokenizer, its: Tokenizer) -> tuple[Any, list]:
+    """`taken` with the vocabulary of `tokenizer`, rows of new words as `fresh`, and these words."""
+    old = {its.word(token): token for token in range(its.vocab_size)}
+    words = [tokenizer.word(token) for token in range(tokenizer.vocab_size)]
+    both = [token for token, word in enumerate(words) if word in old]
+    theirs = [old[words[token]] for token in both]
+    flat = traverse_util.flatten_dict(taken, sep="/")
+    begun = traverse_util.flatten_dict(fresh, sep="/")
+    for name, axis in WORD_AXES.items():
+        if name in flat:
+            # A copy, since arrays of JAX can't be written to; words first.
+            rows = np.moveaxis(np.array(begun[name]), axis, 0)
+            rows[both] = np.moveaxis(np.asarray(flat[name]), axis, 0)[theirs]
+            flat[name] = np.ascontiguousarray(np.moveaxis(rows, 0, axis))
+    new = [word for word in words if word not in old]
+    return traverse_util.unflatten_dict(flat, sep="/"), new
+
+
+def _sizes(like: Variables, parts) -> str:
+    """Such as "encoder (1,234 parameters), decoder (567)"."""
+    counts = {part: sum(x.size for x in jax.tree.leaves(like["params"][part])) for part in parts}
+    texts = [f"{part} ({count:,})" for part, count in counts.items()]
+    texts[0] = f"{texts[0][:-1]} parameters)"
+    return ", ".join(texts)

@@ -1,0 +1,223 @@
+"""A trained captioner from its workdir or its files, ready to caption. Needs no TensorFlow."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from capjax.config import build
+from capjax.data.reading import eval_batches
+from capjax.data.source import Example
+from capjax.data.tokenizer import Tokenizer
+from capjax.evaluate.captioning import Caption, CaptionBatches, Method
+from capjax.evaluate.results import code_version
+from capjax.models.captioner import Captioner, Variables, join_frozen, split_frozen
+from capjax.parallel import devices
+from capjax.pretrained.captioners import published
+from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner, read_captioner
+from capjax.pretrained.variables import fingerprint
+from capjax.pretrained.weights import WeightsError
+from capjax.run import workdir
+from capjax.train.checkpoint import CheckpointError, Checkpoints
+
+
+@dataclasses.dataclass
+class Run:
+    """A trained captioner.
+
+    Attributes:
+      config: the whole config that trained it; of a captioner of transformers, what its files say.
+      tokenizer: its tokenizer.
+      model: the linen module.
+      variables: its parameters, NumPy, the moving average where the run kept one; and what
+        training did not change, such as a frozen encoder.
+      step: updates that made them; 0 where no file says.
+    """
+
+    config: ConfigDict
+    tokenizer: Tokenizer
+    model: Captioner
+    variables: Variables
+    step: int
+    _ready: dict = dataclasses.field(default_factory=dict, repr=False)
+
+    def caption(
+        self,
+        images: Sequence[Any],
+        *,
+        method: Method | None = None,
+        attention: bool = False,
+        batch_size: int | None = None,
+    ) -> list[Caption]:
+        """Captions images, in their order.
+
+        Args:
+          images: paths, encoded bytes, Pillow images or uint8 arrays [H, W, 3], in any mixture.
+          method: a `BeamSearch` or `Sampling`; the run's own decoding settings by default.
+          attention: whether each caption carries where the model looked.
+          batch_size: images at once, at most; the run's evaluation batch by default.
+
+        Raises:
+          capjax.data.images.ImageError: naming the first image that can't be used.
+        """
+        batches = eval_batches(
+            _Images(images),
+            None,
+            self.tokenizer,
+            batch_size=self.batch_shape(batch_size, len(images)),
+            resize=build.resize(self.config.dataset),
+            num_threads=self.config.dataset.num_threads,
+        )
+        found = dict(self.caption_batches(batches, method=method, attention=attention))
+        return [found[index] for index in range(len(images))]
+
+    def batch_shape(self, batch_size: int | None, count: int | None = None) -> int:
+        """Rows of the batches in which `count` images are captioned, or any number of them.
+
+        At most `batch_size`, the run's evaluation batch by default, but for what divides over the
+        devices. A few images need no whole batch, and few sizes keep compilations few.
+        """
+        size = batch_size or self.config.evaluation.batch_size
+        if count is not None:
+            size = min(size, 1 << max(count - 1, 0).bit_length())
+        return size + -size % jax.local_device_count()
+
+    def caption_batches(
+        self,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        *,
+        method: Method | None = None,
+        attention: bool = False,
+    ) -> Iterator[tuple[int, Caption]]:
+        """(index, caption) of every image in batches of pixels, each as soon as it is known.
+
+        Args:
+          batches: see `CaptionBatches`, which says what is compiled.
+          method: see `caption`.
+          attention: see `caption`.
+        """
+        method = method or build.beam_search(self.config.decoding)
+        # Kept, since each is compiled at its first use.
+        if attention not in self._ready:
+            self._ready[attention] = CaptionBatches(self.model, self.tokenizer, attention=attention)
+        if "variables" not in self._ready:
+            self._ready["variables"] = devices.replicate(self.variables)
+        return self._ready[attention](self._ready["variables"], batches, method)
+
+
+def made_by(run: Run, method: Method) -> dict[str, Any]:
+    """All that captions depend on beside the images, for JSON."""
+    return {
+        "step": run.step,
+        "weights": fingerprint(run.variables),
+        "tokenizer": run.tokenizer.fingerprint,
+        "decoding": {"method": type(method).__name__, **dataclasses.asdict(method)},
+        "seed": run.config.seed,
+        "code": code_version(),
+        "config": run.config.to_dict(),
+    }
+
+
+class _Images:
+    """A user's images as a source."""
+
+    name = "the images given"
+    fingerprint = ""
+
+    def __init__(self, images: Sequence[Any]):
+        self._images = images
+        self.selection = {}
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self._images[index], str(index), ())
+
+
+def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
+    """Loads a trained captioner.
+
+    Args:
+      directory: the workdir; or a captioner of transformers, a ViT with a GPT-2: its folder, or its
+        name on huggingface.co, "organisation/name".
+      checkpoint: "best" by the run's early-stopping metric, "latest", or a step, also as text; of
+        no meaning for transformers', which have one.
+
+    Raises:
+      capjax.run.workdir.WorkdirError: it is no run, has no such checkpoint, or one that is damaged.
+        Of "best" and "latest" a damaged one is named on stderr, and the next is taken.
+      capjax.pretrained.weights.WeightsError: the captioner of transformers can't be used.
+    """
+    directory = os.fspath(directory)
+    if published.is_published(directory):
+        return _load_published(directory)
+    config = workdir.load_config(directory)
+    tokenizer = workdir.load_tokenizer(directory)
+    with workdir.blamed(directory):
+        model = build.captioner(config, tokenizer)
+        shape = build.resize(config.dataset).shape
+        like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), shape))
+        like, stays = split_frozen(like, *build.frozen_parts(config))
+        opened = build.checkpoints(directory, config, read_only=True)
+    with opened as checkpoints:
+        steps = _choose_steps(checkpoints, checkpoint)
+        try:
+            step, params = checkpoints.first_whole(
+                steps, lambda step: checkpoints.restore_params(step, like)
+            )
+        except CheckpointError as error:
+            raise workdir.WorkdirError(str(error)) from error
+    frozen = workdir.load_frozen(directory) if stays else {}
+    workdir.check_frozen(directory, frozen, stays)
+    variables = join_frozen(params, frozen)
+    return Run(config, tokenizer, model, variables, step)
+
+
+def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
+    """The tokenizer of what `load` loads; raises as it does."""
+    directory = os.fspath(directory)
+    if published.is_published(directory):
+        return _read_published(directory, weights=False).tokenizer
+    workdir.load_config(directory)  # Which says better what is no run.
+    return workdir.load_tokenizer(directory)
+
+
+def _load_published(source: str) -> Run:
+    found = _read_published(source, weights=True)
+    config = published.published_config(found)
+    model = build.captioner(config, found.tokenizer)
+    return Run(config, found.tokenizer, model, found.variables, step=0)
+
+
+def _read_published(source: str, *, weights: bool) -> PretrainedCaptioner:
+    try:
+        return read_captioner(source, weights=weights)
+    except WeightsError as error:
+        if os.path.exists(os.path.expanduser(source)):
+            raise
+        # Most likely a workdir that is not there.
+        message = f"{source}: there is no such folder. As a name: {error}"
+        raise workdir.WorkdirError(message) from error
+
+
+def _choose_steps(checkpoints: Checkpoints, checkpoint: str | int) -> list[int]:
+    """The steps to try, one after another: only one where it is named."""
+    steps = checkpoints.steps()
+    if checkpoint == "best" and steps:
+        return checkpoints.ranking()
+    if checkpoint == "latest" and steps:
+        return steps[::-1]
+    step = checkpoint
+    if isinstance(step, str) and step.isdecimal():  # As command lines give it.
+        step = int(step)
+    if step not in steps:
+        there = f"there are steps {steps}, 'best' and 'latest'" if steps else "it has none yet"
+        raise workdir.WorkdirError(
+            f"{checkpoints.directory}: no checkpoint {checkpoint!r}; {there}"
+        )
+    return [step]

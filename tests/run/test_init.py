@@ -1,0 +1,256 @@
+"""A new run takes from another what it says, by part and by word, and nothing else."""
+
+import json
+import zlib
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+import capjax
+from capjax.config import build, checks
+from capjax.data.tokenizer import train_word_tokenizer
+from capjax.models.captioner import Captioner, split_frozen
+from capjax.run import init, workdir
+from capjax.run.train import train
+from capjax.train.state import init_state
+from configs import base
+from tests.small_pictures import write_pictures
+
+OLD = train_word_tokenizer(["a red cat", "a red cat sits", "a wall"])
+NEW = train_word_tokenizer(["the red dog", "a red wall", "a big red wall", "dog"])
+
+
+@pytest.fixture(autouse=True)
+def _cheap_chance(monkeypatch):
+    """Numbers by seed and name, without a compilation."""
+    init = Captioner.init_variables
+
+    def cheap(self, key, shape):
+        if isinstance(key, jax.core.Tracer):
+            return init(self, key, shape)
+        seed = int(jax.random.key_data(key)[-1])
+
+        def draw(at, leaf):
+            name = zlib.crc32(jax.tree_util.keystr(at).encode())
+            return np.random.default_rng((seed, name)).normal(size=leaf.shape).astype(leaf.dtype)
+
+        like = jax.eval_shape(lambda: init(self, jax.random.key(0), shape))
+        return jax.tree_util.tree_map_with_path(draw, like)
+
+    monkeypatch.setattr(Captioner, "init_variables", cheap)
+
+
+@pytest.fixture(name="config")
+def make_config():
+    config = base.get_config()
+    config.dataset.image_size, config.dataset.max_length, config.decoding.max_length = 16, 6, 7
+    config.encoder.width, config.encoder.depth, config.encoder.num_heads = 8, 1, 2
+    config.decoder.width, config.decoder.num_layers, config.decoder.num_heads = 8, 1, 2
+    return config
+
+
+def tied(config):
+    config.decoder.tie_embeddings = True
+
+
+def recurrent(config):
+    config.decoder = base.bahdanau_decoder()
+    config.decoder.width = config.decoder.embed_dim = config.decoder.attention_dim = 8
+
+
+def frozen(config):
+    """A pretrained encoder that does not train, and an adapter."""
+    config.encoder = base.vit()
+    config.encoder.width = config.encoder.mlp_dim = config.encoder.patch_size = 8
+    config.encoder.num_heads, config.encoder.depth, config.encoder.position_grid = 2, 1, (2, 2)
+    config.encoder.weights, config.encoder.cache = "not read", ""
+    config.adapter = base.adapter()
+    config.adapter.width = 8
+
+
+def variables_of(config, tokenizer, seed):
+    model = build.captioner(config, tokenizer)
+    return model.init_variables(jax.random.key(seed), build.resize(config.dataset).shape)
+
+
+def make_run(directory, config, seed=7):
+    """A run of the words of OLD that was saved and never trained; its variables."""
+    variables = jax.tree.map(np.asarray, variables_of(config, OLD, seed))
+    params, stays = split_frozen(variables, *build.frozen_parts(config))
+    workdir.save(str(directory), config, OLD, {"tokenizer": OLD.fingerprint})
+    workdir.save_frozen(str(directory), stays)
+    with build.checkpoints(str(directory), config) as checkpoints:
+        state = jax.tree.map(np.asarray, init_state(params, build.optimizer(config), ema=False))
+        checkpoints.save(state, {"best": None, "waited": 0}, None)
+    return variables
+
+
+def begin(config, directory, tokenizer, encoder=None, **fields):
+    """What a run of `config` starts with, from the run in `directory`."""
+    config.init_from = str(directory)
+    for name, value in fields.items():
+        config[name] = value
+    checks.check(config)
+    model = build.captioner(config, tokenizer)
+    variables, record = init.start_variables(
+        config,
+        model,
+        build.shapes(config, model),
+        pretrained=init.Pretrained(encoder),
+        tokenizer=tokenizer,
+        counts=np.ones(tokenizer.vocab_size),
+    )
+    same = jax.tree.map(lambda a, b: a.shape == b.shape, variables, build.shapes(config, model))
+    assert all(jax.tree.leaves(same))
+    return variables, record
+
+
+def flat(tree):
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@pytest.mark.parametrize("kind", [None, tied, recurrent])
+def test_words_that_both_know_are_copied_and_others_are_fresh(config, kind, tmp_path, capsys):
+    if kind:
+        kind(config)
+    before = make_run(tmp_path, config)["params"]
+    after, record = begin(config, tmp_path, NEW, init_tokenizer=False)
+    assert_same(after["params"]["encoder"], before["encoder"])
+    fresh = flat(variables_of(config, NEW, config.seed)["params"]["decoder"])
+    old, new = flat(before["decoder"]), flat(after["params"]["decoder"])
+    sized = {name for name in new if fresh[name].shape != old[name].shape}
+    assert len(sized) == (2 if kind is tied else 3)
+    assert sized == init.WORD_AXES.keys() & new.keys()
+    for name in new.keys() - sized:
+        np.testing.assert_array_equal(new[name], old[name], err_msg=name)
+    for name in sized:
+        axis = init.WORD_AXES[name]
+        for word in ("<pad>", "<bos>", "<eos>", "<unk>", "a", "red", "wall", "dog", "the"):
+            ids = [
+                next((i for i in range(t.vocab_size) if t.word(i) == word), None)
+                for t in (OLD, NEW)
+            ]
+            wanted = fresh[name] if ids[0] is None else old[name]
+            token = ids[1] if ids[0] is None else ids[0]
+            found = np.take(new[name], ids[1], axis), np.take(wanted, token, axis)
+            np.testing.assert_array_equal(*found, err_msg=f"{name}: {word}")
+    assert record["words"] == {"taken": 7, "fresh": 3}
+    said = capsys.readouterr().out
+    assert "starting from step 0 of" in said
+    assert "of 10 words that run has 7; 3 are fresh: dog, big, the" in said
+    assert not build.keeps_tokenizer(config)
+
+
+def test_an_encoder_alone_leaves_the_decoder_to_chance(config, tmp_path, capsys):
+    before = make_run(tmp_path, config)["params"]
+    config.decoder.width = 12
+    after, record = begin(config, tmp_path, NEW, init_parts=("encoder",))
+    assert_same(after["params"]["encoder"], before["encoder"])
+    chance = variables_of(config, NEW, config.seed)["params"]
+    assert_same(after["params"]["decoder"], chance["decoder"])
+    # Words of a decoder that is not there matter to nobody.
+    assert not build.keeps_tokenizer(config)
+    assert record["taken"] == ["encoder"]
+    assert record["fresh"] == ["decoder"]
+    sizes = [sum(x.size for x in jax.tree.leaves(chance[part])) for part in ("encoder", "decoder")]
+    said = capsys.readouterr().out
+    assert f"encoder ({sizes[0]:,} parameters) taken" in said
+    assert f"fresh: decoder ({sizes[1]:,} parameters)" in said
+
+
+def test_a_decoder_alone_keeps_its_words(config, tmp_path):
+    before = make_run(tmp_path, config)["params"]
+    config.encoder.depth = 2
+    after, _ = begin(config, tmp_path, OLD, init_parts=("decoder",))
+    assert build.keeps_tokenizer(config)
+    assert_same(after["params"]["decoder"], before["decoder"])
+    chance = variables_of(config, OLD, config.seed)["params"]
+    assert_same(after["params"]["encoder"], chance["encoder"])
+
+
+def test_a_frozen_encoder_comes_with_its_run_or_from_its_file(config, tmp_path):
+    frozen(config)
+    before = make_run(tmp_path, config)
+    assert (tmp_path / "frozen.safetensors").exists()
+    after, _ = begin(config, tmp_path, NEW, init_parts=("encoder", "adapter"))
+    for part in ("encoder", "adapter"):
+        assert_same(after["params"][part], before["params"][part])
+    other = {"params": jax.tree.map(lambda x: x + 1, before["params"]["encoder"])}
+    after, _ = begin(config, tmp_path, OLD, other, init_parts=("decoder",))
+    assert_same(after["params"]["encoder"], other["params"])
+    assert_same(after["params"]["decoder"], before["params"]["decoder"])
+
+
+def test_what_does_not_fit_is_named_with_what_would(config, tmp_path):
+    make_run(tmp_path, config)
+    config.decoder.width = 12
+    match = (
+        r"does not fit the model: .*params/decoder/bl.* is \[8\] and should be \[12\].*; "
+        r"config.init_parts=\('encoder',\) would fit"
+    )
+    with pytest.raises(workdir.WorkdirError, match=match):
+        begin(config, tmp_path, OLD)
+    config.encoder.width = 12
+    with pytest.raises(workdir.WorkdirError, match="none of its parts would fit"):
+        begin(config, tmp_path, OLD)
+    frozen(config)
+    with pytest.raises(workdir.WorkdirError, match="missing params/adapter"):
+        begin(config, tmp_path, OLD, init_parts=("adapter",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"init_parts": ("head",)}, "init_parts='head'; it may be 'all', 'encoder'"),
+        ({"init_parts": ()}, r"init_parts=\(\) must be \('all',\), or some of"),
+        ({"init_parts": ("all", "encoder")}, r"must be \('all',\), or some of"),
+        ({"init_parts": ("adapter",)}, "this config has no adapter"),
+        ({"init_parts": ("encoder",), "init_from": ""}, "needs a config.init_from"),
+        ({"init_tokenizer": False, "init_parts": ("encoder",)}, "init_parts with 'decoder'"),
+        ({"word_vectors.frozen": True, "init_tokenizer": False}, "of new words at chance"),
+        ({"word_vectors.frozen": True, "init_parts": ("encoder",)}, "needs a config.word_vec"),
+        ({"word_vectors.file": "README.md"}, "without 'decoder'"),
+    ],
+)
+def test_parts_that_can_not_be_are_refused(config, fields, message):
+    config.init_from = "somewhere"
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(build.ConfigError, match=message):
+        checks.check(config)
+
+
+def test_vectors_go_with_an_encoder_that_is_taken(config):
+    config.init_from, config.init_parts = "somewhere", ("encoder",)
+    config.word_vectors.file = "README.md"
+    checks.check(config)
+
+
+def test_a_run_with_other_words_trains_and_goes_on(config, tmp_path, capsys):
+    write_pictures(tmp_path)
+    config.dataset = base.folder_dataset()
+    config.dataset.file, config.dataset.cache_dir = str(tmp_path / "captions.csv"), ""
+    config.dataset.image_size, config.dataset.max_length = 16, 6
+    config.dataset.length_bucket = config.evaluation.num_samples = 0
+    config.batch_size = config.evaluation.batch_size = 4
+    config.num_steps = config.eval_every = 2
+    config.optimizer.warmup_steps, config.decoding.num_beams = 1, 1
+    first, second = tmp_path / "first", tmp_path / "second"
+    make_run(first, config)
+    config.init_from, config.init_tokenizer = str(first), False
+    train(config, str(second))
+    said = json.loads((second / "start.json").read_text())
+    # Red, a and wall, and the special tokens; not picture, green and blue.
+    assert said["words"] == {"taken": 7, "fresh": 3}
+    assert said["init_from"] == str(first)
+    assert said["step"] == 0
+    assert capjax.load(second).tokenizer.vocab_size == 10
+    # What it began with may have gone.
+    first.rename(tmp_path / "gone")
+    train(config, str(second))
+    assert "trained to its end" in capsys.readouterr().out

@@ -1,0 +1,101 @@
+"""One process in a workdir at a time, and clear errors where its disk does not go along."""
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from capjax.files.atomic import write_atomic
+from capjax.run.lock import training_in
+from capjax.run.train import train
+from capjax.run.workdir import WorkdirError
+from capjax.train.checkpoint import CheckpointError
+from configs import folder_transformer
+
+
+def test_a_second_process_is_told_who_trains(tmp_path):
+    folder = tmp_path / "run"
+    # A lock of one file opened twice is the same in one process as in two.
+    with training_in(str(folder)):
+        message = f"process {os.getpid()} on {socket.gethostname()} trains in {folder}: wait for"
+        with pytest.raises(WorkdirError, match=message):
+            train(folder_transformer.get_config(), str(folder))
+        assert sorted(path.name for path in folder.iterdir()) == ["lock"]
+    with training_in(str(folder)):
+        pass
+
+
+def test_a_lock_without_a_name_still_holds(tmp_path):
+    with training_in(str(tmp_path)):
+        (tmp_path / "lock").write_text("")
+        with (
+            pytest.raises(WorkdirError, match="another process trains in"),
+            training_in(str(tmp_path)),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("parts", [(), ("run",)])
+def test_a_file_in_the_place_of_a_workdir_is_named(tmp_path, parts):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(WorkdirError, match=f"{file} is a file, and no folder can be made"):
+        train(folder_transformer.get_config(), str(file.joinpath(*parts)))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes to what is read-only, too")
+def test_a_read_only_workdir_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(WorkdirError, match="lock can't be read or written: Permission denied"):
+        train(folder_transformer.get_config(), str(tmp_path))
+
+
+def test_a_full_disk_is_said_with_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write():
+        with training_in(str(tmp_path)):
+            monkeypatch.setattr("os.fsync", full)
+            write_atomic(tmp_path / "a.json", b"{}")
+
+    with pytest.raises(WorkdirError, match=r"a\.json can't be read or written: No space left"):
+        write()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "can't be read or written: No space"),
+        (CheckpointError("checkpoint 3 can't be used"), "checkpoint 3 can't be used"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "INSIDE/x"), "INSIDE/x can't be read"),
+    ],
+)
+def test_errors_of_the_workdir_are_workdir_errors(tmp_path, error, message):
+    if isinstance(error, OSError) and error.filename:
+        error.filename = error.filename.replace("INSIDE", str(tmp_path))
+    with (
+        pytest.raises(WorkdirError, match=message.replace("INSIDE", str(tmp_path))),
+        training_in(str(tmp_path)),
+    ):
+        raise error
+
+
+def test_errors_of_other_files_are_left_alone(tmp_path):
+    with pytest.raises(FileNotFoundError), training_in(str(tmp_path / "run")):
+        Path(tmp_path / "running").read_text()
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path):
+    (tmp_path / "figures").mkdir()
+    left = [tmp_path / ".config.json.abcd_123", tmp_path / "figures" / ".training.png.x0x0x0x0"]
+    others = [tmp_path / ".gitignore", tmp_path / ".notes.txt.abcd1234", tmp_path / "config.json"]
+    for path in (*left, *others):
+        path.write_text("")
+    with training_in(str(tmp_path)):
+        pass
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)

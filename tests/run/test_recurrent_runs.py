@@ -1,0 +1,271 @@
+"""Runs of recurrent decoders with all that training may add, and what the shipped configs make."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import capjax
+from capjax.config import build, checks
+from capjax.data.tokenizer import train_word_tokenizer
+from capjax.evaluate.attention_figures import attention_figure
+from capjax.evaluate.attention_maps import grid_maps, overlay
+from capjax.evaluate.captioning import BeamSearch, Sampling
+from capjax.pretrained.weights import WeightsError
+from capjax.run.train import train
+from capjax.run.workdir import WorkdirError
+from capjax.train import loop
+from configs import (
+    base,
+    coco_bahdanau_gru,
+    coco_show_attend_tell,
+    flickr8k_bahdanau_gru,
+    flickr8k_show_attend_tell,
+)
+from tests.small_pictures import write_pictures
+
+WIDTH = 6
+
+
+@pytest.fixture(scope="module", name="pictures")
+def make_pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder)
+    rng = np.random.default_rng(1)
+    rows = [
+        " ".join([word, *(f"{x:.4f}" for x in rng.normal(size=WIDTH))])
+        for word in ("a", "red", "blue", "wall", "unseen")
+    ]
+    (folder / "vectors.txt").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Several runs here compile the same programs."""
+    before = jax.config.jax_compilation_cache_dir
+    build.compilation_cache(str(tmp_path_factory.mktemp("xla")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(name="config")
+def make_config(pictures, compiled):
+    config = base.get_config()
+    config.dataset = base.folder_dataset()
+    config.dataset.file = str(pictures / "captions.csv")
+    config.dataset.cache_dir = ""
+    config.dataset.image_size = 32
+    config.dataset.max_length = 6
+    config.dataset.length_bucket = 0
+    config.encoder = base.conv_encoder()
+    config.encoder.widths, config.encoder.blocks, config.encoder.stem_stride = (8,), 1, 8
+    config.decoder = base.bahdanau_decoder()
+    config.decoder.width = config.decoder.attention_dim = 12
+    config.decoder.embed_dim = WIDTH
+    config.batch_size = 4
+    config.num_steps = 4
+    config.eval_every = 4
+    config.log_every = 1
+    config.optimizer.warmup_steps = 1
+    config.evaluation.batch_size = 4
+    config.evaluation.num_samples = 0
+    config.decoding.num_beams = 2
+    config.decoding.max_length = 7
+    return config
+
+
+def metrics_of(directory, name):
+    rows = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
+    return [row[name] for row in rows if row["group"] == "train"]
+
+
+@pytest.fixture(name="everything")
+def make_everything(config, pictures):
+    """Hard attention, the penalty, own words, frozen word vectors and an average, all at once."""
+    config.decoder.attention = "hard"
+    config.attention_penalty = 0.5
+    config.scheduled_sampling.kind = "linear"
+    config.scheduled_sampling.slope, config.scheduled_sampling.floor = 0.1, 0.5
+    config.word_vectors.file = str(pictures / "vectors.txt")
+    config.word_vectors.frozen = True
+    config.ema_decay = 0.9
+    config.checkpoint_every = 2
+    return config
+
+
+def test_a_killed_run_of_everything_ends_as_if_it_never_was(
+    everything, tmp_path, pictures, capsys, monkeypatch
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(everything, str(whole))
+    said = capsys.readouterr().out
+    assert "vectors.txt: 4 of 6 words (66.7%)" in said
+    np.testing.assert_allclose(metrics_of(whole, "own_words"), [0, 0.1, 0.2, 0.3], atol=1e-6)
+    baseline = metrics_of(whole, "baseline")
+    assert baseline[0] == 0
+    np.testing.assert_allclose(baseline[1], -0.9 * metrics_of(whole, "loss")[0], rtol=1e-5)
+    assert all(penalty > 0 for penalty in metrics_of(whole, "attention_penalty"))
+
+    class Killed(Exception):
+        pass
+
+    update, calls = loop._Clock.add, []
+
+    def add(self, captions):
+        calls.append(captions)
+        if len(calls) == 4:
+            raise Killed
+        update(self, captions)
+
+    monkeypatch.setattr(loop._Clock, "add", add)
+    with pytest.raises(Killed):
+        train(everything, str(parts))
+    monkeypatch.setattr(loop._Clock, "add", update)
+    # What training began with may be gone.
+    monkeypatch.setattr(build, "load_word_vectors", None)
+    train(everything, str(parts))
+    runs = [capjax.load(directory, "latest") for directory in (whole, parts)]
+    jax.tree.map(np.testing.assert_array_equal, *(run.variables for run in runs))
+    for name in ("loss", "objective", "baseline"):
+        assert metrics_of(parts, name) == metrics_of(whole, name)
+
+    # The file's rows are as they were, and the rest of the embedding is, too.
+    run = runs[0]
+    embedding = run.variables["params"]["decoder"]["tokens"]["embedding"]
+    rows = (pictures / "vectors.txt").read_text().splitlines()
+    for word, *numbers in (row.split() for row in rows[:4]):
+        (token,) = run.tokenizer.encode(word)
+        np.testing.assert_array_equal(embedding[token], np.float32(numbers))
+    assert "tokens" not in (whole / "checkpoints" / "4" / "params" / "_METADATA").read_text()
+
+
+def test_attention_is_drawn_for_greedy_sampled_and_beam_captions(config, pictures, tmp_path):
+    config.num_steps = config.eval_every = 60
+    config.optimizer.learning_rate = 0.02
+    train(config, str(tmp_path))
+    run = capjax.load(tmp_path)
+    pixels = np.zeros((40, 48, 3), np.uint8)
+    for method in (BeamSearch(1, 1.0, False, 7), BeamSearch(3, 1.0, False, 7), Sampling(1.0, 7)):
+        (caption,) = run.caption([str(pictures / "0.png")], method=method, attention=True)
+        assert caption.attention.shape == (len(caption.words), 1, 16)
+        np.testing.assert_allclose(caption.attention.sum(-1), 1, atol=1e-5)
+        assert attention_figure(pixels, caption).axes
+        for word in (0, -1):
+            seen = overlay(pixels, grid_maps(caption)[word, 0, 0])
+            assert seen.shape == pixels.shape
+            assert seen.any()
+
+
+def test_a_recurrent_decoder_may_say_more_than_it_was_trained_on(config, tmp_path):
+    config.decoding.max_length = 12
+    train(config, str(tmp_path))
+    assert capjax.load(tmp_path).config.decoding.max_length == 12
+
+
+def test_a_run_starts_from_another(config, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(config, str(first))
+    config.init_from = str(first)
+    config.optimizer.learning_rate, config.num_steps = 1e-12, 2
+    # The words stay those that its parameters know, whatever these data would give.
+    config.tokenizer.max_words = 3
+    train(config, str(second))
+    assert capjax.load(second).tokenizer.vocab_size == capjax.load(first).tokenizer.vocab_size
+    with pytest.raises(build.ConfigError, match="is this run's own workdir"):
+        train(config, str(first))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        *(capjax.load(directory).variables for directory in (first, second)),
+    )
+    config.decoder.width = 13
+    match = r"bias is \[12\] and should be \[13\]"
+    with pytest.raises(WorkdirError, match=match):
+        train(config, str(tmp_path / "third"))
+    assert not (tmp_path / "third" / "config.json").exists()
+
+
+def test_mistakes_are_found_before_training(config, pictures, tmp_path):
+    def refused(error, match, **changes):
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict(changes)
+        with pytest.raises(error, match=match):
+            train(changed, str(tmp_path / "none"))
+
+    vectors = str(pictures / "vectors.txt")
+    refused(
+        build.ConfigError, "decoder.cell='rnn'; it may be 'gru', 'lstm'", **{"decoder.cell": "rnn"}
+    )
+    refused(
+        build.ConfigError,
+        "initial_state must be 'mean'",
+        **{"decoder.attention": "none", "decoder.initial_state": "zero"},
+    )
+    refused(
+        build.ConfigError,
+        "needs a decoder with attention",
+        **{"decoder.attention": "none", "attention_penalty": 1.0},
+    )
+    refused(
+        build.ConfigError,
+        "kind 'exponential' needs 0 < k < 1",
+        **{"scheduled_sampling.kind": "exponential"},
+    )
+    refused(build.ConfigError, r"optimizer\.schedule='step'", **{"optimizer.schedule": "step"})
+    refused(build.ConfigError, "needs a config.word_vectors.file", **{"word_vectors.frozen": True})
+    refused(
+        WeightsError,
+        "vectors of 6 numbers",
+        **{"word_vectors.file": vectors, "decoder.embed_dim": 8},
+    )
+    refused(build.ConfigError, "no such file", **{"word_vectors.file": "none.txt"})
+    refused(
+        build.ConfigError,
+        "give one of them",
+        **{"word_vectors.file": vectors, "init_from": str(tmp_path)},
+    )
+    refused(build.ConfigError, "must be 0 or more", **{"attention_penalty": -1.0})
+    refused(build.ConfigError, "must lie in 0 to 1", **{"decoder.expected_rate": 7.0})
+    refused(
+        build.ConfigError,
+        "kind 'inverse_sigmoid' needs k > 1",
+        **{"scheduled_sampling.kind": "inverse_sigmoid"},
+    )
+    refused(WorkdirError, "is no run", **{"init_from": str(tmp_path / "nowhere")})
+    config.decoder = base.transformer_decoder()
+    config.decoder.tie_embeddings = True
+    refused(
+        build.ConfigError,
+        "keep the output layer from learning",
+        **{"word_vectors.file": vectors, "word_vectors.frozen": True},
+    )
+    refused(build.ConfigError, "needs a recurrent decoder", **{"scheduled_sampling.kind": "linear"})
+
+
+@pytest.mark.parametrize(
+    ("config", "memory"),
+    [
+        (flickr8k_bahdanau_gru.get_config(), (8, 8, 256)),
+        (flickr8k_bahdanau_gru.get_config("mobilenet_v2"), (7, 7, 256)),
+        (coco_bahdanau_gru.get_config(), (8, 8, 256)),
+        (coco_show_attend_tell.get_config(), (14, 14, 2048)),
+        (coco_show_attend_tell.get_config("fine_tune"), (14, 14, 2048)),
+        (flickr8k_show_attend_tell.get_config(), (14, 14, 2048)),
+        (flickr8k_show_attend_tell.get_config("mobilenet_v2"), (7, 7, 1280)),
+    ],
+)
+def test_shipped_configs_make_the_published_sizes(config, memory):
+    checks.check(config)
+    model = build.captioner(config, train_word_tokenizer(["a dog"]))
+    side = config.dataset.image_size
+
+    def encode(key):
+        variables = model.init_variables(key, (side, side, 3))
+        images = np.zeros((1, side, side, 3), np.uint8)
+        return variables, model.apply(variables, images, method="encode")
+
+    variables, found = jax.eval_shape(encode, jax.random.key(0))
+    assert (*found.grid, found.values.shape[-1]) == memory
+    assert variables["params"]["decoder"]["attend"]["memory"]["kernel"].shape == (memory[-1], 512)
+    assert build.optimizer(config)

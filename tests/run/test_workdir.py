@@ -1,0 +1,269 @@
+"""A workdir knows its run, and refuses another's config."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from capjax.config import build, checks
+from capjax.data.captions import CaptionTable
+from capjax.data.sections import train_tokenizer
+from capjax.data.tokenizer import train_word_tokenizer
+from capjax.main import default_workdir
+from capjax.run import workdir
+from capjax.train.loop import EarlyStopping
+from configs import (
+    base,
+    coco_bahdanau_gru,
+    coco_show_attend_tell,
+    coco_transformer,
+    flickr8k_bahdanau_gru,
+    flickr8k_show_attend_tell,
+    flickr8k_transformer,
+    folder_transformer,
+    shapes_transformer,
+)
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIGS = (
+    base,
+    flickr8k_show_attend_tell,
+    coco_bahdanau_gru,
+    coco_show_attend_tell,
+    coco_transformer,
+    flickr8k_bahdanau_gru,
+    flickr8k_transformer,
+    folder_transformer,
+    shapes_transformer,
+)
+TOKENIZER = train_word_tokenizer(["a cat", "a dog"])
+
+
+def save(folder, config):
+    workdir.save(str(folder), config, TOKENIZER, {"train": "1", "tokenizer": "2"})
+
+
+@pytest.mark.parametrize("module", CONFIGS)
+def test_configs_come_back_as_they_were(module, tmp_path):
+    config = module.get_config()
+    save(tmp_path, config)
+    again = workdir.load_config(str(tmp_path))
+    assert again.to_dict() == config.to_dict()
+    workdir.check_same_run(str(tmp_path), module.get_config())
+
+
+def test_another_training_config_is_refused_by_field(tmp_path):
+    config = base.get_config()
+    save(tmp_path, config)
+    config.decoder.num_layers = 7
+    config.decoding.num_beams = 3
+    config.dataset.data_dir = "/elsewhere"
+    with pytest.raises(workdir.WorkdirError) as raised:
+        workdir.check_same_run(str(tmp_path), config)
+    message = str(raised.value)
+    assert "decoder.num_layers: 2 in the run, 7 now" in message
+    assert "num_beams" not in message
+    assert "data_dir" not in message
+
+
+def another(value):
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return value + "x"
+    return (*value, 1) if isinstance(value, tuple) else value + 1
+
+
+@pytest.mark.parametrize("module", CONFIGS)
+def test_fields_are_free_that_change_no_update(module, tmp_path):
+    """Decoding, evaluation, logging and where data lies: all others are refused, by name."""
+    save(tmp_path, module.get_config())
+    free = ("decoding.", "evaluation.", "log_every", "eval_every", "checkpoint_every")
+    # As long as no update was left out, any number would have done the same.
+    free += ("optimizer.skip_nonfinite",)
+    places = ("data_dir", "root", "file", "cache_dir", "num_threads", "bad_images")
+    places += ("allow_outside",)
+    for name, value in workdir.flat(module.get_config()).items():
+        config = module.get_config()
+        config.update_from_flattened_dict({name: another(value)})
+        data = name.startswith("dataset.") and name.endswith(places)
+        if name.startswith(free) or data:
+            workdir.check_same_run(str(tmp_path), config)
+            continue
+        with pytest.raises(workdir.WorkdirError, match=f"  {name}: ") as raised:
+            workdir.check_same_run(str(tmp_path), config)
+        assert str(raised.value).count("in the run") == 1
+
+
+@pytest.mark.parametrize("module", [base, flickr8k_transformer])
+def test_runs_of_earlier_versions_are_todays_defaults(module, tmp_path):
+    """Of fields that came later, an old config.json has none."""
+    config = module.get_config()
+    config.dataset.flip, config.dataset.crop_area = False, 1.0
+    save(tmp_path, config)
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    for name, added in workdir._ADDED.items():
+        if not isinstance(added, dict):
+            del saved[name]
+            continue
+        for field in added if name in saved else ():
+            del saved[name][field]
+        if name in saved and not saved[name]:
+            del saved[name]
+    file.write_text(json.dumps(saved))
+    workdir.check_same_run(str(tmp_path), config)
+
+
+def test_a_default_workdir_tells_a_configs_arguments_apart():
+    assert default_workdir("configs/coco_transformer.py") == "runs/coco_transformer"
+    assert (
+        default_workdir("configs/coco_transformer.py:karpathy") == "runs/coco_transformer_karpathy"
+    )
+
+
+def test_another_encoder_is_refused(tmp_path):
+    save(tmp_path, base.get_config())
+    config = base.get_config()
+    config.encoder = base.conv_encoder()
+    with pytest.raises(workdir.WorkdirError, match=r"encoder.blocks: '\(absent\)' in the run, 2"):
+        workdir.check_same_run(str(tmp_path), config)
+
+
+def test_a_file_in_the_place_of_a_workdir_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    workdir.check_place(str(tmp_path / "new" / "run"))
+    for place in (file, file / "run"):
+        with pytest.raises(workdir.WorkdirError, match="file is a file"):
+            workdir.check_place(str(place))
+
+
+def test_a_folder_that_is_no_run_says_so(tmp_path):
+    with pytest.raises(workdir.WorkdirError, match=r"no config\.json"):
+        workdir.load_config(str(tmp_path))
+
+
+def test_every_config_field_is_read():
+    """A section is spread over what it builds, which takes no unknown field, or read by name."""
+    spread = ("encoder", "adapter", "decoder", "tokenizer", "decoding", "early_stopping")
+    spread += ("hard_attention", "scheduled_sampling")
+    files = [*(REPOSITORY / "capjax").glob("*.py"), REPOSITORY / "capjax/data/sections.py"]
+    # The table of all fields reads none.
+    text = "".join(file.read_text() for file in files if file.name != "fields.py")
+    others = [coco_transformer.get_config(name) for name in ("karpathy", "coco_json")]
+    for config in [*(module.get_config() for module in CONFIGS), *others]:
+        for section, value in config.items():
+            if section not in spread:
+                for field in value if hasattr(value, "items") else (section,):
+                    read = f".{field}" in text or f'["{field}"]' in text
+                    # A path that the user must give, or one of two of them.
+                    read |= f'"{field}")' in text or field.startswith(("train_", "validation_"))
+                    assert read, f"nothing reads {section}.{field}"
+        checks.check(config)
+        build.captioner(config, TOKENIZER)
+        train_tokenizer(config.tokenizer, CaptionTable(("1",), (("a cat",) * 5,), ""))
+        build.beam_search(config.decoding)
+        EarlyStopping(**config.early_stopping)
+
+
+def test_another_dataset_under_a_run_is_refused(tmp_path):
+    save(tmp_path, base.get_config())
+    workdir.check_same_data(str(tmp_path), {"train": "1", "tokenizer": "2"})
+    with pytest.raises(workdir.WorkdirError, match="other data: tokenizer changed"):
+        workdir.check_same_data(str(tmp_path), {"train": "1", "tokenizer": "3"})
+
+
+def test_a_dataset_that_a_config_does_not_know_is_named():
+    with pytest.raises(ValueError, match="flickr30k: it may be tfds, karpathy, coco_json"):
+        coco_transformer.get_config("flickr30k")
+
+
+def test_what_does_not_change_is_kept_once(tmp_path):
+    frozen = {"params": {"encoder": {"kernel": np.ones((2, 3), np.float32)}}}
+    workdir.save_frozen(str(tmp_path), frozen)
+    assert workdir.load_frozen(str(tmp_path))["params"]["encoder"]["kernel"].sum() == 6
+    file = tmp_path / "frozen.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(workdir.WorkdirError, match=r"frozen\.safetensors is not a readable"):
+        workdir.load_frozen(str(tmp_path))
+    # A start that came to nothing may have left one.
+    workdir.save_frozen(str(tmp_path), {})
+    with pytest.raises(workdir.WorkdirError, match="and what training left"):
+        workdir.load_frozen(str(tmp_path))
+
+
+def test_a_selection_is_written_and_an_old_one_removed(tmp_path):
+    class Drawn:
+        selection = {"by": "captions"}  # noqa: RUF012
+
+    class Whole:
+        selection = {}  # noqa: RUF012
+
+    workdir.save_selection(str(tmp_path), {"train": Drawn, "validation": Whole})
+    file = tmp_path / "selection.json"
+    assert json.loads(file.read_text()) == {"train": {"by": "captions"}}
+    workdir.save_selection(str(tmp_path), {"train": Whole})
+    assert not file.exists()
+
+
+def test_a_run_from_before_a_field_was_added_continues(tmp_path):
+    config = base.get_config()
+    save(tmp_path, config)
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    del saved["dataset"]["crop_area"], saved["dataset"]["flip"]
+    file.write_text(json.dumps(saved))
+    workdir.check_same_run(str(tmp_path), config)
+    config.dataset.flip = True
+    with pytest.raises(workdir.WorkdirError, match=r"dataset\.flip: False in the run, True now"):
+        workdir.check_same_run(str(tmp_path), config)
+
+
+def test_fields_of_another_encoder_are_named():
+    config = base.get_config()
+    config.encoder.name = "conv"
+    with pytest.raises(build.ConfigError, match=r"class_token.*base\.conv_encoder\(\)"):
+        build.captioner(config, TOKENIZER)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("early_stopping.metric", "CIDEr", "early_stopping.metric='CIDEr'; it may be 'loss'"),
+        ("decoding.max_length", 40, "max_length=40 must lie in 2 to 25"),
+        ("decoding.num_beams", 0, "num_beams=0 must be 1 or more"),
+        ("optimizer.warmup_steps", 1000, "warmup_steps=1000 must be below config.num_steps=1000"),
+        ("log_every", 0, "log_every=0 must be 1 or more"),
+        ("dataset.over_length", "split", "over_length='split'; it may be 'drop', 'cut'"),
+    ],
+)
+def test_mistakes_are_found_before_training(field, value, message):
+    config = base.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(build.ConfigError, match=message):
+        checks.check(config)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("encoder", "name", "vgg", r"config.encoder.name='vgg'; it may be 'patch', 'conv'"),
+        ("encoder", "name", "vit", r"Write a config with config.encoder = base.vit\(\)"),
+        ("encoder", "name", "conv", r"config.encoder = base.conv_encoder\(\)"),
+        ("decoder", "name", "gru", r"config.decoder.name='gru'; it may be 'transformer'"),
+        (None, "dtype", "float16", r"config.dtype='float16'; it may be 'float32', 'bfloat16'"),
+    ],
+)
+def test_unknown_names_are_config_errors(section, field, value, message):
+    config = base.get_config()
+    (config[section] if section else config)[field] = value
+    with pytest.raises(build.ConfigError, match=message):
+        build.captioner(config, train_word_tokenizer(["a cat"]))
+
+
+def test_config_json_is_plain(tmp_path):
+    save(tmp_path, ConfigDict({"a": (1, 2), "b": None}))
+    assert json.loads((tmp_path / "config.json").read_text()) == {"a": [1, 2], "b": None}
