@@ -4,7 +4,26 @@ run = capjax.load("runs/shapes_transformer")
 captions = run.caption(["photo.jpg"], attention=True)
 """
 
-from capjax.evaluate.captioning import BeamSearch, Caption, Sampling
-from capjax.run.load import Run, load
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from capjax.evaluate.captioning import BeamSearch, Caption, Sampling
+    from capjax.run.load import Run, load
 
 __all__ = ["BeamSearch", "Caption", "Run", "Sampling", "load"]
+
+# Imported at first use: `--help` and config files need no JAX.
+_MODULES = {
+    "BeamSearch": "capjax.evaluate.captioning",
+    "Caption": "capjax.evaluate.captioning",
+    "Sampling": "capjax.evaluate.captioning",
+    "Run": "capjax.run.load",
+    "load": "capjax.run.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    raise AttributeError(f"module 'capjax' has no attribute {name!r}")

@@ -1,33 +1,40 @@
-"""A folder imports only folders on floors below it."""
+"""A folder imports only folders on floors below it, by the table of docs/architecture.md."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "capjax"
-FLOORS = {
-    "parallel": 0,
-    "command": 0,
-    "processes": 0,
-    "data": 1,
-    "models": 2,
-    "pretrained": 3,
-    "decode": 4,
-    "metrics": 5,
-    "evaluate": 6,
-    "train": 7,
+# Old names of commands, which run the module of capjax/cli/ that has them now.
+FORWARDERS = {
+    "capjax.convert_encoder",
+    "capjax.import_tutorial",
+    "capjax.data.show",
+    "capjax.pretrained.export",
+    "capjax.pretrained.convert_show_attend_tell",
 }
-TOP = 8  # The files beside the folders: wiring and command lines.
-# Programs that stand among the parts that they are about: they import what command lines may, and
-# nothing imports them.
-PROGRAMS = {"capjax.pretrained.export"}
+# Files that belong to no floor: the package's public names, imported at first use.
+FACES = {"capjax.__init__", "capjax.__main__"}
 TENSORFLOW = {
     "capjax/data/pipeline.py",
     "capjax/data/datasets/tfds.py",
     "capjax/data/shapes/builder.py",
 }
+
+
+def table():
+    """(floor, names of modules, what they hold) of each row of the table."""
+    for line in (REPOSITORY / "docs/architecture.md").read_text().splitlines():
+        if match := re.match(r"\| (\d+) \| ([^|]*) \| ([^|]*) \|", line):
+            places = re.findall(r"`(capjax/[^`]*)`", match[2])
+            names = [place.removesuffix(".py").strip("/").replace("/", ".") for place in places]
+            yield int(match[1]), names, match[3]
+
+
+FLOORS = {name: floor for floor, names, _ in table() for name in names}
 
 
 def files():
@@ -45,48 +52,62 @@ def imports(file):
                 yield f"{node.module}.{alias.name}", node.lineno
 
 
-def floor(module):
-    parts = module.split(".")
-    assert parts[0] == "capjax"
-    if module in PROGRAMS:
-        return TOP
-    return FLOORS.get(parts[1], TOP) if len(parts) > 1 else TOP
+def place(module):
+    """`capjax.models` of `capjax.models.encoders.vit`."""
+    return ".".join(module.split(".")[:2])
 
 
 def module_of(file):
     return ".".join(file.relative_to(REPOSITORY).with_suffix("").parts)
 
 
+def test_every_file_is_on_a_floor():
+    places = {place(module_of(file)) for file in files()} - FACES
+    assert places - FORWARDERS == FLOORS.keys()
+
+
 @pytest.mark.parametrize("file", files(), ids=module_of)
 def test_imports_go_down(file):
-    here = floor(module_of(file))
+    here = module_of(file)
     for module, line in imports(file):
-        if module.startswith("capjax."):
-            folder = module.split(".")[1]
-            assert floor(module) <= here, f"{file}:{line}: floor {here} imports {module}"
-            if here not in (TOP, 0) and floor(module) == here:
-                assert folder == module_of(file).split(".")[1], f"{file}:{line}: {module}"
         assert not module.startswith(("experiments", "configs", "benchmarks")), f"{file}:{line}"
+        if not module.startswith("capjax.") or here in FACES:
+            continue
+        inside = place(module) == place(here)
+        assert inside or FLOORS[place(module)] < FLOORS[place(here)], f"{file}:{line}: {module}"
+        assert module not in FORWARDERS, f"{file}:{line}: {module}"
 
 
-def test_nothing_imports_a_program():
-    assert {*map(module_of, files())} >= PROGRAMS
+def test_tensorflow_is_imported_by_three_files():
     for file in files():
-        for module, line in imports(file):
-            assert not any(f"{module}.".startswith(f"{p}.") for p in PROGRAMS), f"{file}:{line}"
+        if str(file.relative_to(REPOSITORY)) not in TENSORFLOW:
+            for module, line in imports(file):
+                top = module.split(".")[0]
+                assert top not in ("tensorflow", "tensorflow_datasets"), f"{file}:{line}"
 
 
-@pytest.mark.parametrize("file", files(), ids=module_of)
-def test_tensorflow_is_named_by_two_files_and_the_builder(file):
-    if str(file.relative_to(REPOSITORY)) in TENSORFLOW:
-        return
-    for module, line in imports(file):
-        assert module.split(".")[0] not in ("tensorflow", "tensorflow_datasets"), f"{file}:{line}"
-
-
-def test_only_parallel_says_pmap():
+def test_one_file_says_pmap():
     users = [str(file) for file in files() if ".pmap" in file.read_text()]
-    assert users == [str(PACKAGE / "parallel.py")]
+    assert users == [str(PACKAGE / "parallel" / "devices.py")]
+
+
+def test_few_modules_are_loose():
+    loose = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__"}
+    assert len(loose) <= 6, loose
+
+
+def test_forwarders_are_three_lines():
+    for module in FORWARDERS:
+        tree = ast.parse((REPOSITORY / f"{module.replace('.', '/')}.py").read_text())
+        assert len(tree.body) == 3, module
+
+
+def test_the_readme_has_the_same_map():
+    readme = (REPOSITORY / "README.md").read_text()
+    for floor, names, holds in table():
+        places = ", ".join(f"`{name.removeprefix('capjax.')}`" for name in names)
+        row = f"| {places} | {holds} |"
+        assert row in readme, f"floor {floor} of docs/architecture.md is not in the README: {row}"
 
 
 @pytest.mark.parametrize("folder", ["capjax", "configs", "experiments", "tests", "benchmarks"])

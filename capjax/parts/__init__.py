@@ -1,0 +1,11 @@
+"""What a part says of itself, and where parts are found by name. Imports neither JAX nor Flax."""
+
+from capjax.parts.registry import Registry
+
+DECODERS = Registry("decoder", "capjax.models.decoders")
+ENCODERS = Registry("encoder", "capjax.models.encoders")
+DATASETS = Registry("dataset", "capjax.data.datasets")
+OBJECTIVES = Registry("objective", "capjax.train.objectives")
+METRICS = Registry("metric")
+
+__all__ = ["DATASETS", "DECODERS", "ENCODERS", "METRICS", "OBJECTIVES", "Registry"]

@@ -1,0 +1,107 @@
+"""Values against the types of fields, and the fields of a part."""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from capjax.parts.types import BuilderField, Lengths, NotEmpty, Range
+
+_NAMED = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A config field of a part.
+
+    Attributes:
+      type: its annotation.
+      required: whether the part has no default for it.
+    """
+
+    type: Any
+    required: bool
+
+
+def fields_of(part: type | Callable) -> dict[str, Field]:
+    """The config fields of a dataclass, or the keyword-only parameters of a function, by name.
+
+    Fields marked as `Given` and those that begin with an underscore are left out.
+    """
+    types = typing.get_type_hints(part, include_extras=True)
+    if dataclasses.is_dataclass(part):
+        found = {
+            field.name: Field(
+                types[field.name],
+                field.default is dataclasses.MISSING
+                and field.default_factory is dataclasses.MISSING,
+            )
+            for field in dataclasses.fields(part)
+            if field.init
+        }
+    else:
+        found = {
+            name: Field(types[name], parameter.default is parameter.empty)
+            for name, parameter in inspect.signature(part).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+    return {
+        name: field
+        for name, field in found.items()
+        if not name.startswith("_") and not _is_given(field.type)
+    }
+
+
+def given_fields(part: type) -> set[str]:
+    """The names of a part's fields that are marked as `Given`."""
+    types = typing.get_type_hints(part, include_extras=True)
+    return {field.name for field in dataclasses.fields(part) if _is_given(types[field.name])}
+
+
+def _is_given(annotation: Any) -> bool:
+    marks = getattr(annotation, "__metadata__", ())
+    return any(isinstance(mark, BuilderField) for mark in marks)
+
+
+def fault(annotation: Any, value: Any) -> str | None:
+    """What a value "must be" and is not, for a message; None where it is of the type."""
+    annotation, marks = _unwrap(annotation)
+    if typing.get_origin(annotation) is Literal:
+        choices = typing.get_args(annotation)
+        # 1 == True and 1.0 == 1 in Python.
+        if any(value == choice and type(value) is type(choice) for choice in choices):
+            return None
+        return f"must be one of {', '.join(map(repr, choices))}"
+    if annotation is tuple or typing.get_origin(annotation) is tuple:
+        return _tuple_fault(annotation, marks, value)
+    types = (float, int) if annotation is float else (annotation,)
+    is_flag = isinstance(value, bool) and annotation is not bool
+    if is_flag or not isinstance(value, types):
+        return f"must be {_NAMED[annotation]}"
+    for mark in marks:
+        # Written so that NaN does not hold.
+        if isinstance(mark, Range) and not mark.least <= value <= mark.most:
+            return f"must {mark.text}"
+        if isinstance(mark, NotEmpty) and not value:
+            return "must not be empty"
+    return None
+
+
+def _tuple_fault(annotation: Any, marks: tuple, value: Any) -> str | None:
+    lengths = next(mark for mark in marks if isinstance(mark, Lengths))
+    item = typing.get_args(annotation)[0]
+    if (
+        isinstance(value, tuple)
+        and lengths.least <= len(value) <= lengths.most
+        and not any(fault(item, one) for one in value)
+    ):
+        return None
+    return f"must be a tuple of {lengths.text}"
+
+
+def _unwrap(annotation: Any) -> tuple[Any, tuple]:
+    """A type without `Annotated`, and its marks."""
+    if typing.get_origin(annotation) is Annotated:
+        return annotation.__origin__, annotation.__metadata__
+    return annotation, ()

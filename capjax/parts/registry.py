@@ -1,0 +1,88 @@
+"""Parts by name: capjax's own, a file each in one folder, and those that a user registers."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+
+class PartError(ValueError):
+    """A part that does not exist or can't be registered; the message says what would work."""
+
+
+class Registry:
+    """The parts of one kind.
+
+    A part of capjax is a file `FOLDER/NAME.py` that defines `PART`, so that a new file is all that
+    registers it. A user's own part comes from `register`, called in a config file or in a module of
+    the user's, or from an entry point `capjax.KINDs` of an installed package. Nothing that is read
+    from a workdir or a weights file is imported.
+
+    Attributes:
+      kind: "decoder", "encoder", "dataset", "objective" or "metric".
+    """
+
+    def __init__(self, kind: str, folder: str | None = None):
+        """Looks for capjax's own parts in the package `folder`; None has none."""
+        self.kind = kind
+        self._folder = folder
+        self._registered: dict[str, Any] = {}
+
+    def register(self, name: str, part: Any) -> Any:
+        """Adds a user's part, and returns it.
+
+        Args:
+          name: as configs name it.
+          part: the class or function; or "module:attribute", imported when it is first used, which
+            keeps a config file free of JAX.
+
+        Raises:
+          PartError: capjax has a part of this name.
+        """
+        if name in self._own():
+            raise PartError(f"capjax has a {self.kind} {name!r} already: give yours another name")
+        self._registered[name] = part
+        return part
+
+    def names(self) -> list[str]:
+        """The names of all parts, sorted; imports none of them."""
+        return sorted({*self._own(), *self._registered, *self._entry_points()})
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names()
+
+    def get(self, name: str) -> Any:
+        """The part of a name.
+
+        Raises:
+          PartError: there is none; the message lists those that there are.
+        """
+        if name in self._registered:
+            part = self._registered[name]
+            if isinstance(part, str):
+                module, _, attribute = part.partition(":")
+                part = self._registered[name] = getattr(importlib.import_module(module), attribute)
+            return part
+        if name in self._own():
+            return importlib.import_module(f"{self._folder}.{name}").PART
+        if load := self._entry_points().get(name):
+            return self.register(name, load())
+        raise PartError(
+            f"there is no {self.kind} {name!r}; there are {', '.join(self.names()) or 'none'}. One "
+            f"of your own is known once its module is imported: --parts FILE_OR_MODULE on the "
+            "command line, `import` in Python (docs/extending.md)"
+        )
+
+    def _own(self) -> set[str]:
+        if self._folder is None:
+            return set()
+        # Found without an import: the folder's package may need JAX.
+        spec = importlib.util.find_spec(self._folder)
+        found = pkgutil.iter_modules(spec.submodule_search_locations)
+        return {module.name for module in found if not module.name.startswith("_")}
+
+    def _entry_points(self) -> dict[str, Callable[[], Any]]:
+        points = importlib.metadata.entry_points(group=f"capjax.{self.kind}s")
+        return {point.name: point.load for point in points}

@@ -1,0 +1,88 @@
+"""Types of config fields, written where a field lives: `width: Count`, `dropout: Rate`.
+
+A field's type says what values it takes; `check.fault` reads it. A `Literal` lists choices.
+"""
+
+import dataclasses
+import math
+from typing import Annotated, TypeVar
+
+T = TypeVar("T")
+
+# Larger counts are slips, and no int32 of JAX or TensorFlow.
+MOST = 2**31 - 1
+# Larger numbers are infinite as float32.
+LARGEST = 3e38
+# Side of an image in pixels; a square of a larger side is refused as an image.
+LARGEST_SIDE = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from `least` to `most`, both allowed; NaN is in no range.
+
+    Attributes:
+      least: the smallest number.
+      most: the largest number.
+      text: what a message says after "must": "be 1 or more".
+    """
+
+    least: float
+    most: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Numbers of items that a tuple may have.
+
+    Attributes:
+      least: the smallest length.
+      most: the largest length.
+      text: what a message says after "must be a tuple of": "three numbers".
+    """
+
+    least: int
+    most: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class NotEmpty:
+    """Asks for a text that is not empty."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BuilderField:
+    """Marks a field that the code which builds the part gives, and no config has."""
+
+
+# Written as `vocab_size: Given[int]`.
+Given = Annotated[T, BuilderField()]
+
+
+def whole(least: int, most: int = MOST) -> Range:
+    """The range of whole numbers from `least` to `most`."""
+    return Range(least, most, f"be {least} or more" if most == MOST else f"be {least} to {most}")
+
+
+Count = Annotated[int, whole(1)]
+CountOrZero = Annotated[int, whole(0)]
+Length = Annotated[int, whole(2)]
+# Of layers and blocks, each of which is compiled.
+Depth = Annotated[int, whole(1, 1000)]
+DepthOrZero = Annotated[int, whole(0, 1000)]
+Side = Annotated[int, whole(1, LARGEST_SIDE)]
+SideOrZero = Annotated[int, whole(0, LARGEST_SIDE)]
+Seed = Annotated[int, whole(0, 2**32 - 1)]
+Finite = Annotated[float, Range(-LARGEST, LARGEST, "be a finite number")]
+Positive = Annotated[float, Range(math.ulp(0.0), LARGEST, "be above 0, and finite")]
+NotNegative = Annotated[float, Range(0.0, LARGEST, "be 0 or more, and finite")]
+Share = Annotated[float, Range(0.0, 1.0, "lie in 0 to 1")]
+OpenShare = Annotated[
+    float, Range(math.ulp(0.0), math.nextafter(1.0, 0.0), "be above 0 and below 1")
+]
+# Of what is dropped, smoothed or averaged, all would leave nothing.
+Rate = Annotated[float, Range(0.0, math.nextafter(1.0, 0.0), "be 0 or more, and below 1")]
+Name = Annotated[str, NotEmpty()]
+Names = Annotated[tuple[Name, ...], Lengths(0, 1000, "names")]

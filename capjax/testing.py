@@ -1,0 +1,1 @@
+"""Checks that a user runs on a decoder of their own."""
