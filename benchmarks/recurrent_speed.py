@@ -240,7 +240,7 @@ def train_capjax(task: str, count: int, layout: str) -> dict:
     from capjax.data.batches import TrainBatches
     from capjax.data.captions import CaptionReport, EncodedCaptions
     from capjax.parallel import devices
-    from capjax.train.objective import Objective
+    from capjax.train.objectives.cross_entropy import CrossEntropy
     from capjax.train.state import init_state
     from capjax.train.step import make_train_step
 
@@ -262,7 +262,7 @@ def train_capjax(task: str, count: int, layout: str) -> dict:
     params = model.init_variables(jax.random.key(0), (POSITIONS, FEATURES))["params"]
     state = devices.replicate(init_state(params, optimizer, ema=False))
     update = make_train_step(
-        model, optimizer, seed=0, objective=Objective(attention_penalty=PENALTY)
+        model, optimizer, seed=0, objective=CrossEntropy(attention_penalty=PENALTY)
     )
     update = devices.map_devices(update, donate=(0,))
 

@@ -74,7 +74,7 @@ def run_capjax(layout: str) -> dict[str, float]:
     from capjax.models.captioner import Captioner, FeatureEncoder
     from capjax.models.decoders.transformer import TransformerDecoder
     from capjax.parallel import devices
-    from capjax.train.objective import Objective
+    from capjax.train.objectives.cross_entropy import CrossEntropy
     from capjax.train.state import init_state
     from capjax.train.step import make_train_step
 
@@ -112,7 +112,7 @@ def run_capjax(layout: str) -> dict[str, float]:
     params = model.init_variables(jax.random.key(0), (POSITIONS, FEATURES))["params"]
     state = devices.replicate(init_state(params, optimizer, ema=False))
     step = devices.map_devices(
-        make_train_step(model, optimizer, seed=0, objective=Objective()), donate=(0,)
+        make_train_step(model, optimizer, seed=0, objective=CrossEntropy()), donate=(0,)
     )
     pool = np.random.default_rng(1).normal(size=(POOL, POSITIONS, FEATURES)).astype(np.float32)
 

@@ -190,7 +190,7 @@ def train_capjax(folder: str) -> dict[str, Callable[[], object]]:
     import optax
 
     from capjax.parallel import devices
-    from capjax.train.objective import Objective
+    from capjax.train.objectives.cross_entropy import CrossEntropy
     from capjax.train.optimizer import adamw
     from capjax.train.state import init_state
     from capjax.train.step import make_train_step
@@ -201,7 +201,7 @@ def train_capjax(folder: str) -> dict[str, Callable[[], object]]:
     )
     state = devices.replicate(init_state(variables["params"], optimizer, ema=False))
     del variables
-    update = make_train_step(model, optimizer, seed=0, objective=Objective())
+    update = make_train_step(model, optimizer, seed=0, objective=CrossEntropy())
     update = devices.map_devices(update, donate=(0,))
     batch = devices.shard(batch)
 

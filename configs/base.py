@@ -259,6 +259,13 @@ def bahdanau_decoder() -> ConfigDict:
     return decoder
 
 
+def cross_entropy() -> ConfigDict:
+    """Cross-entropy (`capjax.train.objectives.cross_entropy`); its fields are the config's own."""
+    objective = ConfigDict()
+    objective.name = "cross_entropy"
+    return objective
+
+
 def get_config() -> ConfigDict:
     """The base config: `shapes`, a patch encoder and a transformer decoder."""
     config = ConfigDict()
@@ -301,6 +308,8 @@ def get_config() -> ConfigDict:
     config.accumulate = 1
     # Decay of the moving average of the parameters that is evaluated; 0 has none.
     config.ema_decay = 0.0
+    # What is minimised.
+    config.objective = cross_entropy()
     # Mass that the loss spreads over all allowed tokens.
     config.label_smoothing = 0.0
     # Weight of doubly stochastic attention: over a caption each position should be given 1 in all.
@@ -374,6 +383,8 @@ def get_config() -> ConfigDict:
     config.evaluation.num_samples = 4
     # Temperatures of those captions; 0 is greedy.
     config.evaluation.temperatures = (0.0, 0.5, 1.0)
+    # Further metrics of captions, by the names that you registered them under.
+    config.evaluation.metrics = ()
 
     # These mean what transformers.generate gives them.
     config.decoding = ConfigDict()

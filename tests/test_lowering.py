@@ -11,7 +11,7 @@ from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.conv import ConvEncoder
 from capjax.models.encoders.patch import PatchEncoder
 from capjax.parallel import devices
-from capjax.train.objective import Objective
+from capjax.train.objectives.cross_entropy import CrossEntropy
 from capjax.train.optimizer import adamw, learning_rate_schedule
 from capjax.train.state import init_state
 from capjax.train.step import make_train_step
@@ -62,7 +62,7 @@ def test_training_step(model, platform, packed):
     if packed:
         batch["packing"] = jax.ShapeDtypeStruct((4, 20), jnp.int32)
     step = make_train_step(
-        model, optimizer, seed=0, objective=Objective(), accumulate=2, ema_decay=0.9
+        model, optimizer, seed=0, objective=CrossEntropy(), accumulate=2, ema_decay=0.9
     )
     assert lower(step, platform, state, batch)
 

@@ -1,4 +1,4 @@
-"""What a config says that can't be, found before hours are spent on it."""
+"""What the fields of a config can't be together, found before hours are spent on it."""
 
 import functools
 import os
@@ -10,37 +10,45 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from capjax.config import build
-from capjax.config.build import ConfigError, choose
-from capjax.config.fields import check_fields
-from capjax.data import feature_cache
+from capjax.config import build, questions
+from capjax.config.errors import ConfigError
+from capjax.config.fields import check_fields, part_of
+from capjax.config.sections import DecodingFields
 from capjax.data.augment import Augmentation
-from capjax.data.shapes import facts
 from capjax.metrics import coco
 from capjax.models.captioner import is_part
-from capjax.train.scheduled_sampling import own_words_schedule
+from capjax.models.contract import Decoder
+from capjax.parts.check import fault, fields_of
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ConfigError for what would otherwise be found out hours later, naming the field."""
+    """Raises ConfigError, naming the field, for what would otherwise be found out hours later."""
     check_fields(config)
     if not 0 <= config.optimizer.warmup_steps < config.num_steps:
         raise ConfigError(
             f"config.optimizer.warmup_steps={config.optimizer.warmup_steps} must be below "
             f"config.num_steps={config.num_steps}"
         )
-    # An encoder or a decoder that there is not, or with fields of another.
-    build.captioner_of(config, vocab_size=1)
+    decoder = build.captioner_of(config, vocab_size=1).decoder
     check_decoding(config.decoding, config)
-    metrics = (
-        "loss",
-        "accuracy",
-        *coco.METRICS,
-        *(facts.METRICS if build.has_facts(config) else ()),
-    )
-    choose(dict.fromkeys(metrics), config.early_stopping.metric, "early_stopping.metric")
+    _check_metric(config)
     _check_images(config)
-    _check_objective(config)
+    _check_objective(config, decoder)
+    _check_start(config, decoder)
+
+
+def _check_metric(config: ConfigDict) -> None:
+    """Raises ConfigError for an early-stopping metric that no evaluation computes."""
+    for name in config.evaluation.metrics:
+        build.metric(name)
+    own = part_of(config, "dataset").metrics
+    own_names = () if own is None else own.names
+    known = ("loss", "accuracy", *coco.METRICS, *own_names, *config.evaluation.metrics)
+    if config.early_stopping.metric not in known:
+        raise ConfigError(
+            f"config.early_stopping.metric={config.early_stopping.metric!r} must be one of "
+            f"{', '.join(map(repr, known))}"
+        )
 
 
 def check_devices(config: ConfigDict, *fields: str) -> None:
@@ -71,52 +79,41 @@ def check_devices(config: ConfigDict, *fields: str) -> None:
             )
 
 
-def _check_objective(config: ConfigDict) -> None:
+def _check_objective(config: ConfigDict, decoder: Decoder) -> None:
     """Raises ConfigError for an objective that the decoder can't have."""
     try:
-        sampling = own_words_schedule(**config.scheduled_sampling)
+        build.objective(config)
     except ValueError as error:
         raise ConfigError(f"config.{error}") from error
-    if sampling is not None and config.decoder.name != "bahdanau":
+    kind = config.scheduled_sampling.kind
+    if kind != "none" and not decoder.takes_own_words:
         raise ConfigError(
-            f"config.scheduled_sampling.kind={config.scheduled_sampling.kind!r} needs a recurrent "
-            f"decoder, and config.decoder.name is {config.decoder.name!r}"
+            f"config.scheduled_sampling.kind={kind!r} needs a recurrent decoder, and "
+            f"config.decoder.name is {config.decoder.name!r}"
         )
-    if config.attention_penalty and config.decoder.get("attention") == "none":
+    if config.attention_penalty and not decoder.has_attention:
         raise ConfigError(
             f"config.attention_penalty={config.attention_penalty} needs a decoder with attention, "
             "and config.decoder.attention is 'none'"
         )
-    if config.decoder.name == "gpt2":
-        _check_gpt2(config)
-    _check_start(config)
-
-
-def _check_gpt2(config: ConfigDict) -> None:
-    """Raises ConfigError for a GPT-2 that can't be, or that is too short for the captions."""
-    decoder = config.decoder
-    if decoder.width % decoder.num_heads:
+    longest = decoder.longest_caption
+    if longest is not None and longest < config.dataset.max_length:
         raise ConfigError(
-            f"config.decoder.num_heads={decoder.num_heads} must divide "
-            f"config.decoder.width={decoder.width}"
-        )
-    if decoder.frozen and not (decoder.weights or "decoder" in build.init_parts(config)):
-        raise ConfigError(
-            "config.decoder.frozen would leave GPT-2's layers at chance: give config.decoder."
-            "weights or config.init_from"
-        )
-    if decoder.max_length < config.dataset.max_length:
-        raise ConfigError(
-            f"config.decoder.max_length={decoder.max_length} must be at least "
+            f"config.decoder.max_length={longest} must be at least "
             f"config.dataset.max_length={config.dataset.max_length}"
         )
 
 
-def _check_start(config: ConfigDict) -> None:
+def _check_start(config: ConfigDict, decoder: Decoder) -> None:
     """Raises ConfigError for parameters that can't start or stay as the config says."""
     _check_init_parts(config)
     file, frozen = config.word_vectors.file, config.word_vectors.frozen
-    from_run = "decoder" in build.init_parts(config)
+    from_run = "decoder" in questions.init_parts(config)
+    if config.decoder.get("frozen") and not (config.decoder.weights or from_run):
+        raise ConfigError(
+            "config.decoder.frozen would leave the decoder's layers at chance: give "
+            "config.decoder.weights or config.init_from"
+        )
     if file and from_run:
         raise ConfigError(
             "config.word_vectors.file and config.init_from both say what the embeddings start "
@@ -131,32 +128,25 @@ def _check_start(config: ConfigDict) -> None:
             "config.word_vectors.frozen would leave the embeddings of new words at chance: set "
             "config.init_tokenizer=True"
         )
-    if frozen and config.decoder.get("tie_embeddings"):
+    if frozen and decoder.ties_embeddings:
         raise ConfigError(
-            "config.word_vectors.frozen would keep the output layer from learning: set "
-            "config.decoder.tie_embeddings=False"
-        )
-    if frozen and config.decoder.name == "gpt2":
-        raise ConfigError(
-            "config.word_vectors.frozen would keep the output layer of GPT-2, which is the "
-            "embedding, from learning: set config.word_vectors.frozen=False"
+            "config.word_vectors.frozen would keep the output layer, which is the embedding "
+            "(tie_embeddings), from learning: set config.word_vectors.frozen=False"
         )
 
 
 def _check_init_parts(config: ConfigDict) -> None:
     """Raises ConfigError for parts that no run has, or that are asked of no run."""
-    parts, known = config.init_parts, ("all", *build.PARTS)
-    for part in parts:
-        choose(dict.fromkeys(known), part, "init_parts")
-    if not parts or ("all" in parts and len(parts) > 1):
+    parts = config.init_parts
+    if parts != ("all",) and (not parts or not {*parts} <= {*questions.PARTS}):
         raise ConfigError(
-            f"config.init_parts={parts} must be ('all',), or some of {', '.join(build.PARTS)}"
+            f"config.init_parts={parts} must be ('all',), or some of {', '.join(questions.PARTS)}"
         )
     if "adapter" in parts and "adapter" not in config:
         raise ConfigError("config.init_parts has 'adapter', and this config has no adapter")
     if parts != ("all",) and not config.init_from:
         raise ConfigError(f"config.init_parts={parts} needs a config.init_from")
-    if not config.init_tokenizer and "decoder" not in build.init_parts(config):
+    if not config.init_tokenizer and "decoder" not in questions.init_parts(config):
         raise ConfigError(
             "config.init_tokenizer=False needs a config.init_from, and config.init_parts with "
             "'decoder': without, the words are those of these data anyway"
@@ -171,10 +161,9 @@ def _check_images(config: ConfigDict) -> None:
         Augmentation(dataset.crop_area, dataset.flip)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if not build.is_cached(config):
+    if not questions.is_cached(config):
         return
-    choose(feature_cache.DTYPES, config.encoder.cache, "encoder.cache")
-    if not build.is_frozen(config):
+    if not questions.is_frozen(config):
         raise ConfigError(
             "config.encoder.cache keeps features of a frozen encoder, and config.encoder.trainable "
             f"is {config.encoder.trainable!r}: set --config.encoder.cache= to train the encoder"
@@ -193,17 +182,15 @@ def _check_images(config: ConfigDict) -> None:
 
 def check_decoding(decoding: ConfigDict, config: ConfigDict) -> None:
     """Raises ConfigError for a search that the config's decoder can't make."""
-    if decoding.num_beams < 1:
-        raise ConfigError(f"config.decoding.num_beams={decoding.num_beams} must be 1 or more")
-    if decoding.max_length < 2:
-        raise ConfigError(f"config.decoding.max_length={decoding.max_length} must be 2 or more")
-    # A recurrent decoder has no positions, and may go on.
-    sections = {"transformer": "dataset", "gpt2": "decoder"}
-    section = sections.get(config.decoder.name)
-    if section and decoding.max_length > (positions := config[section].max_length) + 1:
+    for name, field in fields_of(DecodingFields).items():
+        if message := fault(field.type, decoding[name]):
+            raise ConfigError(f"config.decoding.{name}={decoding[name]!r} {message}")
+    longest = build.captioner_of(config, vocab_size=1).decoder.longest_caption
+    # The first token fed is bos, and the last one generated is not fed.
+    if longest is not None and decoding.max_length > longest + 1:
         raise ConfigError(
-            f"config.decoding.max_length={decoding.max_length} must lie in 2 to {positions + 1}, "
-            f"one more than the {section}.max_length={positions} that the model is made for"
+            f"config.decoding.max_length={decoding.max_length} must lie in 2 to {longest + 1}, one "
+            f"more than the max_length={longest} that the model is made for"
         )
 
 
@@ -211,11 +198,11 @@ def check_trainable(config: ConfigDict, params: Mapping[str, Any]) -> None:
     """Raises ConfigError for a stage that the encoder with parameters `params` does not have."""
     modules = sorted(params.get("encoder", {}))
     for stage in config.encoder.get("trainable", ()):
-        parts = build.encoder_parts(config, stage)
+        parts = questions.encoder_stage(config, stage)
         if stage != "all" and not any(is_part(m, part) for m in modules for part in parts):
-            names = build.encoder_stages(config) or _blocks(modules)
+            names = part_of(config, "encoder").stages or _blocks(modules)
             raise ConfigError(
-                f"config.encoder.trainable has {stage!r}; it may have 'all', or the beginnings of "
+                f"config.encoder.trainable has {stage!r}; it must have 'all', or the beginnings of "
                 f"the names of this encoder's parts: {', '.join(names)}"
             )
 

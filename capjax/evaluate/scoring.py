@@ -1,13 +1,35 @@
 """Scores of captions against a split's references."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from capjax.data.captions import CaptionTable
 from capjax.metrics import coco
 
-Scorer = Callable[[Mapping[str, str]], dict[str, float]]
+# (hypotheses, references), both by image id -> metrics by name.
+Scorer = Callable[[Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, float]]
+# hypotheses by image id -> values by image id, by the metric's name.
 ImageScorer = Callable[[Mapping[str, str]], dict[str, dict[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A scorer of one metric, which a user registers as a function.
+
+    Attributes:
+      name: of the metric.
+      function: (hypotheses, references), both by image id -> the metric's value.
+    """
+
+    name: str
+    function: Callable[[Mapping[str, str], Mapping[str, Sequence[str]]], float]
+
+    def __call__(
+        self, hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
+    ) -> dict[str, float]:
+        """The metric's value by its name."""
+        return {self.name: float(self.function(hypotheses, references))}
 
 
 def score_captions(
@@ -23,14 +45,14 @@ def score_captions(
       table: the split's raw captions. An image without any can't be scored: such images are left
         out and counted as "unscored_images".
       hypotheses: image id -> caption.
-      scorers: further metrics of the hypotheses.
+      scorers: further metrics, of all hypotheses.
       meteor: see `coco.score`.
     """
     references = _references(table, hypotheses)
     scored = {image_id: hypotheses[image_id] for image_id in references}
     metrics = coco.score(references, scored, meteor=meteor) if references else {}
     for scorer in scorers:
-        metrics.update(scorer(hypotheses))
+        metrics.update(scorer(hypotheses, references))
     if len(scored) < len(hypotheses):
         metrics["unscored_images"] = float(len(hypotheses) - len(scored))
     return metrics

@@ -11,12 +11,13 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from flax import linen as nn
 
-from capjax.models.contract import Memory
+from capjax.models.contract import Memory, Part
 from capjax.models.encoders.patch import EncoderBlock
-from capjax.models.layers import Dropout, GridPositions
+from capjax.models.layers import Dropout, GridPositions, check_activation, check_heads
+from capjax.parts.types import Count, DepthOrZero, Given, Positive, Rate
 
 
-class Adapter(nn.Module):
+class Adapter(Part):
     """Norm, projection, grid positions and a few transformer blocks: Memory [B, P, F] -> [B, P, D].
 
     Without norms and positions, and with "relu", it is the dense layer of the TensorFlow and Keras
@@ -35,16 +36,24 @@ class Adapter(nn.Module):
       dtype: of the computation; parameters are float32.
     """
 
-    width: int
-    depth: int = 0
-    num_heads: int = 4
-    mlp_ratio: float = 4.0
+    width: Count
+    depth: DepthOrZero = 0
+    num_heads: Count = 4
+    mlp_ratio: Positive = 4.0
     positions: Literal["learned", "sincos", "none"] = "sincos"
-    input_dropout: float = 0.0
-    dropout: float = 0.0
+    input_dropout: Rate = 0.0
+    dropout: Rate = 0.0
     norms: bool = True
     activation: str = ""
-    dtype: Any = jnp.float32
+    dtype: Given[Any] = jnp.float32
+
+    @nn.nowrap
+    def validate(self) -> None:
+        """See `Part`."""
+        if self.activation:
+            check_activation(self.activation)
+        if self.depth:
+            check_heads(self.num_heads, self.width)
 
     @nn.compact
     def __call__(self, memory: Memory, *, train: bool) -> Memory:

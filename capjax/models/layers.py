@@ -45,6 +45,23 @@ def with_bans(bias: jax.Array, banned: Sequence[int]) -> jax.Array:
     return jnp.where(mask, NEVER, bias)
 
 
+def check_activation(name: str) -> None:
+    """Raises ValueError for a name that is no function of numbers, of any shape, in flax.linen."""
+    array = jax.ShapeDtypeStruct((2,), jnp.float32)
+    try:
+        if jax.eval_shape(getattr(nn, name), array) == array:
+            return
+    except (AttributeError, TypeError, ValueError):  # No function, or one of something else.
+        pass
+    raise ValueError(f"activation={name!r} is no activation of flax.linen")
+
+
+def check_heads(num_heads: int, width: int) -> None:
+    """Raises ValueError where a width can't be cut into so many heads."""
+    if width % num_heads:
+        raise ValueError(f"num_heads={num_heads} must divide width={width}")
+
+
 def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
     """Fixed 2-D positions [h * w, width]: sines and cosines of the column and of the row.
 

@@ -27,7 +27,8 @@ class Field:
 def fields_of(part: type | Callable) -> dict[str, Field]:
     """The config fields of a dataclass, or the keyword-only parameters of a function, by name.
 
-    Fields marked as `Given` and those that begin with an underscore are left out.
+    Left out are fields marked as `Given`, those that begin with an underscore, and "name", by which
+    a section names its part. Flax gives every module a "name" and a "parent".
     """
     types = typing.get_type_hints(part, include_extras=True)
     if dataclasses.is_dataclass(part):
@@ -49,7 +50,7 @@ def fields_of(part: type | Callable) -> dict[str, Field]:
     return {
         name: field
         for name, field in found.items()
-        if not name.startswith("_") and not _is_given(field.type)
+        if not name.startswith("_") and name not in ("name", "parent") and not _is_given(field.type)
     }
 
 

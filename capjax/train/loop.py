@@ -4,12 +4,13 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from tqdm import tqdm
 
 from capjax.parallel import devices, processes
+from capjax.parts.types import CountOrZero, Given, Name
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.finite import ADVICE, NonFiniteError, Watch
 from capjax.train.signals import Interrupted, Interruption
@@ -30,12 +31,12 @@ class EarlyStopping:
       evaluated: the step of the last evaluation.
     """
 
-    metric: str
-    mode: str
-    patience: int
-    best: float | None = None
-    waited: int = 0
-    evaluated: int = 0
+    metric: Name
+    mode: Literal["max", "min"]
+    patience: CountOrZero
+    best: Given[float | None] = None
+    waited: Given[int] = 0
+    evaluated: Given[int] = 0
 
     def update(self, metrics: dict[str, float]) -> bool:
         """Takes an evaluation in; says whether to stop. Raises KeyError for an unknown metric."""

@@ -1,9 +1,62 @@
 """AdamW with warm-up, decay and clipping; the encoder may learn at a rate of its own."""
 
+import dataclasses
+from typing import Literal
+
 import jax
 import optax
 
-SCHEDULES = ("cosine", "linear", "constant")
+from capjax.parts.types import CountOrZero, NotNegative, Positive, Rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """The optimizer section of a config.
+
+    Attributes:
+      learning_rate: peak of the learning rate, after a linear warm-up.
+      schedule: what follows the warm-up; see `learning_rate_schedule`.
+      encoder_learning_rate: peak of the encoder's own learning rate; 0 takes the same.
+      encoder_start_step: step from which on the encoder trains.
+      warmup_steps: steps of the warm-up.
+      b1: see `adamw`, as of the following.
+      b2: decay of the squared gradient's mean.
+      weight_decay: of matrices.
+      clip_norm: largest global norm of a gradient; 0 does not clip.
+      clip_value: largest size of a number in a gradient; 0 does not clip.
+      skip_nonfinite: see `finite.Watch`.
+    """
+
+    learning_rate: Positive
+    schedule: Literal["cosine", "linear", "constant"]
+    encoder_learning_rate: NotNegative
+    encoder_start_step: CountOrZero
+    warmup_steps: CountOrZero
+    b1: Rate
+    b2: Rate
+    weight_decay: NotNegative
+    clip_norm: NotNegative
+    clip_value: NotNegative
+    skip_nonfinite: CountOrZero
+
+    def learning_rates(self, num_steps: int) -> optax.Schedule:
+        """Step -> learning rate, over `num_steps` updates."""
+        return learning_rate_schedule(
+            self.learning_rate, self.warmup_steps, num_steps, self.schedule
+        )
+
+    def transformation(self, num_steps: int) -> optax.GradientTransformation:
+        """The optimizer of `num_steps` updates."""
+        return adamw(
+            self.learning_rates(num_steps),
+            b1=self.b1,
+            b2=self.b2,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+            clip_value=self.clip_value,
+            encoder_scale=(self.encoder_learning_rate or self.learning_rate) / self.learning_rate,
+            encoder_start=self.encoder_start_step,
+        )
 
 
 def learning_rate_schedule(
@@ -22,7 +75,7 @@ def learning_rate_schedule(
         return optax.join_schedules([rise, fall], [warmup_steps])
     if kind == "constant":
         return optax.warmup_constant_schedule(0.0 if warmup_steps else peak, peak, warmup_steps)
-    raise ValueError(f"optimizer.schedule is {kind!r}; it may be {', '.join(SCHEDULES)}")
+    raise ValueError(f"the schedule must be 'cosine', 'linear' or 'constant', and is {kind!r}")
 
 
 def adamw(

@@ -5,15 +5,20 @@ section 2.4.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-KINDS = ("none", "linear", "exponential", "inverse_sigmoid")
+from capjax.parts.types import NotNegative, Share
 
 
 def own_words_schedule(
-    kind: str, k: float, slope: float, floor: float
+    *,
+    kind: Literal["none", "linear", "exponential", "inverse_sigmoid"],
+    k: NotNegative,
+    slope: NotNegative,
+    floor: Share,
 ) -> Callable[[jax.Array], jax.Array] | None:
     """Step i -> share of fed words that are the model's own draws, 1 - epsilon_i of the paper.
 
@@ -40,15 +45,16 @@ def own_words_schedule(
         if not 0 < k < 1:
             raise ValueError(f"scheduled_sampling of kind 'exponential' needs 0 < k < 1, not k={k}")
         return lambda step: 1 - jnp.float32(k) ** step
-    if kind == "inverse_sigmoid":
-        # The paper says k >= 1, but with 1 the references are gone after five steps.
-        if k <= 1:
-            raise ValueError(
-                f"scheduled_sampling of kind 'inverse_sigmoid' needs k > 1, not k={k}: after k "
-                "steps or so references and own words are equally frequent"
-            )
-        # The same number, and no exponential that overflows.
-        return lambda step: 1 - jax.nn.sigmoid(jnp.log(k) - step / k)
-    raise ValueError(
-        f"scheduled_sampling.kind is {kind!r}; it may be {', '.join(map(repr, KINDS))}"
-    )
+    if kind != "inverse_sigmoid":
+        raise ValueError(
+            f"scheduled_sampling.kind={kind!r} must be 'none', 'linear', 'exponential' or "
+            "'inverse_sigmoid'"
+        )
+    # The paper says k >= 1, but with 1 the references are gone after five steps.
+    if k <= 1:
+        raise ValueError(
+            f"scheduled_sampling of kind 'inverse_sigmoid' needs k > 1, not k={k}: after k "
+            "steps or so references and own words are equally frequent"
+        )
+    # The same number, and no exponential that overflows.
+    return lambda step: 1 - jax.nn.sigmoid(jnp.log(k) - step / k)

@@ -14,7 +14,7 @@ import optax
 from capjax.models.captioner import Captioner, Variables, join_frozen
 from capjax.parallel import devices
 from capjax.train.finite import keep_where, part_squares
-from capjax.train.objective import Batch, Objective, batch_counts, objective_sum, teacher_forced
+from capjax.train.objective import Batch, Objective, batch_counts, teacher_forced
 from capjax.train.state import TrainState, update_baseline, update_ema
 
 
@@ -40,7 +40,7 @@ def make_train_step(
     Returns:
       The step. Its metrics are float32 scalars, equal on every device: loss (nats a token, as
       evaluation has it), objective (all that is minimised), accuracy, tokens, captions, grad_norm;
-      and where they are on attention_penalty, own_words and baseline. One is a vector, "nonfinite":
+      the objective's own, and baseline where there is one. One is a vector, "nonfinite":
       whether loss or objective, and the gradient of each of `part_names`, are not finite. Then the
       update is left out: parameters, their average, the optimizer's moments and the baseline stay,
       and counters go on, so that batches, dropout and learning rate are those of the next step.
@@ -48,7 +48,7 @@ def make_train_step(
 
     def share(params: Any, frozen: Variables, batch: Batch, key: jax.Array, fixed: dict):
         variables = join_frozen(params, frozen)
-        value, sums = objective_sum(model, variables, batch, objective=objective, key=key, **fixed)
+        value, sums = objective.share(model, variables, batch, key=key, **fixed)
         return value, {"objective": value, **sums}
 
     gradient = jax.grad(share, has_aux=True)
@@ -94,10 +94,7 @@ def make_train_step(
         # Sums over all devices, and so is every device of the same opinion.
         whole = jnp.isfinite(sums["nll"]) & jnp.isfinite(sums["objective"])
         metrics["nonfinite"] = ~jnp.concatenate([whole[None], jnp.isfinite(squares)])
-        if "attention_penalty" in sums:
-            metrics["attention_penalty"] = sums["attention_penalty"] / counts["captions"]
-        if objective.own_words is not None:
-            metrics["own_words"] = objective.own_words(state.step)
+        metrics |= objective.scalars(sums, counts, state.step)
         baseline = state.baseline
         if baseline is not None:
             metrics["baseline"] = baseline

@@ -18,7 +18,7 @@ from capjax.models.decoders.bahdanau import BahdanauDecoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.conv import ConvEncoder
 from capjax.parallel import devices
-from capjax.train.objective import Objective
+from capjax.train.objectives.cross_entropy import CrossEntropy
 from capjax.train.state import init_state
 from capjax.train.step import make_loss_step, make_train_step
 
@@ -69,7 +69,7 @@ def main():
             model,
             optimizer,
             seed=0,
-            objective=Objective(label_smoothing=0.1, attention_penalty=0.5, entropy_weight=0.3),
+            objective=CrossEntropy(label_smoothing=0.1, attention_penalty=0.5, entropy_weight=0.3),
             accumulate=accumulate,
             ema_decay=0.5,
         )

@@ -14,7 +14,7 @@ from capjax.train.checkpoint import Checkpoints
 from capjax.train.events import read_events
 from capjax.train.finite import NonFiniteError, Watch, bad_parts, part_names, part_squares
 from capjax.train.loop import Cadence, EarlyStopping, train
-from capjax.train.objective import Objective
+from capjax.train.objectives.cross_entropy import CrossEntropy
 from capjax.train.optimizer import adamw, learning_rate_schedule
 from capjax.train.signals import Interrupted, Interruption
 from capjax.train.state import init_state
@@ -62,7 +62,7 @@ def batches(first, last, bad=()):
 
 @pytest.fixture(scope="module", name="step_fn")
 def make_step():
-    step = make_train_step(MODEL, OPTIMIZER, seed=0, objective=Objective(), ema_decay=0.9)
+    step = make_train_step(MODEL, OPTIMIZER, seed=0, objective=CrossEntropy(), ema_decay=0.9)
     return devices.map_devices(step, donate=(0,))
 
 
@@ -308,7 +308,7 @@ def test_a_validation_loss_that_is_no_number_stops_training(tmp_path, step_fn):
 
 def test_an_exploding_learning_rate_is_found_before_the_evaluation(tmp_path):
     rate = adamw(lambda _: 1e30, b1=0.9, b2=0.98, weight_decay=0.0, clip_norm=1.0)
-    step = make_train_step(MODEL, rate, seed=0, objective=Objective(), ema_decay=0.9)
+    step = make_train_step(MODEL, rate, seed=0, objective=CrossEntropy(), ema_decay=0.9)
     # No score is right: the first evaluation, after an update, must not come about.
     with pytest.raises(NonFiniteError, match=r"after step 1 the parameters of decoder are .* 1e19"):
         run(tmp_path, devices.map_devices(step, donate=(0,)), scores=None, every=1)

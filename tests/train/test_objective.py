@@ -9,7 +9,8 @@ import pytest
 
 from capjax.data.batches import pack
 from capjax.models.contract import take_packed
-from capjax.train.objective import Objective, attention_penalty, batch_counts, objective_sum
+from capjax.train.objective import batch_counts
+from capjax.train.objectives.cross_entropy import CrossEntropy, attention_penalty
 from capjax.train.scheduled_sampling import own_words_schedule
 from tests.models.recurrent_cases import B, C, P, T, V, captioner, data, variables
 
@@ -25,11 +26,10 @@ def batch_of(packed=False):
 
 def share(model, params, batch, objective, *, baseline=None, step=0, key=0):
     counts = {name: jnp.maximum(n, 1) for name, n in batch_counts(model, batch).items()}
-    return objective_sum(
+    return objective.share(
         model,
         params,
         batch,
-        objective=objective,
         counts=counts,
         step=jnp.int32(step),
         key=jax.random.key(key),
@@ -55,7 +55,7 @@ def test_penalty_is_what_the_paper_says():
 def test_penalty_evens_out_where_a_caption_looks():
     model, batch = captioner(), batch_of()
     params = variables(model)
-    objective = Objective(attention_penalty=5.0)
+    objective = CrossEntropy(attention_penalty=5.0)
 
     @jax.jit
     def step(params):
@@ -75,7 +75,7 @@ def test_penalty_evens_out_where_a_caption_looks():
 def test_packing_changes_no_objective(attention):
     model = captioner(attention=attention, expected_rate=0.5)
     params = variables(model)
-    objective = Objective(label_smoothing=0.1, attention_penalty=0.7, entropy_weight=0.3)
+    objective = CrossEntropy(label_smoothing=0.1, attention_penalty=0.7, entropy_weight=0.3)
     baseline = jnp.float32(-2.0) if attention == "hard" else None
     value = jax.jit(lambda p, batch: share(model, p, batch, objective, baseline=baseline)[0])
     plain, packed = (jax.value_and_grad(value)(params, batch_of(kind)) for kind in (False, True))
@@ -132,11 +132,10 @@ def test_hard_attention_estimates_the_exact_gradient(baseline):
     @jax.vmap
     def estimate(key):
         def value(p):
-            return objective_sum(
+            return CrossEntropy().share(
                 model,
                 p,
                 batch,
-                objective=Objective(),
                 counts={"tokens": 1.0, "captions": 1.0},
                 step=jnp.int32(0),
                 key=key,
@@ -159,7 +158,7 @@ def test_entropy_is_rewarded():
     model, batch = captioner(attention="hard"), batch_of()
     params = variables(model)
     plain, entropic = (
-        share(model, params, batch, Objective(entropy_weight=w), baseline=jnp.float32(0))[0]
+        share(model, params, batch, CrossEntropy(entropy_weight=w), baseline=jnp.float32(0))[0]
         for w in (0.0, 1.0)
     )
     # Of each token's weights over six places; those with a banned target count, too.
@@ -169,26 +168,26 @@ def test_entropy_is_rewarded():
 
 def test_the_share_of_own_words_follows_the_schedule():
     steps = np.array([0, 100, 10_000])
-    linear = own_words_schedule("linear", 1.0, 1e-3, 0.75)
+    linear = own_words_schedule(kind="linear", k=1.0, slope=1e-3, floor=0.75)
     np.testing.assert_allclose(linear(steps), [0, 0.1, 0.25], atol=1e-6)
-    exponential = own_words_schedule("exponential", 0.999, 0.0, 0.0)
+    exponential = own_words_schedule(kind="exponential", k=0.999, slope=0.0, floor=0.0)
     np.testing.assert_allclose(exponential(steps), 1 - 0.999**steps, atol=1e-4)
-    sigmoid = own_words_schedule("inverse_sigmoid", 500.0, 0.0, 0.0)
+    sigmoid = own_words_schedule(kind="inverse_sigmoid", k=500.0, slope=0.0, floor=0.0)
     np.testing.assert_allclose(sigmoid(steps), 1 - 500 / (500 + np.exp(steps / 500)), atol=1e-5)
-    assert own_words_schedule("none", 1.0, 0.0, 0.0) is None
+    assert own_words_schedule(kind="none", k=1.0, slope=0.0, floor=0.0) is None
     for kind, k, floor in [("linear", 1.5, 0), ("linear", 0.5, 0.7), ("exponential", 1.0, 0)]:
         with pytest.raises(ValueError, match=f"kind '{kind}' needs"):
-            own_words_schedule(kind, k, 1e-3, floor)
-    with pytest.raises(ValueError, match="it may be 'none', 'linear'"):
-        own_words_schedule("cosine", 1.0, 0.0, 0.0)
+            own_words_schedule(kind=kind, k=k, slope=1e-3, floor=floor)
+    with pytest.raises(ValueError, match="must be 'none', 'linear'"):
+        own_words_schedule(kind="cosine", k=1.0, slope=0.0, floor=0.0)
 
 
 def test_own_words_change_the_objective_by_step():
     model, batch = captioner(), batch_of()
     params = variables(model)
-    objective = Objective(own_words=own_words_schedule("linear", 1.0, 0.5, 0.0))
+    objective = CrossEntropy(own_words=own_words_schedule(kind="linear", k=1.0, slope=0.5, floor=0.0))
     start, end = (share(model, params, batch, objective, step=step)[0] for step in (0, 2))
-    forced = share(model, params, batch, Objective())[0]
+    forced = share(model, params, batch, CrossEntropy())[0]
     np.testing.assert_allclose(start, forced, rtol=1e-5)
     assert abs(float(end - forced)) > 1e-3
     assert V == 19

@@ -15,7 +15,7 @@ import pytest
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.parallel import devices
-from capjax.train.objective import Objective
+from capjax.train.objectives.cross_entropy import CrossEntropy
 from capjax.train.optimizer import adamw, learning_rate_schedule
 from capjax.train.state import init_state, update_ema
 from capjax.train.step import make_train_step
@@ -112,7 +112,7 @@ def test_training_learns_a_batch_and_dropout_is_by_seed():
     def losses(seed, steps):
         state = devices.replicate(init_state(params, optimizer, ema=False))
         step = devices.map_devices(
-            make_train_step(model, optimizer, seed=seed, objective=Objective())
+            make_train_step(model, optimizer, seed=seed, objective=CrossEntropy())
         )
         found = []
         for _ in range(steps):
@@ -134,7 +134,7 @@ def test_accumulation_must_divide():
         init_state(model.init_variables(jax.random.key(0), (4, 6))["params"], optimizer, False)
     )
     step = devices.map_devices(
-        make_train_step(model, optimizer, seed=0, objective=Objective(), accumulate=3)
+        make_train_step(model, optimizer, seed=0, objective=CrossEntropy(), accumulate=3)
     )
     with pytest.raises(ValueError, match="accumulate=3 does not divide the 4 images"):
         step(state, devices.shard(batch_of(np.random.default_rng(0))))

@@ -14,24 +14,23 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from capjax.models.additive_attention import AdditiveAttention
-from capjax.models.contract import Carry, DecoderOutput, Memory, take_packed
+from capjax.models.contract import (
+    Carry,
+    Decoder,
+    DecoderOutput,
+    Memory,
+    SmartBias,
+    take_packed,
+)
 from capjax.models.layers import Dropout, fixed_init, float32_dot, with_bans
 from capjax.models.recurrent_cells import GRUCell, LSTMCell, State
+from capjax.parts.types import Count, Given, Rate, Share
 
 # What an image gives to all steps, and what a step leaves behind: trees of arrays.
 PerImage = dict[str, jax.Array]
 Seen = dict[str, jax.Array]
 
 _CELLS = {"gru": GRUCell, "lstm": LSTMCell}
-# What the fields that choose may be.
-CHOICES = {
-    "cell": tuple(_CELLS),
-    "attention": ("soft", "hard", "none"),
-    "attention_activation": ("tanh", "relu"),
-    "initial_state": ("mean", "zero"),
-    "gate": ("none", "scalar", "vector"),
-    "output": ("linear", "hidden", "deep"),
-}
 
 
 class ContextGate(nn.Module):
@@ -47,7 +46,7 @@ class ContextGate(nn.Module):
         return nn.sigmoid(nn.Dense(size, dtype=self.dtype, name="dense")(hidden)) * context
 
 
-class BahdanauDecoder(nn.Module):
+class BahdanauDecoder(Decoder):
     """A GRU or LSTM over words and what it looks at in the image.
 
     At each step the state h_{t-1} weighs the memory's positions, the cell takes the word and the
@@ -79,29 +78,30 @@ class BahdanauDecoder(nn.Module):
       dtype: of the products; parameters, states and logits are float32.
     """
 
-    vocab_size: int
-    width: int
-    embed_dim: int
+    vocab_size: Given[int]
+    width: Count
+    embed_dim: Count
     cell: Literal["gru", "lstm"] = "lstm"
     attention: Literal["soft", "hard", "none"] = "soft"
-    attention_dim: int = 512
+    attention_dim: Count = 512
     attention_activation: Literal["tanh", "relu"] = "tanh"
     initial_state: Literal["mean", "zero"] = "mean"
     gate: Literal["none", "scalar", "vector"] = "none"
     output: Literal["linear", "hidden", "deep"] = "linear"
-    embedding_dropout: float = 0.0
-    dropout: float = 0.0
-    expected_rate: float = 0.5
-    banned: tuple[int, ...] = ()
-    output_bias: tuple[float, ...] | None = None
+    embedding_dropout: Rate = 0.0
+    dropout: Rate = 0.0
+    expected_rate: Share = 0.5
+    banned: Given[tuple[int, ...]] = ()
+    output_bias: Given[tuple[float, ...] | None] = None
     remat: bool = True
-    dtype: Any = jnp.float32
+    dtype: Given[Any] = jnp.float32
 
-    # There is one attention map; see `capjax.models.contract`.
-    attention_layers = 1
+    training = SmartBias
+    word_axes = {"tokens/embedding": 0, "logits/kernel": 1, "bias": 0}  # noqa: RUF012
+    takes_own_words = True
 
     def setup(self):
-        self._check()
+        self.validate()
 
         def dense(features: int, **fields: Any) -> nn.Dense:
             return nn.Dense(features, dtype=self.dtype, **fields)
@@ -137,19 +137,24 @@ class BahdanauDecoder(nn.Module):
         self.drop_words = Dropout(self.embedding_dropout)
         self.drop = Dropout(self.dropout)
 
-    def _check(self) -> None:
-        for field, choices in CHOICES.items():
-            if getattr(self, field) not in choices:
-                raise ValueError(
-                    f"decoder {field} is {getattr(self, field)!r}; it may be "
-                    f"{', '.join(map(repr, choices))}"
-                )
+    @nn.nowrap
+    def validate(self) -> None:
+        """See `Part`."""
         if self.attention == "none" and (self.initial_state, self.gate) != ("mean", "none"):
             raise ValueError(
-                "a decoder with attention 'none' sees the image in its initial state alone: "
-                f"initial_state must be 'mean' and gate 'none', and they are "
-                f"{self.initial_state!r} and {self.gate!r}"
+                "attention='none' sees the image in the initial state alone: initial_state must be "
+                f"'mean' and gate 'none', and they are {self.initial_state!r} and {self.gate!r}"
             )
+
+    @property
+    def has_attention(self) -> bool:
+        """See `Decoder`."""
+        return self.attention != "none"
+
+    @property
+    def draws_locations(self) -> bool:
+        """See `Decoder`."""
+        return self.attention == "hard"
 
     def _per_image(self, memory: Memory) -> PerImage:
         """The memory and its keys, made once an image; its mean where nothing is looked at."""
@@ -320,3 +325,6 @@ class BahdanauDecoder(nn.Module):
         weights = jnp.exp(seen["log_weights"])[:, :, None] if attention else None
         carry = carry.replace(per_beam=state, position=carry.position + 1)
         return carry, self._logits(seen, train=False), weights
+
+
+PART = BahdanauDecoder

@@ -1,6 +1,8 @@
 """GPT-2 (Radford et al. 2019) as a caption decoder: with attention to the image in each block."""
 
+from capjax.models.contract import PretrainedDecoderFields
 from capjax.models.decoders.transformer import TransformerDecoder
+from capjax.parts.types import Count, Depth, Given, Length, NotNegative
 
 
 class GPT2Decoder(TransformerDecoder):
@@ -13,12 +15,25 @@ class GPT2Decoder(TransformerDecoder):
     residual branch are scaled by 1 / sqrt(N), N counting two branches a block.
     """
 
-    vocab_size: int = 50257
-    max_length: int = 1024
-    width: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    tie_embeddings: bool = True
-    epsilon: float = 1e-5
-    use_output_bias: bool = False
-    kernel_std: float = 0.02
+    vocab_size: Given[int] = 50257
+    max_length: Length = 1024
+    width: Count = 768
+    num_layers: Depth = 12
+    num_heads: Count = 12
+    tie_embeddings: Given[bool] = True
+    epsilon: NotNegative = 1e-5
+    use_output_bias: Given[bool] = False
+    kernel_std: Given[float] = 0.02
+
+    training = PretrainedDecoderFields
+
+    @property
+    def unpublished(self) -> tuple[str, ...]:
+        """The attention to the image, which a GPT-2 does not have; see `Decoder`."""
+        blocks = range(self.num_layers)
+        return tuple(
+            f"blocks_{i}/{part}" for i in blocks for part in ("cross_attention", "norms_1")
+        )
+
+
+PART = GPT2Decoder

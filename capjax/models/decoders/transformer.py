@@ -12,16 +12,26 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from capjax.models.contract import Carry, DecoderOutput, Memory, take_packed
+from capjax.models.contract import (
+    Carry,
+    Decoder,
+    DecoderOutput,
+    Memory,
+    SmartBias,
+    take_packed,
+)
 from capjax.models.layers import (
     FAN_IN,
     Attention,
     Dropout,
     FeedForward,
+    check_activation,
+    check_heads,
     fixed_init,
     float32_dot,
     with_bans,
 )
+from capjax.parts.types import Count, CountOrZero, Depth, Given, Name, NotNegative, Positive, Rate
 
 KeyValue = tuple[jax.Array, jax.Array]
 
@@ -109,7 +119,7 @@ class DecoderBlock(nn.Module):
         return x, cache, weights
 
 
-class TransformerDecoder(nn.Module):
+class TransformerDecoder(Decoder):
     """Token and position embeddings, decoder blocks, an output layer over the vocabulary.
 
     Attributes:
@@ -118,7 +128,7 @@ class TransformerDecoder(nn.Module):
       width: D.
       num_layers: L.
       num_heads: H.
-      head_dim: E; by default width / num_heads.
+      head_dim: E; 0 is width / num_heads.
       mlp_ratio: inner width of a feed-forward block over D.
       norm: "pre" (with a last norm) or "post", as in the paper.
       activation: of the feed-forward blocks, a name in `flax.linen`.
@@ -134,28 +144,29 @@ class TransformerDecoder(nn.Module):
         branch; 0 has a variance of 1 / inputs for all.
     """
 
-    vocab_size: int
-    max_length: int
-    width: int
-    num_layers: int
-    num_heads: int
-    head_dim: int | None = None
-    mlp_ratio: float = 4.0
+    vocab_size: Given[int]
+    max_length: Given[int]
+    width: Count
+    num_layers: Depth
+    num_heads: Count
+    head_dim: CountOrZero = 0
+    mlp_ratio: Positive = 4.0
     norm: Literal["pre", "post"] = "pre"
-    activation: str = "gelu"
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
+    activation: Name = "gelu"
+    dropout: Rate = 0.0
+    attention_dropout: Rate = 0.0
     tie_embeddings: bool = False
-    banned: tuple[int, ...] = ()
-    output_bias: tuple[float, ...] | None = None
-    dtype: Any = jnp.float32
-    epsilon: float = 1e-6
-    use_output_bias: bool = True
-    kernel_std: float = 0.0
+    banned: Given[tuple[int, ...]] = ()
+    output_bias: Given[tuple[float, ...] | None] = None
+    dtype: Given[Any] = jnp.float32
+    epsilon: NotNegative = 1e-6
+    use_output_bias: Given[bool] = True
+    kernel_std: Given[float] = 0.0
+
+    training = SmartBias
+    word_axes = {"tokens/embedding": 0, "output/kernel": 1, "bias": 0}  # noqa: RUF012
 
     def setup(self):
-        if self.norm not in ("pre", "post"):
-            raise ValueError(f"decoder norm is {self.norm!r}; it may be 'pre' or 'post'")
         if self.output_bias is not None and not self.use_output_bias:
             raise ValueError("output_bias starts a bias that use_output_bias=False leaves out")
         kernel_init = residual_init = FAN_IN
@@ -169,7 +180,7 @@ class TransformerDecoder(nn.Module):
             DecoderBlock(
                 self.width,
                 self.num_heads,
-                self.head_dim,
+                self.head_dim or None,
                 round(self.mlp_ratio * self.width),
                 self.norm,
                 self.activation,
@@ -197,10 +208,27 @@ class TransformerDecoder(nn.Module):
             self.bias = self.param("bias", fixed_init(self.output_bias), (self.vocab_size,))
         self.drop = Dropout(self.dropout)
 
+    @nn.nowrap
+    def validate(self) -> None:
+        """See `Part`."""
+        check_activation(self.activation)
+        if not self.head_dim:
+            check_heads(self.num_heads, self.width)
+
     @property
     def attention_layers(self) -> int:
-        """Layers of the attention maps; see `capjax.models.contract`."""
+        """See `Decoder`."""
         return self.num_layers
+
+    @property
+    def longest_caption(self) -> int:
+        """See `Decoder`."""
+        return self.max_length
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """See `Decoder`."""
+        return self.tie_embeddings
 
     def _embed(self, tokens: jax.Array, positions: jax.Array, train: bool) -> jax.Array:
         x = self.tokens(tokens) + self.positions(positions)
@@ -283,3 +311,6 @@ class TransformerDecoder(nn.Module):
         carry = carry.replace(per_beam=tuple(caches), position=carry.position + 1)
         stacked = rearrange(maps, "l b h k p -> b k (l h) p") if attention else None
         return carry, self._logits(x), stacked
+
+
+PART = TransformerDecoder

@@ -4,15 +4,16 @@ Pre-activation residual blocks (He et al. 2016b) with group norm (Wu and He 2018
 no batch statistics, so that a step is a pure function of its batch on any number of devices.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from capjax.models.contract import Memory
+from capjax.models.contract import Encoder, Memory
 from capjax.models.encoders.patch import scale_pixels
 from capjax.models.layers import GridPositions
+from capjax.parts.types import Count, Depth, Given, Lengths, Side
 
 
 class ResidualBlock(nn.Module):
@@ -45,7 +46,7 @@ class ResidualBlock(nn.Module):
         return x + conv(norm(y, "norm_2"), 1, "conv_2")
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(Encoder):
     """A strided stem, then stages of residual blocks; every stage after the first halves the grid.
 
     Attributes:
@@ -58,21 +59,23 @@ class ConvEncoder(nn.Module):
       dtype: of the computation; parameters are float32.
     """
 
-    widths: tuple[int, ...]
-    blocks: int
-    stem_stride: int = 2
-    groups: int = 8
+    widths: Annotated[tuple[Count, ...], Lengths(1, 19, "whole numbers of 1 or more")]
+    blocks: Depth
+    stem_stride: Side = 2
+    groups: Count = 8
     positions: Literal["learned", "sincos"] = "sincos"
-    dtype: Any = jnp.float32
+    dtype: Given[Any] = jnp.float32
+
+    @nn.nowrap
+    def validate(self) -> None:
+        """See `Part`."""
+        if any(width % self.groups for width in self.widths):
+            raise ValueError(f"widths={self.widths} must be multiples of groups={self.groups}")
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
         """Encodes images, uint8 [B, H, W, 3], to a memory over the last stage's grid."""
         del train  # Nothing here is random or keeps statistics.
-        if any(width % self.groups for width in self.widths):
-            raise ValueError(
-                f"encoder widths {self.widths} must be multiples of groups {self.groups}"
-            )
         side = 2 * self.stem_stride + 1
         x = nn.Conv(
             self.widths[0],
@@ -92,3 +95,6 @@ class ConvEncoder(nn.Module):
         x = x.reshape(batch, height * width, channels)
         grid = (height, width)
         return Memory(GridPositions(self.positions, grid, name="grid_positions")(x), grid)
+
+
+PART = ConvEncoder

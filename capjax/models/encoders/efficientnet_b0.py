@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from capjax.models.contract import Memory
+from capjax.models.contract import Memory, PretrainedEncoder
 from capjax.models.depthwise import DepthwiseConv
 from capjax.models.stem import StemConv
+from capjax.parts.types import Given
 
 # Table 1 of the paper: kernel, expansion, channels, repeats and the first repeat's stride.
 STAGES = (
@@ -44,7 +45,7 @@ class _Normalization(nn.Module):
         return ((x - mean.value) / jnp.sqrt(var.value)).astype(self.dtype)
 
 
-class EfficientNetB0(nn.Module):
+class EfficientNetB0(PretrainedEncoder):
     """Images uint8 [B, H, W, 3] to a memory of F = 1280 over ceil(H / 32) x ceil(W / 32) places.
 
     Its batch norms always use their stored statistics, as MobileNetV2's, and there is no dropout
@@ -55,7 +56,7 @@ class EfficientNetB0(nn.Module):
       dtype: of the computation; parameters are float32.
     """
 
-    dtype: Any = jnp.float32
+    dtype: Given[Any] = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
@@ -98,3 +99,6 @@ class EfficientNetB0(nn.Module):
         x = nn.swish(norm(pointwise(x, _LAST, "top_conv"), "top_bn"))
         batch, height, width, features = x.shape
         return Memory(x.reshape(batch, height * width, features), (height, width))
+
+
+PART = EfficientNetB0

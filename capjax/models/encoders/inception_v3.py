@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from capjax.models.contract import Memory
+from capjax.models.contract import Memory, PretrainedEncoder
 from capjax.models.encoders.patch import scale_pixels
+from capjax.parts.types import Given
 
 # Below it, nothing is left of an image before the last block.
 MIN_SIZE = 75
@@ -39,7 +40,7 @@ def _stages() -> dict[str, tuple[str, ...]]:
 STAGES = _stages()
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(PretrainedEncoder):
     """Images uint8 [B, H, W, 3] to a memory of F = 2048; 299x299 gives 8x8 places.
 
     Its batch norms, which have no scale, always use their stored statistics, as MobileNetV2's.
@@ -48,7 +49,9 @@ class InceptionV3(nn.Module):
       dtype: of the computation; parameters are float32.
     """
 
-    dtype: Any = jnp.float32
+    dtype: Given[Any] = jnp.float32
+
+    stages = STAGES
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
@@ -155,3 +158,6 @@ def _forks(conv: _Conv, x: jax.Array) -> jax.Array:
     double = conv(conv(x, 448), 384, 3, 3)
     double = _concatenate(conv(double, 384, 1, 3), conv(double, 384, 3, 1))
     return _concatenate(single, three, double, conv(_average(x), 192))
+
+
+PART = InceptionV3

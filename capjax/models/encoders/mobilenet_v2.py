@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from capjax.models.contract import Memory
+from capjax.models.contract import Memory, PretrainedEncoder
 from capjax.models.depthwise import DepthwiseConv
 from capjax.models.encoders.patch import scale_pixels
 from capjax.models.stem import StemConv
+from capjax.parts.types import Given, Positive
 
 # Table 2 of the paper: expansion, channels, repeats and the first repeat's stride.
 STAGES = (
@@ -34,7 +35,7 @@ def round_channels(channels: float) -> int:
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(PretrainedEncoder):
     """Images uint8 [B, H, W, 3] to a memory over ceil(H / 32) x ceil(W / 32) places.
 
     Its batch norms always use their stored statistics, which lie in the collection `batch_stats`
@@ -45,8 +46,8 @@ class MobileNetV2(nn.Module):
       dtype: of the computation; parameters are float32.
     """
 
-    alpha: float = 1.0
-    dtype: Any = jnp.float32
+    alpha: Positive = 1.0
+    dtype: Given[Any] = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
@@ -86,3 +87,6 @@ class MobileNetV2(nn.Module):
         x = nn.relu6(norm(pointwise(x, last, "Conv_1"), "Conv_1_bn"))
         batch, height, width, features = x.shape
         return Memory(x.reshape(batch, height * width, features), (height, width))
+
+
+PART = MobileNetV2

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from capjax.models.contract import Memory
+from capjax.models.contract import Memory, PretrainedEncoder
 from capjax.models.depthwise import DepthwiseConv
 from capjax.models.encoders.mobilenet_v2 import round_channels
 from capjax.models.encoders.patch import scale_pixels
 from capjax.models.stem import StemConv
+from capjax.parts.types import Given, Positive
 
 # Tables 1 and 2 of the paper: kernel, expansion, channels, whether there is squeeze and excite,
 # whether the activation is hard swish (else ReLU), and the stride.
@@ -51,7 +52,7 @@ _SMALL = (
 BLOCKS = {"small": _SMALL, "large": _LARGE}
 
 
-class MobileNetV3(nn.Module):
+class MobileNetV3(PretrainedEncoder):
     """Images uint8 [B, H, W, 3] to a memory over ceil(H / 32) x ceil(W / 32) places.
 
     Its batch norms always use their stored statistics, as MobileNetV2's.
@@ -63,8 +64,8 @@ class MobileNetV3(nn.Module):
     """
 
     size: Literal["small", "large"] = "large"
-    alpha: float = 1.0
-    dtype: Any = jnp.float32
+    alpha: Positive = 1.0
+    dtype: Given[Any] = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
@@ -119,3 +120,6 @@ class MobileNetV3(nn.Module):
         )
         batch, height, width, features = x.shape
         return Memory(x.reshape(batch, height * width, features), (height, width))
+
+
+PART = MobileNetV3

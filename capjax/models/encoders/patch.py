@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from capjax.models.contract import Memory
-from capjax.models.layers import Attention, Dropout, FeedForward, GridPositions
+from capjax.models.contract import Encoder, Memory
+from capjax.models.layers import Attention, Dropout, FeedForward, GridPositions, check_heads
+from capjax.parts.types import Count, Depth, Given, Positive, Rate, Side
 
 
 def scale_pixels(images: jax.Array, dtype: Any) -> jax.Array:
@@ -39,7 +40,7 @@ class EncoderBlock(nn.Module):
         return x + Dropout(self.dropout)(y, train=train)
 
 
-class PatchEncoder(nn.Module):
+class PatchEncoder(Encoder):
     """Patches, positions, `depth` pre-norm transformer blocks, a last norm.
 
     Attributes:
@@ -54,15 +55,20 @@ class PatchEncoder(nn.Module):
       dtype: of the computation; parameters are float32.
     """
 
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: int
-    mlp_ratio: float = 4.0
+    patch_size: Side
+    width: Count
+    depth: Depth
+    num_heads: Count
+    mlp_ratio: Positive = 4.0
     positions: Literal["learned", "sincos"] = "learned"
     class_token: bool = False
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
+    dropout: Rate = 0.0
+    dtype: Given[Any] = jnp.float32
+
+    @nn.nowrap
+    def validate(self) -> None:
+        """See `Part`."""
+        check_heads(self.num_heads, self.width)
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
@@ -100,3 +106,6 @@ class PatchEncoder(nn.Module):
             )(x, train=train)
         x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
         return Memory(x, grid, prefix=int(self.class_token))
+
+
+PART = PatchEncoder

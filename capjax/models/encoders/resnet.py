@@ -6,15 +6,16 @@ underscores: conv1, bn1, layer1_0_conv1, layer1_0_bn1, ..., layer1_0_downsample_
 layer1_0_downsample_bn (torchvision's layer1.0.downsample.0 and .1).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from capjax.models.contract import Memory
+from capjax.models.contract import Memory, PretrainedEncoder
 from capjax.models.pool import adaptive_avg_pool
+from capjax.parts.types import Given, SideOrZero
 
 # Table 1 of the paper: blocks of each stage, by depth.
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -23,7 +24,7 @@ _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-class ResNet(nn.Module):
+class ResNet(PretrainedEncoder):
     """Images uint8 [B, H, W, 3] to a memory of F = 2048 over ceil(H / 32) x ceil(W / 32) places.
 
     Its batch norms always use their stored statistics, as MobileNetV2's.
@@ -34,9 +35,9 @@ class ResNet(nn.Module):
       dtype: of the computation; parameters are float32.
     """
 
-    depth: int = 50
-    grid: int = 0
-    dtype: Any = jnp.float32
+    depth: Literal[50, 101, 152] = 50
+    grid: SideOrZero = 0
+    dtype: Given[Any] = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
@@ -82,3 +83,6 @@ class ResNet(nn.Module):
             x = adaptive_avg_pool(x, (self.grid, self.grid))
         batch, height, width, features = x.shape
         return Memory(x.reshape(batch, height * width, features), (height, width))
+
+
+PART = ResNet

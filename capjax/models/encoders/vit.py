@@ -6,7 +6,7 @@ the grid that the positions were trained on, D width.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,19 @@ import numpy as np
 from einops import rearrange
 from flax import linen as nn
 
-from capjax.models.contract import Memory
-from capjax.models.layers import Attention
+from capjax.models.contract import Memory, PretrainedEncoder
+from capjax.models.layers import Attention, check_heads
+from capjax.parts.types import (
+    Count,
+    Depth,
+    Finite,
+    Given,
+    Lengths,
+    NotNegative,
+    Positive,
+    Side,
+    SideOrZero,
+)
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -130,7 +141,7 @@ def _norm(epsilon: float, dtype: Any, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
 
-class ViT(nn.Module):
+class ViT(PretrainedEncoder):
     """Images uint8 [B, H, W, 3] to a memory over H / patch_size x W / patch_size places.
 
     Nothing in it is random, so that it is the same in training.
@@ -159,24 +170,29 @@ class ViT(nn.Module):
       dtype: of the computation; parameters are float32.
     """
 
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: int
-    mlp_dim: int
-    position_grid: tuple[int, int]
-    prefix: int = 1
+    patch_size: Side
+    width: Count
+    depth: Depth
+    num_heads: Count
+    mlp_dim: Count
+    position_grid: Annotated[tuple[Side, Side], Lengths(2, 2, "two whole numbers of 1 or more")]
+    prefix: SideOrZero = 1
     patch_bias: bool = True
     pre_norm: bool = False
     final_norm: bool = True
     layer_scale: bool = False
     gated: bool = False
     activation: Literal["gelu", "gelu_tanh", "quick_gelu", "silu"] = "gelu"
-    epsilon: float = 1e-6
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    epsilon: NotNegative = 1e-6
+    mean: Annotated[tuple[Finite, ...], Lengths(3, 3, "three numbers")] = (0.5, 0.5, 0.5)
+    std: Annotated[tuple[Positive, ...], Lengths(3, 3, "three numbers above 0")] = (0.5, 0.5, 0.5)
     resample: Resampling = "bicubic"
-    dtype: Any = jnp.float32
+    dtype: Given[Any] = jnp.float32
+
+    @nn.nowrap
+    def validate(self) -> None:
+        """See `Part`."""
+        check_heads(self.num_heads, self.width)
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
@@ -233,3 +249,6 @@ class ViT(nn.Module):
         if self.final_norm:
             x = _norm(self.epsilon, self.dtype, "norm")(x)
         return Memory(rearrange(x, "(b p) d -> b p d", b=batch), grid, prefix=self.prefix)
+
+
+PART = ViT

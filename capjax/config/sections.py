@@ -1,0 +1,76 @@
+"""The types of the fields that belong to no single part: a run's own, and small sections.
+
+`configs/base.py` has a comment for each.
+"""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from capjax.parts.types import (
+    Count,
+    CountOrZero,
+    Finite,
+    Length,
+    Lengths,
+    Name,
+    Names,
+    NotNegative,
+    Rate,
+    Seed,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFields:
+    """The fields outside of all sections."""
+
+    seed: Seed
+    init_from: str
+    init_parts: Names
+    init_tokenizer: bool
+    dtype: Literal["float32", "bfloat16"]
+    batch_size: Count
+    num_steps: Count
+    accumulate: Count
+    ema_decay: Rate
+    label_smoothing: Rate
+    attention_penalty: NotNegative
+    log_every: Count
+    eval_every: Count
+    checkpoint_every: CountOrZero
+
+
+@dataclasses.dataclass(frozen=True)
+class WordVectorFields:
+    """The section `word_vectors`."""
+
+    file: str
+    frozen: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class HardAttentionFields:
+    """The section `hard_attention`."""
+
+    reinforce_weight: NotNegative
+    entropy_weight: NotNegative
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationFields:
+    """The section `evaluation`."""
+
+    batch_size: Count
+    num_samples: CountOrZero
+    temperatures: Annotated[tuple[NotNegative, ...], Lengths(0, 99, "numbers of 0 or more")]
+    metrics: Annotated[tuple[Name, ...], Lengths(0, 99, "names")]
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodingFields:
+    """The section `decoding`."""
+
+    num_beams: Count
+    length_penalty: Finite
+    early_stopping: Literal["true", "false", "never"]
+    max_length: Length
