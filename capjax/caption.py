@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run = _load(arguments)
         method = choose_method(arguments, run.config)
-        attention.check_run(arguments, run.config.decoder)
+        attention.check_run(arguments, run.model.decoder)
         with contextlib.ExitStack() as stack:
             file = None
             if arguments.output:

@@ -3,13 +3,12 @@
 import argparse
 import functools
 
-from ml_collections import ConfigDict
-
-from capjax.config import build
+from capjax.config.errors import ConfigError
 from capjax.evaluate.attention_figures import file_stem, save_attention
 from capjax.evaluate.attention_maps import VIEWS
 from capjax.evaluate.figures import save_picture
 from capjax.evaluate.stream import Answer
+from capjax.models.contract import Decoder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,19 +52,19 @@ def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespa
             parser.error(f"--{flag} needs --attention DIR to write into")
 
 
-def check_run(arguments: argparse.Namespace, decoder: ConfigDict) -> None:
-    """Refuses what a run's decoder, a section of its config, has no attention for.
+def check_run(arguments: argparse.Namespace, decoder: Decoder) -> None:
+    """Refuses what a run's decoder has no attention for.
 
     Raises:
       ConfigError: naming the flag.
     """
-    if arguments.attention_by in ("layer", "head") and decoder.name == "bahdanau":
-        raise build.ConfigError(
-            f"--attention_by {arguments.attention_by}: this run's decoder is recurrent and has one "
-            "map a word; leave the flag out"
+    if arguments.attention_by in ("layer", "head") and decoder.attention_layers == 1:
+        raise ConfigError(
+            f"--attention_by {arguments.attention_by}: this run's decoder has one map a word; leave "
+            "the flag out"
         )
-    if arguments.attended and decoder.get("attention") == "none":
-        raise build.ConfigError(
+    if arguments.attended and not decoder.has_attention:
+        raise ConfigError(
             "--attended: this run's decoder looks nowhere (decoder.attention is 'none'); leave the "
             "flag out"
         )
