@@ -99,10 +99,10 @@ def check_attention(decoder: Decoder) -> None:
     model, variables, memory, tokens = _case(decoder)
     maps = model.apply(variables, memory, tokens, attention=True, method="decode").attention
     assert maps is not None, "attention=True gives no maps"
-    assert maps.ndim == 5, f"attention has the shape {maps.shape}, not [B, C, T, N, P]"
-    assert (*maps.shape[:3], maps.shape[4]) == (_B, _C, _T, _P), f"attention has {maps.shape}"
-    assert maps.shape[3] % decoder.attention_layers == 0, (
-        f"{maps.shape[3]} attention maps do not divide over {decoder.attention_layers} layers"
+    shape = (_B, _C, _T, decoder.attention_maps, _P)
+    assert maps.shape == shape, f"attention has the shape {maps.shape}, not [B, C, T, N, P] {shape}"
+    assert decoder.attention_maps % decoder.attention_layers == 0, (
+        f"{decoder.attention_maps} attention maps do not divide over the layers"
     )
     _close(maps.sum(-1), jnp.ones(maps.shape[:-1]), "attention maps do not sum to 1")
 

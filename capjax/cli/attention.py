@@ -58,10 +58,10 @@ def check_run(arguments: argparse.Namespace, decoder: Decoder) -> None:
     Raises:
       ConfigError: naming the flag.
     """
-    if arguments.attention_by in ("layer", "head") and decoder.attention_layers == 1:
+    if arguments.attention_by in ("layer", "head") and decoder.attention_maps == 1:
         raise ConfigError(
-            f"--attention_by {arguments.attention_by}: this run's decoder has one map a word; leave "
-            "the flag out"
+            f"--attention_by {arguments.attention_by}: this run's decoder has one map a word; "
+            "leave the flag out"
         )
     if arguments.attended and not decoder.has_attention:
         raise ConfigError(

@@ -123,13 +123,14 @@ class Decoder(Part):
     """A decoder; see the module's docstring for its methods.
 
     Attributes:
-      attention_layers: layers that its N attention maps are of, a layer's heads together; 1 for a
-        recurrent decoder, which has one map.
+      attention_layers: layers that its N attention maps are of, a layer's heads together.
+      attention_maps: N; 1 for a recurrent decoder.
       word_axes: axis of the vocabulary in each parameter that has one, by the parameter's name.
       takes_own_words: whether it takes `own_words`.
     """
 
     attention_layers: ClassVar[int] = 1
+    attention_maps: ClassVar[int] = 1
     word_axes: ClassVar[Mapping[str, int]] = {}
     takes_own_words: ClassVar[bool] = False
 

@@ -221,6 +221,11 @@ class TransformerDecoder(Decoder):
         return self.num_layers
 
     @property
+    def attention_maps(self) -> int:
+        """See `Decoder`."""
+        return self.num_layers * self.num_heads
+
+    @property
     def longest_caption(self) -> int:
         """See `Decoder`."""
         return self.max_length
