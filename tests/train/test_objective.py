@@ -185,7 +185,9 @@ def test_the_share_of_own_words_follows_the_schedule():
 def test_own_words_change_the_objective_by_step():
     model, batch = captioner(), batch_of()
     params = variables(model)
-    objective = CrossEntropy(own_words=own_words_schedule(kind="linear", k=1.0, slope=0.5, floor=0.0))
+    objective = CrossEntropy(
+        own_words=own_words_schedule(kind="linear", k=1.0, slope=0.5, floor=0.0)
+    )
     start, end = (share(model, params, batch, objective, step=step)[0] for step in (0, 2))
     forced = share(model, params, batch, CrossEntropy())[0]
     np.testing.assert_allclose(start, forced, rtol=1e-5)
