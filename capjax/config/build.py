@@ -12,11 +12,12 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from capjax.data import sections
+from capjax.data.dataset import Dataset, ImageScorer, Scorer
 from capjax.data.images import Resize
-from capjax.data.shapes import facts
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import BeamSearch
-from capjax.evaluate.scoring import ImageScorer, Scorer
+from capjax.files.errors import DataError
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
 from capjax.models.decoders.bahdanau import BahdanauDecoder
@@ -77,19 +78,26 @@ def choose(options: dict, value: str, field: str):
     return options[value]
 
 
-def has_facts(config: ConfigDict) -> bool:
-    """Whether the dataset's captions can be checked for truth."""
-    return config.dataset.name == "shapes"
+def dataset_class(name: str) -> type[Dataset]:
+    """The dataset of that name, without values for its fields.
+
+    Raises:
+      ConfigError: there is none; the message lists those that there are.
+    """
+    try:
+        return sections.dataset_class(name)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
 
 
 def scorers(config: ConfigDict) -> tuple[Scorer, ...]:
-    """Metrics of a dataset beside the COCO scores: for `shapes`, whether captions are true."""
-    return (facts.caption_metrics,) if has_facts(config) else ()
+    """Metrics of the dataset's captions beside the COCO scores."""
+    return dataset_class(config.dataset.name).scorers
 
 
 def image_scorers(config: ConfigDict) -> tuple[ImageScorer, ...]:
     """The same of single images."""
-    return (facts.image_metrics,) if has_facts(config) else ()
+    return dataset_class(config.dataset.name).image_scorers
 
 
 def compilation_cache(directory: str) -> None:

@@ -15,7 +15,6 @@ from capjax.config.build import ConfigError, choose
 from capjax.config.fields import check_fields
 from capjax.data import feature_cache
 from capjax.data.augment import Augmentation
-from capjax.data.shapes import facts
 from capjax.metrics import coco
 from capjax.models.captioner import is_part
 from capjax.train.scheduled_sampling import own_words_schedule
@@ -32,12 +31,8 @@ def check(config: ConfigDict) -> None:
     # An encoder or a decoder that there is not, or with fields of another.
     build.captioner_of(config, vocab_size=1)
     check_decoding(config.decoding, config)
-    metrics = (
-        "loss",
-        "accuracy",
-        *coco.METRICS,
-        *(facts.METRICS if build.has_facts(config) else ()),
-    )
+    own = build.dataset_class(config.dataset.name).metrics
+    metrics = ("loss", "accuracy", *coco.METRICS, *own)
     choose(dict.fromkeys(metrics), config.early_stopping.metric, "early_stopping.metric")
     _check_images(config)
     _check_objective(config)

@@ -13,6 +13,7 @@ from capjax.config.build import (
     PRETRAINED,
     TRAINING_FIELDS,
     ConfigError,
+    dataset_class,
 )
 from capjax.files.text import first_few, nearest
 from capjax.models.decoders.bahdanau import CHOICES as BAHDANAU_CHOICES
@@ -153,6 +154,7 @@ FIELDS: dict[str, Kind] = {
     "dataset.length_bucket": _whole(0),
     "dataset.num_threads": _whole(1),
     "dataset.data_dir": _TEXT,
+    "dataset.tfds_name": _NAME,
     "dataset.bad_images": _one_of("refuse", "skip"),
     "dataset.allow_outside": _FLAG,
     "dataset.root": _TEXT,
@@ -236,7 +238,7 @@ FIELDS: dict[str, Kind] = {
 }
 
 _SECTIONS = {name.split(".")[0] for name in FIELDS if "." in name}
-# Fields of some datasets alone; TFDS's own have the last.
+# Fields of some datasets alone.
 _DATASETS = {
     "flickr8k": {"bad_images", "allow_outside", "root"},
     "karpathy": {"bad_images", "allow_outside", "root", "file", "restval"},
@@ -247,7 +249,9 @@ _DATASETS = {
         *("sample", "sample_by", "sample_seed"),
     },
     "folder": {"bad_images", "allow_outside", "root", "file", "validation_share", "split_seed"},
-    "": {"data_dir"},
+    "tfds": {"data_dir", "tfds_name"},
+    "shapes": {"data_dir"},
+    "": set(),
 }
 
 
@@ -263,6 +267,8 @@ def check_fields(config: ConfigDict) -> None:
             # A choice's fault follows a semicolon.
             space = "" if fault.startswith(";") else " "
             raise ConfigError(f"config.{name}={_show(given[name])}{space}{fault}")
+    if "dataset.name" in given:
+        dataset_class(given["dataset.name"])
     possible, needed = _fields_of(given)
     for name in sorted(given.keys() - possible):
         if name not in FIELDS:

@@ -1,13 +1,11 @@
 """Scores of captions against a split's references."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from capjax.data.captions import CaptionTable
+from capjax.data.dataset import ImageScorer, Scorer
 from capjax.metrics import coco
-
-Scorer = Callable[[Mapping[str, str]], dict[str, float]]
-ImageScorer = Callable[[Mapping[str, str]], dict[str, dict[str, float]]]
 
 
 def score_captions(
