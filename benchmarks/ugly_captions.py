@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from capjax.data.captions import encode_captions, read_captions
-from capjax.data.datasets.folder import open_folder
+from capjax.data.datasets.folder import Folder
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.metrics.ptb import tokenize
 
@@ -42,9 +42,7 @@ def one_round(folder: Path, captions: list[str]) -> int:
     """Reads, tokenizes and encodes; returns how many captions were kept."""
     rows = [{"image": "a.jpg", "caption": text, "split": "train"} for text in captions]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = open_folder(
-        str(folder / "rows.jsonl"), str(folder), "train", validation_share=0.1, seed=0
-    )
+    source = Folder(str(folder / "rows.jsonl")).open("train")
     table = read_captions(source, None)
     tokenizer = train_word_tokenizer(text for image in table.captions for text in image)
     encoded = encode_captions(table, tokenizer, max_length=24, over_length="cut")

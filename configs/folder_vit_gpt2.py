@@ -15,7 +15,8 @@ def get_config(source: str = "ydshieh/vit-gpt2-coco-en"):
     """`source` is a captioner, or a ViT and a GPT-2 with a comma between."""
     config = coco_vit_gpt2.get_config(source)
     of_coco, config.dataset = config.dataset, base.folder_dataset()
-    config.dataset.update({n: v for n, v in of_coco.items() if n not in ("name", "data_dir")})
+    common = [name for name in of_coco if name != "name" and name in config.dataset]
+    config.dataset.update({name: of_coco[name] for name in common})
     config.dataset.num_threads = 4
     config.batch_size = 8
     config.num_steps = 2000

@@ -20,7 +20,7 @@ FORWARDERS = {
 FACES = {"capjax.__init__", "capjax.__main__"}
 TENSORFLOW = {
     "capjax/data/pipeline.py",
-    "capjax/data/datasets/tfds.py",
+    "capjax/data/tfds_source.py",
     "capjax/data/shapes/builder.py",
 }
 

@@ -19,9 +19,9 @@ from capjax.cli.convert_tutorial import read_checkpoint
 from capjax.config.build import ConfigError
 from capjax.data.captions import read_captions
 from capjax.data.check_images import find_bad_images
-from capjax.data.datasets.coco_json import open_coco_json
-from capjax.data.datasets.folder import open_folder
-from capjax.data.datasets.karpathy import open_karpathy
+from capjax.data.datasets.coco_json import CocoJson
+from capjax.data.datasets.folder import Folder
+from capjax.data.datasets.karpathy import Karpathy
 from capjax.data.feature_cache import FeatureShape, open_features
 from capjax.data.source import Example
 from capjax.data.tokenizer import Tokenizer
@@ -224,10 +224,10 @@ def test_caches(tmp_path, payload):
 
 def test_tables_of_captions(tmp_path, payload):
     for name, read in (
-        ("c.jsonl", lambda file: open_folder(file, None, "train", validation_share=0.1, seed=0)),
-        ("c.csv", lambda file: open_folder(file, None, "train", validation_share=0.1, seed=0)),
-        ("c.json", lambda file: open_karpathy(file, str(tmp_path), "train", restval=True)),
-        ("d.json", lambda file: open_coco_json(file, str(tmp_path), "train")),
+        ("c.jsonl", lambda file: Folder(file).open("train")),
+        ("c.csv", lambda file: Folder(file).open("train")),
+        ("c.json", lambda file: Karpathy(file, str(tmp_path)).open("train")),
+        ("d.json", lambda file: CocoJson(file, str(tmp_path)).open("train")),
     ):
         for protocol in PROTOCOLS:
             (tmp_path / name).write_bytes(pickle.dumps(payload, protocol))

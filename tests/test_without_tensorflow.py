@@ -12,7 +12,7 @@ for name in ("tensorflow", "tensorflow_datasets"):
     sys.modules[name] = None  # Any import of it fails.
 for file in sorted(pathlib.Path("capjax").rglob("*.py")):
     module = ".".join(file.with_suffix("").parts).removesuffix(".__init__")
-    if module not in ("capjax.data.datasets.tfds", "capjax.data.shapes.builder"):
+    if module not in ("capjax.data.tfds_source", "capjax.data.shapes.builder"):
         importlib.import_module(module)
         print(module)
 """

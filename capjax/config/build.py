@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 from capjax.config.errors import ConfigError
 from capjax.config.fields import part_of
 from capjax.config.questions import decoder_weights, encoder_stage, is_pretrained
+from capjax.data.dataset import ImageScorer, Scorer
 from capjax.data.images import Resize
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import BeamSearch
-from capjax.evaluate.scoring import ImageScorer, Metric, Scorer
+from capjax.evaluate.scoring import Metric
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
 from capjax.parts import METRICS
@@ -38,14 +39,13 @@ _EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
 
 def scorers(config: ConfigDict) -> tuple[Scorer, ...]:
     """The scorers of a whole split beside the COCO scores: the dataset's own, and `metrics`."""
-    found = [] if (own := part_of(config, "dataset").metrics) is None else [own.score]
-    return (*found, *(Metric(name, metric(name)) for name in config.evaluation.metrics))
+    own = part_of(config, "dataset").scorers
+    return (*own, *(Metric(name, metric(name)) for name in config.evaluation.metrics))
 
 
 def image_scorers(config: ConfigDict) -> tuple[ImageScorer, ...]:
     """The scorers of single images beside the COCO scores."""
-    own = part_of(config, "dataset").metrics
-    return () if own is None else (own.score_images,)
+    return part_of(config, "dataset").image_scorers
 
 
 def metric(name: str) -> Any:

@@ -42,8 +42,7 @@ def _check_metric(config: ConfigDict) -> None:
     for name in config.evaluation.metrics:
         build.metric(name)
     own = part_of(config, "dataset").metrics
-    own_names = () if own is None else own.names
-    known = ("loss", "accuracy", *coco.METRICS, *own_names, *config.evaluation.metrics)
+    known = ("loss", "accuracy", *coco.METRICS, *own, *config.evaluation.metrics)
     if config.early_stopping.metric not in known:
         raise ConfigError(
             f"config.early_stopping.metric={config.early_stopping.metric!r} must be one of "

@@ -6,15 +6,18 @@ depend on how the stream is cut into batches or spread over hosts, nor on where 
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from capjax.data.batches import AUGMENTATION, generator
+from capjax.parts.types import Range
 
 # Width over height of a crop, and how often one is tried, as in torchvision's RandomResizedCrop.
 _RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10
+
+CropArea = Annotated[float, Range(math.ulp(0.0), 1.0, "be above 0 and at most 1")]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Augmentation:
       ValueError: `crop_area` is not in (0, 1].
     """
 
-    crop_area: float = 1.0
+    crop_area: CropArea = 1.0
     flip: bool = False
 
     def __post_init__(self):

@@ -11,6 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageChops
 
+from capjax.parts.types import Side, SideOrZero
+
 # Pillow takes headers as they come; a lying one would ask for the whole memory. Half a billion
 # bytes decoded are plenty for a photograph, and Pillow's own limit (89 million pixels, where it
 # warns) lies above.
@@ -77,8 +79,8 @@ class Resize:
       ValueError: a field is out of its range.
     """
 
-    size: int
-    resize_to: int = 0
+    size: Side
+    resize_to: SideOrZero = 0
     keep_aspect: bool = False
     interpolation: Interpolation = "bilinear"
     antialias: bool = True

@@ -6,108 +6,81 @@ from typing import Any
 
 from capjax.data.captions import CaptionTable, read_captions
 from capjax.data.check_images import usable
+from capjax.data.dataset import Dataset, FilesDataset
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
 from capjax.files.errors import DataError
+from capjax.parts import DATASETS
+from capjax.parts.check import fields_of
+from capjax.parts.registry import PartError
 
 
-def open_source(dataset: Mapping[str, Any], split: str) -> Source:
-    """One split of the dataset that a config's `dataset` section names, prepared where it is not.
+def dataset_class(name: str) -> type[Dataset]:
+    """The dataset of that name, without values for its fields.
+
+    Raises:
+      DataError: there is none; the message lists those that there are.
+    """
+    try:
+        return DATASETS.get(name)
+    except PartError as error:
+        raise DataError(f"config.dataset.name={name!r}: {error}") from error
+
+
+def dataset_of(section: Mapping[str, Any]) -> Dataset:
+    """The dataset that a config's `dataset` section describes.
+
+    Raises:
+      DataError: there is none of its name.
+    """
+    part = dataset_class(section["name"])
+    return part(**{name: section[name] for name in fields_of(part)})
+
+
+def open_source(section: Mapping[str, Any], split: str) -> Source:
+    """One split of the dataset that a config's `dataset` section describes.
 
     Raises:
       DataError: it is not there or can't be used; the message says what would work.
     """
-    name = dataset["name"]
-    if name == "flickr8k":
-        from capjax.data.datasets.flickr8k import open_flickr8k
-
-        return open_flickr8k(_given(dataset, "root"), split, allow_outside=dataset["allow_outside"])
-    if name == "karpathy":
-        from capjax.data.datasets.karpathy import open_karpathy
-
-        return open_karpathy(
-            _given(dataset, "file"),
-            _given(dataset, "root"),
-            split,
-            restval=dataset["restval"],
-            allow_outside=dataset["allow_outside"],
-        )
-    if name == "coco_json":
-        from capjax.data.datasets.coco_json import check_split, open_coco_json, open_coco_sample
-
-        if not dataset["sample"]:
-            check_split(split)
-            file, root = _given(dataset, f"{split}_file"), _given(dataset, f"{split}_root")
-            return open_coco_json(file, root, split, allow_outside=dataset["allow_outside"])
-        return open_coco_sample(
-            _given(dataset, "train_file"),
-            _given(dataset, "train_root"),
-            split,
-            count=dataset["sample"],
-            by=dataset["sample_by"],
-            seed=dataset["sample_seed"],
-            allow_outside=dataset["allow_outside"],
-        )
-    if name == "folder":
-        from capjax.data.datasets.folder import open_folder
-
-        return open_folder(
-            _given(dataset, "file"),
-            os.path.expanduser(dataset["root"]) or None,
-            split,
-            validation_share=dataset["validation_share"],
-            seed=dataset["split_seed"],
-            allow_outside=dataset["allow_outside"],
-        )
-    # Here, because it needs tensorflow-datasets and nothing else does.
-    from capjax.data.datasets.tfds import open_tfds
-
-    return open_tfds(name, split, data_dir=dataset["data_dir"] or None)
+    return dataset_of(section).open(split)
 
 
-def check_images(dataset: Mapping[str, Any], source: Source) -> Source:
+def check_images(section: Mapping[str, Any], source: Source) -> Source:
     """The source with only images that can be read, where they are a user's files.
 
-    What happens to others is `dataset.bad_images`'s to say; the check is made once and kept in
+    `dataset.bad_images` says what happens to others. The check is made once and kept in
     `dataset.cache_dir`.
 
     Raises:
       DataError: there are others, and they are not to be skipped.
     """
-    if "bad_images" not in dataset:
+    dataset = dataset_of(section)
+    if not isinstance(dataset, FilesDataset):
         return source
     return usable(
         source,
-        bad_images=dataset["bad_images"],
-        cache_dir=cache_dir(dataset),
-        num_threads=dataset["num_threads"],
+        bad_images=dataset.bad_images,
+        cache_dir=cache_dir(section),
+        num_threads=section["num_threads"],
     )
 
 
-def _given(dataset: Mapping[str, Any], field: str) -> str:
-    """A path that the user must give."""
-    if not dataset[field]:
-        raise DataError(
-            f"config.dataset.{field} is empty; give the path: --config.dataset.{field}=PATH"
-        )
-    return os.path.expanduser(dataset[field])
-
-
-def cache_dir(dataset: Mapping[str, Any]) -> str | None:
-    """Where what is derived from a dataset is kept, or None.
+def cache_dir(section: Mapping[str, Any]) -> str | None:
+    """The folder where what is derived from a dataset is kept, or None.
 
     Raises:
-      DataError: it is no folder.
+      DataError: it is a file.
     """
-    path = os.path.expanduser(dataset["cache_dir"])
+    path = os.path.expanduser(section["cache_dir"])
     if path and os.path.exists(path) and not os.path.isdir(path):
         raise DataError(f"config.dataset.cache_dir={path} is a file; give a folder, or '' for none")
     return path or None
 
 
-def open_captions(dataset: Mapping[str, Any], source: Source) -> CaptionTable:
+def open_captions(section: Mapping[str, Any], source: Source) -> CaptionTable:
     """The captions of a split, read once and then kept in `dataset.cache_dir`."""
-    return read_captions(source, cache_dir(dataset))
+    return read_captions(source, cache_dir(section))
 
 
 def train_tokenizer(section: Mapping[str, Any], train: CaptionTable) -> Tokenizer:
@@ -119,7 +92,7 @@ def train_tokenizer(section: Mapping[str, Any], train: CaptionTable) -> Tokenize
     try:
         return train_word_tokenizer(
             (caption for image in train.captions for caption in image),
-            **{**section, "max_words": section["max_words"] or None},
+            **section,
         )
     except ValueError as error:
         raise DataError(f"config.tokenizer makes no vocabulary: {error}") from error

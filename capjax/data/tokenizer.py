@@ -16,6 +16,7 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 
 from capjax.files.atomic import write_atomic
 from capjax.files.text import well_formed
+from capjax.parts.types import Count, CountOrZero
 
 PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
@@ -154,8 +155,8 @@ class Tokenizer:
 def train_word_tokenizer(
     captions: Iterable[str],
     *,
-    min_count: int = 1,
-    max_words: int | None = None,
+    min_count: Count = 1,
+    max_words: CountOrZero = 0,
     alphabetic_only: bool = False,
 ) -> Tokenizer:
     """A word-level tokenizer: lower case, punctuation removed, words by falling count.
@@ -167,7 +168,7 @@ def train_word_tokenizer(
     Args:
       captions: the captions of the train split alone.
       min_count: words seen less often become unk.
-      max_words: at most so many words, special tokens not counted; None for no limit.
+      max_words: at most so many words, special tokens not counted; 0 for no limit.
       alphabetic_only: drop, here and when encoding, words of one letter or with anything but
         letters in them, as the Keras article on Flickr8k does ("a" and "2" vanish).
 
@@ -175,19 +176,19 @@ def train_word_tokenizer(
       The tokenizer; ids follow falling count, ties in alphabetical order.
 
     Raises:
-      ValueError: a limit is below one, or no word is left.
+      ValueError: a limit is out of its range, or no word is left.
     """
     if min_count < 1:
         raise ValueError(f"min_count must be at least 1, not {min_count}")
-    if max_words is not None and max_words < 1:
-        raise ValueError(f"max_words must be at least 1 or None, not {max_words}")
+    if max_words < 0:
+        raise ValueError(f"max_words must be at least 0, not {max_words}")
     normalizer = word_normalizer(alphabetic_only)
     lines = (normalizer.normalize_str(well_formed(text)) for text in captions)
     counts = Counter(word for line in lines for word in line.split())
     ranked = sorted((w for w in counts if counts[w] >= min_count), key=lambda w: (-counts[w], w))
     if not ranked:
         raise ValueError(f"no word of the captions is seen {min_count} times or more")
-    vocabulary = {w: i for i, w in enumerate((*SPECIAL_TOKENS, *ranked[:max_words]))}
+    vocabulary = {w: i for i, w in enumerate((*SPECIAL_TOKENS, *ranked[: max_words or None]))}
     # The special tokens are plain vocabulary entries, not "added tokens": those are searched for
     # in the text, while these hold brackets, which no normalised word does.
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))

@@ -5,12 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from capjax.data.captions import CaptionTable
+from capjax.data.dataset import ImageScorer, Scorer
 from capjax.metrics import coco
-
-# (hypotheses, references), both by image id -> metrics by name.
-Scorer = Callable[[Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, float]]
-# hypotheses by image id -> values by image id, by the metric's name.
-ImageScorer = Callable[[Mapping[str, str]], dict[str, dict[str, float]]]
 
 
 @dataclasses.dataclass(frozen=True)

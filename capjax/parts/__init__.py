@@ -4,7 +4,11 @@ from capjax.parts.registry import Registry
 
 DECODERS = Registry("decoder", "capjax.models.decoders")
 ENCODERS = Registry("encoder", "capjax.models.encoders")
-DATASETS = Registry("dataset", "capjax.data.datasets")
+DATASETS = Registry(
+    "dataset",
+    "capjax.data.datasets",
+    hint=". TensorFlow Datasets has others: config.dataset = base.tfds_dataset(NAME)",
+)
 OBJECTIVES = Registry("objective", "capjax.train.objectives")
 METRICS = Registry("metric")
 

@@ -24,9 +24,13 @@ class Registry:
       kind: "decoder", "encoder", "dataset", "objective" or "metric".
     """
 
-    def __init__(self, kind: str, folder: str | None = None):
-        """Looks for capjax's own parts in the package `folder`; None has none."""
+    def __init__(self, kind: str, folder: str | None = None, hint: str = ""):
+        """Looks for capjax's own parts in the package `folder`; None has none.
+
+        `hint` ends the message about a part that does not exist.
+        """
         self.kind = kind
+        self._hint = hint
         self._folder = folder
         self._registered: dict[str, Any] = {}
 
@@ -72,7 +76,7 @@ class Registry:
         raise PartError(
             f"there is no {self.kind} {name!r}; there are {', '.join(self.names()) or 'none'}. One "
             f"of your own is known once its module is imported: --parts FILE_OR_MODULE on the "
-            "command line, `import` in Python (docs/extending.md)"
+            f"command line, `import` in Python (docs/extending.md){self._hint}"
         )
 
     def _own(self) -> set[str]:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from capjax.data.datasets.coco_json import open_coco_json, open_coco_sample
+from capjax.data.datasets.coco_json import CocoJson
 from capjax.files.errors import DataError
 
 IMAGES = 40
@@ -41,7 +41,11 @@ def make_file(root):
 
 
 def sample(file, root, split="train", count=50, by="captions", seed=0):
-    return open_coco_sample(file, str(root), split, count=count, by=by, seed=seed)
+    return CocoJson(file, str(root), sample=count, sample_by=by, sample_seed=seed).open(split)
+
+
+def whole(file, root, split="train"):
+    return CocoJson(file, str(root), file, str(root)).open(split)
 
 
 def both(file, root, **options):
@@ -50,7 +54,7 @@ def both(file, root, **options):
 
 def test_reads_whole_files(root, file):
     for split in ("train", "validation"):
-        source = open_coco_json(file, str(root), split)
+        source = whole(file, root, split)
         assert source.name == f"captions_train2014/{split}"
         assert (len(source), source.selection) == (IMAGES, {})
         for i in (0, 5):
@@ -180,7 +184,7 @@ def with_row(key, row, at=1):
 )
 def test_other_files_are_refused(root, tmp_path, data, message):
     file = write(tmp_path, data)
-    for opened in (lambda: open_coco_json(file, str(root), "train"), lambda: sample(file, root)):
+    for opened in (lambda: whole(file, root), lambda: sample(file, root)):
         with pytest.raises(DataError, match=message) as caught:
             opened()
         assert str(caught.value).startswith(file)
@@ -190,13 +194,13 @@ def test_other_files_are_refused(root, tmp_path, data, message):
 def test_what_is_missing_is_named(root, file):
     for split in ("train", "validation"):
         with pytest.raises(DataError, match=rf"set config\.dataset\.{split}_file to COCO's"):
-            open_coco_json("/nowhere.json", str(root), split)
+            whole("/nowhere.json", root, split)
         with pytest.raises(DataError, match=rf"set config\.dataset\.{split}_root to the folder"):
-            open_coco_json(file, "/nowhere", split)
+            whole(file, "/nowhere", split)
         with pytest.raises(DataError, match=r"set config\.dataset\.train_file to COCO's"):
             sample("/nowhere.json", root, split)
     with pytest.raises(DataError, match="not 'test'"):
-        open_coco_json(file, str(root), "test")
+        whole(file, root, "test")
 
 
 def test_images_without_captions_are_named(root, tmp_path):
@@ -204,4 +208,4 @@ def test_images_without_captions_are_named(root, tmp_path):
     data["annotations"] = [row for row in data["annotations"] if row["image_id"] != 14]
     file = write(tmp_path, data)
     with pytest.raises(DataError, match=r"1 images without a caption .*: 14$"):
-        open_coco_json(file, str(root), "train")
+        whole(file, root)

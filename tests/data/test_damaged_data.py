@@ -8,10 +8,10 @@ import pytest
 
 from capjax.data.captions import read_captions
 from capjax.data.check_images import find_bad_images
-from capjax.data.datasets.coco_json import open_coco_json, open_coco_sample
-from capjax.data.datasets.flickr8k import open_flickr8k
-from capjax.data.datasets.folder import open_folder
-from capjax.data.datasets.karpathy import open_karpathy
+from capjax.data.datasets.coco_json import CocoJson
+from capjax.data.datasets.flickr8k import Flickr8k
+from capjax.data.datasets.folder import Folder
+from capjax.data.datasets.karpathy import Karpathy
 from capjax.data.feature_cache import FeatureShape, open_features
 from capjax.data.sections import cache_dir
 from capjax.data.source import Example
@@ -51,19 +51,18 @@ FILES = {
 
 def readers(root):
     """What reads each of the files."""
-    drawn = {"validation_share": 0.1, "seed": 0}
 
     def coco(file):
-        open_coco_json(file, root, "train")
-        open_coco_sample(file, root, "train", count=2, by="captions", seed=0)
+        CocoJson(file, root).open("train")
+        CocoJson(file, root, sample=2).open("train")
 
     return {
-        "rows.jsonl": lambda file: open_folder(file, root, "train", **drawn),
-        "rows.csv": lambda file: open_folder(file, root, "train", **drawn),
-        "karpathy.json": lambda file: open_karpathy(file, root, "train", restval=True),
+        "rows.jsonl": lambda file: Folder(file, root).open("train"),
+        "rows.csv": lambda file: Folder(file, root).open("train"),
+        "karpathy.json": lambda file: Karpathy(file, root).open("train"),
         "coco.json": coco,
-        "captions.txt": lambda _: open_flickr8k(root, "train"),
-        "Flickr_8k.trainImages.txt": lambda _: open_flickr8k(root, "train"),
+        "captions.txt": lambda _: Flickr8k(root).open("train"),
+        "Flickr_8k.trainImages.txt": lambda _: Flickr8k(root).open("train"),
     }
 
 
@@ -182,12 +181,11 @@ def test_a_cache_that_is_a_file_is_said(tmp_path):
 @pytest.mark.parametrize("split", ["../../etc", "train/../../x", "", "\0", "a" * 300])
 def test_a_split_that_could_name_another_folder_is_none(root, split):
     """A split names the files of an evaluation: each source takes those alone that it has."""
-    drawn = {"validation_share": 0.1, "seed": 0}
     for read in (
-        lambda: open_folder(str(root / "rows.csv"), str(root), split, **drawn),
-        lambda: open_karpathy(str(root / "karpathy.json"), str(root), split, restval=True),
-        lambda: open_coco_json(str(root / "coco.json"), str(root), split),
-        lambda: open_flickr8k(str(root), split),
+        lambda: Folder(str(root / "rows.csv"), str(root)).open(split),
+        lambda: Karpathy(str(root / "karpathy.json"), str(root)).open(split),
+        lambda: CocoJson(str(root / "coco.json"), str(root)).open(split),
+        lambda: Flickr8k(str(root)).open(split),
     ):
         with pytest.raises(DataError, match="split"):
             read()

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from capjax.data.datasets.flickr8k import open_flickr8k
+from capjax.data.datasets.flickr8k import Flickr8k
 from capjax.files.errors import DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "flickr8k"
@@ -56,14 +56,14 @@ def test_every_layout_gives_the_same_sources(tmp_path):
     for k, layout in enumerate(layouts):
         root = make(tmp_path / str(k), **layout)
         for split, found in seen.items():
-            source = open_flickr8k(root, split)
+            source = Flickr8k(root).open(split)
             found.add(source.fingerprint)
             assert {example.image_id: example.captions for example in source} == {
                 name: CAPTIONS[name] for name in (example.image_id for example in source)
             }
             assert source.name == f"flickr8k/{split}"
     assert [len(found) for found in seen.values()] == [1, 1, 1]
-    assert [e.image_id for e in open_flickr8k(root, "train")] == ["1.jpg", "2.jpg"]
+    assert [e.image_id for e in Flickr8k(root).open("train")] == ["1.jpg", "2.jpg"]
 
 
 def test_a_missing_list_is_a_missing_split(tmp_path):
@@ -71,31 +71,31 @@ def test_a_missing_list_is_a_missing_split(tmp_path):
     root = make(tmp_path / "flickr", lists=lists)
     message = r"'test'.*Flickr_8k\.testImages\.txt; there is: train, validation\."
     with pytest.raises(DataError, match=message):
-        open_flickr8k(root, "test")
+        Flickr8k(root).open("test")
     with pytest.raises(DataError, match=r"no split 'dev'.*train, validation$"):
-        open_flickr8k(root, "dev")
+        Flickr8k(root).open("dev")
     root = make(tmp_path / "kaggle", lists={})
     with pytest.raises(DataError, match=r"there is: none.*Flickr8k_text\.zip"):
-        open_flickr8k(root, "train")
+        Flickr8k(root).open("train")
 
 
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no folder '/nowhere'.*config\.dataset\.root.*Images"):
-        open_flickr8k("/nowhere", "train")
+        Flickr8k("/nowhere").open("train")
     root = Path(make(tmp_path / "flickr"))
     (root / "Images").rename(root / "pictures")
     with pytest.raises(DataError, match=r"no folder of images.*Flicker8k_Dataset"):
-        open_flickr8k(str(root), "train")
+        Flickr8k(str(root)).open("train")
     (root / "captions.txt").unlink()
     with pytest.raises(DataError, match=r"neither captions\.txt nor Flickr8k\.token\.txt"):
-        open_flickr8k(str(root), "train")
+        Flickr8k(str(root)).open("train")
 
 
 def test_images_of_a_list_must_be_there_with_captions(tmp_path):
     lists = LISTS | {"Flickr_8k.trainImages.txt": ["1.jpg", "6.jpg", "7.jpg", "1.jpg"]}
     root = make(tmp_path / "flickr", lists=lists)
     with pytest.raises(DataError) as caught:
-        open_flickr8k(root, "train")
+        Flickr8k(root).open("train")
     missing, bare, twice = str(caught.value).splitlines()[1:]
     assert missing.endswith(": 6.jpg, 7.jpg")
     assert bare.endswith(": 6.jpg, 7.jpg")
@@ -117,13 +117,13 @@ def test_unreadable_captions_are_named_by_line(tmp_path, file, content, lines):
     (tmp_path / "flickr" / "captions.txt").unlink()
     (tmp_path / "flickr" / file).write_text(content)
     with pytest.raises(DataError, match=f"{file} has .*{lines}"):
-        open_flickr8k(root, "train")
+        Flickr8k(root).open("train")
 
 
 def test_the_real_download():
     if not SHARED.is_dir():
         pytest.skip("Flickr8k is not here")
-    train, validation = (open_flickr8k(str(SHARED), split) for split in ("train", "validation"))
+    train, validation = (Flickr8k(str(SHARED)).open(split) for split in ("train", "validation"))
     assert (len(train), len(validation)) == (6000, 1000)
     assert {len(example.captions) for source in (train, validation) for example in source} == {5}
     ids = [{example.image_id for example in source} for source in (train, validation)]
@@ -133,4 +133,4 @@ def test_the_real_download():
     assert any('says " active . "' in text for example in train for text in example.captions)
     if not (SHARED / "Flickr_8k.testImages.txt").exists():
         with pytest.raises(DataError, match="there is: train, validation"):
-            open_flickr8k(str(SHARED), "test")
+            Flickr8k(str(SHARED)).open("test")

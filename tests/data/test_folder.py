@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capjax.data.datasets.folder import open_folder
+from capjax.data.datasets.folder import Folder
 from capjax.files.errors import DataError
 
 SPLITS = ("train", "validation", "test")
@@ -42,8 +42,8 @@ def pairs(count=20, captions=2, **more):
     ]
 
 
-def opened(file, split="train", root=None, share=0.3, seed=0):
-    return open_folder(file, root, split, validation_share=share, seed=seed)
+def opened(file, split="train", root="", share=0.3, seed=0):
+    return Folder(file, root, share, seed).open(split)
 
 
 def content(source):

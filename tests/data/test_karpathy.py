@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from capjax.data.datasets.karpathy import open_karpathy
+from capjax.data.datasets.karpathy import Karpathy
 from capjax.files.errors import DataError
 
 SPLITS = ["train"] * 3 + ["restval"] * 2 + ["val", "test"]
@@ -38,7 +38,7 @@ def ids(source):
 
 
 def test_reads_coco(coco, tmp_path):
-    train = open_karpathy(coco, str(tmp_path), "train", restval=True)
+    train = Karpathy(coco, str(tmp_path)).open("train")
     assert train.name == "dataset_coco/train+restval"
     assert ids(train) == ["1000", "1001", "1002", "1003", "1004"]
     assert train[4] == (
@@ -46,19 +46,19 @@ def test_reads_coco(coco, tmp_path):
         "1004",
         ("Caption 0 of 4.", "Caption 1 of 4."),
     )
-    small = open_karpathy(coco, str(tmp_path), "train", restval=False)
+    small = Karpathy(coco, str(tmp_path), restval=False).open("train")
     assert (small.name, ids(small)) == ("dataset_coco/train", ["1000", "1001", "1002"])
     for restval in (True, False):
-        validation = open_karpathy(coco, str(tmp_path), "validation", restval=restval)
+        validation = Karpathy(coco, str(tmp_path), restval=restval).open("validation")
         assert (validation.name, ids(validation)) == ("dataset_coco/val", ["1005"])
-        assert ids(open_karpathy(coco, str(tmp_path), "test", restval=restval)) == ["1006"]
+        assert ids(Karpathy(coco, str(tmp_path), restval=restval).open("test")) == ["1006"]
 
 
 def test_reads_flickr8k(tmp_path):
     images = [image(i, split, coco=False) for i, split in enumerate(SPLITS) if split != "restval"]
     del images[0]["sentences"][0]["raw"]
     file = make(tmp_path, images, "dataset_flickr8k.json")
-    train = open_karpathy(file, str(tmp_path), "train", restval=True)
+    train = Karpathy(file, str(tmp_path)).open("train")
     assert (train.name, ids(train)) == ("dataset_flickr8k/train", ["0.jpg", "1.jpg", "2.jpg"])
     assert train[0].image == str(tmp_path / "0.jpg")
     assert train[0].captions == ("caption 0 of 0", "Caption 1 of 0.")
@@ -68,13 +68,13 @@ def test_reads_flickr8k(tmp_path):
 def test_other_splits_are_refused_and_those_that_exist_listed(coco, tmp_path, split):
     there = r"restval \(2 images\), test \(1 images\), train \(3 images\), val \(1 images\)"
     with pytest.raises(DataError, match=rf"no split {split!r}; it has {there}"):
-        open_karpathy(coco, str(tmp_path), split, restval=True)
+        Karpathy(coco, str(tmp_path)).open(split)
 
 
 def test_a_split_that_a_file_lacks_is_refused(tmp_path):
     file = make(tmp_path, [image(0, "train")])
     with pytest.raises(DataError, match=r"no split 'test'; it has train \(1 images\)"):
-        open_karpathy(file, str(tmp_path), "test", restval=True)
+        Karpathy(file, str(tmp_path)).open("test")
 
 
 def broken(key, value):
@@ -109,20 +109,20 @@ def test_other_files_are_refused(tmp_path, content, message):
     file = tmp_path / "other.json"
     file.write_text(json.dumps(content))
     with pytest.raises(DataError, match=message) as caught:
-        open_karpathy(str(file), str(tmp_path), "train", restval=True)
+        Karpathy(str(file), str(tmp_path)).open("train")
     assert str(file) in str(caught.value)
 
 
 def test_what_is_missing_is_named(coco, tmp_path):
     with pytest.raises(DataError, match=r"config\.dataset\.file to Karpathy's dataset_coco\.json"):
-        open_karpathy(str(tmp_path / "none.json"), str(tmp_path), "train", restval=True)
+        Karpathy(str(tmp_path / "none.json"), str(tmp_path)).open("train")
     with pytest.raises(DataError, match=r"cannot be read: Is a directory; config\.dataset\.file"):
-        open_karpathy(str(tmp_path), str(tmp_path), "train", restval=True)
+        Karpathy(str(tmp_path), str(tmp_path)).open("train")
     with pytest.raises(DataError, match=r"no folder '/nowhere'; set config\.dataset\.root"):
-        open_karpathy(coco, "/nowhere", "train", restval=True)
+        Karpathy(coco, "/nowhere").open("train")
     for content, problem in ((b"{", "is not JSON.*line 1"), (b"\xff\xfe{", "is not UTF-8.*byte 0")):
         (tmp_path / "bad.json").write_bytes(content)
         with pytest.raises(DataError, match=rf"bad\.json {problem}.*config\.dataset\.file"):
-            open_karpathy(str(tmp_path / "bad.json"), str(tmp_path), "train", restval=True)
+            Karpathy(str(tmp_path / "bad.json"), str(tmp_path)).open("train")
     with pytest.raises(DataError, match=r"5 missing files.*val2014/0\.jpg"):
-        open_karpathy(coco, str(tmp_path / "val2014"), "train", restval=True)
+        Karpathy(coco, str(tmp_path / "val2014")).open("train")

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from capjax.data.captions import read_captions
+from capjax.data.datasets.tfds import Tfds
 from capjax.data.images import load_pixels
 from capjax.files.errors import DataError
 from tests.tiny_coco import builder_class, coco_features, image
 
 tfds = pytest.importorskip("tensorflow_datasets")
-tfds_source = pytest.importorskip("capjax.data.datasets.tfds")
-TfdsSource, open_tfds = tfds_source.TfdsSource, tfds_source.open_tfds
+TfdsSource = pytest.importorskip("capjax.data.tfds_source").TfdsSource
 
 
 def prepare(folder, cls, file_format="array_record"):
@@ -31,7 +31,7 @@ def coco(tmp_path_factory):
 
 
 def test_reads_coco_captions(coco):
-    train = open_tfds("coco_captions", "train", data_dir=coco)
+    train = Tfds("coco_captions", str(coco)).open("train")
     assert train.name == "coco_captions/train+restval"
     assert len(train) == 50
     table = read_captions(train, None)
@@ -48,14 +48,14 @@ def test_reads_coco_captions(coco):
 def test_splits_and_their_names(coco):
     sizes = {"validation": 3, "val": 3, "test": 2, "restval": 10, "train[:5]": 5}
     for split, size in sizes.items():
-        assert len(open_tfds("coco_captions", split, coco)) == size
-    assert len(open_tfds("coco_captions/2014", "test", coco)) == 2
+        assert len(Tfds("coco_captions", str(coco)).open(split)) == size
+    assert len(Tfds("coco_captions/2014", str(coco)).open("test")) == 2
     with pytest.raises(DataError, match=r"'dev'.*restval, test, train, val"):
-        open_tfds("coco_captions", "dev", coco)
+        Tfds("coco_captions", str(coco)).open("dev")
 
 
 def test_indices_out_of_range_end_a_loop(coco):
-    source = open_tfds("coco_captions", "test", coco)
+    source = Tfds("coco_captions", str(coco)).open("test")
     assert len(list(source)) == 2
     for index in (-1, 2):
         with pytest.raises(IndexError, match="only 2"):
@@ -63,22 +63,22 @@ def test_indices_out_of_range_end_a_loop(coco):
 
 
 def test_fingerprint_is_of_the_content(coco, tmp_path):
-    ours = open_tfds("coco_captions", "train", coco).fingerprint
-    assert ours == open_tfds("coco_captions", "train", coco).fingerprint
-    assert ours != open_tfds("coco_captions", "val", coco).fingerprint
+    ours = Tfds("coco_captions", str(coco)).open("train").fingerprint
+    assert ours == Tfds("coco_captions", str(coco)).open("train").fingerprint
+    assert ours != Tfds("coco_captions", str(coco)).open("val").fingerprint
     shutil.copytree(coco / "coco_captions", tmp_path / "copy" / "coco_captions")
-    assert ours == open_tfds("coco_captions", "train", tmp_path / "copy").fingerprint
+    assert ours == Tfds("coco_captions", str(tmp_path / "copy")).open("train").fingerprint
     blue = Image.new("RGB", (9, 7), "blue")
     content = io.BytesIO()
     blue.save(content, "JPEG")
     prepare(tmp_path / "other", builder_class(coco_features(), image=content.getvalue()))
-    assert ours != open_tfds("coco_captions", "train", tmp_path / "other").fingerprint
+    assert ours != Tfds("coco_captions", str(tmp_path / "other")).open("train").fingerprint
 
 
 def test_threads_read_what_one_reads(coco):
-    source = open_tfds("coco_captions", "train", coco)
+    source = Tfds("coco_captions", str(coco)).open("train")
     order = np.random.default_rng(0).integers(0, 50, 400).tolist()
-    fresh = open_tfds("coco_captions", "train", coco)
+    fresh = Tfds("coco_captions", str(coco)).open("train")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(fresh.__getitem__, order)) == [source[i] for i in order]
 
@@ -102,7 +102,7 @@ def test_other_file_formats_are_explained(tmp_path):
     cls = builder_class(coco_features(), splits={"test": range(2)})
     prepare(tmp_path, cls, file_format="tfrecord")
     with pytest.raises(DataError, match="convert_format"):
-        open_tfds("coco_captions", "test", tmp_path)
+        Tfds("coco_captions", str(tmp_path)).open("test")
 
 
 def test_without_network_it_says_what_would_work(tmp_path, monkeypatch):
@@ -116,7 +116,7 @@ def test_without_network_it_says_what_would_work(tmp_path, monkeypatch):
     unfinished.mkdir(parents=True)
     (unfinished / "dataset_info.json").write_text("{}")
     with pytest.raises(DataError) as caught:
-        open_tfds("coco_captions", "train", tmp_path)
+        Tfds("coco_captions", str(tmp_path)).open("train")
     message = str(caught.value)
     for part in (str(tmp_path), "images.cocodataset.org", "no route", "40 GB", "copy"):
         assert part in message
@@ -124,4 +124,4 @@ def test_without_network_it_says_what_would_work(tmp_path, monkeypatch):
 
 def test_unknown_datasets_are_refused(tmp_path):
     with pytest.raises(DataError, match="nonesuch does not lie ready in"):
-        open_tfds("nonesuch", "train", tmp_path)
+        Tfds("nonesuch", str(tmp_path)).open("train")

@@ -60,9 +60,9 @@ def test_alphabetic_only_drops_short_and_mixed_words():
     assert tokenizer.split("a dog and 2 cats4you on é été") == ["dog", "and", "on", "été"]
 
 
-@pytest.mark.parametrize("wrong", [{"min_count": 0}, {"max_words": 0}, {"min_count": 99}])
+@pytest.mark.parametrize("wrong", [{"min_count": 0}, {"max_words": -1}, {"min_count": 99}])
 def test_wrong_limits_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"at least 1|99 times"):
+    with pytest.raises(ValueError, match=r"at least [01]|99 times"):
         train_word_tokenizer(CAPTIONS, **wrong)
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 from capjax.data.captions import CaptionTable, encode_captions, read_captions
-from capjax.data.datasets.coco_json import open_coco_json
-from capjax.data.datasets.flickr8k import open_flickr8k
-from capjax.data.datasets.folder import open_folder
-from capjax.data.datasets.karpathy import open_karpathy
+from capjax.data.datasets.coco_json import CocoJson
+from capjax.data.datasets.flickr8k import Flickr8k
+from capjax.data.datasets.folder import Folder
+from capjax.data.datasets.karpathy import Karpathy
 from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
 from capjax.files.atomic import write_json
 from capjax.files.errors import DataError
@@ -111,15 +111,12 @@ def write_all(root, captions):
     (root / "rows.csv").write_text(as_csv(whole), encoding="utf-8", newline="")
     (root / "captions.txt").write_text(as_csv(whole), encoding="utf-8", newline="")
     (root / "Flickr_8k.trainImages.txt").write_text("a.jpg\n")
-    drawn = {"validation_share": 0.5, "seed": 0}
     return {
-        "jsonl": lambda: open_folder(str(root / "rows.jsonl"), images, "train", **drawn),
-        "csv": lambda: open_folder(str(root / "rows.csv"), images, "validation", **drawn),
-        "karpathy": lambda: open_karpathy(
-            str(root / "karpathy.json"), images, "train", restval=True
-        ),
-        "coco": lambda: open_coco_json(str(root / "coco.json"), images, "train"),
-        "flickr8k": lambda: open_flickr8k(str(root), "train"),
+        "jsonl": lambda: Folder(str(root / "rows.jsonl"), images).open("train"),
+        "csv": lambda: Folder(str(root / "rows.csv"), images, 0.5).open("validation"),
+        "karpathy": lambda: Karpathy(str(root / "karpathy.json"), images).open("train"),
+        "coco": lambda: CocoJson(str(root / "coco.json"), images).open("train"),
+        "flickr8k": lambda: Flickr8k(str(root)).open("train"),
     }
 
 
@@ -156,7 +153,7 @@ def test_an_ugly_path_is_a_missing_one(tmp_path, name):
     row = {"image": name, "caption": "a dog", "split": "train"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     with pytest.raises(DataError, match=r"1 (missing files|paths outside)") as caught:
-        open_folder(str(tmp_path / "rows.jsonl"), None, "train", validation_share=0.1, seed=0)
+        Folder(str(tmp_path / "rows.jsonl")).open("train")
     str(caught.value).encode()
 
 

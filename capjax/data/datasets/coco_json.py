@@ -3,17 +3,20 @@
 They list the images, and apart from them the captions, each with the id of its image.
 """
 
+import dataclasses
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from capjax.data.dataset import FilesDataset
 from capjax.data.files_source import FilesSource
 from capjax.data.source import Example
 from capjax.files.errors import DataError
 from capjax.files.text import LayoutError, check_folder, first_few, member, read_json
+from capjax.parts.types import CountOrZero, Seed
 
 _FILES = {"train": "captions_train2014.json", "validation": "captions_val2014.json"}
 _SPLITS = tuple(_FILES)
@@ -30,93 +33,104 @@ class _Annotation(NamedTuple):
     caption: str
 
 
-def open_coco_json(file: str, root: str, split: str, *, allow_outside: bool = False) -> FilesSource:
-    """A whole caption file as one split; an image's id is the file's.
+@dataclasses.dataclass(frozen=True)
+class CocoJson(FilesDataset):
+    """Both of COCO's caption files whole, or a random sample of the first.
 
-    Args:
-      file: the JSON file.
-      root: folder of its images.
-      split: "train" or "validation".
-      allow_outside: see `FilesSource`.
+    A sample is drawn as small studies on COCO take it: the first 80 % of the draw are train, the
+    rest is validation. The order of the file plays no part. Drawn by captions, an image has only
+    those of its captions that were drawn, and one with several may lie in both splits; the source's
+    `selection` says how many do.
 
-    Raises:
-      DataError: a file is missing or not laid out as COCO's are.
+    Attributes:
+      train_file: captions_train*.json.
+      train_root: folder of its images.
+      validation_file: captions_val*.json; not read when a sample is drawn.
+      validation_root: folder of its images.
+      sample: captions or images to draw from the train file for both splits together; 0 takes both
+        files whole.
+      sample_by: what is drawn.
+      sample_seed: seed of the draw.
     """
-    check_split(split)
-    images, annotations = _read(file, root, split)
-    examples = _examples(images, annotations)
-    return FilesSource(f"{_stem(file)}/{split}", root, examples, allow_outside=allow_outside)
 
+    train_file: str = ""
+    train_root: str = ""
+    validation_file: str = ""
+    validation_root: str = ""
+    sample: CountOrZero = 0
+    sample_by: Literal["captions", "images"] = "captions"
+    sample_seed: Seed = 0
 
-def open_coco_sample(
-    file: str,
-    root: str,
-    split: str,
-    *,
-    count: int,
-    by: str,
-    seed: int,
-    allow_outside: bool = False,
-) -> FilesSource:
-    """A part of a random sample of a caption file, as small studies on COCO take it.
+    def open(self, split: str) -> FilesSource:
+        """One split; an image's id is the file's.
 
-    The first 80 % of the draw are train, the rest is validation. The order of the file plays no
-    part. Drawn by captions, an image has only those of its captions that were drawn, and one with
-    several may lie in both splits; the source's `selection` says how many do.
+        Args:
+          split: "train" or "validation".
 
-    Args:
-      file: the JSON file.
-      root: folder of its images.
-      split: "train" or "validation".
-      count: captions or images to draw for both splits together.
-      by: "captions" or "images".
-      seed: of the draw, at least 0.
-      allow_outside: see `FilesSource`.
-
-    Raises:
-      DataError: a file is missing or not laid out as COCO's are, there is no such split, or the
-        draw cannot be made.
-    """
-    check_split(split)
-    if by not in ("captions", "images"):
-        raise DataError(f'config.dataset.sample_by must be "captions" or "images", not {by!r}')
-    if seed < 0:
-        raise DataError(f"config.dataset.sample_seed must be at least 0, not {seed}")
-    images, annotations = map(_by_id, _read(file, root, "train"))
-    pool = annotations if by == "captions" else images
-    if not 2 <= count <= len(pool):
-        raise DataError(
-            f"config.dataset.sample is {count}, but {file} has {len(pool)} {by}: "
-            "draw at least 2 and at most these"
+        Raises:
+          DataError: a file is missing or not laid out as COCO's are, there is no such split, or the
+            draw cannot be made.
+        """
+        if split not in _SPLITS:
+            raise DataError(
+                f"COCO's caption files make the splits {' and '.join(_SPLITS)}, not {split!r}"
+            )
+        part = "train" if self.sample else split
+        file, root = self.path(f"{part}_file"), self.path(f"{part}_root")
+        name, selection = _stem(file), {}
+        if self.sample:
+            images, annotations, selection = self._draw(file, root, split)
+            name = f"{name}, {self.sample} {self.sample_by}"
+        else:
+            images, annotations = _read(file, root, split)
+        return FilesSource(
+            f"{name}/{split}",
+            root,
+            _examples(images, annotations),
+            allow_outside=self.allow_outside,
+            selection=selection,
         )
-    order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(pool))[:count]
-    drawn = [pool[i] for i in order]
-    parts = dict(zip(_SPLITS, (drawn[: count * 4 // 5], drawn[count * 4 // 5 :]), strict=True))
-    part, shared = parts[split], 0
-    if by == "captions":
-        ids = {name: dict.fromkeys(row.image_id for row in rows) for name, rows in parts.items()}
-        shared = len(ids["train"].keys() & ids["validation"].keys())
-        of_id = {image.id: image for image in images}
-        images, annotations = [of_id[image_id] for image_id in ids[split]], part
-    else:
-        images = part
-    selection = {
-        "by": by,
-        "count": count,
-        "seed": seed,
-        "file": os.path.basename(file),
-        "annotation_ids" if by == "captions" else "image_ids": [row.id for row in part],
-        "shares_images": shared,
-        "note": _note(by, shared),
-    }
-    name = f"{_stem(file)}, {count} {by}/{split}"
-    return FilesSource(
-        name,
-        root,
-        _examples(images, annotations),
-        allow_outside=allow_outside,
-        selection=selection,
-    )
+
+    def _draw(
+        self, file: str, root: str, split: str
+    ) -> tuple[list[_Image], list[_Annotation], dict[str, Any]]:
+        """The images and captions of a split of the sample, and the source's `selection`."""
+        count, by, seed = self.sample, self.sample_by, self.sample_seed
+        if by not in ("captions", "images"):
+            raise DataError(f'config.dataset.sample_by must be "captions" or "images", not {by!r}')
+        if seed < 0:
+            raise DataError(f"config.dataset.sample_seed must be at least 0, not {seed}")
+        images, annotations = map(_by_id, _read(file, root, "train"))
+        pool = annotations if by == "captions" else images
+        if not 2 <= count <= len(pool):
+            raise DataError(
+                f"config.dataset.sample is {count}, but {file} has {len(pool)} {by}: "
+                "draw at least 2 and at most these"
+            )
+        order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(pool))[:count]
+        drawn = [pool[i] for i in order]
+        parts = dict(zip(_SPLITS, (drawn[: count * 4 // 5], drawn[count * 4 // 5 :]), strict=True))
+        part, shared = parts[split], 0
+        if by == "captions":
+            ids = {n: dict.fromkeys(row.image_id for row in rows) for n, rows in parts.items()}
+            shared = len(ids["train"].keys() & ids["validation"].keys())
+            of_id = {image.id: image for image in images}
+            images, annotations = [of_id[image_id] for image_id in ids[split]], part
+        else:
+            images = part
+        selection = {
+            "by": by,
+            "count": count,
+            "seed": seed,
+            "file": os.path.basename(file),
+            "annotation_ids" if by == "captions" else "image_ids": [row.id for row in part],
+            "shares_images": shared,
+            "note": _note(by, shared),
+        }
+        return images, annotations, selection
+
+
+PART = CocoJson
 
 
 def _note(by: str, shared: int) -> str:
@@ -124,14 +138,6 @@ def _note(by: str, shared: int) -> str:
         return "drawn by image: no image lies in both splits"
     unseen = ", so validation scores are not those of unseen images" if shared else ""
     return f"drawn by caption: {shared} images lie in both splits{unseen}"
-
-
-def check_split(split: str) -> None:
-    """Raises DataError for a split that these files do not make."""
-    if split not in _SPLITS:
-        raise DataError(
-            f"COCO's caption files make the splits {' and '.join(_SPLITS)}, not {split!r}"
-        )
 
 
 def _stem(file: str) -> str:
@@ -147,7 +153,7 @@ def _read(file: str, root: str, split: str) -> tuple[list[_Image], list[_Annotat
     """The images and captions of a file, in its order, with ids that are unique and fit.
 
     Raises:
-      DataError: see `open_coco_json`.
+      DataError: see `CocoJson.open`.
     """
     what = f"COCO's caption file, such as {_FILES[split]}"
     content = read_json(file, field=f"{split}_file", what=what)

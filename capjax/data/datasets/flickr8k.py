@@ -7,11 +7,13 @@ files may also lie in `Flickr8k_text/`.
 """
 
 import csv
+import dataclasses
 import io
 import os
 from collections import defaultdict
 from collections.abc import Iterator
 
+from capjax.data.dataset import FilesDataset
 from capjax.data.files_source import FilesSource
 from capjax.data.source import Example
 from capjax.files.errors import DataError
@@ -28,27 +30,39 @@ _LISTS = {
 _WHAT = f"Flickr8k's folder: {_IMAGES[0]}, {_TABLE} and the split lists"
 
 
-def open_flickr8k(root: str, split: str, *, allow_outside: bool = False) -> FilesSource:
-    """One of the official splits; an image's id is its file name.
+@dataclasses.dataclass(frozen=True)
+class Flickr8k(FilesDataset):
+    """Flickr8k's download.
 
-    Captions of images that are in no list are ignored: the original has some.
-
-    Args:
-      root: the download's folder.
-      split: "train", "validation" (the dev list) or "test".
-      allow_outside: see `FilesSource`.
-
-    Raises:
-      DataError: something is missing or unreadable; the message names it.
+    Attributes:
+      root: its folder.
     """
-    check_folder(root, field="root", what=_WHAT)
-    listed = _find_list(root, split)
-    captions = _read_captions(_find_captions(root))
-    text = read_text(listed, field="root", what=_WHAT)
-    names = [line.strip() for line in text.splitlines() if line.strip()]
-    examples = [Example(name, name, tuple(captions.get(name, ()))) for name in names]
-    images = _find_images(root)
-    return FilesSource(f"flickr8k/{split}", images, examples, allow_outside=allow_outside)
+
+    root: str = ""
+
+    def open(self, split: str) -> FilesSource:
+        """One of the official splits; an image's id is its file name.
+
+        Captions of images that are in no list are ignored: the original has some.
+
+        Args:
+          split: "train", "validation" (the dev list) or "test".
+
+        Raises:
+          DataError: something is missing or unreadable; the message names it.
+        """
+        root = self.path("root")
+        check_folder(root, field="root", what=_WHAT)
+        listed = _find_list(root, split)
+        captions = _read_captions(_find_captions(root))
+        text = read_text(listed, field="root", what=_WHAT)
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+        examples = [Example(name, name, tuple(captions.get(name, ()))) for name in names]
+        images = _find_images(root)
+        return FilesSource(f"flickr8k/{split}", images, examples, allow_outside=self.allow_outside)
+
+
+PART = Flickr8k
 
 
 def _find_list(root: str, split: str) -> str:

@@ -1,4 +1,4 @@
-"""A user's own pictures with a table of captions.
+"""A user's own images with a table of captions.
 
 The table is a JSONL or a CSV file, a row a caption:
 
@@ -13,6 +13,7 @@ caption.
 """
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -22,10 +23,12 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from capjax.data.dataset import FilesDataset
 from capjax.data.files_source import FilesSource
 from capjax.data.source import Example
 from capjax.files.errors import DataError
 from capjax.files.text import check_folder, first_few, parse_json, read_text
+from capjax.parts.types import OpenShare, Seed
 
 _WHAT = "a .jsonl or .csv file with image and caption in every row"
 _IMAGE = ("image", "file_name")
@@ -47,53 +50,63 @@ class _RowError(ValueError):
     """A row that cannot be used; the message says why."""
 
 
-def open_folder(
-    file: str,
-    root: str | None,
-    split: str,
-    *,
-    validation_share: float,
-    seed: int,
-    allow_outside: bool = False,
-) -> FilesSource:
-    """One split of a user's pictures; an image's id is its path.
+@dataclasses.dataclass(frozen=True)
+class Folder(FilesDataset):
+    """A user's own images.
 
-    Where no row names a split, a share of the images is validation and the rest train. A hash of
-    path and seed chooses, so adding pictures moves none of the others.
-
-    Args:
+    Attributes:
       file: the table, see above.
-      root: folder that image paths start from; None is the table's own.
-      split: "train", "validation" (in the table also "val" or "dev") or "test".
-      validation_share: between 0 and 1, of the images.
-      seed: of that choice.
-      allow_outside: see `FilesSource`.
-
-    Raises:
-      DataError: a file is missing, rows cannot be used (all are named, by line), or there is no
-        such split.
+      root: folder that image paths start from; "" is the table's own.
+      validation_share: share of the images that becomes validation where no row names a split.
+      split_seed: seed of that choice.
     """
-    rows = _read_rows(file)
-    folder = os.path.dirname(file) or "." if root is None else root
-    check_folder(folder, field="root", what="the folder that image paths start from")
-    captions: dict[str, list[str]] = {}
-    for row in rows:
-        captions.setdefault(row.image, []).extend(row.captions)
-    splits = _named_splits(file, rows) or _drawn_splits(captions, validation_share, seed)
-    counts = Counter(splits.values())
-    if split not in counts:
-        there = ", ".join(f"{name} ({count} images)" for name, count in sorted(counts.items()))
-        raise DataError(
-            f"{file} has no split {split!r}; it has {there}. Name splits in a column 'split', or "
-            "have a part drawn with config.dataset.validation_share"
+
+    file: str = ""
+    root: str = ""
+    validation_share: OpenShare = 0.1
+    split_seed: Seed = 0
+
+    def open(self, split: str) -> FilesSource:
+        """One split; an image's id is its path.
+
+        Where no row names a split, a share of the images is validation and the rest train. A hash
+        of path and seed chooses, so adding images moves none of the others.
+
+        Args:
+          split: "train", "validation" (in the table also "val" or "dev") or "test".
+
+        Raises:
+          DataError: a file is missing, rows cannot be used (all are named, by line), or there is no
+            such split.
+        """
+        file = self.path("file")
+        rows = _read_rows(file)
+        folder = os.path.expanduser(self.root) or os.path.dirname(file) or "."
+        check_folder(folder, field="root", what="the folder that image paths start from")
+        captions: dict[str, list[str]] = {}
+        for row in rows:
+            captions.setdefault(row.image, []).extend(row.captions)
+        splits = _named_splits(file, rows) or _drawn_splits(
+            captions, self.validation_share, self.split_seed
         )
-    examples = [
-        Example(image, image, tuple(texts))
-        for image, texts in captions.items()
-        if splits[image] == split
-    ]
-    stem = os.path.splitext(os.path.basename(file))[0]
-    return FilesSource(f"{stem}/{split}", folder, examples, allow_outside=allow_outside)
+        counts = Counter(splits.values())
+        if split not in counts:
+            there = ", ".join(f"{name} ({count} images)" for name, count in sorted(counts.items()))
+            raise DataError(
+                f"{file} has no split {split!r}; it has {there}. Name splits in a column 'split', "
+                "or have a part drawn with config.dataset.validation_share"
+            )
+        examples = [
+            Example(image, image, tuple(texts))
+            for image, texts in captions.items()
+            if splits[image] == split
+        ]
+        stem = os.path.splitext(os.path.basename(file))[0]
+        name = f"{stem}/{split}"
+        return FilesSource(name, folder, examples, allow_outside=self.allow_outside)
+
+
+PART = Folder
 
 
 def _named_splits(file: str, rows: Sequence[_Row]) -> dict[str, str]:

@@ -4,11 +4,13 @@ The files dataset_coco.json, dataset_flickr8k.json and dataset_flickr30k.json ho
 its split, its file name and its sentences.
 """
 
+import dataclasses
 import os
 import posixpath
 from collections import Counter
 from typing import Any
 
+from capjax.data.dataset import FilesDataset
 from capjax.data.files_source import FilesSource
 from capjax.data.source import Example
 from capjax.files.errors import DataError
@@ -18,36 +20,49 @@ _WHAT = "Karpathy's dataset_coco.json, dataset_flickr8k.json or dataset_flickr30
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
 
-def open_karpathy(
-    file: str, root: str, split: str, *, restval: bool, allow_outside: bool = False
-) -> FilesSource:
-    """One of Karpathy's splits; an image's id is its COCO id, or else its file name.
+@dataclasses.dataclass(frozen=True)
+class Karpathy(FilesDataset):
+    """One of Karpathy's files and its images.
 
-    Captions are the raw ones; where a file has only tokens, those joined.
-
-    Args:
+    Attributes:
       file: the JSON file.
       root: folder of the images; for COCO the one with train2014/ and val2014/.
-      split: "train", "validation" or "test".
       restval: whether "train" has "restval" too, the rest of COCO's validation images.
-      allow_outside: see `FilesSource`.
-
-    Raises:
-      DataError: a file is missing or not Karpathy's, or has no such split.
     """
-    content = read_json(file, field="file", what=_WHAT)
-    check_folder(root, field="root", what="the folder that the file's image paths start from")
-    try:
-        images = member(content, "images", list, "the file")
-        names = [member(image, "split", str, f"images[{i}]") for i, image in enumerate(images)]
-        parts = _parts(file, split, restval, Counter(names))
-        examples = [
-            _example(images[i], f"images[{i}]") for i, name in enumerate(names) if name in parts
-        ]
-    except LayoutError as error:
-        raise DataError(f"{file}: {error}; config.dataset.file should be {_WHAT}") from error
-    stem = os.path.splitext(os.path.basename(file))[0]
-    return FilesSource(f"{stem}/{'+'.join(parts)}", root, examples, allow_outside=allow_outside)
+
+    file: str = ""
+    root: str = ""
+    restval: bool = True
+
+    def open(self, split: str) -> FilesSource:
+        """One of Karpathy's splits; an image's id is its COCO id, or else its file name.
+
+        Captions are the raw ones; where a file has only tokens, those joined.
+
+        Args:
+          split: "train", "validation" or "test".
+
+        Raises:
+          DataError: a file is missing or not Karpathy's, or has no such split.
+        """
+        file, root = self.path("file"), self.path("root")
+        content = read_json(file, field="file", what=_WHAT)
+        check_folder(root, field="root", what="the folder that the file's image paths start from")
+        try:
+            images = member(content, "images", list, "the file")
+            names = [member(image, "split", str, f"images[{i}]") for i, image in enumerate(images)]
+            parts = _parts(file, split, self.restval, Counter(names))
+            examples = [
+                _example(images[i], f"images[{i}]") for i, name in enumerate(names) if name in parts
+            ]
+        except LayoutError as error:
+            raise DataError(f"{file}: {error}; config.dataset.file should be {_WHAT}") from error
+        stem = os.path.splitext(os.path.basename(file))[0]
+        name = f"{stem}/{'+'.join(parts)}"
+        return FilesSource(name, root, examples, allow_outside=self.allow_outside)
+
+
+PART = Karpathy
 
 
 def _parts(file: str, split: str, restval: bool, counts: Counter) -> list[str]:

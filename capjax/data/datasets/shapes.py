@@ -1,0 +1,37 @@
+"""Procedural scenes of coloured shapes, captioned by a grammar; made on the spot, no download."""
+
+import dataclasses
+
+from capjax.data.dataset import Dataset
+from capjax.data.shapes import facts
+from capjax.data.source import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes(Dataset):
+    """The `shapes` dataset, prepared by TFDS; whether its captions are true can be computed.
+
+    Attributes:
+      data_dir: TFDS's root folder of datasets; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    """
+
+    data_dir: str = ""
+
+    metrics = facts.METRICS
+    scorers = (lambda captions, references: facts.caption_metrics(captions),)
+    image_scorers = (facts.image_metrics,)
+
+    def open(self, split: str) -> Source:
+        """One split: "train", "validation", "test" or "heldout".
+
+        Raises:
+          DataError: there is no such split; the message lists those that exist.
+        """
+        # Imported here, because only this needs tensorflow-datasets.
+        from capjax.data.shapes.builder import prepare
+        from capjax.data.tfds_source import TfdsSource, data_root
+
+        return TfdsSource(prepare(data_root(self.data_dir)), split)
+
+
+PART = Shapes
