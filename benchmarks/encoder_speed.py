@@ -54,7 +54,7 @@ def make_capjax(name: str, side: int) -> Encode:
     from capjax.models.encoders.mobilenet_v3 import MobileNetV3
     from capjax.models.encoders.resnet import ResNet
     from capjax.models.encoders.vit import ViT
-    from capjax.run.split import make_encode
+    from capjax.run.features import make_encode
 
     encoder = {
         "mobilenet_v2": MobileNetV2(),

@@ -62,7 +62,7 @@ def run_capjax(folder: str) -> float:
     from capjax.data.reading import read_batches
     from capjax.models.encoders.mobilenet_v2 import MobileNetV2
     from capjax.parallel import devices
-    from capjax.run.split import make_encode
+    from capjax.run.features import make_encode
 
     source, encoder = Files(folder), MobileNetV2()
     images = jnp.zeros((1, SIDE, SIDE, 3), jnp.uint8)

@@ -27,7 +27,7 @@ from capjax.evaluate.stream import caption_stream, picture_reader
 from capjax.pretrained.captioners.published import is_published
 from capjax.pretrained.weights import WeightsError
 from capjax.run.load import Run, load, made_by
-from capjax.run.workdir import WorkdirError, load_config
+from capjax.run.workdir import Workdir, WorkdirError
 
 EXIT_STATUS = """\
 exit status:
@@ -195,7 +195,7 @@ def _load(arguments: argparse.Namespace) -> Run:
     if arguments.workdir and published and os.path.exists(source):
         raise WorkdirError(f"--workdir {source} is a captioner of transformers: give it as --model")
     if arguments.workdir:
-        load_config(source)  # What is not there is no name of huggingface.co either.
+        Workdir(source).load_config()  # What is not there is no name of huggingface.co either.
     return load(source, arguments.checkpoint or "best")
 
 

@@ -26,7 +26,8 @@ from capjax.data.images import ImageError
 from capjax.files.errors import DataError
 from capjax.parallel import processes
 from capjax.pretrained.weights import WeightsError
-from capjax.run.train import evaluate, train
+from capjax.run.evaluate import evaluate, metrics_line
+from capjax.run.train import train
 from capjax.run.workdir import WorkdirError, default_workdir
 from capjax.train.finite import NonFiniteError
 
@@ -102,7 +103,10 @@ def _run() -> None:
         if _MODE.value == "train":
             train(_CONFIG.value, workdir)
         else:
-            evaluate(_CONFIG.value, workdir, split=_SPLIT.value, checkpoint=_CHECKPOINT.value)
+            metrics = evaluate(
+                _CONFIG.value, workdir, split=_SPLIT.value, checkpoint=_CHECKPOINT.value
+            )
+            print(metrics_line(metrics))
     except ERRORS as error:
         sys.exit(f"error: {error}")  # A text: an error of one process ends all, see `processes`.
 

@@ -31,7 +31,8 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from capjax.config import build
-from capjax.run import train, workdir
+from capjax.run import train
+from capjax.run.workdir import Workdir
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.events import read_events
 from capjax.train.signals import EXIT_STATUS
@@ -44,7 +45,7 @@ from tests.small_weights import ALPHA, write_small_weights
 # Parts of a start and what they call; the number of the part is shared with the killer.
 _PARTS = {
     "reading data and building the model": (train, "train"),
-    "the first writes": (workdir, "save"),
+    "the first writes": (Workdir, "save"),
     "extracting features": (train, "with_features"),
     "reading a checkpoint": (Checkpoints, "restore_latest"),
     "cutting back logs": (Writer, "__init__"),

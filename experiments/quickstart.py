@@ -14,7 +14,8 @@ from capjax.data.images import load_pixels
 from capjax.data.sections import open_source
 from capjax.evaluate.attention_figures import attention_figure
 from capjax.evaluate.figures import save_figure
-from capjax.run.train import evaluate, train
+from capjax.run.evaluate import evaluate, metrics_line
+from capjax.run.train import train
 from configs import shapes_transformer
 
 EXAMPLES = 4
@@ -43,7 +44,9 @@ def main() -> None:
     config = shapes_transformer.get_config()
     train(config, workdir)
     validation = evaluate(config, workdir, split="validation", checkpoint="best")
+    print(metrics_line(validation))
     heldout = evaluate(config, workdir, split="heldout", checkpoint="best")
+    print(metrics_line(heldout))
     show(workdir)
     print(
         f"\ntruth_rate={validation['truth_rate']:.3f} "

@@ -28,7 +28,7 @@ from capjax.data.source import Source
 from capjax.files.atomic import write_atomic
 from capjax.files.errors import DataError
 from capjax.pretrained.weights import WeightsError
-from capjax.run.workdir import WorkdirError, path
+from capjax.run.workdir import Workdir, WorkdirError
 from experiments import report_attention, report_pictures
 from experiments.comparison import compare, differing_fields
 from experiments.report_data import (
@@ -279,7 +279,7 @@ def _run(run: Run) -> dict[str, Any]:
         "status": run.status,
         "error": run.error,
         "config": run.config,
-        "curves": read_curves(path(run.workdir, "metrics.jsonl")),
+        "curves": read_curves(Workdir(run.workdir).path(Workdir.METRICS)),
         "provenance": provenance(run),
         "evaluations": [
             {

@@ -9,24 +9,25 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from capjax.config import build
+from capjax.config.identity import FREE
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import check_images, open_captions, open_source
 from capjax.data.source import Source
 from capjax.evaluate.attention_maps import grid_maps
 from capjax.evaluate.captioning import Caption, CaptionBatches
-from capjax.models.captioner import encoder_variables, without_encoder
 from capjax.parallel import devices
-from capjax.run import workdir
+from capjax.run.features import from_features
 from capjax.run.load import load
-from capjax.run.split import feature_model, make_split, with_features
+from capjax.run.split import make_split
+from capjax.run.workdir import Workdir
 from experiments.sweep_files import Evaluation, Run
 
 
 def config_of(run: Run, evaluation: Evaluation) -> ConfigDict:
     """The run's config, with the dataset's paths of its evaluation, which may differ."""
-    config = workdir.load_config(run.workdir)
+    config = Workdir(run.workdir).load_config()
     used = evaluation.record["config"]["dataset"]
-    free = [name.removeprefix("dataset.") for name in workdir.FREE if name.startswith("dataset.")]
+    free = [name.removeprefix("dataset.") for name in FREE if name.startswith("dataset.")]
     config.dataset.update({name: used[name] for name in free if name in used})
     return config
 
@@ -65,8 +66,7 @@ def captions_with_attention(
     model, variables = run.model, run.variables
     if build.is_cached(config):
         # The same numbers as in the evaluation, whose features are float16.
-        split = with_features(split, model.encoder, encoder_variables(variables))
-        model, variables = feature_model(model, split), without_encoder(variables)
+        split, model, variables = from_features(split, model, variables)
     decoding = {k: v for k, v in evaluation.record["decoding"].items() if k != "method"}
     method = build.beam_search(ConfigDict(decoding))
     caption = CaptionBatches(model, run.tokenizer, attention=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from capjax.files.text import parse_json
-from capjax.run.workdir import path
+from capjax.run.workdir import Workdir
 from capjax.train.writer import read_metrics
 from experiments.sweep_files import Evaluation, Run, Sweep, read_sweep, read_workdir
 
@@ -26,7 +26,7 @@ def collect(directory: str) -> Sweep:
       ResultsError: it is neither, or a file of it is damaged.
       ReportError: runs were evaluated on different data.
     """
-    is_sweep = os.path.isfile(path(directory, "sweep.json"))
+    is_sweep = os.path.isfile(os.path.join(directory, "sweep.json"))
     sweep = read_sweep(directory) if is_sweep else read_workdir(directory)
     seen: dict[str, str] = {}
     for run in sweep.runs:
@@ -71,7 +71,8 @@ def provenance(run: Run) -> dict[str, Any]:
         code = record.get("code", {})
         found |= {f"evaluated with {name}": value for name, value in code.items()}
     try:
-        with open(path(run.workdir, "environment.json"), encoding="utf-8") as stream:
+        file = Workdir(run.workdir).path(Workdir.ENVIRONMENT)
+        with open(file, encoding="utf-8") as stream:
             began = json.load(stream)
         found |= {f"began with {name}": value for name, value in began.items()}
     except (OSError, ValueError, AttributeError):  # Of an earlier version: nothing rests on it.

@@ -28,7 +28,7 @@ from absl import logging
 
 from capjax.cli.flags import ERROR, USAGE, fail
 from capjax.config.build import ConfigError
-from capjax.run import lock, workdir
+from capjax.run.workdir import Workdir, WorkdirError, default_workdir
 from capjax.train.signals import EXIT_STATUS, Interruption
 from experiments.results import write_results
 from experiments.shares import Job, make_shares, run_jobs
@@ -59,9 +59,9 @@ def left_to_do(run: Run, directory: str) -> list[str]:
     path = os.path.join(directory, run.workdir)
     record = read_record(path)
     try:
-        workdir.check_same_run(path, run.config)
+        Workdir(path).check_same_run(run.config)
         trained = record.parameters is not None
-    except workdir.WorkdirError:
+    except WorkdirError:
         trained = False  # Nothing is there, or something else, which training refuses by field.
     rest = [
         name for name in run.evaluations if not (trained and is_evaluated(run, path, record, name))
@@ -212,7 +212,7 @@ def run_sweep(
     """
     shares = make_shares(options.parallel)
     directory = options.workdir
-    with Interruption() as interruption, lock.training_in(directory):
+    with Interruption() as interruption, Workdir(directory).train_lock():
         interruption.poll()  # What is left before the first run takes no time.
         write_sweep(directory, record)
         progress = Progress(directory, runs)
@@ -260,7 +260,7 @@ def main() -> None:
     what.add_argument("--dry_run", action="store_true", help="list what is left to do, and sizes")
     what.add_argument("--commands", action="store_true", help="print a shell command a run")
     options, fields = parser.parse_known_args()
-    options.workdir = options.workdir or workdir.default_workdir(options.file)
+    options.workdir = options.workdir or default_workdir(options.file)
     logging.set_verbosity(logging.WARNING)
     # The devices are for the runs.
     jax.config.update("jax_platforms", "cpu")
@@ -268,7 +268,7 @@ def main() -> None:
         sweep = read_sweep_file(options.file)
         runs = make_runs(sweep, fields)
         chosen = choose(runs, options.only)
-        workdir.check_place(options.workdir)
+        Workdir(options.workdir).check_place()
         if options.dry_run:
             show_plan(options.workdir, chosen)
             return
@@ -282,7 +282,7 @@ def main() -> None:
                 print(shlex.join(["python", *line]))
     except SweepError as error:
         fail(str(error), USAGE)
-    except workdir.WorkdirError as error:
+    except WorkdirError as error:
         fail(str(error))
 
 

@@ -1,7 +1,7 @@
 """From a sweep file and the fields of a command line to runs, and what is kept of both on disk.
 
 sweep.json              what was swept: see `sweep_record`
-runs/NAME/              an ordinary workdir each, and beside what `capjax.run.workdir` says:
+runs/NAME/              an ordinary workdir each, and beside what `Workdir` says:
     sweep_run.json      how far it is: see `RunRecord`
     sweep_run.lock      held by the process that does it
     log.txt             what it said
@@ -20,10 +20,10 @@ from ml_collections import ConfigDict, config_flags
 
 from capjax.cli.flags import error_in, field_names
 from capjax.config import build, checks
+from capjax.config.identity import fixed_fields, flat
 from capjax.evaluate.results import code_version
 from capjax.files.atomic import write_json
 from capjax.files.text import nearest, parse_json
-from capjax.run.workdir import fixed_fields, flat
 from experiments.variants import Sweep, SweepError, Variant, apply, check
 
 SPLIT = "validation"

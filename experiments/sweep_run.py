@@ -22,8 +22,10 @@ from capjax.cli.flags import USAGE, fail
 from capjax.config import build
 from capjax.files.locks import one_at_a_time
 from capjax.main import ERRORS
+from capjax.run.evaluate import evaluate, metrics_line
 from capjax.run.load import load_tokenizer
-from capjax.run.train import evaluate, train
+from capjax.run.train import train
+from capjax.run.workdir import Workdir
 from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
 from capjax.train.writer import read_metrics
 from experiments.shares import leave_with_parent
@@ -91,7 +93,7 @@ def _train(run: Run, workdir: str, record: RunRecord) -> None:
     try:
         train(run.config, workdir)
     finally:
-        rows = read_metrics(os.path.join(workdir, "metrics.jsonl"))
+        rows = read_metrics(Workdir(workdir).path(Workdir.METRICS))
         record.seconds["train"] = max((row.get("wall_seconds", 0) for row in rows), default=0)
         # The size is known from the end of training on; after it, this has looked and no more.
         if record.parameters is None:
@@ -106,14 +108,14 @@ def _train(run: Run, workdir: str, record: RunRecord) -> None:
 
 def _evaluate(run: Run, workdir: str, record: RunRecord, name: str) -> None:
     config = run.evaluations[name]
-    with build.checkpoints(workdir, config, read_only=True) as checkpoints:
+    with Workdir(workdir).checkpoints(config, read_only=True) as checkpoints:
         best = checkpoints.ranking()[0]
     stem = f"{SPLIT}-step{best}-{build.beam_search(config.decoding).label}"
     # Where two names mean one decoding, it is done once.
     if stem not in record.evaluations.values() or not is_written(workdir, stem):
         begin = time.perf_counter()
         try:
-            evaluate(config, workdir, split=SPLIT, checkpoint=str(best))
+            print(metrics_line(evaluate(config, workdir, split=SPLIT, checkpoint=str(best))))
             record.seconds[stem] = time.perf_counter() - begin
         finally:
             _note_memory(workdir, record)

@@ -10,7 +10,7 @@ from capjax.data.reading import eval_batches
 from capjax.data.sections import open_captions, open_source
 from capjax.evaluate.scoring import image_results, score_captions
 from capjax.files.atomic import write_json
-from capjax.run import workdir
+from capjax.run.workdir import Workdir
 from configs import base
 from tests.small_pictures import write_pictures
 from tests.untrained_run import write_untrained_run
@@ -66,7 +66,7 @@ def _move_to_validation(file) -> None:
 
 def _take_pictures(directory, pictures, *, keep_aspect: bool):
     """Has a run's config name the pictures; gives it back."""
-    config = workdir.load_config(str(directory))
+    config = Workdir(directory).load_config()
     side = config.dataset.image_size
     config.dataset = base.folder_dataset()
     config.dataset.update(file=str(pictures / "captions.csv"), image_size=side, cache_dir="")

@@ -6,7 +6,7 @@ import numpy as np
 from capjax.config import build
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.models.captioner import split_frozen
-from capjax.run import workdir
+from capjax.run.workdir import Workdir
 from capjax.train.state import init_state
 from configs import base
 
@@ -23,8 +23,9 @@ def write_small_run(directory):
     model = build.captioner(config, tokenizer)
     variables = model.init_variables(jax.random.key(0), (16, 16, 3))
     params, frozen = split_frozen(variables, *build.frozen_parts(config))
-    workdir.save(directory, config, tokenizer, {"tokenizer": tokenizer.fingerprint, "train": "1"})
-    workdir.save_frozen(directory, frozen)
+    workdir = Workdir(directory)
+    workdir.save(config, tokenizer, {"tokenizer": tokenizer.fingerprint, "train": "1"})
+    workdir.save_frozen(frozen)
     state = jax.tree.map(np.asarray, init_state(params, build.optimizer(config), ema=False))
-    with build.checkpoints(directory, config) as checkpoints:
+    with workdir.checkpoints(config) as checkpoints:
         checkpoints.save(state, {"best": None, "waited": 0}, None)

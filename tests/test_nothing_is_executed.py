@@ -30,7 +30,7 @@ from capjax.pretrained.keras.files import read_keras_layers
 from capjax.pretrained.torch_files import read_tensors
 from capjax.pretrained.vit.read import read_vit
 from capjax.pretrained.weights import WeightsError
-from capjax.run import workdir
+from capjax.run.workdir import WorkdirError
 from capjax.train.writer import read_metrics
 from tests.command_line import REPOSITORY
 from tests.small_files import KINDS
@@ -149,7 +149,7 @@ def test_files_of_a_run(tmp_path, payload, small_run):
         if path.is_file() and path.parent == run:
             whole = path.read_bytes()
             path.write_bytes(pickle.dumps(payload, 0))
-            with pytest.raises((workdir.WorkdirError, ConfigError), match=path.name):
+            with pytest.raises((WorkdirError, ConfigError), match=path.name):
                 capjax.load(run)
             path.write_bytes(whole)
     (run / "metrics.jsonl").write_bytes(pickle.dumps(payload, 0) + b"\n")

@@ -33,7 +33,8 @@ class Hides:
 sys.meta_path[:] = map(Hides, sys.meta_path)
 import numpy as np
 from PIL import Image
-from capjax.run.train import evaluate, train
+from capjax.run.evaluate import evaluate, metrics_line
+from capjax.run.train import train
 from configs import folder_transformer
 from tests.small_weights import ALPHA, write_small_weights
 
@@ -56,7 +57,7 @@ config.batch_size = config.num_steps = config.eval_every = config.evaluation.bat
 config.optimizer.warmup_steps = 1
 config.evaluation.num_samples = 0
 train(config, f"{folder}/run")
-evaluate(config, f"{folder}/run", split="validation", checkpoint="latest")
+print(metrics_line(evaluate(config, f"{folder}/run", split="validation", checkpoint="latest")))
 """
 
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from capjax.config import build
 from capjax.data.tokenizer import train_word_tokenizer
-from capjax.run import workdir
+from capjax.run.workdir import Workdir
 from capjax.train.state import init_state
 from configs import base
 
@@ -32,7 +32,8 @@ def write_untrained_run(directory, seed=0) -> None:
 
 def write_run(directory, config, tokenizer, params) -> None:
     """Writes the workdir of a config with these parameters."""
-    workdir.save(str(directory), config, tokenizer, {"tokenizer": tokenizer.fingerprint})
+    workdir = Workdir(directory)
+    workdir.save(config, tokenizer, {"tokenizer": tokenizer.fingerprint})
     state = init_state(params, build.optimizer(config), ema=False)
-    with build.checkpoints(str(directory), config) as checkpoints:
+    with workdir.checkpoints(config) as checkpoints:
         checkpoints.save(jax.tree.map(np.asarray, state), {"best": None, "waited": 0}, None)

@@ -23,7 +23,7 @@ from capjax.pretrained.captioners.show_attend_tell import (
     word_map_tokenizer,
 )
 from capjax.pretrained.weights import WeightsError, check_variables
-from capjax.run import workdir
+from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.state import init_state
 
 # What shapes do not tell.
@@ -62,12 +62,13 @@ def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: 
     shape = build.resize(config.dataset).shape
     like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), shape))
     check_variables(variables, like, weights)
-    with build.checkpoints(directory, config) as checkpoints:
+    workdir = Workdir(directory)
+    with workdir.checkpoints(config) as checkpoints:
         if checkpoints.steps():
-            raise workdir.WorkdirError(f"{directory} holds a run; give another --workdir")
+            raise WorkdirError(f"{directory} holds a run; give another --workdir")
         params, frozen = split_frozen(variables, *build.frozen_parts(config))
-        workdir.save(directory, config, tokenizer, {"tokenizer": tokenizer.fingerprint})
-        workdir.save_frozen(directory, frozen)
+        workdir.save(config, tokenizer, {"tokenizer": tokenizer.fingerprint})
+        workdir.save_frozen(frozen)
         state = init_state(params, build.optimizer(config), ema=config.ema_decay > 0)
         state = jax.tree.map(np.asarray, state)
         checkpoints.save(state, {"best": None, "waited": 0}, None)
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     try:
         import_tutorial(given.config, given.weights, given.word_map, given.workdir)
-    except (build.ConfigError, WeightsError, workdir.WorkdirError) as error:
+    except (build.ConfigError, WeightsError, WorkdirError) as error:
         fail(str(error))
 
 

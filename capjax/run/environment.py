@@ -1,20 +1,16 @@
-"""What a run's bits depend on beside its config and data: environment.json in the workdir.
+"""What a run's bits depend on beside its config and data: processors, devices and versions.
 
 XLA sums in another order on another number of processors, and another version of anything may.
 """
 
-import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from capjax.evaluate.results import code_version
-from capjax.files.atomic import write_json
-from capjax.run.workdir import path
-
-_FILE = "environment.json"
 
 
 def describe() -> dict[str, Any]:
@@ -30,18 +26,8 @@ def describe() -> dict[str, Any]:
     }
 
 
-def save(workdir: str) -> None:
-    """Writes what a run begins with."""
-    write_json(path(workdir, _FILE), describe())
-
-
-def changes(workdir: str) -> str:
-    """What is not as the run began with, in one line; "" where all is, or nothing was written."""
-    try:
-        with open(path(workdir, _FILE), encoding="utf-8") as stream:
-            began = json.load(stream)
-    except (OSError, ValueError):  # Of an earlier version, or damaged: nothing rests on it.
-        return ""
+def changes(began: Mapping[str, Any]) -> str:
+    """What is not as `describe` said when the run began, in one line; "" where all is."""
     now = describe()
     changed = [
         f"{_say(name, now[name])} where the run began with {began[name]}"

@@ -16,8 +16,8 @@ from capjax.models.captioner import Captioner, Variables, encoder_variables, ini
 from capjax.pretrained.captioners.gpt2 import fill_fresh
 from capjax.pretrained.weights import WeightsError, check_variables
 from capjax.pretrained.word_vectors import fill_rows
-from capjax.run import workdir
 from capjax.run.load import Run, load
+from capjax.run.workdir import WorkdirError
 
 # Parameters of decoders that have a row or a column a word, and on which axis.
 WORD_AXES = {"tokens/embedding": 0, "output/kernel": 1, "logits/kernel": 1, "bias": 0}
@@ -130,7 +130,7 @@ def _check_parts(
         fit = tuple(part for part in like["params"] if fits(part))
         advice = f"config.init_parts={fit} would fit" if fit else "none of its parts would fit"
         misfit = str(error).removeprefix(": ")
-        raise workdir.WorkdirError(
+        raise WorkdirError(
             f"config.init_from={config.init_from}: {misfit}. Of config.init_parts="
             f"{config.init_parts}; {advice}"
         ) from error

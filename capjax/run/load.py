@@ -21,7 +21,7 @@ from capjax.pretrained.captioners import published
 from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner, read_captioner
 from capjax.pretrained.variables import fingerprint
 from capjax.pretrained.weights import WeightsError
-from capjax.run import workdir
+from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.checkpoint import CheckpointError, Checkpoints
 
 
@@ -156,14 +156,14 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     directory = os.fspath(directory)
     if published.is_published(directory):
         return _load_published(directory)
-    config = workdir.load_config(directory)
-    tokenizer = workdir.load_tokenizer(directory)
-    with workdir.blamed(directory):
+    workdir = Workdir(directory)
+    config, tokenizer = workdir.load_config(), workdir.load_tokenizer()
+    with workdir.blamed():
         model = build.captioner(config, tokenizer)
         shape = build.resize(config.dataset).shape
         like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), shape))
         like, stays = split_frozen(like, *build.frozen_parts(config))
-        opened = build.checkpoints(directory, config, read_only=True)
+        opened = workdir.checkpoints(config, read_only=True)
     with opened as checkpoints:
         steps = _choose_steps(checkpoints, checkpoint)
         try:
@@ -171,9 +171,9 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
                 steps, lambda step: checkpoints.restore_params(step, like)
             )
         except CheckpointError as error:
-            raise workdir.WorkdirError(str(error)) from error
-    frozen = workdir.load_frozen(directory) if stays else {}
-    workdir.check_frozen(directory, frozen, stays)
+            raise WorkdirError(str(error)) from error
+    frozen = workdir.load_frozen() if stays else {}
+    workdir.check_frozen(frozen, stays)
     variables = join_frozen(params, frozen)
     return Run(config, tokenizer, model, variables, step)
 
@@ -183,8 +183,9 @@ def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
     directory = os.fspath(directory)
     if published.is_published(directory):
         return _read_published(directory, weights=False).tokenizer
-    workdir.load_config(directory)  # Which says better what is no run.
-    return workdir.load_tokenizer(directory)
+    workdir = Workdir(directory)
+    workdir.load_config()  # Which says better what is no run.
+    return workdir.load_tokenizer()
 
 
 def _load_published(source: str) -> Run:
@@ -202,7 +203,7 @@ def _read_published(source: str, *, weights: bool) -> PretrainedCaptioner:
             raise
         # Most likely a workdir that is not there.
         message = f"{source}: there is no such folder. As a name: {error}"
-        raise workdir.WorkdirError(message) from error
+        raise WorkdirError(message) from error
 
 
 def _choose_steps(checkpoints: Checkpoints, checkpoint: str | int) -> list[int]:
@@ -217,7 +218,5 @@ def _choose_steps(checkpoints: Checkpoints, checkpoint: str | int) -> list[int]:
         step = int(step)
     if step not in steps:
         there = f"there are steps {steps}, 'best' and 'latest'" if steps else "it has none yet"
-        raise workdir.WorkdirError(
-            f"{checkpoints.directory}: no checkpoint {checkpoint!r}; {there}"
-        )
+        raise WorkdirError(f"{checkpoints.directory}: no checkpoint {checkpoint!r}; {there}")
     return [step]

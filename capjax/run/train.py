@@ -1,48 +1,49 @@
-"""The two modes of the command line: train a run, evaluate a run."""
+"""Trains a run from its config, or goes on with one that was interrupted."""
 
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from capjax.config import build, checks
-from capjax.data.captions import CaptionTable, unigram_counts
+from capjax.config.identity import flat, shared_fields
+from capjax.data.captions import unigram_counts
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
-from capjax.evaluate.captioning import Caption, CaptionBatches, Sampling
+from capjax.evaluate.captioning import CaptionBatches, Sampling
 from capjax.evaluate.figures import save_figure, training_curve
-from capjax.evaluate.results import coco_results, code_version
-from capjax.evaluate.scoring import image_results, score_captions
-from capjax.files.atomic import write_json
-from capjax.metrics import coco
-from capjax.models.captioner import Captioner, encoder_variables, split_frozen, without_encoder
+from capjax.models.captioner import (
+    Captioner,
+    Variables,
+    encoder_variables,
+    split_frozen,
+    without_encoder,
+)
 from capjax.models.summary import model_summary
 from capjax.parallel import devices, processes
 from capjax.pretrained.captioners.gpt2_tokenizer import tokenizer_of
 from capjax.pretrained.variables import fingerprint
-from capjax.run import environment, lock, workdir
+from capjax.run.features import feature_model, with_features
 from capjax.run.init import Pretrained, read_pretrained, start_variables
-from capjax.run.load import load, load_tokenizer
-from capjax.run.split import Split, feature_model, make_split, source_record, with_features
+from capjax.run.load import load_tokenizer
+from capjax.run.split import Split, make_split, print_notes
+from capjax.run.workdir import Workdir
 from capjax.train.checkpoint import CheckpointError, Checkpoints
-from capjax.train.events import write_scalars
 from capjax.train.finite import Watch
 from capjax.train.loop import Cadence, EarlyStopping, is_finished
 from capjax.train.loop import train as train_loop
 from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
-from capjax.train.state import init_state
+from capjax.train.state import TrainState, init_state
 from capjax.train.step import make_loss_step, make_train_step
-from capjax.train.validate import TeacherForced, Validation
+from capjax.train.validate import Validation
 from capjax.train.writer import NoWriter, Writer, read_metrics
 
 
@@ -54,45 +55,56 @@ def train(config: ConfigDict, directory: str) -> None:
       WorkdirError: the disk is full or can't be written; what was saved is whole.
       SystemExit: with status `signals.EXIT_STATUS` after SIGTERM or SIGINT; all is saved.
     """
-    checks.check(config)
-    checks.check_devices(config, "batch_size", "evaluation.batch_size")
-    processes.check_equal("config", lambda: workdir.shared_fields(config))
-    workdir.check_place(directory)
-    if config.init_from and os.path.realpath(config.init_from) == os.path.realpath(directory):
-        raise build.ConfigError(
-            f"config.init_from={config.init_from} is this run's own workdir: give another --workdir"
-        )
-    is_first = processes.is_first()
+    workdir = Workdir(directory)
+    _check(config, workdir)
     # Of several processes, the first keeps the workdir, and signals are for all of them together.
     with contextlib.ExitStack() as stack:
         interruption = Interruption()
-        if is_first:
-            stack.enter_context(lock.training_in(directory))
+        if processes.is_first():
+            stack.enter_context(workdir.train_lock())
         if processes.count() == 1:
             stack.enter_context(interruption)
         try:
-            with processes.first_alone():
-                checkpoints = build.checkpoints(directory, config, read_only=not is_first)
-            with checkpoints:
-                latest = checkpoints.latest_step()
-                processes.check_equal(f"checkpoints in {directory}", checkpoints.steps)
-                if latest is not None:
-                    workdir.check_same_run(directory, config)
-                if latest is not None and _is_finished(config, checkpoints, latest):
-                    print(f"{directory} is trained to its end, step {latest}: nothing to do")
-                else:
-                    _train(config, directory, checkpoints, latest, interruption)
+            _train_to_the_end(config, workdir, interruption)
         except Interrupted as error:
             reason = str(error) or "stopped by a signal before training"
             print(f"{reason}: the same command continues {directory}", flush=True)
             sys.exit(EXIT_STATUS)
-        if not is_first:
+        if not processes.is_first():
             return
         interruption.poll()  # What is left takes no time.
-        curve = workdir.path(directory, "figures", "training.png")
-        rows = read_metrics(workdir.path(directory, "metrics.jsonl"))
+        curve = workdir.path(workdir.FIGURES, "training.png")
+        rows = read_metrics(workdir.path(workdir.METRICS))
         save_figure(training_curve(rows, config.early_stopping.metric), curve)
     print(f"done: {directory}; its curves are {curve}")
+
+
+def _check(config: ConfigDict, workdir: Workdir) -> None:
+    """Raises ConfigError, WorkdirError or ProcessesError for what is quick to find wrong."""
+    checks.check(config)
+    checks.check_devices(config, "batch_size", "evaluation.batch_size")
+    processes.check_equal("config", lambda: shared_fields(config))
+    workdir.check_place()
+    own = os.path.realpath(workdir.directory)
+    if config.init_from and os.path.realpath(config.init_from) == own:
+        raise build.ConfigError(
+            f"config.init_from={config.init_from} is this run's own workdir: give another --workdir"
+        )
+
+
+def _train_to_the_end(config: ConfigDict, workdir: Workdir, interruption: Interruption) -> None:
+    """Opens the checkpoints, and trains unless the last one is the end of training."""
+    with processes.first_alone():
+        checkpoints = workdir.checkpoints(config, read_only=not processes.is_first())
+    with checkpoints:
+        latest = checkpoints.latest_step()
+        processes.check_equal(f"checkpoints in {workdir.directory}", checkpoints.steps)
+        if latest is not None:
+            workdir.check_same_run(config)
+        if latest is not None and _is_finished(config, checkpoints, latest):
+            print(f"{workdir.directory} is trained to its end, step {latest}: nothing to do")
+        else:
+            _train(config, workdir, checkpoints, interruption, is_new=latest is None)
 
 
 def _is_finished(config: ConfigDict, checkpoints: Checkpoints, step: int) -> bool:
@@ -101,110 +113,48 @@ def _is_finished(config: ConfigDict, checkpoints: Checkpoints, step: int) -> boo
         progress = checkpoints.progress(step)
     except CheckpointError:
         return False
-    stopping = _restore_stopping(config, progress, step)
-    return is_finished(step, _cadence(config), stopping)
-
-
-def _restore_stopping(config: ConfigDict, progress: dict[str, Any], step: int) -> EarlyStopping:
-    stopping = EarlyStopping(**config.early_stopping)
-    stopping.best, stopping.waited = progress["best"], progress["waited"]
-    # Earlier versions saved no state before its evaluation.
-    stopping.evaluated = progress.get("evaluated", step)
-    return stopping
-
-
-def _cadence(config: ConfigDict) -> Cadence:
-    return Cadence(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
+    return is_finished(step, _cadence(config), _stopping(config, progress, step))
 
 
 def _train(
     config: ConfigDict,
-    directory: str,
+    workdir: Workdir,
     checkpoints: Checkpoints,
-    latest: int | None,
     interruption: Interruption,
+    *,
+    is_new: bool,
 ) -> None:
-    with processes.first_alone():
-        own = None if latest is None else directory
-        source, table, pretrained, tokenizer = _read(config, own)
-    tokenizer = tokenizer or train_tokenizer(config.tokenizer, table["train"])
-    fingerprints = {
-        "tokenizer": tokenizer.fingerprint,
-        **{name: source[name].fingerprint for name in source},
-    }
-    processes.check_equal("data", lambda: fingerprints)
-    if latest is not None:
-        workdir.check_same_data(directory, fingerprints)
-    splits = {name: make_split(config, source[name], table[name], tokenizer) for name in source}
-    for split in splits.values():
-        print(f"{split.source.name}: {split.encoded.report.summary()}")
-
-    counts = unigram_counts(splits["train"].encoded, tokenizer.vocab_size)
-    _print_smart_start(counts, tokenizer.banned_ids)
-    bias = build.log_frequencies(counts) if config.decoder.get("smart_bias") else None
-    model = build.captioner(config, tokenizer, bias)
-    shape = build.resize(config.dataset).shape
-    like = build.shapes(config, model)
-    lengths = (config.dataset.captions_per_image, config.dataset.max_length)
-    print(model_summary(model, shape, *lengths))
-    checks.check_trainable(config, like["params"])
-
-    if latest is None:
-        variables, start = start_variables(
-            config, model, like, pretrained=pretrained, tokenizer=tokenizer, counts=counts
-        )
-        params, frozen = split_frozen(variables, *build.frozen_parts(config))
-        if processes.is_first():
-            workdir.save(directory, config, tokenizer, fingerprints)
-            workdir.save_frozen(directory, frozen)
-            workdir.save_selection(directory, source)
-            workdir.save_start(directory, start)
-            environment.save(directory)
+    """Trains from the start, or where the run is not new, from its newest checkpoint."""
+    data = _read_data(config, workdir, is_new=is_new)
+    model, shapes = _make_model(config, data)
+    if is_new:
+        params, frozen = _start(config, workdir, data, model, shapes)
     else:
-        # What training began with may have gone: what stays lies in the workdir, and the rest comes
-        # from the checkpoint.
-        params, stays = split_frozen(like, *build.frozen_parts(config))
-        frozen = workdir.load_frozen(directory) if stays else {}
-        workdir.check_frozen(directory, frozen, stays)
+        params, frozen = _load_frozen(config, workdir, shapes)
+    splits = data.splits
     if build.is_cached(config):
-        encoder = encoder_variables(frozen)
-        views = {"train": config.encoder.cache_views, "validation": 1}
-        splits = {
-            name: with_features(split, model.encoder, encoder, views=views[name])
-            for name, split in splits.items()
-        }
+        splits = _with_features(config, splits, model, encoder_variables(frozen))
         model, frozen = feature_model(model, splits["train"]), without_encoder(frozen)
     optimizer = build.optimizer(config)
-    fresh = functools.partial(
+    begin = functools.partial(
         init_state,
         optimizer=optimizer,
         ema=config.ema_decay > 0,
         baseline=build.draws_locations(config),
     )
-    watch = Watch(config.optimizer.skip_nonfinite)
-    if latest is None:
-        first, state = 0, fresh(params, frozen=frozen)
-        stopping = EarlyStopping(**config.early_stopping)
+    if is_new:
+        state, progress = begin(params, frozen=frozen), None
     else:
-        like = jax.eval_shape(fresh, params).replace(frozen=frozen)
-        state, progress = checkpoints.restore_latest(like)
-        first = int(state.step)
-        stopping = _restore_stopping(config, progress, first)
-        # Runs of earlier versions have none.
-        watch.skipped, watch.streak = progress.get("skipped", 0), progress.get("streak", 0)
-        print(f"continuing {directory} from step {first}")
-        if changes := environment.changes(directory):
-            print(changes)
+        like = jax.eval_shape(begin, params).replace(frozen=frozen)
+        state, progress = _restore(workdir, checkpoints, like)
+    first = int(state.step)
     started = {"params": state.params, "frozen": state.frozen}
     processes.check_equal("parameters", lambda: fingerprint(started))
-    with Writer(directory, resume_step=first) if processes.is_first() else NoWriter() as writer:
-        validation = _validation(config, directory, model, splits["validation"], writer)
-        validation = dataclasses.replace(
-            validation, batches=lambda: interruption.watch(splits["validation"].eval_batches())
-        )
+    with _open_writer(workdir, first) as writer:
+        validation = _validation(config, workdir, model, splits["validation"], writer, interruption)
         interruption.poll()
-        if latest is None:
-            writer.hyperparameters(workdir.flat(config))
+        if is_new:
+            writer.hyperparameters(flat(config))
         train_loop(
             devices.replicate(state),
             _train_step(config, model, optimizer),
@@ -212,36 +162,65 @@ def _train(
             validation,
             cadence=_cadence(config),
             schedule=build.schedule(config),
-            stopping=stopping,
-            watch=watch,
+            stopping=_stopping(config, progress, first),
+            watch=_watch(config, progress),
             checkpoints=checkpoints,
             writer=writer,
             interruption=interruption,
         )
 
 
-def _read(
-    config: ConfigDict, own: str | None
-) -> tuple[dict[str, Source], dict[str, CaptionTable], Pretrained | None, Tokenizer | None]:
-    """The splits, their captions, the weights that a run starts from, a tokenizer that is given.
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """The data that a run trains on, and the weights that a new one starts from.
 
-    `own` is the run's workdir where it goes on, and starts from no weights.
+    Attributes:
+      sources: the images by split.
+      splits: the same with their captions as tokens, of pixels.
+      tokenizer: which made the tokens.
+      fingerprints: of the tokenizer and of every source.
+      counts: of the tokens in the train split, [V].
+      pretrained: published weights; None where the run is not new.
     """
-    # What is quick to find wrong comes first: the files, then the weights, then every image.
-    source = {name: open_source(config.dataset, name) for name in ("train", "validation")}
-    tokenizer = _given_tokenizer(config, own)
-    pretrained = read_pretrained(config) if own is None else None
-    source = {name: check_images(config.dataset, split) for name, split in source.items()}
-    _print_notes(source.values())
-    table = {name: open_captions(config.dataset, source[name]) for name in source}
-    return source, table, pretrained, tokenizer
+
+    sources: dict[str, Source]
+    splits: dict[str, Split]
+    tokenizer: Tokenizer
+    fingerprints: dict[str, str]
+    counts: np.ndarray
+    pretrained: Pretrained | None
 
 
-def _given_tokenizer(config: ConfigDict, own: str | None) -> Tokenizer | None:
-    """The tokenizer that is not made of the data, if there is one; `own` as of `_read`."""
+def _read_data(config: ConfigDict, workdir: Workdir, *, is_new: bool) -> _Data:
+    """Reads and checks the data; raises WorkdirError where they are not the run's own."""
+    with processes.first_alone():
+        # What is quick to find wrong comes first: the files, then the weights, then every image.
+        sources = {name: open_source(config.dataset, name) for name in ("train", "validation")}
+        tokenizer = _given_tokenizer(config, None if is_new else workdir)
+        pretrained = read_pretrained(config) if is_new else None
+        sources = {name: check_images(config.dataset, source) for name, source in sources.items()}
+        print_notes(sources.values())
+        tables = {name: open_captions(config.dataset, sources[name]) for name in sources}
+    tokenizer = tokenizer or train_tokenizer(config.tokenizer, tables["train"])
+    fingerprints = {
+        "tokenizer": tokenizer.fingerprint,
+        **{name: sources[name].fingerprint for name in sources},
+    }
+    processes.check_equal("data", lambda: fingerprints)
+    if not is_new:
+        workdir.check_same_data(fingerprints)
+    splits = {name: make_split(config, sources[name], tables[name], tokenizer) for name in sources}
+    for split in splits.values():
+        print(f"{split.source.name}: {split.encoded.report.summary()}")
+    counts = unigram_counts(splits["train"].encoded, tokenizer.vocab_size)
+    return _Data(sources, splits, tokenizer, fingerprints, counts, pretrained)
+
+
+def _given_tokenizer(config: ConfigDict, own: Workdir | None) -> Tokenizer | None:
+    """The tokenizer that is not made of the data, if there is one; `own` is None for a new run."""
     source, keeps = build.decoder_weights(config), build.keeps_tokenizer(config)
     if own is not None:
-        return workdir.load_tokenizer(own) if source or keeps else None
+        return own.load_tokenizer() if source or keeps else None
     # Also where it is not kept: so `init_from` is found to be no run before all else.
     theirs = load_tokenizer(config.init_from) if config.init_from else None
     if keeps:
@@ -249,14 +228,111 @@ def _given_tokenizer(config: ConfigDict, own: str | None) -> Tokenizer | None:
     return tokenizer_of(source) if source else None
 
 
-def _print_notes(sources: Iterable[Source]) -> None:
-    """Says what a reader of the scores must know of the data."""
-    for source in sources:
-        if note := source.selection.get("note"):
-            print(f"{source.name}: {note}")
+def _make_model(config: ConfigDict, data: _Data) -> tuple[Captioner, Variables]:
+    """The model and its variables without values; prints both."""
+    _print_smart_start(data.counts, data.tokenizer.banned_ids)
+    bias = build.log_frequencies(data.counts) if config.decoder.get("smart_bias") else None
+    model = build.captioner(config, data.tokenizer, bias)
+    shapes = build.shapes(config, model)
+    lengths = (config.dataset.captions_per_image, config.dataset.max_length)
+    print(model_summary(model, build.resize(config.dataset).shape, *lengths))
+    checks.check_trainable(config, shapes["params"])
+    return model, shapes
 
 
-def _train_step(config, model, optimizer):
+def _print_smart_start(counts: np.ndarray, banned: tuple[int, ...]) -> None:
+    """Prints the losses of no knowledge and of the words' frequencies, beside the first loss."""
+    allowed = np.delete(counts, list(banned))
+    share = allowed[allowed > 0] / allowed.sum()
+    print(
+        f"vocabulary {len(counts)}: a uniform guess costs {np.log(len(counts)):.3f} nats a token, "
+        f"the train split's frequencies {-(share * np.log(share)).sum():.3f}"
+    )
+
+
+def _start(
+    config: ConfigDict, workdir: Workdir, data: _Data, model: Captioner, shapes: Variables
+) -> tuple[Any, Variables]:
+    """The parameters of a new run and its frozen variables; writes what its workdir begins with."""
+    variables, record = start_variables(
+        config,
+        model,
+        shapes,
+        pretrained=data.pretrained,
+        tokenizer=data.tokenizer,
+        counts=data.counts,
+    )
+    params, frozen = split_frozen(variables, *build.frozen_parts(config))
+    if processes.is_first():
+        workdir.save(config, data.tokenizer, data.fingerprints)
+        workdir.save_frozen(frozen)
+        workdir.save_selection(data.sources)
+        workdir.save_start(record)
+        workdir.save_environment()
+    return params, frozen
+
+
+def _load_frozen(config: ConfigDict, workdir: Workdir, shapes: Variables) -> tuple[Any, Variables]:
+    """The shapes of an old run's parameters, and its frozen variables.
+
+    The files that training began with may have gone: frozen variables lie in the workdir, and the
+    rest comes from the checkpoint.
+    """
+    params, stays = split_frozen(shapes, *build.frozen_parts(config))
+    frozen = workdir.load_frozen() if stays else {}
+    workdir.check_frozen(frozen, stays)
+    return params, frozen
+
+
+def _with_features(
+    config: ConfigDict, splits: dict[str, Split], model: Captioner, encoder: Variables
+) -> dict[str, Split]:
+    views = {"train": config.encoder.cache_views, "validation": 1}
+    return {
+        name: with_features(split, model.encoder, encoder, views=views[name])
+        for name, split in splits.items()
+    }
+
+
+def _restore(
+    workdir: Workdir, checkpoints: Checkpoints, like: TrainState
+) -> tuple[TrainState, dict[str, Any]]:
+    """The newest state that can be used, and its progress; prints what goes on from where."""
+    state, progress = checkpoints.restore_latest(like)
+    print(f"continuing {workdir.directory} from step {int(state.step)}")
+    if changes := workdir.environment_changes():
+        print(changes)
+    return state, progress
+
+
+def _open_writer(workdir: Workdir, first: int) -> Writer | NoWriter:
+    return Writer(workdir.directory, resume_step=first) if processes.is_first() else NoWriter()
+
+
+def _stopping(config: ConfigDict, progress: dict[str, Any] | None, step: int) -> EarlyStopping:
+    """Early stopping at a checkpoint's `step`, or of a new run without progress."""
+    stopping = EarlyStopping(**config.early_stopping)
+    if progress is not None:
+        stopping.best, stopping.waited = progress["best"], progress["waited"]
+        # An imported run was never evaluated, and says nothing of it.
+        stopping.evaluated = progress.get("evaluated", step)
+    return stopping
+
+
+def _watch(config: ConfigDict, progress: dict[str, Any] | None) -> Watch:
+    """The count of updates left out at a checkpoint, or of a new run without progress."""
+    watch = Watch(config.optimizer.skip_nonfinite)
+    if progress is not None:
+        # An imported run made no updates, and says nothing of them.
+        watch.skipped, watch.streak = progress.get("skipped", 0), progress.get("streak", 0)
+    return watch
+
+
+def _cadence(config: ConfigDict) -> Cadence:
+    return Cadence(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
+
+
+def _train_step(config: ConfigDict, model: Captioner, optimizer: optax.GradientTransformation):
     step = make_train_step(
         model,
         optimizer,
@@ -269,7 +345,12 @@ def _train_step(config, model, optimizer):
 
 
 def _validation(
-    config: ConfigDict, directory: str, model: Captioner, split: Split, writer: Writer
+    config: ConfigDict,
+    workdir: Workdir,
+    model: Captioner,
+    split: Split,
+    writer: Writer,
+    interruption: Interruption,
 ) -> Validation:
     search = build.beam_search(config.decoding)
     samplings = [
@@ -283,106 +364,11 @@ def _validation(
         search=search,
         shown=CaptionBatches(model, split.tokenizer, attention=True),
         samplings=samplings,
-        batches=split.eval_batches,
+        batches=lambda: interruption.watch(split.eval_batches()),
         table=split.table,
         pixels=pixels,
         inputs=inputs,
         scorers=build.scorers(config),
         writer=writer,
-        figures=workdir.path(directory, "figures"),
+        figures=workdir.path(workdir.FIGURES),
     )
-
-
-def _print_smart_start(counts: np.ndarray, banned: tuple[int, ...]) -> None:
-    """What the first loss is to be beside: no knowledge, and the words' frequencies alone."""
-    allowed = np.delete(counts, list(banned))
-    share = allowed[allowed > 0] / allowed.sum()
-    print(
-        f"vocabulary {len(counts)}: a uniform guess costs {np.log(len(counts)):.3f} nats a token, "
-        f"the train split's frequencies {-(share * np.log(share)).sum():.3f}"
-    )
-
-
-def evaluate(
-    config: ConfigDict, directory: str, *, split: str, checkpoint: str
-) -> dict[str, float]:
-    """Captions and scores a split; writes the results and prints the metrics, one JSON line last.
-
-    Fields of `workdir.FREE` are `config`'s; the rest must be the run's own.
-    """
-    checks.check(config)
-    checks.check_devices(config, "evaluation.batch_size")
-    processes.check_equal("config", lambda: workdir.shared_fields(config))
-    workdir.check_same_run(directory, config, workdir.FREE_IN_EVALUATION)
-    run = load(directory, checkpoint)
-    with processes.first_alone():
-        source = check_images(config.dataset, open_source(config.dataset, split))
-        table = open_captions(config.dataset, source)
-    workdir.check_same_data(directory, {split: source.fingerprint})
-    processes.check_equal("data", lambda: source.fingerprint)
-    processes.check_equal(f"checkpoints in {directory}", lambda: fingerprint(run.variables))
-    _print_notes([source])
-    data = make_split(config, source, table, run.tokenizer)
-    model, variables = run.model, run.variables
-    if build.is_cached(config):
-        data = with_features(data, model.encoder, encoder_variables(variables))
-        model = feature_model(model, data)
-        variables = without_encoder(variables)
-    variables = devices.replicate(variables)
-    search = build.beam_search(config.decoding)
-    forced = TeacherForced(devices.map_devices(make_loss_step(model)), variables)
-    batches = forced.watch(data.eval_batches())
-    caption_batches = CaptionBatches(model, run.tokenizer, together=True)
-    captioned = caption_batches(variables, batches, search)
-    bar = functools.partial(tqdm, total=len(source), disable=not processes.is_first())
-    captions = {
-        table.image_ids[index]: caption
-        for index, caption in bar(captioned, desc=f"caption {source.name}")
-    }
-
-    def report() -> dict[str, float]:
-        texts = {image_id: caption.text for image_id, caption in captions.items()}
-        metrics = {**forced.metrics(), **score_captions(table, texts, build.scorers(config))}
-        metrics["finished"] = float(np.mean([caption.finished for caption in captions.values()]))
-        stem = f"{split}-step{run.step}-{search.label}"
-        record = {"split": split, "source": source_record(source), "images": len(source)}
-        record |= {"step": run.step, "tokenizer": run.tokenizer.fingerprint}
-        stem = workdir.path(directory, "evaluation", stem)
-        # On one line: it is for programs, and has thousands of numbers.
-        images = image_results(table, texts, build.image_scorers(config))
-        write_json(f"{stem}.images.json", images, indent=None)
-        # Beneath the training's events, which makes them columns of its row under HParams.
-        log = workdir.path(directory, "tensorboard", f"{split}-{search.label}")
-        write_scalars(log, run.step, {f"evaluation/{name}": metrics[name] for name in metrics})
-        _report(config, stem, captions, metrics, record)
-        return metrics
-
-    return processes.from_first(report)
-
-
-def _report(
-    config: ConfigDict,
-    stem: str,
-    captions: dict[str, Caption],
-    metrics: dict[str, float],
-    record: dict[str, Any],
-) -> None:
-    """Writes an evaluation's results and prints them; `record` says of what they are."""
-    write_json(f"{stem}.captions.json", coco_results(captions))
-    notes = {} if "METEOR" in metrics else {"METEOR": f"not computed: {coco.why_no_meteor()}"}
-    write_json(
-        f"{stem}.metrics.json",
-        {
-            "metrics": metrics,
-            "notes": notes,
-            **record,
-            "decoding": {"method": "beam search", **config.decoding.to_dict()},
-            "seed": config.seed,
-            "code": code_version(),
-            "config": config.to_dict(),
-        },
-    )
-    for name, note in notes.items():
-        print(f"{name} {note}")
-    print(f"wrote {stem}.captions.json, .images.json and .metrics.json")
-    print(json.dumps({name: round(value, 4) for name, value in metrics.items()}))

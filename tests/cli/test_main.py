@@ -18,7 +18,7 @@ from PIL import Image
 import capjax
 from capjax.data.shapes.builder import encode_png
 from capjax.data.shapes.scene import image_id
-from capjax.run.workdir import load_config
+from capjax.run.workdir import Workdir
 from capjax.train.events import read_events
 from tests.command_line import REPOSITORY, SIZES, call, environment, main
 
@@ -54,7 +54,7 @@ def test_training_leaves_what_a_run_promises(trained):
     assert [row["step"] for row in rows if row["group"] == "train"] == [1, 2, 3, 4]
     for row in (row for row in rows if row["group"] == "validation"):
         assert {"loss", "accuracy", "BLEU-4", "CIDEr-D", "ROUGE-L", "truth_rate"} <= row.keys()
-    assert load_config(str(workdir)).decoder.width == 16
+    assert Workdir(workdir).load_config().decoder.width == 16
     assert list((workdir / "tensorboard").iterdir())
     figures = {path.name for path in (workdir / "figures" / "step_0000004").iterdir()}
     assert figures == {f"image_0_temperature_{t}.png" for t in ("0", "0.5", "1")}

@@ -13,7 +13,8 @@ from capjax.data.sections import check_images, open_captions, open_source, train
 from capjax.main import default_workdir
 from capjax.models.captioner import split_frozen
 from capjax.pretrained.weights import WeightsError
-from capjax.run.split import make_split, with_features
+from capjax.run.features import with_features
+from capjax.run.split import make_split
 from capjax.run.train import train
 from configs import flickr8k_transformer, folder_transformer
 from tests.references import need_transformers

@@ -16,7 +16,7 @@ from capjax.config.build import ConfigError
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.main import default_workdir
 from capjax.pretrained.variables import load_variables, save_variables
-from capjax.run import workdir
+from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.writer import read_metrics
 from tests.damage import OTHER, cut, flipped, of_other_kinds, replaced
@@ -39,7 +39,7 @@ def loads(run, name, load=capjax.load):
     """Whether the run is loaded; an error must name the file, in one line, and what to do."""
     try:
         load(str(run))
-    except (ConfigError, workdir.WorkdirError) as error:
+    except (ConfigError, WorkdirError) as error:
         message = str(error)
         assert name in message, message
         assert "\n" not in message
@@ -56,10 +56,10 @@ def test_the_run_itself_is_whole(run, monkeypatch):
 
 # What reads a file first.
 _READERS = {
-    "config.json": workdir.load_config,
-    "tokenizer.json": workdir.load_tokenizer,
-    "data.json": workdir.load_tokenizer,
-    "frozen.safetensors": workdir.load_frozen,
+    "config.json": lambda run: Workdir(run).load_config(),
+    "tokenizer.json": lambda run: Workdir(run).load_tokenizer(),
+    "data.json": lambda run: Workdir(run).load_tokenizer(),
+    "frozen.safetensors": lambda run: Workdir(run).load_frozen(),
 }
 
 
@@ -84,7 +84,7 @@ def test_every_value_of_another_kind_is_said(run):
     for name in ("data.json", "tokenizer.json"):
         for path, value, damaged in of_other_kinds((run / name).read_bytes()):
             with replaced(run / name, damaged):
-                told = not loads(run, ".json", workdir.load_tokenizer)
+                told = not loads(run, ".json", _READERS[name])
             assert told or path[0] in ("train", "tokenizer"), (path, value)
 
 
@@ -120,7 +120,7 @@ def test_another_vocabulary_is_refused(run):
     message = r"tokenizer\.json can't be used: data\.json says that the run was made with another"
     content = aside.read_bytes()
     aside.unlink()
-    raises = pytest.raises(workdir.WorkdirError, match=message)
+    raises = pytest.raises(WorkdirError, match=message)
     with replaced(run / "tokenizer.json", content), raises:
         capjax.load(run)
 
@@ -149,10 +149,10 @@ def test_a_run_made_before_sums_were_kept_is_loaded(run):
     content = safetensors.numpy.save(safetensors.numpy.load_file(run / "frozen.safetensors"))
     with replaced(run / "frozen.safetensors", content):
         assert loads(run, "")
-    with pytest.raises(workdir.WorkdirError, match=r"is no run: it has no config\.json"):
+    with pytest.raises(WorkdirError, match=r"is no run: it has no config\.json"):
         capjax.load(run / "checkpoints")
     shutil.copytree(run, run / "copy", ignore=shutil.ignore_patterns("copy", "checkpoints"))
-    with pytest.raises(workdir.WorkdirError, match="no checkpoint"):
+    with pytest.raises(WorkdirError, match="no checkpoint"):
         capjax.load(run / "copy")
     shutil.rmtree(run / "copy")
 

@@ -12,8 +12,9 @@ import capjax
 from capjax.config import build, checks
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.models.captioner import Captioner, split_frozen
-from capjax.run import init, workdir
+from capjax.run import init
 from capjax.run.train import train
+from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.state import init_state
 from configs import base
 from tests.small_pictures import write_pictures
@@ -79,9 +80,10 @@ def make_run(directory, config, seed=7):
     """A run of the words of OLD that was saved and never trained; its variables."""
     variables = jax.tree.map(np.asarray, variables_of(config, OLD, seed))
     params, stays = split_frozen(variables, *build.frozen_parts(config))
-    workdir.save(str(directory), config, OLD, {"tokenizer": OLD.fingerprint})
-    workdir.save_frozen(str(directory), stays)
-    with build.checkpoints(str(directory), config) as checkpoints:
+    workdir = Workdir(directory)
+    workdir.save(config, OLD, {"tokenizer": OLD.fingerprint})
+    workdir.save_frozen(stays)
+    with workdir.checkpoints(config) as checkpoints:
         state = jax.tree.map(np.asarray, init_state(params, build.optimizer(config), ema=False))
         checkpoints.save(state, {"best": None, "waited": 0}, None)
     return variables
@@ -194,13 +196,13 @@ def test_what_does_not_fit_is_named_with_what_would(config, tmp_path):
         r"does not fit the model: .*params/decoder/bl.* is \[8\] and should be \[12\].*; "
         r"config.init_parts=\('encoder',\) would fit"
     )
-    with pytest.raises(workdir.WorkdirError, match=match):
+    with pytest.raises(WorkdirError, match=match):
         begin(config, tmp_path, OLD)
     config.encoder.width = 12
-    with pytest.raises(workdir.WorkdirError, match="none of its parts would fit"):
+    with pytest.raises(WorkdirError, match="none of its parts would fit"):
         begin(config, tmp_path, OLD)
     frozen(config)
-    with pytest.raises(workdir.WorkdirError, match="missing params/adapter"):
+    with pytest.raises(WorkdirError, match="missing params/adapter"):
         begin(config, tmp_path, OLD, init_parts=("adapter",))
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from capjax.files.atomic import write_atomic
-from capjax.run.lock import training_in
 from capjax.run.train import train
-from capjax.run.workdir import WorkdirError
+from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.checkpoint import CheckpointError
 from configs import folder_transformer
 
@@ -18,21 +17,21 @@ from configs import folder_transformer
 def test_a_second_process_is_told_who_trains(tmp_path):
     folder = tmp_path / "run"
     # A lock of one file opened twice is the same in one process as in two.
-    with training_in(str(folder)):
+    with Workdir(folder).train_lock():
         message = f"process {os.getpid()} on {socket.gethostname()} trains in {folder}: wait for"
         with pytest.raises(WorkdirError, match=message):
             train(folder_transformer.get_config(), str(folder))
         assert sorted(path.name for path in folder.iterdir()) == ["lock"]
-    with training_in(str(folder)):
+    with Workdir(folder).train_lock():
         pass
 
 
 def test_a_lock_without_a_name_still_holds(tmp_path):
-    with training_in(str(tmp_path)):
+    with Workdir(tmp_path).train_lock():
         (tmp_path / "lock").write_text("")
         with (
             pytest.raises(WorkdirError, match="another process trains in"),
-            training_in(str(tmp_path)),
+            Workdir(tmp_path).train_lock(),
         ):
             pass
 
@@ -57,7 +56,7 @@ def test_a_full_disk_is_said_with_the_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write():
-        with training_in(str(tmp_path)):
+        with Workdir(tmp_path).train_lock():
             monkeypatch.setattr("os.fsync", full)
             write_atomic(tmp_path / "a.json", b"{}")
 
@@ -79,13 +78,13 @@ def test_errors_of_the_workdir_are_workdir_errors(tmp_path, error, message):
         error.filename = error.filename.replace("INSIDE", str(tmp_path))
     with (
         pytest.raises(WorkdirError, match=message.replace("INSIDE", str(tmp_path))),
-        training_in(str(tmp_path)),
+        Workdir(tmp_path).train_lock(),
     ):
         raise error
 
 
 def test_errors_of_other_files_are_left_alone(tmp_path):
-    with pytest.raises(FileNotFoundError), training_in(str(tmp_path / "run")):
+    with pytest.raises(FileNotFoundError), Workdir(tmp_path / "run").train_lock():
         Path(tmp_path / "running").read_text()
 
 
@@ -95,7 +94,7 @@ def test_what_a_killed_write_left_is_removed(tmp_path):
     others = [tmp_path / ".gitignore", tmp_path / ".notes.txt.abcd1234", tmp_path / "config.json"]
     for path in (*left, *others):
         path.write_text("")
-    with training_in(str(tmp_path)):
+    with Workdir(tmp_path).train_lock():
         pass
     assert not any(path.exists() for path in left)
     assert all(path.exists() for path in others)

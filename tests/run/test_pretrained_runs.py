@@ -12,7 +12,8 @@ import capjax
 from capjax.config import build
 from capjax.pretrained.variables import load_variables
 from capjax.pretrained.weights import WeightsError
-from capjax.run.train import evaluate, train
+from capjax.run.evaluate import evaluate
+from capjax.run.train import train
 from capjax.run.workdir import WorkdirError
 from configs import base, folder_transformer
 from tests.small_pictures import write_pictures

@@ -8,11 +8,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from capjax.config import build, checks
+from capjax.config.identity import flat
+from capjax.config.upgrade import upgrade
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import train_tokenizer
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.main import default_workdir
-from capjax.run import workdir
+from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.loop import EarlyStopping
 from configs import (
     base,
@@ -26,7 +28,7 @@ from configs import (
     shapes_transformer,
 )
 
-REPOSITORY = Path(__file__).parents[2]
+CAPJAX = Path(__file__).parents[2] / "capjax"
 CONFIGS = (
     base,
     flickr8k_show_attend_tell,
@@ -42,16 +44,16 @@ TOKENIZER = train_word_tokenizer(["a cat", "a dog"])
 
 
 def save(folder, config):
-    workdir.save(str(folder), config, TOKENIZER, {"train": "1", "tokenizer": "2"})
+    Workdir(folder).save(config, TOKENIZER, {"train": "1", "tokenizer": "2"})
 
 
 @pytest.mark.parametrize("module", CONFIGS)
 def test_configs_come_back_as_they_were(module, tmp_path):
     config = module.get_config()
     save(tmp_path, config)
-    again = workdir.load_config(str(tmp_path))
-    assert again.to_dict() == config.to_dict()
-    workdir.check_same_run(str(tmp_path), module.get_config())
+    again = Workdir(tmp_path).load_config()
+    assert again.to_dict() == upgrade(config.to_dict())
+    Workdir(tmp_path).check_same_run(module.get_config())
 
 
 def test_another_training_config_is_refused_by_field(tmp_path):
@@ -60,8 +62,8 @@ def test_another_training_config_is_refused_by_field(tmp_path):
     config.decoder.num_layers = 7
     config.decoding.num_beams = 3
     config.dataset.data_dir = "/elsewhere"
-    with pytest.raises(workdir.WorkdirError) as raised:
-        workdir.check_same_run(str(tmp_path), config)
+    with pytest.raises(WorkdirError) as raised:
+        Workdir(tmp_path).check_same_run(config)
     message = str(raised.value)
     assert "decoder.num_layers: 2 in the run, 7 now" in message
     assert "num_beams" not in message
@@ -85,36 +87,46 @@ def test_fields_are_free_that_change_no_update(module, tmp_path):
     free += ("optimizer.skip_nonfinite",)
     places = ("data_dir", "root", "file", "cache_dir", "num_threads", "bad_images")
     places += ("allow_outside",)
-    for name, value in workdir.flat(module.get_config()).items():
+    for name, value in flat(module.get_config()).items():
+        if name == "dataset.name" and "data_dir" in module.get_config().dataset:
+            continue  # Of a dataset of TFDS, see `test_another_dataset_of_tfds_is_refused`.
         config = module.get_config()
         config.update_from_flattened_dict({name: another(value)})
         data = name.startswith("dataset.") and name.endswith(places)
         if name.startswith(free) or data:
-            workdir.check_same_run(str(tmp_path), config)
+            Workdir(tmp_path).check_same_run(config)
             continue
-        with pytest.raises(workdir.WorkdirError, match=f"  {name}: ") as raised:
-            workdir.check_same_run(str(tmp_path), config)
+        with pytest.raises(WorkdirError, match=f"  {name}: ") as raised:
+            Workdir(tmp_path).check_same_run(config)
         assert str(raised.value).count("in the run") == 1
 
 
-@pytest.mark.parametrize("module", [base, flickr8k_transformer])
-def test_runs_of_earlier_versions_are_todays_defaults(module, tmp_path):
-    """Of fields that came later, an old config.json has none."""
+@pytest.mark.parametrize("module", [base, coco_transformer])
+def test_another_dataset_of_tfds_is_refused(module, tmp_path):
+    save(tmp_path, module.get_config())
     config = module.get_config()
-    config.dataset.flip, config.dataset.crop_area = False, 1.0
-    save(tmp_path, config)
-    file = tmp_path / "config.json"
-    saved = json.loads(file.read_text())
-    for name, added in workdir._ADDED.items():
-        if not isinstance(added, dict):
-            del saved[name]
-            continue
-        for field in added if name in saved else ():
-            del saved[name][field]
-        if name in saved and not saved[name]:
-            del saved[name]
-    file.write_text(json.dumps(saved))
-    workdir.check_same_run(str(tmp_path), config)
+    config.dataset.name = "flickr30k"
+    with pytest.raises(WorkdirError, match=r"dataset\.tfds_name: .* 'flickr30k' now"):
+        Workdir(tmp_path).check_same_run(config)
+
+
+@pytest.mark.parametrize("module", [base, flickr8k_transformer, coco_transformer])
+def test_runs_of_an_earlier_version_are_todays_defaults(module, tmp_path):
+    """Of fields that came later, an old config.json has none, and its datasets of TFDS no kind."""
+    config = module.get_config()
+    saved = upgrade(config.to_dict())
+    del saved["objective"], saved["evaluation"]["metrics"]
+    if name := saved["dataset"].pop("tfds_name", None):
+        saved["dataset"]["name"] = name
+    save(tmp_path, ConfigDict(saved))
+    Workdir(tmp_path).check_same_run(config)
+    assert Workdir(tmp_path).load_config().to_dict() == upgrade(config.to_dict())
+    config = ConfigDict(upgrade(config.to_dict()))
+    Workdir(tmp_path).check_same_run(config)
+    config.objective.name = "another"
+    message = "objective.name: 'cross_entropy' in the run, 'another' now"
+    with pytest.raises(WorkdirError, match=message):
+        Workdir(tmp_path).check_same_run(config)
 
 
 def test_a_default_workdir_tells_a_configs_arguments_apart():
@@ -128,31 +140,33 @@ def test_another_encoder_is_refused(tmp_path):
     save(tmp_path, base.get_config())
     config = base.get_config()
     config.encoder = base.conv_encoder()
-    with pytest.raises(workdir.WorkdirError, match=r"encoder.blocks: '\(absent\)' in the run, 2"):
-        workdir.check_same_run(str(tmp_path), config)
+    with pytest.raises(WorkdirError, match=r"encoder.blocks: '\(absent\)' in the run, 2"):
+        Workdir(tmp_path).check_same_run(config)
 
 
 def test_a_file_in_the_place_of_a_workdir_is_named(tmp_path):
     file = tmp_path / "file"
     file.touch()
-    workdir.check_place(str(tmp_path / "new" / "run"))
+    Workdir(tmp_path / "new" / "run").check_place()
     for place in (file, file / "run"):
-        with pytest.raises(workdir.WorkdirError, match="file is a file"):
-            workdir.check_place(str(place))
+        with pytest.raises(WorkdirError, match="file is a file"):
+            Workdir(place).check_place()
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path):
-    with pytest.raises(workdir.WorkdirError, match=r"no config\.json"):
-        workdir.load_config(str(tmp_path))
+    with pytest.raises(WorkdirError, match=r"no config\.json"):
+        Workdir(tmp_path).load_config()
 
 
 def test_every_config_field_is_read():
     """A section is spread over what it builds, which takes no unknown field, or read by name."""
     spread = ("encoder", "adapter", "decoder", "tokenizer", "decoding", "early_stopping")
     spread += ("hard_attention", "scheduled_sampling")
-    files = [*(REPOSITORY / "capjax").glob("*.py"), REPOSITORY / "capjax/data/sections.py"]
-    # The table of all fields reads none.
-    text = "".join(file.read_text() for file in files if file.name != "fields.py")
+    files = [file for name in ("run", "config") for file in (CAPJAX / name).glob("*.py")]
+    files.append(CAPJAX / "data/sections.py")
+    # These name fields, and read none.
+    naming = ("fields.py", "identity.py", "upgrade.py")
+    text = "".join(file.read_text() for file in files if file.name not in naming)
     others = [coco_transformer.get_config(name) for name in ("karpathy", "coco_json")]
     for config in [*(module.get_config() for module in CONFIGS), *others]:
         for section, value in config.items():
@@ -171,9 +185,9 @@ def test_every_config_field_is_read():
 
 def test_another_dataset_under_a_run_is_refused(tmp_path):
     save(tmp_path, base.get_config())
-    workdir.check_same_data(str(tmp_path), {"train": "1", "tokenizer": "2"})
-    with pytest.raises(workdir.WorkdirError, match="other data: tokenizer changed"):
-        workdir.check_same_data(str(tmp_path), {"train": "1", "tokenizer": "3"})
+    Workdir(tmp_path).check_same_data({"train": "1", "tokenizer": "2"})
+    with pytest.raises(WorkdirError, match="other data: tokenizer changed"):
+        Workdir(tmp_path).check_same_data({"train": "1", "tokenizer": "3"})
 
 
 def test_a_dataset_that_a_config_does_not_know_is_named():
@@ -183,16 +197,16 @@ def test_a_dataset_that_a_config_does_not_know_is_named():
 
 def test_what_does_not_change_is_kept_once(tmp_path):
     frozen = {"params": {"encoder": {"kernel": np.ones((2, 3), np.float32)}}}
-    workdir.save_frozen(str(tmp_path), frozen)
-    assert workdir.load_frozen(str(tmp_path))["params"]["encoder"]["kernel"].sum() == 6
+    Workdir(tmp_path).save_frozen(frozen)
+    assert Workdir(tmp_path).load_frozen()["params"]["encoder"]["kernel"].sum() == 6
     file = tmp_path / "frozen.safetensors"
     file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(workdir.WorkdirError, match=r"frozen\.safetensors is not a readable"):
-        workdir.load_frozen(str(tmp_path))
+    with pytest.raises(WorkdirError, match=r"frozen\.safetensors is not a readable"):
+        Workdir(tmp_path).load_frozen()
     # A start that came to nothing may have left one.
-    workdir.save_frozen(str(tmp_path), {})
-    with pytest.raises(workdir.WorkdirError, match="and what training left"):
-        workdir.load_frozen(str(tmp_path))
+    Workdir(tmp_path).save_frozen({})
+    with pytest.raises(WorkdirError, match="and what training left"):
+        Workdir(tmp_path).load_frozen()
 
 
 def test_a_selection_is_written_and_an_old_one_removed(tmp_path):
@@ -202,24 +216,11 @@ def test_a_selection_is_written_and_an_old_one_removed(tmp_path):
     class Whole:
         selection = {}  # noqa: RUF012
 
-    workdir.save_selection(str(tmp_path), {"train": Drawn, "validation": Whole})
+    Workdir(tmp_path).save_selection({"train": Drawn, "validation": Whole})
     file = tmp_path / "selection.json"
     assert json.loads(file.read_text()) == {"train": {"by": "captions"}}
-    workdir.save_selection(str(tmp_path), {"train": Whole})
+    Workdir(tmp_path).save_selection({"train": Whole})
     assert not file.exists()
-
-
-def test_a_run_from_before_a_field_was_added_continues(tmp_path):
-    config = base.get_config()
-    save(tmp_path, config)
-    file = tmp_path / "config.json"
-    saved = json.loads(file.read_text())
-    del saved["dataset"]["crop_area"], saved["dataset"]["flip"]
-    file.write_text(json.dumps(saved))
-    workdir.check_same_run(str(tmp_path), config)
-    config.dataset.flip = True
-    with pytest.raises(workdir.WorkdirError, match=r"dataset\.flip: False in the run, True now"):
-        workdir.check_same_run(str(tmp_path), config)
 
 
 def test_fields_of_another_encoder_are_named():

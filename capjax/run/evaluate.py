@@ -1,0 +1,136 @@
+"""Captions a split with a trained run, and scores the captions."""
+
+import functools
+import json
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from capjax.config import build, checks
+from capjax.config.identity import FREE_IN_EVALUATION, shared_fields
+from capjax.data.captions import CaptionTable
+from capjax.data.sections import check_images, open_captions, open_source
+from capjax.data.source import Source
+from capjax.evaluate.captioning import Caption, CaptionBatches
+from capjax.evaluate.results import coco_results, code_version
+from capjax.evaluate.scoring import image_results, score_captions
+from capjax.files.atomic import write_json
+from capjax.metrics import coco
+from capjax.parallel import devices, processes
+from capjax.pretrained.variables import fingerprint
+from capjax.run.features import from_features
+from capjax.run.load import Run, load
+from capjax.run.split import Split, make_split, print_notes
+from capjax.run.workdir import Workdir
+from capjax.train.events import write_scalars
+from capjax.train.step import make_loss_step
+from capjax.train.validate import TeacherForced
+
+
+def evaluate(
+    config: ConfigDict, directory: str, *, split: str, checkpoint: str
+) -> dict[str, float]:
+    """Captions and scores a split with the run in `directory`, and writes the results there.
+
+    Fields of `identity.FREE_IN_EVALUATION` are `config`'s; the rest must be the run's own.
+
+    Returns:
+      The metrics, in all processes; `metrics_line` is how commands print them.
+
+    Raises:
+      ConfigError, DataError, WorkdirError, ProcessesError: before anything is captioned.
+    """
+    workdir = Workdir(directory)
+    checks.check(config)
+    checks.check_devices(config, "evaluation.batch_size")
+    processes.check_equal("config", lambda: shared_fields(config))
+    workdir.check_same_run(config, FREE_IN_EVALUATION)
+    run = load(directory, checkpoint)
+    with processes.first_alone():
+        source = check_images(config.dataset, open_source(config.dataset, split))
+        table = open_captions(config.dataset, source)
+    workdir.check_same_data({split: source.fingerprint})
+    processes.check_equal("data", lambda: source.fingerprint)
+    processes.check_equal(f"checkpoints in {directory}", lambda: fingerprint(run.variables))
+    print_notes([source])
+    data = make_split(config, source, table, run.tokenizer)
+    captions, forced = _caption(config, run, data)
+
+    def report() -> dict[str, float]:
+        metrics = forced | _scores(config, table, captions)
+        label = build.beam_search(config.decoding).label
+        stem = workdir.path(workdir.EVALUATION, f"{split}-step{run.step}-{label}")
+        # On one line: it is for programs, and has thousands of numbers.
+        images = image_results(table, _texts(captions), build.image_scorers(config))
+        write_json(f"{stem}.images.json", images, indent=None)
+        # Beneath the training's events, which makes them columns of its row under HParams.
+        log = workdir.path(workdir.TENSORBOARD, f"{split}-{label}")
+        write_scalars(log, run.step, {f"evaluation/{name}": metrics[name] for name in metrics})
+        write_json(f"{stem}.captions.json", coco_results(captions))
+        _write_metrics(stem, metrics, {"split": split, **_provenance(config, run, source)})
+        return metrics
+
+    return processes.from_first(report)
+
+
+def metrics_line(metrics: dict[str, float]) -> str:
+    """The metrics as one line of JSON, to four decimal places."""
+    return json.dumps({name: round(value, 4) for name, value in metrics.items()})
+
+
+def _caption(
+    config: ConfigDict, run: Run, split: Split
+) -> tuple[dict[str, Caption], dict[str, float]]:
+    """Captions by image id, and the metrics of the references under teacher forcing."""
+    model, variables = run.model, run.variables
+    if build.is_cached(config):
+        split, model, variables = from_features(split, model, variables)
+    variables = devices.replicate(variables)
+    forced = TeacherForced(devices.map_devices(make_loss_step(model)), variables)
+    captioned = CaptionBatches(model, run.tokenizer, together=True)(
+        variables, forced.watch(split.eval_batches()), build.beam_search(config.decoding)
+    )
+    bar = functools.partial(tqdm, total=len(split.source), disable=not processes.is_first())
+    captions = {
+        split.table.image_ids[index]: caption
+        for index, caption in bar(captioned, desc=f"caption {split.source.name}")
+    }
+    return captions, forced.metrics()
+
+
+def _scores(
+    config: ConfigDict, table: CaptionTable, captions: dict[str, Caption]
+) -> dict[str, float]:
+    """The COCO scores, the dataset's own, and the share of captions that came to their end."""
+    scores = dict(score_captions(table, _texts(captions), build.scorers(config)))
+    scores["finished"] = float(np.mean([caption.finished for caption in captions.values()]))
+    return scores
+
+
+def _texts(captions: dict[str, Caption]) -> dict[str, str]:
+    return {image_id: caption.text for image_id, caption in captions.items()}
+
+
+def _provenance(config: ConfigDict, run: Run, source: Source) -> dict[str, Any]:
+    """The data, parameters, settings and code that made an evaluation's results."""
+    return {
+        "source": {"name": source.name, "fingerprint": source.fingerprint, **source.selection},
+        "images": len(source),
+        "step": run.step,
+        "tokenizer": run.tokenizer.fingerprint,
+        "decoding": {"method": "beam search", **config.decoding.to_dict()},
+        "seed": config.seed,
+        "code": code_version(),
+        "config": config.to_dict(),
+    }
+
+
+def _write_metrics(stem: str, metrics: dict[str, float], provenance: dict[str, Any]) -> None:
+    """Writes an evaluation's last file, and says where all of them are."""
+    notes = {} if "METEOR" in metrics else {"METEOR": f"not computed: {coco.why_no_meteor()}"}
+    write_json(f"{stem}.metrics.json", {"metrics": metrics, "notes": notes, **provenance})
+    for name, note in notes.items():
+        print(f"{name} {note}")
+    print(f"wrote {stem}.captions.json, .images.json and .metrics.json")

@@ -1,0 +1,180 @@
+"""The cached features of a frozen encoder, in place of a split's pixels and of the encoder."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from capjax.config import build
+from capjax.data.augment import Augmentation, draw_view
+from capjax.data.feature_cache import FeatureCache, FeatureShape, open_features
+from capjax.data.images import Resize
+from capjax.data.reading import ViewOf, read_batches
+from capjax.data.sections import cache_dir
+from capjax.models.captioner import (
+    Captioner,
+    FeatureEncoder,
+    Variables,
+    encoder_variables,
+    without_encoder,
+)
+from capjax.parallel import devices, processes
+from capjax.pretrained.variables import fingerprint
+from capjax.run.split import Split
+
+# Raised when the same key would give other features.
+_FORMAT = "capjax features 2"
+
+# Images that a CPU encodes at once, and the largest of which this was found to be the best number.
+_AT_ONCE, _AT_ONCE_SIDE = 4, 256
+
+
+def from_features(
+    split: Split, model: Captioner, variables: Variables
+) -> tuple[Split, Captioner, Variables]:
+    """A split with the model's features, the model that takes them, and that model's variables.
+
+    Raises:
+      DataError, ImageError: as `with_features`.
+    """
+    split = with_features(split, model.encoder, encoder_variables(variables))
+    return split, feature_model(model, split), without_encoder(variables)
+
+
+def with_features(
+    split: Split, encoder: nn.Module, variables: Variables, *, views: int = 1
+) -> Split:
+    """The same split with the features of a frozen encoder, computed where they are not there yet.
+
+    Every process needs all features, since a shuffle may give it any image. They are computed on
+    one process's devices while the others wait: the first's where all see one disk, and then also
+    one's of each host that has a disk of its own.
+
+    Args:
+      split: its images are read where features are missing.
+      encoder: images -> Memory.
+      variables: the encoder's own.
+      views: features an image: of the whole, and of so many random crops and flips less one, as
+        the config's dataset section has them.
+
+    Raises:
+      DataError: there is no room for them, or what is there can't be used.
+      ImageError: an image can't be used.
+    """
+    weights = fingerprint(variables)
+    with processes.first_alone():
+        opened = [_open_view(split, encoder, variables, weights, view) for view in range(views)]
+    return dataclasses.replace(split, views=tuple(opened))
+
+
+def feature_model(model: Captioner, split: Split) -> Captioner:
+    """The model without its encoder, over a split's cached features."""
+    shape = split.views[0].shape
+    return model.clone(encoder=FeatureEncoder(shape.grid, shape.prefix))
+
+
+def _open_view(
+    split: Split, encoder: nn.Module, variables: Variables, weights: str, view: int
+) -> FeatureCache:
+    """Features of whole images for view 0, of one random crop of each for another."""
+    config = split.config
+    key, shape = _key(split, weights, view), _shape(split, encoder, variables)
+
+    def compute(batches: np.ndarray) -> Iterator[np.ndarray]:
+        encode, placed = devices.map_local(make_encode(encoder)), devices.replicate(variables)
+        for pixels in read_batches(
+            split.source,
+            batches,
+            resize=build.resize(config.dataset),
+            num_threads=config.dataset.num_threads,
+            view_of=_view_of(split, view) if view else None,
+        ):
+            yield devices.unshard(encode(placed, devices.shard(pixels)))
+
+    digest = hashlib.sha256(
+        json.dumps({**key, "dtype": shape.dtype}, sort_keys=True).encode()
+    ).hexdigest()
+    return open_features(
+        os.path.join(cache_dir(config.dataset), f"features-{digest[:32]}"),
+        key,
+        shape,
+        compute,
+        # What an evaluation gives one process's devices, too.
+        batch_size=config.evaluation.batch_size // processes.count(),
+        name=f"{split.source.name}, view {view}" if view else split.source.name,
+    )
+
+
+def _key(split: Split, weights: str, view: int) -> dict[str, Any]:
+    """All that features depend on, for JSON; `weights` is the fingerprint of the encoder's."""
+    config, dataset = split.config, split.config.dataset
+    return {
+        "format": _FORMAT,
+        "source": split.source.fingerprint,
+        # The scaling of pixels is the encoder's own.
+        **_resize_key(build.resize(dataset)),
+        # Some of them, such as a ViT's activation, change no shape of the weights.
+        "encoder": build.encoder_fields(config),
+        "compute": config.dtype,
+        "weights": weights,
+        "view": [view, dataset.crop_area, dataset.flip] if view else None,
+    }
+
+
+def _resize_key(resize: Resize) -> dict[str, Any]:
+    """The fields of a resize; of a plain one its side alone."""
+    fields = dataclasses.asdict(resize)
+    return {
+        "image_size": fields.pop("size"),
+        **({"resize": fields} if resize != Resize(resize.size) else {}),
+    }
+
+
+def _shape(split: Split, encoder: nn.Module, variables: Variables) -> FeatureShape:
+    config = split.config
+    memory = jax.eval_shape(
+        lambda x: encoder.apply(variables, x, train=False),
+        jax.ShapeDtypeStruct((1, *build.resize(config.dataset).shape), jnp.uint8),
+    )
+    return FeatureShape(
+        len(split.source),
+        *memory.values.shape[1:],
+        grid=memory.grid,
+        prefix=memory.prefix,
+        dtype=config.encoder.cache,
+    )
+
+
+def _view_of(split: Split, view: int) -> Callable[[int], ViewOf]:
+    """Image index -> the random crop that a view has of it."""
+    dataset = split.config.dataset
+
+    def view_of(index: int) -> ViewOf:
+        augmentation = Augmentation(dataset.crop_area, dataset.flip)
+        return lambda size: draw_view(augmentation, view, index, size)
+
+    return view_of
+
+
+def make_encode(encoder: nn.Module):
+    """A per-device (variables, images [b, H, W, 3]) -> features [b, P, F]."""
+
+    def encode(variables: Variables, images: jax.Array) -> jax.Array:
+        def values(images: jax.Array) -> jax.Array:
+            return encoder.apply(variables, images, train=False).values
+
+        # A CPU is held up by its memory, and a few images' activations stay in its cache. An
+        # accelerator takes all images at once.
+        if jax.default_backend() == "cpu":
+            at_once = _AT_ONCE if max(images.shape[1:3]) <= _AT_ONCE_SIDE else 1
+            return jax.lax.map(lambda image: values(image[None])[0], images, batch_size=at_once)
+        return values(images)
+
+    return encode

@@ -1,0 +1,51 @@
+"""Configs of an earlier version get the fields of this one, and those of this one stay."""
+
+import copy
+
+import pytest
+
+from capjax.config.upgrade import upgrade
+
+OLD = {"dataset": {"name": "karpathy", "file": "a.json"}, "evaluation": {"batch_size": 4}}
+
+
+def test_fields_that_were_added_since_have_the_value_of_before():
+    before = copy.deepcopy(OLD)
+    assert upgrade(OLD) == {
+        "dataset": {"name": "karpathy", "file": "a.json"},
+        "evaluation": {"metrics": (), "batch_size": 4},
+        "objective": {"name": "cross_entropy"},
+    }
+    assert before == OLD
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (
+            {"name": "coco_captions", "data_dir": "d"},
+            {"name": "tfds", "tfds_name": "coco_captions", "data_dir": "d"},
+        ),
+        ({"name": "shapes", "data_dir": ""}, {"name": "shapes", "data_dir": ""}),
+        ({"name": "folder", "file": "a.csv"}, {"name": "folder", "file": "a.csv"}),
+    ],
+)
+def test_a_dataset_of_tfds_says_so(old, new):
+    upgraded = upgrade({**OLD, "dataset": old})
+    assert upgraded["dataset"] == new
+    assert upgrade(upgraded) == upgraded
+
+
+def test_what_a_config_says_stays():
+    now = {
+        "dataset": {"name": "shapes", "data_dir": ""},
+        "evaluation": {"metrics": ("SPICE",)},
+        "objective": {"name": "self_critical", "weight": 1.0},
+    }
+    assert upgrade(now) == now
+
+
+@pytest.mark.parametrize("name", ["dataset", "evaluation", "objective"])
+def test_a_section_that_is_none_is_named(name):
+    with pytest.raises(ValueError, match=f"{name} is no section"):
+        upgrade({**OLD, name: 3})
