@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from capjax.cli import attention
 from capjax.config import build, checks
+from capjax.config.errors import ConfigError
 from capjax.data.inputs import batches, expand, read_input, read_lines
 from capjax.evaluate.caption_file import CaptionFile, CaptionFileError
 from capjax.evaluate.captioning import Method, Sampling
@@ -124,7 +125,7 @@ def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
     if arguments.temperature is None:
         return build.beam_search(section)
     if arguments.temperature < 0:
-        raise build.ConfigError(f"--temperature {arguments.temperature} must be 0 or more")
+        raise ConfigError(f"--temperature {arguments.temperature} must be 0 or more")
     return Sampling(arguments.temperature, section.max_length, arguments.seed)
 
 
@@ -179,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
         # Python would try once more at its end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (build.ConfigError, WeightsError, WorkdirError, CaptionFileError, OSError) as error:
+    except (ConfigError, WeightsError, WorkdirError, CaptionFileError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

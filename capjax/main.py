@@ -22,6 +22,7 @@ from ml_collections import config_flags
 
 from capjax.cli.flags import fail, parse_flags
 from capjax.config import build
+from capjax.config.errors import ConfigError
 from capjax.data.images import ImageError
 from capjax.files.errors import DataError
 from capjax.parallel import processes
@@ -67,7 +68,7 @@ flags.mark_flag_as_required("config")
 
 # What a run can't go on with, each said in one line.
 ERRORS = (
-    build.ConfigError,
+    ConfigError,
     DataError,
     ImageError,
     NonFiniteError,

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from capjax.cli.flags import fail
 from capjax.config import build
+from capjax.config.errors import ConfigError
 from capjax.data.captions import CaptionTable
 from capjax.data.images import ImageError
 from capjax.data.source import Source
@@ -49,7 +50,7 @@ _INDEX = "data/report.js"
 _CHUNK = 50
 
 _ERRORS = (
-    build.ConfigError,
+    ConfigError,
     DataError,
     ImageError,
     ReportError,

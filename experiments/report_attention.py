@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from capjax.config import build
+from capjax.config import build, questions
 from capjax.config.identity import FREE
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import check_images, open_captions, open_source
@@ -64,7 +64,7 @@ def captions_with_attention(
     run = load(directory, evaluation.record["step"])
     split = make_split(config, *data, run.tokenizer)
     model, variables = run.model, run.variables
-    if build.is_cached(config):
+    if questions.is_cached(config):
         # The same numbers as in the evaluation, whose features are float16.
         split, model, variables = from_features(split, model, variables)
     decoding = {k: v for k, v in evaluation.record["decoding"].items() if k != "method"}

@@ -27,7 +27,7 @@ import jax
 from absl import logging
 
 from capjax.cli.flags import ERROR, USAGE, fail
-from capjax.config.build import ConfigError
+from capjax.config.errors import ConfigError
 from capjax.run.workdir import Workdir, WorkdirError, default_workdir
 from capjax.train.signals import EXIT_STATUS, Interruption
 from experiments.results import write_results

@@ -16,7 +16,7 @@ import safetensors.numpy
 
 import capjax
 from capjax.cli.convert_tutorial import read_checkpoint
-from capjax.config.build import ConfigError
+from capjax.config.errors import ConfigError
 from capjax.data.captions import read_captions
 from capjax.data.check_images import find_bad_images
 from capjax.data.datasets.coco_json import CocoJson

@@ -13,7 +13,10 @@ import sys
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from capjax.config import build
+from capjax.config import build, questions
+from capjax.config.errors import ConfigError
+from capjax.models.contract import PretrainedEncoder
+from capjax.parts import ENCODERS
 from capjax.pretrained.saved import About, save_encoder
 from capjax.pretrained.weights import WeightsError
 
@@ -25,12 +28,13 @@ def convert_encoder(config: ConfigDict, to: str) -> None:
       ConfigError: the config's encoder has no weights of a file.
       WeightsError: they can't be had, or do not fit; or `to` is no `.safetensors`.
     """
-    if not build.is_pretrained(config):
-        raise build.ConfigError(
-            f"config.encoder.name={config.encoder.name!r} starts from scratch; it may be "
-            f"{', '.join(map(repr, build.PRETRAINED))}"
+    if not questions.is_pretrained(config):
+        names = [n for n in ENCODERS.names() if issubclass(ENCODERS.get(n), PretrainedEncoder)]
+        raise ConfigError(
+            f"config.encoder.name={config.encoder.name!r} starts from scratch; it must be one of "
+            f"{', '.join(map(repr, names))}"
         )
-    fields = build.encoder_fields(config)
+    fields = questions.encoder_fields(config)
     about = About(fields.pop("name"), fields, build.resize(config.dataset))
     variables = build.pretrained_encoder(config)
     save_encoder(to, about, variables)
@@ -44,7 +48,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         convert_encoder(flags.FLAGS.config, flags.FLAGS.to)
-    except (build.ConfigError, WeightsError, OSError) as error:
+    except (ConfigError, WeightsError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import sys
 
 from capjax.config import build
+from capjax.config.errors import ConfigError
 from capjax.pretrained.captioners.export_captioner import check_free, write_captioner
 from capjax.pretrained.captioners.exportable import exportable
 from capjax.pretrained.captioners.generation_file import Generation
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     try:
         export(arguments.workdir, arguments.to, arguments.checkpoint)
-    except (build.ConfigError, ExportError, WeightsError, WorkdirError, OSError) as error:
+    except (ConfigError, ExportError, WeightsError, WorkdirError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from capjax.cli.flags import fail, parse_flags
 from capjax.config import build, checks
+from capjax.config.errors import ConfigError
 from capjax.models.captioner import Variables, split_frozen
 from capjax.pretrained.captioners.show_attend_tell import (
     read_tutorial,
@@ -48,7 +49,7 @@ def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: 
     checks.check(config)
     wrong = [name for name, value in _DECODER.items() if config.decoder.get(name) != value]
     if wrong:
-        raise build.ConfigError(
+        raise ConfigError(
             "the tutorial's decoder needs "
             + ", ".join(f"config.decoder.{name}={_DECODER[name]!r}" for name in wrong)
         )
@@ -87,7 +88,7 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     try:
         import_tutorial(given.config, given.weights, given.word_map, given.workdir)
-    except (build.ConfigError, WeightsError, WorkdirError) as error:
+    except (ConfigError, WeightsError, WorkdirError) as error:
         fail(str(error))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
@@ -240,9 +241,14 @@ def beam_search(decoding: ConfigDict) -> BeamSearch:
     return BeamSearch(**{**decoding, "early_stopping": stopping})
 
 
-def optimizer(config: ConfigDict) -> Optimizer:
-    """The optimizer section."""
-    return Optimizer(**config.optimizer)
+def schedule(config: ConfigDict) -> optax.Schedule:
+    """Step -> learning rate."""
+    return Optimizer(**config.optimizer).schedule_of(config.num_steps)
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimizer section, on the config's schedule."""
+    return Optimizer(**config.optimizer).transformation(config.num_steps)
 
 
 def checkpoints(directory: str, config: ConfigDict, *, read_only: bool = False) -> Checkpoints:

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax.config import build, checks
+from capjax.config import build, checks, questions
 from capjax.config.identity import FREE_IN_EVALUATION, shared_fields
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import check_images, open_captions, open_source
@@ -85,7 +85,7 @@ def _caption(
 ) -> tuple[dict[str, Caption], dict[str, float]]:
     """Captions by image id, and the metrics of the references under teacher forcing."""
     model, variables = run.model, run.variables
-    if build.is_cached(config):
+    if questions.is_cached(config):
         split, model, variables = from_features(split, model, variables)
     variables = devices.replicate(variables)
     forced = TeacherForced(devices.map_devices(make_loss_step(model)), variables)

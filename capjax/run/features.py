@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from capjax.config import build
+from capjax.config import build, questions
 from capjax.data.augment import Augmentation, draw_view
 from capjax.data.feature_cache import FeatureCache, FeatureShape, open_features
 from capjax.data.images import Resize
@@ -121,7 +121,7 @@ def _key(split: Split, weights: str, view: int) -> dict[str, Any]:
         # The scaling of pixels is the encoder's own.
         **_resize_key(build.resize(dataset)),
         # Some of them, such as a ViT's activation, change no shape of the weights.
-        "encoder": build.encoder_fields(config),
+        "encoder": questions.encoder_fields(config),
         "compute": config.dtype,
         "weights": weights,
         "view": [view, dataset.crop_area, dataset.flip] if view else None,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from capjax.config import build
+from capjax.config import build, questions
 from capjax.data.tokenizer import Tokenizer
 from capjax.files.text import first_few
 from capjax.models.captioner import Captioner, Variables, encoder_variables, init_around
@@ -18,9 +19,6 @@ from capjax.pretrained.weights import WeightsError, check_variables
 from capjax.pretrained.word_vectors import fill_rows
 from capjax.run.load import Run, load
 from capjax.run.workdir import WorkdirError
-
-# Parameters of decoders that have a row or a column a word, and on which axis.
-WORD_AXES = {"tokens/embedding": 0, "output/kernel": 1, "logits/kernel": 1, "bias": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +40,10 @@ def read_pretrained(config: ConfigDict) -> Pretrained:
     Raises:
       WeightsError: they can't be had, or do not fit.
     """
-    encoder = build.is_pretrained(config) and "encoder" not in build.init_parts(config)
+    encoder = questions.is_pretrained(config) and "encoder" not in questions.init_parts(config)
     return Pretrained(
         build.pretrained_encoder(config) if encoder else None,
-        build.pretrained_decoder(config) if build.decoder_weights(config) else None,
+        build.pretrained_decoder(config) if questions.decoder_weights(config) else None,
     )
 
 
@@ -75,7 +73,7 @@ def start_variables(
       WorkdirError: `init_from` is no run, or has no such parts.
       WeightsError: the word vectors can't be used.
     """
-    parts, record = build.init_parts(config), {}
+    parts, record = questions.init_parts(config), {}
     if parts:
         run = load(config.init_from)
         _check_parts(config, run, like, parts, tokenizer)
@@ -83,7 +81,7 @@ def start_variables(
     else:
         variables = _fresh(config, model, pretrained)
     if pretrained.decoder is not None:
-        record["decoder_weights"] = build.decoder_weights(config)
+        record["decoder_weights"] = questions.decoder_weights(config)
     if config.word_vectors.file:
         embedding = variables["params"]["decoder"]["tokens"]["embedding"]
         vectors = build.word_vectors(config, tokenizer, embedding.shape[1])
@@ -100,7 +98,7 @@ def _fresh(config: ConfigDict, model: Captioner, pretrained: Pretrained) -> Vari
     else:
         variables = init_around(model, key, shape, pretrained.encoder)
     if pretrained.decoder is not None:
-        params, source = variables["params"], build.decoder_weights(config)
+        params, source = variables["params"], questions.decoder_weights(config)
         params["decoder"], fresh = fill_fresh(pretrained.decoder, params["decoder"], source)
         parts = sorted({re.sub(r"^blocks_\d+", "blocks_*", n.rpartition("/")[0]) for n in fresh})
         print(f"decoder from {source}; what it does not have starts fresh: {', '.join(parts)}")
@@ -111,7 +109,8 @@ def _check_parts(
     config: ConfigDict, run: Run, like: Variables, parts: tuple[str, ...], tokenizer: Tokenizer
 ) -> None:
     """Raises WorkdirError, naming tensors, where the parts are not those of the new model."""
-    given = _with_words(run.variables, tokenizer.vocab_size)
+    axes = run.model.decoder.word_axes
+    given = _with_words(run.variables, tokenizer.vocab_size, axes)
 
     def check(parts) -> None:
         check_variables(_only(given, parts), _only(like, parts), "")
@@ -136,11 +135,11 @@ def _check_parts(
         ) from error
 
 
-def _with_words(variables: Variables, size: int) -> Variables:
+def _with_words(variables: Variables, size: int, axes: Mapping[str, int]) -> Variables:
     """Shapes of variables whose decoder has a vocabulary of `size`."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     decoder = traverse_util.flatten_dict(shapes["params"]["decoder"], sep="/")
-    for name, axis in WORD_AXES.items():
+    for name, axis in axes.items():
         if name in decoder:
             shape = list(decoder[name].shape)
             shape[axis] = size
@@ -165,7 +164,7 @@ def _from_run(
     tokenizer: Tokenizer,
 ) -> tuple[Variables, dict[str, Any]]:
     """The parts of `run`, which fit, among fresh others."""
-    parts = build.init_parts(config)
+    parts = questions.init_parts(config)
     fresh = [part for part in like["params"] if part not in parts]
     new_words = "decoder" in parts and run.tokenizer.fingerprint != tokenizer.fingerprint
     variables = _only(run.variables, parts)
@@ -189,7 +188,9 @@ def _from_run(
     }
     if new_words:
         decoder = around["params"]["decoder"], run.variables["params"]["decoder"]
-        variables["params"]["decoder"], new = _copy_words(*decoder, tokenizer, run.tokenizer)
+        variables["params"]["decoder"], new = _copy_words(
+            *decoder, tokenizer, run.tokenizer, model.decoder.word_axes
+        )
         both = tokenizer.vocab_size - len(new)
         named = f": {first_few(new)}" if new else ""
         print(f"of {tokenizer.vocab_size} words that run has {both}; {len(new)} are fresh{named}")
@@ -197,7 +198,9 @@ def _from_run(
     return variables, record
 
 
-def _copy_words(fresh: Any, taken: Any, tokenizer: Tokenizer, its: Tokenizer) -> tuple[Any, list]:
+def _copy_words(
+    fresh: Any, taken: Any, tokenizer: Tokenizer, its: Tokenizer, axes: Mapping[str, int]
+) -> tuple[Any, list]:
     """`taken` with the vocabulary of `tokenizer`, rows of new words as `fresh`, and these words."""
     old = {its.word(token): token for token in range(its.vocab_size)}
     words = [tokenizer.word(token) for token in range(tokenizer.vocab_size)]
@@ -205,7 +208,7 @@ def _copy_words(fresh: Any, taken: Any, tokenizer: Tokenizer, its: Tokenizer) ->
     theirs = [old[words[token]] for token in both]
     flat = traverse_util.flatten_dict(taken, sep="/")
     begun = traverse_util.flatten_dict(fresh, sep="/")
-    for name, axis in WORD_AXES.items():
+    for name, axis in axes.items():
         if name in flat:
             # A copy, since arrays of JAX can't be written to; words first.
             rows = np.moveaxis(np.array(begun[name]), axis, 0)

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from capjax.config import build, checks
+from capjax.config import build, checks, questions
+from capjax.config.errors import ConfigError
 from capjax.config.identity import flat, shared_fields
 from capjax.data.captions import unigram_counts
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
@@ -87,7 +88,7 @@ def _check(config: ConfigDict, workdir: Workdir) -> None:
     workdir.check_place()
     own = os.path.realpath(workdir.directory)
     if config.init_from and os.path.realpath(config.init_from) == own:
-        raise build.ConfigError(
+        raise ConfigError(
             f"config.init_from={config.init_from} is this run's own workdir: give another --workdir"
         )
 
@@ -132,7 +133,7 @@ def _train(
     else:
         params, frozen = _load_frozen(config, workdir, shapes)
     splits = data.splits
-    if build.is_cached(config):
+    if questions.is_cached(config):
         splits = _with_features(config, splits, model, encoder_variables(frozen))
         model, frozen = feature_model(model, splits["train"]), without_encoder(frozen)
     optimizer = build.optimizer(config)
@@ -140,7 +141,7 @@ def _train(
         init_state,
         optimizer=optimizer,
         ema=config.ema_decay > 0,
-        baseline=build.draws_locations(config),
+        baseline=model.decoder.draws_locations,
     )
     if is_new:
         state, progress = begin(params, frozen=frozen), None
@@ -218,7 +219,7 @@ def _read_data(config: ConfigDict, workdir: Workdir, *, is_new: bool) -> _Data:
 
 def _given_tokenizer(config: ConfigDict, own: Workdir | None) -> Tokenizer | None:
     """The tokenizer that is not made of the data, if there is one; `own` is None for a new run."""
-    source, keeps = build.decoder_weights(config), build.keeps_tokenizer(config)
+    source, keeps = questions.decoder_weights(config), questions.keeps_tokenizer(config)
     if own is not None:
         return own.load_tokenizer() if source or keeps else None
     # Also where it is not kept: so `init_from` is found to be no run before all else.

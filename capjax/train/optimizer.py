@@ -39,7 +39,7 @@ class Optimizer:
     clip_value: NotNegative
     skip_nonfinite: CountOrZero
 
-    def learning_rates(self, num_steps: int) -> optax.Schedule:
+    def schedule_of(self, num_steps: int) -> optax.Schedule:
         """Step -> learning rate, over `num_steps` updates."""
         return learning_rate_schedule(
             self.learning_rate, self.warmup_steps, num_steps, self.schedule
@@ -48,7 +48,7 @@ class Optimizer:
     def transformation(self, num_steps: int) -> optax.GradientTransformation:
         """The optimizer of `num_steps` updates."""
         return adamw(
-            self.learning_rates(num_steps),
+            self.schedule_of(num_steps),
             b1=self.b1,
             b2=self.b2,
             weight_decay=self.weight_decay,

@@ -9,6 +9,7 @@ import safetensors.numpy
 
 from capjax.cli.convert_encoder import convert_encoder
 from capjax.config import build
+from capjax.config.errors import ConfigError
 from capjax.data.images import Resize
 from capjax.models.encoders.resnet import ResNet
 from capjax.pretrained.resnet import load_resnet
@@ -59,7 +60,7 @@ def test_timms_resnet_is_taken_by_its_folder_and_converted(timm, tmp_path, capsy
 
 
 def test_what_cannot_be_converted_says_so(tmp_path, timm):
-    with pytest.raises(build.ConfigError, match="'conv' starts from scratch; it may be 'mobilene"):
+    with pytest.raises(ConfigError, match="'conv' starts from scratch; it may be 'mobilene"):
         convert_encoder(shapes_transformer.get_config(), str(tmp_path / "a.safetensors"))
     with pytest.raises(WeightsError, match=r"must end in \.safetensors"):
         convert_encoder(folder_transformer.get_config(f"{timm}/"), str(tmp_path / "a.npz"))

@@ -8,7 +8,7 @@ import safetensors.numpy
 
 import capjax
 from capjax.cli.import_tutorial import import_tutorial
-from capjax.config import build
+from capjax.config.errors import ConfigError
 from capjax.data.images import load_pixels
 from capjax.evaluate.captioning import BeamSearch
 from capjax.models.encoders import resnet
@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_refused(config, tutorial, tmp_path):
         imported(config, tutorial, directory)
     config.decoder.width = WIDTH
     config.decoder.gate = "scalar"
-    with pytest.raises(build.ConfigError, match=r"config.decoder.gate='vector'"):
+    with pytest.raises(ConfigError, match=r"config.decoder.gate='vector'"):
         imported(config, tutorial, directory)
     config.decoder.gate = "vector"
     imported(config, tutorial, directory)

@@ -8,6 +8,7 @@ import pytest
 import capjax
 from capjax.config import build
 from capjax.config.checks import check_trainable
+from capjax.config.errors import ConfigError
 from capjax.data.images import Resize
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.main import default_workdir
@@ -93,7 +94,7 @@ def test_a_vits_folder_makes_a_run_and_stages_of_it_train(clip, tmp_path):
     assert caption.grid == (4, 4)
     config.init_from = str(first)
     config.encoder.trainable, config.encoder.cache = ("block_1", "norm"), ""
-    with pytest.raises(build.ConfigError, match=r"trainable has 'norm'; .*block_0, block_1"):
+    with pytest.raises(ConfigError, match=r"trainable has 'norm'; .*block_0, block_1"):
         train(config, str(second))
     config.encoder.trainable = ("block_1",)
     train(config, str(second))
@@ -134,7 +135,7 @@ def test_an_inceptions_block_trains_by_its_name():
     trained, _ = split_frozen(like, *build.frozen_parts(config))
     assert sorted(trained["encoder"]) == [f"conv2d_{number}" for number in range(85, 94)]
     config.encoder.trainable = ("mixed11",)
-    with pytest.raises(build.ConfigError, match=r"'mixed11'; it may have 'all', .* mixed0, mixed1"):
+    with pytest.raises(ConfigError, match=r"'mixed11'; it may have 'all', .* mixed0, mixed1"):
         check_trainable(config, like["params"])
 
 
@@ -143,5 +144,5 @@ def test_a_block_is_named_by_its_number():
     config.encoder.trainable = ("block7", "top")
     check_trainable(config, {"encoder": {"block7a_bn": 0, "block6a_bn": 0, "top_conv": 0}})
     config.encoder.trainable = ("block1",)
-    with pytest.raises(build.ConfigError, match=r"has 'block1'.* parts: top, block11$"):
+    with pytest.raises(ConfigError, match=r"has 'block1'.* parts: top, block11$"):
         check_trainable(config, {"encoder": {"block11a_bn": 0, "top": 0}})

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from capjax.config import build, checks, fields
+from capjax.config import build, checks, fields, questions
+from capjax.config.errors import ConfigError
 from capjax.data.augment import Augmentation
 from capjax.train.loop import EarlyStopping
 from configs import (
@@ -123,10 +124,10 @@ def passes(config, name, value):
         build.optimizer(config)
         build.beam_search(config.decoding)
         build.frozen_parts(config)
-        build.keeps_tokenizer(config)
+        questions.keeps_tokenizer(config)
         Augmentation(config.dataset.crop_area, config.dataset.flip)
         EarlyStopping(**config.early_stopping)
-    except build.ConfigError as error:
+    except ConfigError as error:
         if name.rpartition(".")[2] not in str(error) or "\n" in str(error):
             pytest.fail(f"{name}={value!r}: {error}")
         return False
@@ -175,7 +176,7 @@ def test_widths_of_a_small_cnn_are_named():
 def makes_a_model(config, name):
     try:
         build.shapes(config, build.captioner_of(config, vocab_size=9))
-    except build.ConfigError as error:
+    except ConfigError as error:
         if name.rpartition(".")[2] not in str(error) or "\n" in str(error):
             pytest.fail(f"{name}: {error}")
         return False

@@ -8,6 +8,7 @@ from typing import get_type_hints
 import pytest
 
 from capjax.config import build
+from capjax.config.errors import ConfigError
 from capjax.data.augment import Augmentation
 from capjax.data.dataset import CommonFields, Dataset, FilesDataset
 from capjax.data.files_source import FilesSource
@@ -146,5 +147,5 @@ def test_an_unknown_name_lists_the_datasets(registered):
     assert "config.dataset = base.tfds_dataset('coco_captions')" in message
     config = base.get_config()
     config.dataset.name = "coco_captions"
-    with pytest.raises(build.ConfigError, match=r"flickr8k.*base\.tfds_dataset"):
+    with pytest.raises(ConfigError, match=r"flickr8k.*base\.tfds_dataset"):
         build.scorers(config)

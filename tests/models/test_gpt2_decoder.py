@@ -7,7 +7,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from capjax.config import build, checks
-from capjax.config.build import ConfigError
+from capjax.config.errors import ConfigError
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.gpt2 import GPT2Decoder

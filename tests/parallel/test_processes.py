@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import capjax
-from capjax.config import build, checks
+from capjax.config import checks
+from capjax.config.errors import ConfigError
 from capjax.parallel import processes
 from capjax.run.train import train
 from configs import base
@@ -229,7 +230,7 @@ def test_batches_that_do_not_divide_are_named(monkeypatch, processes, local, fie
     monkeypatch.setattr(jax, "local_device_count", lambda: local)
     config = base.get_config()
     config.update_from_flattened_dict(fields)
-    with pytest.raises(build.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         checks.check_devices(config, "batch_size", "evaluation.batch_size")
     # What is not computed may be as it likes.
     config.batch_size, config.evaluation.batch_size = 3, 64
@@ -239,5 +240,5 @@ def test_batches_that_do_not_divide_are_named(monkeypatch, processes, local, fie
 def test_processes_with_unlike_devices_are_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "device_count", lambda: 3)
-    with pytest.raises(build.ConfigError, match="each must have as many as the others"):
+    with pytest.raises(ConfigError, match="each must have as many as the others"):
         checks.check_devices(base.get_config(), "batch_size")

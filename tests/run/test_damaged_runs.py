@@ -12,7 +12,7 @@ import safetensors.numpy
 
 import capjax
 from capjax import caption
-from capjax.config.build import ConfigError
+from capjax.config.errors import ConfigError
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.main import default_workdir
 from capjax.pretrained.variables import load_variables, save_variables

@@ -9,7 +9,8 @@ import pytest
 from flax import traverse_util
 
 import capjax
-from capjax.config import build, checks
+from capjax.config import build, checks, questions
+from capjax.config.errors import ConfigError
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.models.captioner import Captioner, split_frozen
 from capjax.run import init
@@ -128,11 +129,11 @@ def test_words_that_both_know_are_copied_and_others_are_fresh(config, kind, tmp_
     old, new = flat(before["decoder"]), flat(after["params"]["decoder"])
     sized = {name for name in new if fresh[name].shape != old[name].shape}
     assert len(sized) == (2 if kind is tied else 3)
-    assert sized == init.WORD_AXES.keys() & new.keys()
+    assert sized == model.decoder.word_axes.keys() & new.keys()
     for name in new.keys() - sized:
         np.testing.assert_array_equal(new[name], old[name], err_msg=name)
     for name in sized:
-        axis = init.WORD_AXES[name]
+        axis = model.decoder.word_axes[name]
         for word in ("<pad>", "<bos>", "<eos>", "<unk>", "a", "red", "wall", "dog", "the"):
             ids = [
                 next((i for i in range(t.vocab_size) if t.word(i) == word), None)
@@ -146,7 +147,7 @@ def test_words_that_both_know_are_copied_and_others_are_fresh(config, kind, tmp_
     said = capsys.readouterr().out
     assert "starting from step 0 of" in said
     assert "of 10 words that run has 7; 3 are fresh: dog, big, the" in said
-    assert not build.keeps_tokenizer(config)
+    assert not questions.keeps_tokenizer(config)
 
 
 def test_an_encoder_alone_leaves_the_decoder_to_chance(config, tmp_path, capsys):
@@ -157,7 +158,7 @@ def test_an_encoder_alone_leaves_the_decoder_to_chance(config, tmp_path, capsys)
     chance = variables_of(config, NEW, config.seed)["params"]
     assert_same(after["params"]["decoder"], chance["decoder"])
     # Words of a decoder that is not there matter to nobody.
-    assert not build.keeps_tokenizer(config)
+    assert not questions.keeps_tokenizer(config)
     assert record["taken"] == ["encoder"]
     assert record["fresh"] == ["decoder"]
     sizes = [sum(x.size for x in jax.tree.leaves(chance[part])) for part in ("encoder", "decoder")]
@@ -170,7 +171,7 @@ def test_a_decoder_alone_keeps_its_words(config, tmp_path):
     before = make_run(tmp_path, config)["params"]
     config.encoder.depth = 2
     after, _ = begin(config, tmp_path, OLD, init_parts=("decoder",))
-    assert build.keeps_tokenizer(config)
+    assert questions.keeps_tokenizer(config)
     assert_same(after["params"]["decoder"], before["decoder"])
     chance = variables_of(config, OLD, config.seed)["params"]
     assert_same(after["params"]["encoder"], chance["encoder"])
@@ -223,7 +224,7 @@ def test_what_does_not_fit_is_named_with_what_would(config, tmp_path):
 def test_parts_that_can_not_be_are_refused(config, fields, message):
     config.init_from = "somewhere"
     config.update_from_flattened_dict(fields)
-    with pytest.raises(build.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         checks.check(config)
 
 

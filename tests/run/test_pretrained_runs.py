@@ -10,6 +10,7 @@ import pytest
 
 import capjax
 from capjax.config import build
+from capjax.config.errors import ConfigError
 from capjax.pretrained.variables import load_variables
 from capjax.pretrained.weights import WeightsError
 from capjax.run.evaluate import evaluate
@@ -243,14 +244,14 @@ def test_mistakes_are_found_before_training(config, tmp_path):
             train(changed, str(tmp_path / "none"))
         assert not (tmp_path / "none" / "config.json").exists()
 
-    refused(build.ConfigError, "cache_views=1 and", **{"dataset.crop_area": 0.5})
-    refused(build.ConfigError, "cache_views=1 and", **{"dataset.flip": True})
-    refused(build.ConfigError, "cache_views=3 and", **{"encoder.cache_views": 3})
-    refused(build.ConfigError, "crop_area must be above 0", **{"dataset.crop_area": 2.0})
-    refused(build.ConfigError, "trainable is .*block_16", **{"encoder.trainable": ("block_16",)})
-    refused(build.ConfigError, "encoder.cache='float8'; it may be", **{"encoder.cache": "float8"})
-    refused(build.ConfigError, "dataset.cache_dir: set it", **{"dataset.cache_dir": ""})
-    refused(build.ConfigError, r"encoder\.weights='' must not be empty", **{"encoder.weights": ""})
+    refused(ConfigError, "cache_views=1 and", **{"dataset.crop_area": 0.5})
+    refused(ConfigError, "cache_views=1 and", **{"dataset.flip": True})
+    refused(ConfigError, "cache_views=3 and", **{"encoder.cache_views": 3})
+    refused(ConfigError, "crop_area must be above 0", **{"dataset.crop_area": 2.0})
+    refused(ConfigError, "trainable is .*block_16", **{"encoder.trainable": ("block_16",)})
+    refused(ConfigError, "encoder.cache='float8'; it may be", **{"encoder.cache": "float8"})
+    refused(ConfigError, "dataset.cache_dir: set it", **{"dataset.cache_dir": ""})
+    refused(ConfigError, r"encoder\.weights='' must not be empty", **{"encoder.weights": ""})
     refused(WeightsError, "none.h5: no such weights file", **{"encoder.weights": "none.h5"})
     refused(WeightsError, "does not fit the model", **{"encoder.alpha": 0.5})
 

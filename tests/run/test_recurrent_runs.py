@@ -8,6 +8,7 @@ import pytest
 
 import capjax
 from capjax.config import build, checks
+from capjax.config.errors import ConfigError
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.evaluate.attention_figures import attention_figure
 from capjax.evaluate.attention_maps import grid_maps, overlay
@@ -173,7 +174,7 @@ def test_a_run_starts_from_another(config, tmp_path):
     config.tokenizer.max_words = 3
     train(config, str(second))
     assert capjax.load(second).tokenizer.vocab_size == capjax.load(first).tokenizer.vocab_size
-    with pytest.raises(build.ConfigError, match="is this run's own workdir"):
+    with pytest.raises(ConfigError, match="is this run's own workdir"):
         train(config, str(first))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
@@ -194,41 +195,39 @@ def test_mistakes_are_found_before_training(config, pictures, tmp_path):
             train(changed, str(tmp_path / "none"))
 
     vectors = str(pictures / "vectors.txt")
+    refused(ConfigError, "decoder.cell='rnn'; it may be 'gru', 'lstm'", **{"decoder.cell": "rnn"})
     refused(
-        build.ConfigError, "decoder.cell='rnn'; it may be 'gru', 'lstm'", **{"decoder.cell": "rnn"}
-    )
-    refused(
-        build.ConfigError,
+        ConfigError,
         "initial_state must be 'mean'",
         **{"decoder.attention": "none", "decoder.initial_state": "zero"},
     )
     refused(
-        build.ConfigError,
+        ConfigError,
         "needs a decoder with attention",
         **{"decoder.attention": "none", "attention_penalty": 1.0},
     )
     refused(
-        build.ConfigError,
+        ConfigError,
         "kind 'exponential' needs 0 < k < 1",
         **{"scheduled_sampling.kind": "exponential"},
     )
-    refused(build.ConfigError, r"optimizer\.schedule='step'", **{"optimizer.schedule": "step"})
-    refused(build.ConfigError, "needs a config.word_vectors.file", **{"word_vectors.frozen": True})
+    refused(ConfigError, r"optimizer\.schedule='step'", **{"optimizer.schedule": "step"})
+    refused(ConfigError, "needs a config.word_vectors.file", **{"word_vectors.frozen": True})
     refused(
         WeightsError,
         "vectors of 6 numbers",
         **{"word_vectors.file": vectors, "decoder.embed_dim": 8},
     )
-    refused(build.ConfigError, "no such file", **{"word_vectors.file": "none.txt"})
+    refused(ConfigError, "no such file", **{"word_vectors.file": "none.txt"})
     refused(
-        build.ConfigError,
+        ConfigError,
         "give one of them",
         **{"word_vectors.file": vectors, "init_from": str(tmp_path)},
     )
-    refused(build.ConfigError, "must be 0 or more", **{"attention_penalty": -1.0})
-    refused(build.ConfigError, "must lie in 0 to 1", **{"decoder.expected_rate": 7.0})
+    refused(ConfigError, "must be 0 or more", **{"attention_penalty": -1.0})
+    refused(ConfigError, "must lie in 0 to 1", **{"decoder.expected_rate": 7.0})
     refused(
-        build.ConfigError,
+        ConfigError,
         "kind 'inverse_sigmoid' needs k > 1",
         **{"scheduled_sampling.kind": "inverse_sigmoid"},
     )
@@ -236,11 +235,11 @@ def test_mistakes_are_found_before_training(config, pictures, tmp_path):
     config.decoder = base.transformer_decoder()
     config.decoder.tie_embeddings = True
     refused(
-        build.ConfigError,
+        ConfigError,
         "keep the output layer from learning",
         **{"word_vectors.file": vectors, "word_vectors.frozen": True},
     )
-    refused(build.ConfigError, "needs a recurrent decoder", **{"scheduled_sampling.kind": "linear"})
+    refused(ConfigError, "needs a recurrent decoder", **{"scheduled_sampling.kind": "linear"})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 import capjax
 from capjax.caption import main
 from capjax.config import checks
-from capjax.config.build import ConfigError
+from capjax.config.errors import ConfigError
 from capjax.data.batches import lay_out
 from capjax.data.shapes.draw import draw
 from capjax.data.shapes.grammar import captions_of

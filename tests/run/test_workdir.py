@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from capjax.config import build, checks
+from capjax.config.errors import ConfigError
 from capjax.config.identity import flat
 from capjax.config.upgrade import upgrade
 from capjax.data.captions import CaptionTable
@@ -226,7 +227,7 @@ def test_a_selection_is_written_and_an_old_one_removed(tmp_path):
 def test_fields_of_another_encoder_are_named():
     config = base.get_config()
     config.encoder.name = "conv"
-    with pytest.raises(build.ConfigError, match=r"class_token.*base\.conv_encoder\(\)"):
+    with pytest.raises(ConfigError, match=r"class_token.*base\.conv_encoder\(\)"):
         build.captioner(config, TOKENIZER)
 
 
@@ -244,7 +245,7 @@ def test_fields_of_another_encoder_are_named():
 def test_mistakes_are_found_before_training(field, value, message):
     config = base.get_config()
     config.update_from_flattened_dict({field: value})
-    with pytest.raises(build.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         checks.check(config)
 
 
@@ -261,7 +262,7 @@ def test_mistakes_are_found_before_training(field, value, message):
 def test_unknown_names_are_config_errors(section, field, value, message):
     config = base.get_config()
     (config[section] if section else config)[field] = value
-    with pytest.raises(build.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         build.captioner(config, train_word_tokenizer(["a cat"]))
 
 
