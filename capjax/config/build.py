@@ -17,6 +17,7 @@ from capjax.data.shapes import facts
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import BeamSearch
 from capjax.evaluate.scoring import ImageScorer, Scorer
+from capjax.files.errors import ReportedError
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
 from capjax.models.decoders.bahdanau import BahdanauDecoder
@@ -66,7 +67,7 @@ _CROSS = ("cross_attention", "norms_1")
 EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
 
 
-class ConfigError(ValueError):
+class ConfigError(ReportedError, ValueError):
     """A config that names no model, or one that can't be; the message names the field."""
 
 

@@ -11,6 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageChops
 
+from capjax.files.errors import ReportedError
+
 # Pillow takes headers as they come; a lying one would ask for the whole memory. Half a billion
 # bytes decoded are plenty for a photograph, and Pillow's own limit (89 million pixels, where it
 # warns) lies above.
@@ -51,7 +53,7 @@ Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lan
 Box = tuple[float, float, float, float]
 
 
-class ImageError(ValueError):
+class ImageError(ReportedError, ValueError):
     """An image that cannot be used; the message names it and says why."""
 
 

@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 from capjax.files.atomic import write_json
+from capjax.files.errors import ReportedError
 from capjax.files.text import dotted, parse_json
 from capjax.models.captioner import Variables
 from capjax.pretrained.variables import load_variables, save_variables
@@ -103,7 +104,7 @@ _WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, F
 _FROZEN = "frozen.safetensors"
 
 
-class WorkdirError(ValueError):
+class WorkdirError(ReportedError, ValueError):
     """A workdir that can't be used as asked; the message says what would work."""
 
 
