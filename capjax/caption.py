@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from capjax.cli import attention
-from capjax.cli.errors import leave, reported
+from capjax.cli.errors import leave, reported, unread
 from capjax.cli.parts import add_parts, import_parts
 from capjax.config import build, checks
 from capjax.data.inputs import batches, expand, read_input, read_lines
@@ -169,9 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         except KeyboardInterrupt:  # Before there was anything to finish.
             return 128 + signal.SIGINT
         except BrokenPipeError:
-            # Python would try once more at its end, and complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 128 + signal.SIGPIPE
+            return unread()
 
 
 def _caption(arguments: argparse.Namespace) -> int:

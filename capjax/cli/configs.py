@@ -7,9 +7,10 @@ capjax configs --to my_project/configs
 import argparse
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 
-from capjax.cli.errors import reported
+from capjax.cli.errors import leave, reported, unread
 from capjax.config import shipped
 
 
@@ -30,8 +31,8 @@ def copy_configs(to: str) -> None:
         print("Their `from configs import base` finds a changed base.py in a folder `configs` only")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the flags, and lists or copies."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the flags, and lists or copies; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="capjax configs",
         description=__doc__,
@@ -40,14 +41,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", metavar="DIR", help="copy them, and what they import, into DIR")
     arguments = parser.parse_args(argv)
     with reported():
-        if arguments.to:
-            copy_configs(arguments.to)
-            return
-        summaries = shipped.summaries()
-        width = max(map(len, summaries))
-        for name, summary in summaries.items():
-            print(f"{name:{width}}  {summary}")
+        try:
+            if arguments.to:
+                copy_configs(arguments.to)
+            else:
+                _list()
+        except BrokenPipeError:
+            return unread()
+    return 0
+
+
+def _list() -> None:
+    summaries = shipped.summaries()
+    width = max(map(len, summaries))
+    for name, summary in summaries.items():
+        print(f"{name:{width}}  {summary}")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main()
+    leave(main())

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -38,6 +39,13 @@ def leave(status: int | None) -> NoReturn:
         # Python's own end waits for threads, and one may be in the middle of a download.
         os._exit(status)
     sys.exit(status)
+
+
+def unread() -> int:
+    """The exit status where nobody reads standard output any more, which is closed here."""
+    # Python would try once more at its end, and complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def error_in(file: str, error: Exception) -> str:
