@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from capjax.evaluate.captioning import BeamSearch, Caption, Sampling
     from capjax.run.load import Run, load
 
-__all__ = ["BeamSearch", "Caption", "Run", "Sampling", "load"]
+    __version__: str
+
+__all__ = ["BeamSearch", "Caption", "Run", "Sampling", "__version__", "load"]
 
 # Imported at first use: `--help` and config files need no JAX.
 _MODULES = {
@@ -26,4 +28,6 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("capjax")
     raise AttributeError(f"module 'capjax' has no attribute {name!r}")

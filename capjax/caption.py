@@ -1,8 +1,8 @@
 """Captions photographs with a trained model: files, folders, URLs, or names as they come.
 
-python -m capjax.caption --workdir runs/shapes_transformer photo.jpg holiday/ https://...
-python -m capjax.caption --model ydshieh/vit-gpt2-coco-en photo.jpg
-find . -name '*.jpg' | python -m capjax.caption --workdir runs/shapes_transformer --json -
+capjax caption --workdir runs/shapes_transformer photo.jpg holiday/ https://...
+capjax caption --model ydshieh/vit-gpt2-coco-en photo.jpg
+find . -name '*.jpg' | capjax caption --workdir runs/shapes_transformer --json -
 """
 
 import argparse
@@ -18,15 +18,16 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from capjax.cli import attention
+from capjax.cli.errors import leave, reported, unread
+from capjax.cli.parts import add_parts, import_parts
 from capjax.config import build, checks
 from capjax.config.errors import ConfigError
 from capjax.data.inputs import batches, expand, read_input, read_lines
-from capjax.evaluate.caption_file import CaptionFile, CaptionFileError
+from capjax.evaluate.caption_file import CaptionFile
 from capjax.evaluate.captioning import Method, Sampling
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
 from capjax.evaluate.stream import caption_stream, picture_reader
 from capjax.pretrained.captioners.published import is_published
-from capjax.pretrained.weights import WeightsError
 from capjax.run.load import Run, load, made_by
 from capjax.run.workdir import Workdir, WorkdirError
 
@@ -43,7 +44,7 @@ exit status:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m capjax.caption",
+        prog="capjax caption",
         description=__doc__.split("\n")[0],
         epilog=EXIT_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -91,6 +92,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="go on with FILE: skip images that have a caption there, try errors again",
     )
+    add_parts(parser)
     arguments = parser.parse_args(argv)
     attention.check_arguments(parser, arguments)
     if arguments.model and arguments.checkpoint:
@@ -160,28 +162,30 @@ class _Stop:
 def main(argv: list[str] | None = None) -> int:
     """Captions what can be used; returns the exit status, see `EXIT_STATUS`."""
     arguments = parse_arguments(argv)
+    import_parts(arguments.parts)
     build.compilation_cache(arguments.compilation_cache)
-    try:
-        run = _load(arguments)
-        method = choose_method(arguments, run.config)
-        attention.check_run(arguments, run.model.decoder)
-        with contextlib.ExitStack() as stack:
-            file = None
-            if arguments.output:
-                made = made_by(run, method)
-                if arguments.attended:
-                    made["attended"] = True
-                file = CaptionFile(arguments.output, made, resume=arguments.resume)
-                stack.enter_context(contextlib.closing(file))
-            return _caption_all(arguments, run, method, file, stack.enter_context(_Stop()))
-    except KeyboardInterrupt:  # Before there was anything to finish.
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # Python would try once more at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except (ConfigError, WeightsError, WorkdirError, CaptionFileError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with reported():
+        try:
+            return _caption(arguments)
+        except KeyboardInterrupt:  # Before there was anything to finish.
+            return 128 + signal.SIGINT
+        except BrokenPipeError:
+            return unread()
+
+
+def _caption(arguments: argparse.Namespace) -> int:
+    run = _load(arguments)
+    method = choose_method(arguments, run.config)
+    attention.check_run(arguments, run.model.decoder)
+    with contextlib.ExitStack() as stack:
+        file = None
+        if arguments.output:
+            made = made_by(run, method)
+            if arguments.attended:
+                made["attended"] = True
+            file = CaptionFile(arguments.output, made, resume=arguments.resume)
+            stack.enter_context(contextlib.closing(file))
+        return _caption_all(arguments, run, method, file, stack.enter_context(_Stop()))
 
 
 def _load(arguments: argparse.Namespace) -> Run:
@@ -260,8 +264,4 @@ def _names(images: list[str]) -> Iterator[str | None]:
 
 
 if __name__ == "__main__":
-    status = main()
-    if status > 128:
-        # Python's own end waits for threads, and one may be in the middle of a download.
-        os._exit(status)
-    sys.exit(status)
+    leave(main())

@@ -2,8 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from capjax.pretrained.captioners.encoder_decoder import PROJECTION, read_captioner
-from capjax.pretrained.captioners.gpt2 import gpt2_fields
+from capjax.pretrained.captioners.projection import PROJECTION
 from configs.pretrained_encoders import vit
 
 
@@ -53,6 +52,9 @@ def use_gpt2(config: ConfigDict, source: str) -> None:
     Raises:
       WeightsError, which is a ValueError: there is no such GPT-2.
     """
+    # Configs import without JAX, which reads weights.
+    from capjax.pretrained.captioners.gpt2 import gpt2_fields
+
     config.decoder = gpt2_decoder()
     fields = gpt2_fields(source)
     config.decoder.update({name: fields[name] for name in fields.keys() - {"vocab_size"}})
@@ -72,6 +74,8 @@ def use_captioner(config: ConfigDict, source: str) -> None:
     Raises:
       WeightsError, which is a ValueError: there is no such captioner.
     """
+    from capjax.pretrained.captioners.encoder_decoder import read_captioner
+
     captioner = read_captioner(source, weights=False)
     config.encoder, config.decoder = vit(), gpt2_decoder()
     if captioner.projection:

@@ -7,9 +7,6 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from capjax.data.images import Resize
-from capjax.pretrained.resnet import timm_depth, timm_resize
-from capjax.pretrained.saved import read_about
-from capjax.pretrained.vit.read import vit_fields, vit_resize
 
 
 def _pretrained(name: str) -> ConfigDict:
@@ -152,16 +149,8 @@ def use_encoder(config: ConfigDict, name: str) -> None:
     if name in _ENCODERS:
         make, fields, resize = _ENCODERS[name]
         config.encoder = make()
-    elif about := read_about(os.path.expanduser(name)):
-        config.encoder = _section(about.name, name)()
-        fields, resize = {"weights": name, **about.fields}, about.resize
     elif "/" in name or "." in name:
-        if depth := timm_depth(name):
-            config.encoder = resnet()
-            fields, resize = {"weights": name, "depth": depth}, timm_resize(name)
-        else:
-            config.encoder = vit()
-            fields, resize = {"weights": name, **vit_fields(name)}, vit_resize(name)
+        config.encoder, fields, resize = _read(name)
     else:
         raise ValueError(
             f"there is no encoder {name!r}; it may be {', '.join(_ENCODERS)}, or of a ViT or of "
@@ -171,3 +160,17 @@ def use_encoder(config: ConfigDict, name: str) -> None:
     config.encoder.update(fields)
     pixels = dataclasses.asdict(resize)
     config.dataset.update({"image_size": pixels.pop("size"), **pixels})
+
+
+def _read(name: str) -> tuple[ConfigDict, dict, Resize]:
+    """The encoder section of a file, a folder or a name, its stated fields, and its pixels."""
+    # Configs import without JAX, which reads weights.
+    from capjax.pretrained.resnet import timm_depth, timm_resize
+    from capjax.pretrained.saved import read_about
+    from capjax.pretrained.vit.read import vit_fields, vit_resize
+
+    if about := read_about(os.path.expanduser(name)):
+        return _section(about.name, name)(), {"weights": name, **about.fields}, about.resize
+    if depth := timm_depth(name):
+        return resnet(), {"weights": name, "depth": depth}, timm_resize(name)
+    return vit(), {"weights": name, **vit_fields(name)}, vit_resize(name)

@@ -18,10 +18,10 @@ import time
 import jax
 from absl import logging
 
+from capjax.cli.errors import ERRORS
 from capjax.cli.flags import USAGE, fail
 from capjax.config import build
 from capjax.files.locks import one_at_a_time
-from capjax.main import ERRORS
 from capjax.run.evaluate import evaluate, metrics_line
 from capjax.run.load import load_tokenizer
 from capjax.run.train import train

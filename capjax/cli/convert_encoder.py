@@ -1,24 +1,24 @@
 """Writes a pretrained encoder as one `.safetensors`, which needs no other library to be read.
 
-    python -m capjax.convert_encoder --to clip.safetensors \
-        --config configs/folder_transformer.py:openai/clip-vit-base-patch32
-    python -m capjax.main --config configs/folder_transformer.py:./clip.safetensors ...
+    capjax convert --to clip.safetensors --config folder_transformer:openai/clip-vit-base-patch32
+    capjax train --config folder_transformer:./clip.safetensors ...
 
 Weights come from where the config's encoder has them, `config.encoder.weights`. The file also holds
 the encoder's fields, and how it wants its pixels.
 """
 
-import sys
+from collections.abc import Sequence
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags, logging
+from ml_collections import ConfigDict
 
+from capjax.cli.errors import reported
+from capjax.cli.flags import define_config, run
 from capjax.config import build, questions
 from capjax.config.errors import ConfigError
 from capjax.models.contract import PretrainedEncoder
 from capjax.parts import ENCODERS
 from capjax.pretrained.saved import About, save_encoder
-from capjax.pretrained.weights import WeightsError
 
 
 def convert_encoder(config: ConfigDict, to: str) -> None:
@@ -41,26 +41,23 @@ def convert_encoder(config: ConfigDict, to: str) -> None:
     print(f"wrote {to}: {about.name} of {config.encoder.weights}")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Reads the flags and converts."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.field=value")
+    run(_main, define_flags, argv, program="capjax convert", doc=__doc__)
+
+
+def _main() -> None:
     logging.set_verbosity(logging.WARNING)
-    try:
+    with reported():
         convert_encoder(flags.FLAGS.config, flags.FLAGS.to)
-    except (ConfigError, WeightsError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
-def _define_flags() -> None:
-    # Not on import: other command lines have flags of the same names.
-    config_flags.DEFINE_config_file(
-        "config", None, "A config with a pretrained encoder.", lock_config=True
-    )
+def define_flags() -> None:
+    """Defines the flags."""
+    define_config()
     flags.DEFINE_string("to", None, "The .safetensors file to write.")
-    flags.mark_flags_as_required(["config", "to"])
+    flags.mark_flag_as_required("to")
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(main)
+    main()

@@ -1,6 +1,6 @@
 r"""Writes the PyTorch Show-Attend-Tell tutorial's checkpoint as plain tensors: needed once.
 
-python -m capjax.pretrained.convert_show_attend_tell \
+capjax convert-tutorial \
     BEST_checkpoint_coco_5_cap_per_img_5_min_word_freq.pth.tar \
     --to tutorial.safetensors --i_trust_this_file
 
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from capjax.cli.errors import reported
 from capjax.files.atomic import write_atomic
 from capjax.pretrained.weights import WeightsError
 
@@ -131,8 +132,7 @@ def _arrays(part: Any, where: str) -> dict[str, np.ndarray]:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m capjax.pretrained.convert_show_attend_tell",
-        description=__doc__.split("\n")[0],
+        prog="capjax convert-tutorial", description=__doc__.split("\n")[0]
     )
     parser.add_argument("checkpoint", help="the tutorial's .pth.tar file")
     parser.add_argument("--to", required=True, help="the .safetensors file to write")
@@ -148,11 +148,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Converts one file and says what it wrote."""
     arguments = parse_arguments(argv)
-    try:
+    with reported():
         arrays = read_checkpoint(arguments.checkpoint, trusted=arguments.i_trust_this_file)
         write_atomic(arguments.to, safetensors.numpy.save(arrays))
-    except (WeightsError, OSError) as error:
-        sys.exit(f"error: {error}")
     counts = [sum(name.startswith(f"{part}.") for name in arrays) for part in PARTS]
     size = sum(array.nbytes for array in arrays.values())
     print(

@@ -1,24 +1,22 @@
 """Writes a trained run as a captioner of Hugging Face's transformers.
 
-    python -m capjax.pretrained.export --workdir runs/shapes_vit_gpt2 --to captioner
+    capjax export --workdir runs/shapes_vit_gpt2 --to captioner
 
 `VisionEncoderDecoderModel`, `AutoTokenizer` and `AutoImageProcessor` load the folder, and
-`generate` makes the captions of `capjax.caption`. A run exports whose encoder, adapter and decoder
+`generate` makes the captions of `capjax caption`. A run exports whose encoder, adapter and decoder
 transformers has: see `capjax.pretrained.captioners.exportable`.
 """
 
 import argparse
 import dataclasses
-import sys
 
+from capjax.cli.errors import reported
+from capjax.cli.parts import add_parts, import_parts
 from capjax.config import build
-from capjax.config.errors import ConfigError
 from capjax.pretrained.captioners.export_captioner import check_free, write_captioner
 from capjax.pretrained.captioners.exportable import exportable
 from capjax.pretrained.captioners.generation_file import Generation
-from capjax.pretrained.weights import ExportError, WeightsError
 from capjax.run.load import load
-from capjax.run.workdir import WorkdirError
 
 _LOAD = """\
 from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
@@ -52,17 +50,15 @@ def export(workdir: str, to: str, checkpoint: str | int = "best") -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Reads the flags and exports."""
-    parser = argparse.ArgumentParser(
-        prog="python -m capjax.pretrained.export", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="capjax export", description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", required=True, help="folder of a trained run")
     parser.add_argument("--to", required=True, metavar="DIR", help="folder to write, new or empty")
     parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
+    add_parts(parser)
     arguments = parser.parse_args(argv)
-    try:
+    import_parts(arguments.parts)
+    with reported():
         export(arguments.workdir, arguments.to, arguments.checkpoint)
-    except (ConfigError, ExportError, WeightsError, WorkdirError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

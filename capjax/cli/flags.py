@@ -1,26 +1,66 @@
-"""What the command lines share: a mistake in one is one line, and exit statuses."""
+"""Command lines with a --config, by absl: parsing, mistakes in one line, and --help."""
 
+import argparse
 import os
 import re
 import runpy
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
 
+from capjax.cli.errors import ERROR, USAGE, error_in, fail
+from capjax.cli.parts import define_parts, import_parts
+from capjax.config import describe, shipped
 from capjax.files.text import nearest
 
-# Exit statuses beside 0: something went wrong, and the command line itself is wrong.
-ERROR, USAGE = 1, 2
+__all__ = ["ERROR", "USAGE", "define_config", "error_in", "fail", "parse_flags", "run"]
+
+_HELP = ("--help", "-help", "-h")
+_CONFIG = (
+    "config file, or a shipped config's name, such as shapes_transformer (`capjax configs` lists "
+    "them); FILE:ARGUMENT or NAME:ARGUMENT gives its get_config() an argument"
+)
 
 
-def fail(message: str, status: int = ERROR) -> NoReturn:
-    """Ends the program with `error: ...` on stderr."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(status)
+def run(
+    body: Callable[[], Any],
+    define_flags: Callable[[], None],
+    argv: Sequence[str] | None = None,
+    *,
+    program: str,
+    doc: str,
+) -> None:
+    """Parses a command line with a --config, and runs a command whose flags are in `flags.FLAGS`.
+
+    Args:
+      body: the command.
+      define_flags: defines its flags; not on import, as other commands have flags of these names.
+      argv: the command line after the program's name; by default the process's own.
+      program: its name, for --help.
+      doc: what --help says of it.
+
+    Raises:
+      SystemExit: always, with the exit status.
+    """
+    if argv is not None:
+        sys.argv[1:] = argv  # ml_collections looks there for fields of the config.
+    before = set(flags.FLAGS)
+    define_flags()
+    if any(argument in _HELP for argument in sys.argv[1:]):
+        own = [flags.FLAGS[name] for name in flags.FLAGS if name not in before]
+        print(_help(program, doc, own, _values_of(sys.argv[1:], "config")), end="")
+        sys.exit()
+    app.run(lambda _: body(), argv=[program, *sys.argv[1:]], flags_parser=parse_flags)
+
+
+def define_config() -> None:
+    """Defines --config and --parts."""
+    config_flags.DEFINE_config_file("config", None, _CONFIG, lock_config=True)
+    flags.mark_flag_as_required("config")
+    define_parts()
 
 
 def parse_flags(argv: Sequence[str], known: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -30,8 +70,14 @@ def parse_flags(argv: Sequence[str], known: flags.FlagValues = flags.FLAGS) -> l
       What is no flag, as absl does: the program's name first.
 
     Raises:
-      SystemExit: of status 2, after one line on stderr; or what --help has absl do.
+      SystemExit: of status 2, after one line on stderr.
     """
+    if "parts" in known:
+        import_parts(_values_of(argv, "parts"))
+    given = _values_of(argv, "config")
+    argv = [_resolved(argument, given) for argument in argv]
+    for source in map(shipped.resolve, given):
+        shipped.make_importable(source.partition(":")[0])
     try:
         rest = known(argv)
         if "config" in known and not isinstance(known["config"].value, ConfigDict):
@@ -44,10 +90,26 @@ def parse_flags(argv: Sequence[str], known: flags.FlagValues = flags.FLAGS) -> l
     return rest
 
 
+def _values_of(argv: Sequence[str], name: str) -> list[str]:
+    """The values that a command line gives to a flag."""
+    values = []
+    for here, after in zip(argv, [*argv[1:], ""], strict=True):
+        if match := re.fullmatch(f"--?{name}(?:=(.*))?", here, re.DOTALL):
+            values.append(after if match[1] is None else match[1])
+    return values
+
+
+def _resolved(argument: str, sources: Sequence[str]) -> str:
+    """An argument with the name of a shipped config made its file, where it is one of `sources`."""
+    flag, equals, value = argument.partition("=")
+    if equals and flag in ("--config", "-config"):
+        return f"{flag}={shipped.resolve(value)}"
+    return shipped.resolve(argument) if argument in sources else argument
+
+
 def _explain(argv: list[str], error: Exception) -> str:
     """What is wrong with a command line that can't be parsed."""
-    source = _config_of(argv)
-    if source is not None:
+    for source in _values_of(argv, "config")[:1]:
         try:
             config = _read_config(source)
         except _ConfigFileError as found:
@@ -57,14 +119,6 @@ def _explain(argv: list[str], error: Exception) -> str:
             if field not in names:
                 return f"--config.{field}: there is no such field; {nearest(field, names)}"
     return str(error) or type(error).__name__
-
-
-def _config_of(argv: list[str]) -> str | None:
-    """The value of --config."""
-    for here, after in zip(argv, [*argv[1:], ""], strict=True):
-        if match := re.fullmatch("--?config(?:=(.*))?", here, re.DOTALL):
-            return after if match[1] is None else match[1]
-    return None
 
 
 def _overrides(argv: list[str]) -> Iterator[str]:
@@ -89,9 +143,12 @@ def _read_config(source: str) -> ConfigDict:
     """What get_config of a file gives, once more, to find what is wrong with it."""
     file, colon, argument = source.partition(":")
     if not os.path.isfile(file):
+        names = shipped.summaries()
+        name = os.path.splitext(os.path.basename(file))[0]
+        hint = f"the shipped one is --config {name}" if name in names else ", ".join(names)
         raise _ConfigFileError(
-            f"--config={source}: there is no file {file!r}; a config is a Python file such as "
-            "configs/shapes_transformer.py"
+            f"--config={source}: there is no file {file!r}; a config is a Python file, or the name "
+            f"of a shipped one: {hint}"
         )
     try:
         make: Any = runpy.run_path(file).get("get_config")
@@ -107,12 +164,31 @@ def _read_config(source: str) -> ConfigDict:
     return config
 
 
-def error_in(file: str, error: Exception) -> str:
-    """An error of a config file and its line; of a ValueError, which may be an answer, its text."""
-    text = str(error)
-    if not isinstance(error, ValueError):
-        text = f"{type(error).__name__}: {text}"
-    frames = traceback.extract_tb(error.__traceback__)
-    same = os.path.abspath(file)
-    lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == same]
-    return f"{text} (line {lines[-1]})" if lines else text
+def _help(program: str, doc: str, own: Sequence[flags.Flag], sources: Sequence[str]) -> str:
+    """The text of --help: what the command does, its flags, and the fields of a given config."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        usage=f"{program} --config CONFIG [--config.FIELD=VALUE ...] [options]",
+        description=doc,
+        epilog="`--config CONFIG --help` lists the config's fields.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for flag in own:
+        # Without what absl adds by itself, as argparse says it in its own way.
+        text = re.sub(r"^<.*?>:\s*|;\s*repeat this option.*(?s:.*)", "", flag.help or "").replace(
+            "%", "%%"
+        )
+        if flag.boolean:
+            parser.add_argument(f"--{flag.name}", action="store_true", help=text)
+        else:
+            default = f" (default: {flag.default})" if flag.default else ""
+            choices = getattr(flag.parser, "enum_values", None)
+            parser.add_argument(f"--{flag.name}", choices=choices, help=text + default)
+    for source in map(shipped.resolve, sources[:1]):
+        shipped.make_importable(source.partition(":")[0])
+        try:
+            config = _read_config(source)
+        except _ConfigFileError as error:
+            fail(" ".join(str(error).split()), USAGE)
+        parser.epilog = f"fields of {sources[0]}:\n" + "\n".join(describe.lines(config))
+    return parser.format_help()

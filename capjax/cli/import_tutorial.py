@@ -1,20 +1,23 @@
 """Makes a run of the PyTorch Show-Attend-Tell tutorial's published checkpoint.
 
-    python -m capjax.pretrained.convert_show_attend_tell BEST_checkpoint_coco.pth.tar \
-        --to tutorial.safetensors --i_trust_this_file
-    python -m capjax.import_tutorial --config configs/coco_show_attend_tell.py \
-        --weights tutorial.safetensors --word_map WORDMAP_coco.json --workdir runs/tutorial
+    capjax convert-tutorial BEST_checkpoint_coco.pth.tar --to tutorial.safetensors \
+        --i_trust_this_file
+    capjax import-tutorial --config coco_show_attend_tell --weights tutorial.safetensors \
+        --word_map WORDMAP_coco.json --workdir runs/tutorial
 
-Then `capjax.caption`, `capjax.load` and `--mode evaluate` take it as any other run. The first
+Then `capjax caption`, `capjax evaluate` and `capjax.load` take it as any other run. The first
 command executes the file that it converts; the second executes nothing.
 """
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags, logging
+from ml_collections import ConfigDict
 
-from capjax.cli.flags import fail, parse_flags
+from capjax.cli.errors import reported
+from capjax.cli.flags import define_config, run
 from capjax.config import build, checks
 from capjax.config.errors import ConfigError
 from capjax.models.captioner import Variables, split_frozen
@@ -23,7 +26,7 @@ from capjax.pretrained.captioners.show_attend_tell import (
     unreachable_words,
     word_map_tokenizer,
 )
-from capjax.pretrained.weights import WeightsError, check_variables
+from capjax.pretrained.weights import check_variables
 from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.state import init_state
 
@@ -81,28 +84,26 @@ def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: 
     print(f"wrote {directory}, {tokenizer.vocab_size} tokens")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Reads the flags and imports."""
-    del argv  # Flags alone, says `parse_flags`.
+    run(_main, define_flags, argv, program="capjax import-tutorial", doc=__doc__)
+
+
+def _main() -> None:
     logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
-    try:
+    with reported():
         import_tutorial(given.config, given.weights, given.word_map, given.workdir)
-    except (ConfigError, WeightsError, WorkdirError) as error:
-        fail(str(error))
 
 
-def _define_flags() -> None:
-    # Not on import: other command lines have flags of the same names.
-    config_flags.DEFINE_config_file(
-        "config", None, "configs/coco_show_attend_tell.py, or one like it.", lock_config=True
-    )
+def define_flags() -> None:
+    """Defines the flags."""
+    define_config()
     flags.DEFINE_string("weights", None, "The converted checkpoint, .safetensors.")
     flags.DEFINE_string("word_map", None, "The tutorial's WORDMAP_*.json.")
     flags.DEFINE_string("workdir", None, "Folder of the run that is made.")
-    flags.mark_flags_as_required(["config", "weights", "word_map", "workdir"])
+    flags.mark_flags_as_required(["weights", "word_map", "workdir"])
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(main, flags_parser=parse_flags)
+    main()

@@ -1,18 +1,20 @@
 """Shows what a dataset holds, before anything is trained on it.
 
-    python -m capjax.data.show --config configs/flickr8k_transformer.py --config.dataset.root=DIR
+    capjax show --config flickr8k_transformer --config.dataset.root=DIR
 
 prints statistics of a split and draws random examples of it. Needs no accelerator.
 """
 
 import io
 import os
+from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import ConfigDict
 
-from capjax.cli.flags import fail, parse_flags
+from capjax.cli.errors import reported
+from capjax.cli.flags import define_config, run
 from capjax.data.captions import encode_captions
 from capjax.data.describe import describe_captions, draw_examples
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
@@ -55,32 +57,29 @@ def show(config: ConfigDict, split: str, images: int, to: str) -> None:
 
 
 def define_flags() -> None:
-    """Defines the flags; not on import, because other command lines have a --config too."""
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file, such as configs/shapes_transformer.py.", lock_config=True
-    )
+    """Defines the flags."""
+    define_config()
     flags.DEFINE_string("split", "train", "Split to show.")
     # More would make a picture taller than Matplotlib draws.
     flags.DEFINE_integer(
         "images", 16, "Examples to draw, at random.", lower_bound=1, upper_bound=400
     )
     flags.DEFINE_string("to", None, "PNG of the examples; by default examples-<split>.png.")
-    flags.mark_flag_as_required("config")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Reads the flags and shows the split."""
-    del argv  # Flags alone, says `parse_flags`.
+    run(_main, define_flags, argv, program="capjax show", doc=__doc__)
+
+
+def _main() -> None:
     given = flags.FLAGS
     # A split may be an expression with signs that no file name takes.
     name = "".join(c if c.isalnum() or c in "+-_" else "_" for c in given.split)
     to = os.path.abspath(given.to or f"examples-{name}.png")
-    try:
+    with reported():
         show(given.config, given.split, given.images, to)
-    except (DataError, OSError) as error:
-        fail(str(error))
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main, flags_parser=parse_flags)
+    main()

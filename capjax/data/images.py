@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageChops
 
+from capjax.files.errors import ReportedError
 from capjax.parts.types import Side, SideOrZero
 
 # Pillow takes headers as they come; a lying one would ask for the whole memory. Half a billion
@@ -53,7 +54,7 @@ Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lan
 Box = tuple[float, float, float, float]
 
 
-class ImageError(ValueError):
+class ImageError(ReportedError, ValueError):
     """An image that cannot be used; the message names it and says why."""
 
 

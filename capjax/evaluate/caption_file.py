@@ -9,10 +9,11 @@ from typing import Any
 
 from capjax.evaluate.lines import json_line
 from capjax.files.atomic import write_json
+from capjax.files.errors import ReportedError
 from capjax.files.text import dotted
 
 
-class CaptionFileError(ValueError):
+class CaptionFileError(ReportedError, ValueError):
     """A file of captions that can't be used as asked; the message names it and what would work."""
 
 

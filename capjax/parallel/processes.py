@@ -25,6 +25,8 @@ import jax
 from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
+from capjax.files.errors import ReportedError
+
 # Seconds without a sign of life after which a process counts as dead: JAX's own default.
 TIMEOUT = 100
 
@@ -45,7 +47,7 @@ _FAILED, _LEFT, _DONE = "capjax/failed", "capjax/left", "capjax/done"
 _numbers = itertools.count()
 
 
-class ProcessesError(ValueError):
+class ProcessesError(ReportedError, ValueError):
     """Processes that can't work together; the message says what would."""
 
 

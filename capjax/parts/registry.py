@@ -7,8 +7,10 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
+from capjax.files.errors import ReportedError
 
-class PartError(ValueError):
+
+class PartError(ReportedError, ValueError):
     """A part that does not exist or can't be registered; the message says what would work."""
 
 

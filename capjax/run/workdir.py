@@ -17,6 +17,7 @@ from capjax.config.upgrade import upgrade
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 from capjax.files.atomic import remove_temporary, write_json
+from capjax.files.errors import ReportedError
 from capjax.files.text import parse_json
 from capjax.models.captioner import Variables
 from capjax.pretrained.variables import load_variables, save_variables
@@ -45,7 +46,7 @@ _WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, F
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-class WorkdirError(ValueError):
+class WorkdirError(ReportedError, ValueError):
     """A workdir that can't be used as asked; the message says what would work."""
 
 

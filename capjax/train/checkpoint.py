@@ -28,6 +28,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from capjax.files.errors import ReportedError
 from capjax.parallel import processes
 from capjax.train.state import TrainState
 
@@ -41,7 +42,7 @@ _OVERHEAD = 1_000_000
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ReportedError, ValueError):
     """A checkpoint that can't be read or written; the message says which, and why."""
 
 

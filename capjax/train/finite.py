@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from capjax.files.errors import ReportedError
 from capjax.parallel import devices
 from capjax.train.state import TrainState
 
 _NAMED = 6
 
 
-class NonFiniteError(ValueError):
+class NonFiniteError(ReportedError, ValueError):
     """Training met NaN or infinity and stopped; the message says where, and what would work."""
 
 

@@ -22,6 +22,7 @@ from capjax.models.encoders.vit import ViT
 from capjax.pretrained.captioners import generation_file, gpt2, gpt2_tokenizer
 from capjax.pretrained.captioners.generation_file import Generation, read_generation
 from capjax.pretrained.captioners.gpt2_tokenizer import read_tokenizer
+from capjax.pretrained.captioners.projection import PROJECTION
 from capjax.pretrained.checkpoint_folders import (
     CONFIGS,
     checkpoint_folder,
@@ -36,8 +37,6 @@ from capjax.pretrained.weights import WeightsError, check_fit
 
 FILES = (*CONFIGS, generation_file.FILE, *gpt2_tokenizer.FILES)
 _DENSE = "enc_to_dec_proj"
-# The fields of `Adapter`, beside its width, of which it is that dense layer.
-PROJECTION = {"norms": False, "activation": "", "positions": "none", "depth": 0}
 
 
 @dataclasses.dataclass(frozen=True)

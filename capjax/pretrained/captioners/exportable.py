@@ -15,8 +15,9 @@ from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.patch import PatchEncoder
 from capjax.models.encoders.vit import ViT, resample_positions
 from capjax.models.layers import sincos_positions
-from capjax.pretrained.captioners.encoder_decoder import PROJECTION, PretrainedCaptioner
+from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner
 from capjax.pretrained.captioners.generation_file import Generation
+from capjax.pretrained.captioners.projection import PROJECTION
 from capjax.pretrained.vit.huggingface import HALF
 from capjax.pretrained.vit.read import FIELDS
 from capjax.pretrained.weights import ExportError

@@ -1,0 +1,83 @@
+"""The command `capjax`: one name for all command lines. Imports nothing heavy.
+
+capjax train --config shapes_transformer
+capjax caption --workdir runs/shapes_transformer photo.jpg
+"""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Sequence
+
+from capjax.cli.errors import USAGE, fail, leave
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+      module: has a function `main`, which takes the rest of the command line.
+      about: what it does, for --help.
+      arguments: come before what the user gives.
+    """
+
+    module: str
+    about: str
+    arguments: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "train": Command("capjax.main", "train a captioner, or continue a run", ("--mode", "train")),
+    "evaluate": Command(
+        "capjax.main", "caption a whole split and score it", ("--mode", "evaluate")
+    ),
+    "caption": Command("capjax.caption", "caption image files, folders and URLs"),
+    "show": Command("capjax.cli.show", "show what a dataset holds, before training"),
+    "configs": Command("capjax.cli.configs", "list the shipped configs, or copy them"),
+    "export": Command("capjax.cli.export", "write a run as a captioner of transformers"),
+    "convert": Command("capjax.cli.convert_encoder", "write a pretrained encoder as one file"),
+    "import-tutorial": Command(
+        "capjax.cli.import_tutorial", "make a run of the PyTorch tutorial's checkpoint"
+    ),
+    "convert-tutorial": Command(
+        "capjax.cli.convert_tutorial", "write that checkpoint as plain tensors, once"
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a subcommand.
+
+    Raises:
+      SystemExit: always, with its exit status.
+    """
+    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    if name in ("--help", "-h"):
+        print(_help(), end="")
+    elif name == "--version":
+        print(f"capjax {importlib.import_module('capjax').__version__}")
+    elif command := COMMANDS.get(name):
+        leave(importlib.import_module(command.module).main([*command.arguments, *rest]))
+    else:
+        wrong = f"there is no command {name!r}" if name else "a command is missing"
+        fail(f"{wrong}; there are {', '.join(COMMANDS)}", USAGE)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:{width}}  {command.about}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: capjax COMMAND ...",
+            "",
+            "Image captioning in JAX: train, decode, score, and see where the model looked.",
+            "",
+            "commands (`capjax COMMAND --help` says more of one):",
+            *rows,
+            "",
+            "options:",
+            f"  {'--version':{width}}  print the version",
+            "",
+        ]
+    )

@@ -1,0 +1,63 @@
+"""Lists the shipped configs, which --config takes by name, or copies them to be changed.
+
+capjax configs
+capjax configs --to my_project/configs
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+
+from capjax.cli.errors import leave, reported, unread
+from capjax.config import shipped
+
+
+def copy_configs(to: str) -> None:
+    """Copies all files of the shipped configs into a folder.
+
+    Raises:
+      FileExistsError: one of them is there already.
+    """
+    for name in shipped.files():
+        if os.path.lexists(place := os.path.join(to, name)):
+            raise FileExistsError(f"{place} is there already: give another folder")
+    os.makedirs(to, exist_ok=True)
+    for name in shipped.files():
+        shutil.copyfile(os.path.join(shipped.folder(), name), os.path.join(to, name))
+    print(f"wrote {len(shipped.files())} files to {to}")
+    if os.path.basename(os.path.abspath(to)) != "configs":
+        print("Their `from configs import base` finds a changed base.py in a folder `configs` only")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the flags, and lists or copies; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="capjax configs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--to", metavar="DIR", help="copy them, and what they import, into DIR")
+    arguments = parser.parse_args(argv)
+    with reported():
+        try:
+            if arguments.to:
+                copy_configs(arguments.to)
+            else:
+                _list()
+        except BrokenPipeError:
+            return unread()
+    return 0
+
+
+def _list() -> None:
+    summaries = shipped.summaries()
+    width = max(map(len, summaries))
+    for name, summary in summaries.items():
+        print(f"{name:{width}}  {summary}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    leave(main())

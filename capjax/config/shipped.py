@@ -1,0 +1,105 @@
+"""The configs that capjax ships, by name; they work where only the package is installed, too.
+
+In a checkout they are the folder `configs/`; an installed capjax holds them as `capjax/configs/`.
+They are no part of the package: they are read as a user's own config files are, which say
+`from configs import base`.
+"""
+
+import ast
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from capjax.files.text import nearest
+
+_PACKAGE = "configs"
+
+
+def folder() -> str:
+    """The folder of the shipped configs."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for place in (package, os.path.dirname(package)):
+        if os.path.isfile(os.path.join(place, _PACKAGE, "base.py")):
+            return os.path.join(place, _PACKAGE)
+    raise FileNotFoundError(f"{package}: this installation of capjax lacks its configs")
+
+
+def files() -> list[str]:
+    """All files of that folder: configs, and what they import."""
+    return sorted(name for name in os.listdir(folder()) if name.endswith(".py"))
+
+
+def summaries() -> dict[str, str]:
+    """The first line of each config's docstring, by name; imports none of them."""
+    found = {}
+    for name in files():
+        with open(os.path.join(folder(), name), encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        if "get_config" in functions:
+            found[name.removesuffix(".py")] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return found
+
+
+def resolve(source: str) -> str:
+    """The value of a --config, with a shipped config's name made its file.
+
+    Args:
+      source: FILE, FILE:ARGUMENT, NAME or NAME:ARGUMENT. What is a file here is no name.
+    """
+    name, colon, argument = source.partition(":")
+    path = os.path.join(folder(), f"{name}.py")
+    if not name.isidentifier() or os.path.isfile(name) or not os.path.isfile(path):
+        return source
+    return f"{path}{colon}{argument}"
+
+
+def make_importable(file: str) -> None:
+    """Makes `from configs import base` work in a config file.
+
+    `configs` is looked for in the folder of that name which the file lies in, then where Python
+    finds one, then among the shipped ones; by a shipped file, there first.
+    """
+    here = os.path.dirname(os.path.abspath(file))
+    places = [here] if os.path.basename(here) == _PACKAGE else []
+    module: Any = sys.modules.get(_PACKAGE)
+    if module is None and here != folder() and importlib.util.find_spec(_PACKAGE):
+        module = importlib.import_module(_PACKAGE)
+    if module is None:
+        spec = importlib.machinery.ModuleSpec(_PACKAGE, None, is_package=True)
+        module = sys.modules[_PACKAGE] = importlib.util.module_from_spec(spec)
+    if hasattr(module, "__path__"):  # Somebody's configs.py is no package, and stays what it is.
+        module.__path__ = list(dict.fromkeys([*places, *module.__path__, folder()]))
+
+
+def get_config(source: str) -> ConfigDict:
+    """A shipped config, as `--config` of the command line takes it.
+
+    Args:
+      source: its name, such as "shapes_transformer", or NAME:ARGUMENT.
+
+    Raises:
+      ValueError: there is no such config, or it does not take the argument.
+    """
+    name, colon, argument = source.partition(":")
+    if name not in summaries():
+        raise ValueError(f"capjax ships no config {name!r}; {nearest(name, summaries())}")
+    # Whatever else has the name `configs` keeps it.
+    taken = {key: sys.modules.pop(key) for key in _modules()}
+    try:
+        make_importable(os.path.join(folder(), f"{name}.py"))
+        module = importlib.import_module(f"{_PACKAGE}.{name}")
+        return module.get_config(*([argument] if colon else []))
+    finally:
+        for key in _modules():
+            del sys.modules[key]
+        sys.modules.update(taken)
+
+
+def _modules() -> list[str]:
+    return [key for key in sys.modules if key.partition(".")[0] == _PACKAGE]

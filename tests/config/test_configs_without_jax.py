@@ -1,0 +1,30 @@
+"""Configs, parts and the face of the command import neither JAX nor TensorFlow."""
+
+import subprocess
+import sys
+
+from tests.command_line import REPOSITORY
+
+HEAVY = ("jax", "jaxlib", "flax", "optax", "tensorflow", "tensorflow_datasets")
+# Their get_config() reads checkpoints of huggingface.co.
+READ_CHECKPOINTS = ("coco_vit_gpt2", "folder_vit_gpt2")
+
+PROGRAM = f"""
+import importlib, pathlib, sys
+import configs.base, capjax, capjax.cli.app, capjax.config.shipped, capjax.parts
+for file in sorted(pathlib.Path("configs").glob("*.py")):
+    module = importlib.import_module(f"configs.{{file.stem}}")
+    if hasattr(module, "get_config") and file.stem not in {READ_CHECKPOINTS!r}:
+        print(file.stem, module.get_config().decoder.name)
+heavy = sorted(set({HEAVY!r}) & sys.modules.keys())
+sys.exit(f"imported: {{heavy}}" if heavy else 0)
+"""
+
+
+def test_configs_are_made_without_jax():
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "shapes_transformer transformer\n" in done.stdout
+    assert "coco_bahdanau_gru bahdanau\n" in done.stdout
