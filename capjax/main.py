@@ -80,7 +80,7 @@ def _main() -> None:
             automatic=given.distributed,
             timeout=given.process_timeout,
         )
-    with processes.together(), errors.reported():
+    with processes.propagate_errors(), errors.reported():
         workdir = given.workdir or default_workdir(
             config_flags.get_config_filename(given["config"])
         )

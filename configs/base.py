@@ -10,6 +10,7 @@ from configs.datasets import (  # noqa: F401
     flickr8k_dataset,
     folder_dataset,
     karpathy_dataset,
+    own_dataset,
     shapes_dataset,
     tfds_dataset,
 )

@@ -124,3 +124,10 @@ def folder_dataset() -> ConfigDict:
     # Seed of that choice.
     dataset.split_seed = 0
     return dataset
+
+
+def own_dataset(name: str, **fields) -> ConfigDict:
+    """A dataset of your own, registered under `name`, with its fields (`docs/extending.md`)."""
+    dataset = _dataset(name)
+    dataset.update(fields)
+    return dataset

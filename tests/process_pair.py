@@ -14,14 +14,14 @@ def agree():
     """What one process says to others; ends by SIGTERM to the last, with status 75."""
     index, count = processes.index(), processes.count()
     assert (jax.process_index(), jax.process_count()) == (index, count)
-    assert processes.from_first(lambda: {"value": 0.1, "index": index}) == {
+    assert processes.broadcast_from_primary(lambda: {"value": 0.1, "index": index}) == {
         "value": 0.1,
         "index": 0,
     }
-    with processes.first_alone():
+    with processes.primary_first():
         file = sys.argv[2]
         assert os.path.exists(file) == (index > 0)
-        if processes.is_first():
+        if processes.is_primary():
             open(file, "w").close()
     processes.check_equal("numbers", lambda: (1, 2))
     rows = devices.gather({"rows": np.arange(3) + 10 * index, "ok": np.array([index == 1] * 3)})
@@ -38,7 +38,7 @@ def agree():
         if step == 5 and index == count - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         if processes.asked_to_stop(step):
-            assert processes.from_first(lambda step=step: step) == step
+            assert processes.broadcast_from_primary(lambda step=step: step) == step
             sys.exit(75)
 
 
@@ -55,5 +55,5 @@ def unequal():
 if __name__ == "__main__":
     processes.start(automatic=True, timeout=3600)  # The tests play SLURM.
     print("said by one alone")
-    with processes.together():
+    with processes.propagate_errors():
         globals()[sys.argv[1]]()

@@ -165,7 +165,7 @@ def _write(directory, key, shape, compute, batch_size, name) -> None:
         initial=first * batch_size,
         desc=f"features of {name}",
         unit="image",
-        disable=not processes.is_first(),
+        disable=not processes.is_primary(),
     )
     with bar:
         for indices, batch in zip(batches, compute(batches), strict=True):

@@ -15,8 +15,8 @@ earlier logit. The memory of an image is never repeated for its captions or beam
 With a `packing`, int32 [B, S], a decoder gives its logits, attention and aux at those places
 alone, as [B, 1, S, ...]: c * T + t for the token t of caption c, by caption and place; -1 where a
 row has no more, whose values mean nothing. It may save all work on other places, since captions are
-causal and no other place is seen from these. `take_packed` brings targets into the same order, and
-`put_back` what comes of them back to captions.
+causal and no other place is seen from these. `gather_packed` brings targets into the same order,
+and `scatter_packed` brings results back to captions.
 
 A decoder with `takes_own_words` also takes `own_words`, the share of fed words that are its own
 draws (scheduled sampling). Its draws come from the random stream "sample".
@@ -212,7 +212,7 @@ class Carry:
     position: jax.Array
 
 
-def take_packed(x: jax.Array, packing: jax.Array) -> jax.Array:
+def gather_packed(x: jax.Array, packing: jax.Array) -> jax.Array:
     """What x [B, C, T, ...] holds at the places of a packing [B, S]: [B, 1, S, ...].
 
     The fill, -1, takes the first place: mask it out.
@@ -222,8 +222,8 @@ def take_packed(x: jax.Array, packing: jax.Array) -> jax.Array:
     return jnp.take_along_axis(flat, places, axis=1)[:, None]
 
 
-def put_back(x: jax.Array, packing: jax.Array, captions: int, length: int) -> jax.Array:
-    """The inverse of `take_packed`: x [B, 1, S, ...] to [B, C, T, ...], zero where nothing goes."""
+def scatter_packed(x: jax.Array, packing: jax.Array, captions: int, length: int) -> jax.Array:
+    """The inverse of `gather_packed`: x [B, 1, S, ...] to [B, C, T, ...], zero elsewhere."""
 
     def put(rows: jax.Array, places: jax.Array) -> jax.Array:
         empty = jnp.zeros((captions * length, *rows.shape[1:]), rows.dtype)

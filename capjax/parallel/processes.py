@@ -112,7 +112,7 @@ def start(
                 "HOST:PORT, --num_processes N and --process_id I to each process"
             ) from error
         raise ProcessesError(f"--coordinator={coordinator} can't be used: {error}") from error
-    if not is_first():
+    if not is_primary():
         sys.stdout.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
@@ -158,12 +158,12 @@ def index() -> int:
     return global_state.process_id
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this process writes and prints."""
     return index() == 0
 
 
-def from_first(compute: Callable[[], Any]) -> Any:
+def broadcast_from_primary(compute: Callable[[], Any]) -> Any:
     """What `compute` gives in the first process, for all of them; the others wait.
 
     The value goes through JSON in every process, which keeps floats to the last bit.
@@ -171,23 +171,23 @@ def from_first(compute: Callable[[], Any]) -> Any:
     if count() == 1:
         return compute()
     key = f"capjax/{next(_numbers)}"
-    if is_first():
+    if is_primary():
         global_state.client.key_value_set(key, json.dumps(compute()))
     return json.loads(_wait_for(key))
 
 
 @contextlib.contextmanager
-def first_alone() -> Iterator[None]:
+def primary_first() -> Iterator[None]:
     """Runs its body in the first process, and then in the others at the same time.
 
     For what is made once and kept on disk: where the others see the same disk they find it there,
     and where they do not they make their own.
     """
     key = f"capjax/{next(_numbers)}"
-    if count() > 1 and not is_first():
+    if count() > 1 and not is_primary():
         _wait_for(key)
     yield
-    if count() > 1 and is_first():
+    if count() > 1 and is_primary():
         global_state.client.key_value_set(key, "")
 
 
@@ -196,7 +196,7 @@ def check_equal(what: str, compute: Callable[[], Any]) -> None:
     if count() == 1:
         return
     value = compute()
-    if json.loads(json.dumps(value)) != from_first(lambda: value):
+    if json.loads(json.dumps(value)) != broadcast_from_primary(lambda: value):
         raise ProcessesError(
             f"process {index()} has other {what} than the first process: start all with the same "
             "command, on the same files"
@@ -219,7 +219,7 @@ def asked_to_stop(step: int) -> bool:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def propagate_errors() -> Iterator[None]:
     """Around all that a process does after `start`: an error of one ends all.
 
     The others learn of it within seconds, say so on stderr and leave with status 1, whatever they
@@ -244,7 +244,7 @@ def together() -> Iterator[None]:
         # Before JAX's own barrier at the exit, which does not wait long.
         global_state.client.wait_at_barrier(_DONE, _LONG_MILLISECONDS)
         ending.set()
-        if is_first():
+        if is_primary():
             global_state.client.key_value_set(_FAILED, "")  # Lets the watches go.
         watch.join()
 
@@ -283,7 +283,7 @@ def _leave() -> None:
     with contextlib.suppress(RuntimeError):
         global_state.client.wait_at_barrier(_LEFT, 1000 * (GRACE + 5))
         # The service ends with the first: who is not gone by then dies of SIGABRT.
-        time.sleep(_LINGER if is_first() else 0)
+        time.sleep(_LINGER if is_primary() else 0)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

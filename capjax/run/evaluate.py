@@ -48,7 +48,7 @@ def evaluate(
     processes.check_equal("config", lambda: shared_fields(config))
     workdir.check_same_run(config, FREE_IN_EVALUATION)
     run = load(directory, checkpoint)
-    with processes.first_alone():
+    with processes.primary_first():
         source = check_images(config.dataset, open_source(config.dataset, split))
         table = open_captions(config.dataset, source)
     workdir.check_same_data({split: source.fingerprint})
@@ -72,7 +72,7 @@ def evaluate(
         _write_metrics(stem, metrics, {"split": split, **_provenance(config, run, source)})
         return metrics
 
-    return processes.from_first(report)
+    return processes.broadcast_from_primary(report)
 
 
 def metrics_line(metrics: dict[str, float]) -> str:
@@ -92,7 +92,7 @@ def _caption(
     captioned = CaptionBatches(model, run.tokenizer, together=True)(
         variables, forced.watch(split.eval_batches()), build.beam_search(config.decoding)
     )
-    bar = functools.partial(tqdm, total=len(split.source), disable=not processes.is_first())
+    bar = functools.partial(tqdm, total=len(split.source), disable=not processes.is_primary())
     captions = {
         split.table.image_ids[index]: caption
         for index, caption in bar(captioned, desc=f"caption {split.source.name}")

@@ -69,7 +69,7 @@ def with_features(
       ImageError: an image can't be used.
     """
     weights = fingerprint(variables)
-    with processes.first_alone():
+    with processes.primary_first():
         opened = [_open_view(split, encoder, variables, weights, view) for view in range(views)]
     return dataclasses.replace(split, views=tuple(opened))
 

@@ -61,7 +61,7 @@ def train(config: ConfigDict, directory: str) -> None:
     # Of several processes, the first keeps the workdir, and signals are for all of them together.
     with contextlib.ExitStack() as stack:
         interruption = Interruption()
-        if processes.is_first():
+        if processes.is_primary():
             stack.enter_context(workdir.train_lock())
         if processes.count() == 1:
             stack.enter_context(interruption)
@@ -71,7 +71,7 @@ def train(config: ConfigDict, directory: str) -> None:
             reason = str(error) or "stopped by a signal before training"
             print(f"{reason}: the same command continues {directory}", flush=True)
             sys.exit(EXIT_STATUS)
-        if not processes.is_first():
+        if not processes.is_primary():
             return
         interruption.poll()  # What is left takes no time.
         curve = workdir.path(workdir.FIGURES, "training.png")
@@ -95,8 +95,8 @@ def _check(config: ConfigDict, workdir: Workdir) -> None:
 
 def _train_to_the_end(config: ConfigDict, workdir: Workdir, interruption: Interruption) -> None:
     """Opens the checkpoints, and trains unless the last one is the end of training."""
-    with processes.first_alone():
-        checkpoints = workdir.checkpoints(config, read_only=not processes.is_first())
+    with processes.primary_first():
+        checkpoints = workdir.checkpoints(config, read_only=not processes.is_primary())
     with checkpoints:
         latest = checkpoints.latest_step()
         processes.check_equal(f"checkpoints in {workdir.directory}", checkpoints.steps)
@@ -194,7 +194,7 @@ class _Data:
 
 def _read_data(config: ConfigDict, workdir: Workdir, *, is_new: bool) -> _Data:
     """Reads and checks the data; raises WorkdirError where they are not the run's own."""
-    with processes.first_alone():
+    with processes.primary_first():
         # What is quick to find wrong comes first: the files, then the weights, then every image.
         sources = {name: open_source(config.dataset, name) for name in ("train", "validation")}
         tokenizer = _given_tokenizer(config, None if is_new else workdir)
@@ -264,7 +264,7 @@ def _start(
         counts=data.counts,
     )
     params, frozen = split_frozen(variables, *build.frozen_parts(config))
-    if processes.is_first():
+    if processes.is_primary():
         workdir.save(config, data.tokenizer, data.fingerprints)
         workdir.save_frozen(frozen)
         workdir.save_selection(data.sources)
@@ -307,7 +307,7 @@ def _restore(
 
 
 def _open_writer(workdir: Workdir, first: int) -> Writer | NoWriter:
-    return Writer(workdir.directory, resume_step=first) if processes.is_first() else NoWriter()
+    return Writer(workdir.directory, resume_step=first) if processes.is_primary() else NoWriter()
 
 
 def _stopping(config: ConfigDict, progress: dict[str, Any] | None, step: int) -> EarlyStopping:

@@ -91,7 +91,7 @@ class Checkpoints:
           CheckpointError: this one or the one before could not be written; those that were there
             still are.
         """
-        if not processes.is_first():
+        if not processes.is_primary():
             return
         self._finish()
         step = int(state.step)

@@ -122,7 +122,7 @@ def train(
         unit="step",
         desc="train",
         smoothing=0.05,
-        disable=not processes.is_first(),
+        disable=not processes.is_primary(),
     )
     clock = _Clock()
     step = start

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from capjax.models.captioner import Captioner, Variables
-from capjax.models.contract import DecoderOutput, take_packed
+from capjax.models.contract import DecoderOutput, gather_packed
 from capjax.train.loss import TokenLosses, token_losses, token_weights
 
 Batch = dict[str, jax.Array]
@@ -66,7 +66,7 @@ def targets_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
     targets, packing = batch["tokens"][..., 1:], batch.get("packing")
     if packing is None:
         return targets, jnp.arange(targets.shape[-1]) < batch["lengths"][..., None]
-    return take_packed(targets, packing), packing[:, None] >= 0
+    return gather_packed(targets, packing), packing[:, None] >= 0
 
 
 def batch_counts(model: Captioner, batch: Batch) -> dict[str, jax.Array]:

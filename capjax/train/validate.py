@@ -96,7 +96,7 @@ class Validation:
             return score_captions(self.table, captions, self.scorers, meteor=False)
 
         # So that all processes decide alike on early stopping.
-        return {**forced.metrics(), **processes.from_first(score_and_show)}
+        return {**forced.metrics(), **processes.broadcast_from_primary(score_and_show)}
 
     def _show(self, step: int, variables: Any) -> None:
         rows = []

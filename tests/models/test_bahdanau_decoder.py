@@ -9,7 +9,7 @@ import pytest
 
 from capjax.data.batches import pack
 from capjax.decode.beam import beam_search
-from capjax.models.contract import put_back, take_packed
+from capjax.models.contract import gather_packed, scatter_packed
 from tests.models.recurrent_cases import B, C, P, T, V, captioner, compiled, data, variables
 
 KEYS = {"sample": jax.random.key(3), "dropout": jax.random.key(4)}
@@ -254,6 +254,6 @@ def test_put_back_undoes_packing():
     lengths = np.array([[3, 7, 0], [1, 2, 6]], np.int32)
     packing = pack(lengths, T, 12)
     x = np.random.default_rng(0).normal(size=(B, C, T, 2)).astype(np.float32)
-    back = put_back(take_packed(jnp.asarray(x), packing), packing, C, T)
+    back = scatter_packed(gather_packed(jnp.asarray(x), packing), packing, C, T)
     real = np.arange(T) < lengths[..., None]
     np.testing.assert_array_equal(back, np.where(real[..., None], x, 0))

@@ -203,9 +203,9 @@ def test_flags_that_do_not_fit_are_named(arguments, message):
 
 def test_one_process_needs_no_others():
     processes.start()
-    assert (processes.index(), processes.count(), processes.is_first()) == (0, 1, True)
-    with processes.together(), processes.first_alone():
-        assert processes.from_first(lambda: object) is object
+    assert (processes.index(), processes.count(), processes.is_primary()) == (0, 1, True)
+    with processes.propagate_errors(), processes.primary_first():
+        assert processes.broadcast_from_primary(lambda: object) is object
     assert not processes.asked_to_stop(1)
 
 

@@ -106,7 +106,7 @@ def test_fields_are_free_that_change_no_update(module, tmp_path):
 def test_another_dataset_of_tfds_is_refused(module, tmp_path):
     save(tmp_path, module.get_config())
     config = module.get_config()
-    config.dataset.name = "flickr30k"
+    config.dataset = base.tfds_dataset("flickr30k")
     with pytest.raises(WorkdirError, match=r"dataset\.tfds_name: .* 'flickr30k' now"):
         Workdir(tmp_path).check_same_run(config)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from capjax.data.batches import pack
-from capjax.models.contract import take_packed
+from capjax.models.contract import gather_packed
 from capjax.train.objective import batch_counts
 from capjax.train.objectives.cross_entropy import CrossEntropy, attention_penalty
 from capjax.train.scheduled_sampling import own_words_schedule
@@ -48,7 +48,7 @@ def test_penalty_is_what_the_paper_says():
     batch = batch_of()
     np.testing.assert_allclose(attention_penalty(weights, batch), expected, rtol=1e-5)
     batch = batch_of(packed=True)
-    packed = take_packed(jnp.asarray(weights), batch["packing"])
+    packed = gather_packed(jnp.asarray(weights), batch["packing"])
     np.testing.assert_allclose(attention_penalty(packed, batch), expected, rtol=1e-5)
 
 

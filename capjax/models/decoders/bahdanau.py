@@ -20,7 +20,7 @@ from capjax.models.contract import (
     DecoderOutput,
     Memory,
     SmartBias,
-    take_packed,
+    gather_packed,
 )
 from capjax.models.layers import Dropout, fixed_init, float32_dot, with_bans
 from capjax.models.recurrent_cells import GRUCell, LSTMCell, State
@@ -290,7 +290,7 @@ class BahdanauDecoder(Decoder):
             own = own.at[..., 0].set(False)  # Before bos nothing could be drawn.
             seen = self._scan(draw, (state, tokens[..., 0]), (tokens, own))
         if packing is not None:
-            seen = {name: take_packed(value, packing) for name, value in seen.items()}
+            seen = {name: gather_packed(value, packing) for name, value in seen.items()}
         aux = {name: value for name, value in seen.items() if name.startswith("location")}
         weights = jnp.exp(seen["log_weights"])[..., None, :] if attention else None
         return DecoderOutput(self._logits(seen, train=train), weights, aux)

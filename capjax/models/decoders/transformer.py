@@ -18,7 +18,7 @@ from capjax.models.contract import (
     DecoderOutput,
     Memory,
     SmartBias,
-    take_packed,
+    gather_packed,
 )
 from capjax.models.layers import (
     FAN_IN,
@@ -273,7 +273,7 @@ class TransformerDecoder(Decoder):
             positions = jnp.arange(length)
             mask = jnp.tril(jnp.ones((length, length), bool))
         else:
-            tokens = take_packed(tokens, packing)
+            tokens = gather_packed(tokens, packing)
             positions = (packing % length)[:, None]
             mask = jnp.tril(jnp.ones((packing.shape[1],) * 2, bool))
             # One long sequence an image, in which a caption sees itself alone.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from capjax.models.captioner import Captioner, Variables
-from capjax.models.contract import put_back
+from capjax.models.contract import scatter_packed
 from capjax.parts.types import Given
 from capjax.train.loss import TokenLosses
 from capjax.train.objective import Batch, run, targets_of
@@ -115,7 +115,7 @@ def _by_caption(x: jax.Array, batch: Batch) -> jax.Array:
     if "packing" not in batch:
         return x
     captions, length = batch["tokens"].shape[1], batch["tokens"].shape[2] - 1
-    return put_back(x, batch["packing"], captions, length)
+    return scatter_packed(x, batch["packing"], captions, length)
 
 
 def attention_penalty(attention: jax.Array, batch: Batch) -> jax.Array:
