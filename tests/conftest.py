@@ -9,8 +9,8 @@ import jax
 import pytest
 from hypothesis import settings
 
-from tests.command_line import SIZES
-from tests.small_run import write_small_run
+from tests.helpers.command_line import SIZES
+from tests.helpers.small_run import write_small_run
 
 # Half of the suite's time would go into making fast code of what runs once; XLA reads this when the
 # first array is made, and processes that tests start have it from here.

@@ -18,9 +18,9 @@ from capjax.data.images import load_pixels
 from capjax.evaluate.attention_figures import file_stem
 from capjax.evaluate.attention_maps import attended_picture
 from configs import base
-from tests.command_line import REPOSITORY, call, environment
-from tests.data.ugly_images import whole_files
-from tests.untrained_run import write_untrained_run
+from tests.helpers.command_line import REPOSITORY, call, environment
+from tests.helpers.ugly_images import whole_files
+from tests.helpers.untrained_run import write_untrained_run
 
 BATCH = 4
 

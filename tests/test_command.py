@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ml_collections import config_flags
 
 from capjax.command import USAGE, nearest, parse_flags
-from tests.command_line import REPOSITORY
+from tests.helpers.command_line import REPOSITORY
 
 # ml_collections has it.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

@@ -18,7 +18,7 @@ from capjax.main import default_workdir
 from capjax.pretrained.variables import load_variables, save_variables
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.writer import read_metrics
-from tests.damage import OTHER, cut, flipped, of_other_kinds, replaced
+from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced
 
 FILES = ("config.json", "tokenizer.json", "data.json", "frozen.safetensors")
 

@@ -16,8 +16,8 @@ from capjax.pretrained.weights import WeightsError
 from capjax.run import train
 from capjax.splits import make_split, with_features
 from configs import flickr8k_transformer, folder_transformer
-from tests.references import need_transformers
-from tests.small_pictures import write_pictures
+from tests.helpers.references import need_transformers
+from tests.helpers.small_pictures import write_pictures
 
 FEATURES = {
     "mobilenet_v2": (7, 1280),

@@ -17,9 +17,9 @@ from capjax.pretrained.encoder_decoder import read_captioner
 from capjax.pretrained.export import main
 from capjax.pretrained.export_captioner import write_captioner
 from configs import base
-from tests import command_line
-from tests.references import need_torch, need_transformers
-from tests.untrained_run import WORDS, write_run
+from tests.helpers import command_line
+from tests.helpers.references import need_torch, need_transformers
+from tests.helpers.untrained_run import WORDS, write_run
 
 torch = need_torch()
 transformers = need_transformers()

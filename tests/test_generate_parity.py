@@ -13,11 +13,11 @@ import pytest
 from capjax.pretrained.checkpoint_folders import read_json
 from capjax.pretrained.encoder_decoder import captioner, read_fields, read_variables
 from capjax.pretrained.vit import vit_fields
-from tests.references import need_torch, need_transformers
+from tests.helpers.references import need_torch, need_transformers
 
 need_torch()
 need_transformers()
-from tests.transformers_captioners import (  # noqa: E402
+from tests.helpers.transformers_captioners import (  # noqa: E402
     QUICK,
     check_ties,
     generate,
@@ -27,7 +27,7 @@ from tests.transformers_captioners import (  # noqa: E402
     padded,
     save_captioner,
 )
-from tests.transformers_vits import assert_close, pictures  # noqa: E402
+from tests.helpers.transformers_vits import assert_close, pictures  # noqa: E402
 
 EXHAUSTIVE = bool(os.environ.get("CAPJAX_EXHAUSTIVE"))
 IMAGES = 200 if EXHAUSTIVE else 25

@@ -20,7 +20,7 @@ from capjax.data.shapes.builder import encode_png
 from capjax.data.shapes.scene import image_id
 from capjax.train.events import read_events
 from capjax.workdir import load_config
-from tests.command_line import REPOSITORY, SIZES, call, environment, main
+from tests.helpers.command_line import REPOSITORY, SIZES, call, environment, main
 
 SMALL = [
     "--config.num_steps=4",

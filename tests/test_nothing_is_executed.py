@@ -31,8 +31,8 @@ from capjax.pretrained.torch_files import read_tensors
 from capjax.pretrained.vit import read_vit
 from capjax.pretrained.weights import WeightsError
 from capjax.train.writer import read_metrics
-from tests.command_line import REPOSITORY
-from tests.small_files import KINDS
+from tests.helpers.command_line import REPOSITORY
+from tests.helpers.small_files import KINDS
 from tests.test_floors import imports, module_of
 
 

@@ -15,8 +15,8 @@ from capjax.pretrained.weights import WeightsError
 from capjax.run import evaluate, train
 from capjax.workdir import WorkdirError
 from configs import base, folder_transformer
-from tests.small_pictures import write_pictures
-from tests.small_weights import ALPHA, write_small_weights
+from tests.helpers.small_pictures import write_pictures
+from tests.helpers.small_weights import ALPHA, write_small_weights
 
 
 @pytest.fixture(scope="module", name="weights")

@@ -17,10 +17,10 @@ import capjax
 from capjax import build, checks, processes
 from capjax.run import train
 from configs import base
-from tests import tiny_run
-from tests.command_line import REPOSITORY, environment
-from tests.small_pictures import write_pictures
-from tests.small_weights import write_small_weights
+from tests.helpers import tiny_run
+from tests.helpers.command_line import REPOSITORY, environment
+from tests.helpers.small_pictures import write_pictures
+from tests.helpers.small_weights import write_small_weights
 
 DEVICES = "--xla_force_host_platform_device_count"
 # Only silence takes so long: a machine that stands still for minutes is no dead process.
@@ -74,7 +74,7 @@ def pair(mode, file, count=2):
     cluster |= {"JAX_COORDINATOR_PORT": str(free_port()), "PYTHONPATH": str(REPOSITORY)}
     commands = [
         (
-            ["tests/process_pair.py", mode, str(file)],
+            ["tests/helpers/process_pair.py", mode, str(file)],
             {**cluster, "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)},
         )
         for index in range(count)
@@ -86,7 +86,14 @@ def pair(mode, file, count=2):
 def commands(home, folder, workdir, count, *arguments, devices=1):
     """The command lines of a run of `count` processes."""
     address = ["--coordinator", f"127.0.0.1:{free_port()}", "--num_processes", str(count), PATIENT]
-    run = ["-m", "capjax.main", "--config", f"tests/tiny_run.py:{folder}", "--workdir", workdir]
+    run = [
+        "-m",
+        "capjax.main",
+        "--config",
+        f"tests/helpers/tiny_run.py:{folder}",
+        "--workdir",
+        workdir,
+    ]
     environ = environment(home)
     environ["XLA_FLAGS"] = f"{environ['XLA_FLAGS']} {DEVICES}={devices}"
     # Whatever was compiled before a kill is there after it.

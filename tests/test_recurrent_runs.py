@@ -23,7 +23,7 @@ from configs import (
     flickr8k_bahdanau_gru,
     flickr8k_show_attend_tell,
 )
-from tests.small_pictures import write_pictures
+from tests.helpers.small_pictures import write_pictures
 
 WIDTH = 6
 

@@ -10,9 +10,9 @@ from capjax.evaluate.attention_maps import grid_maps
 from experiments.report import write_report
 from experiments.report_attention import captions_with_attention, config_of, open_data
 from experiments.report_data import collect
-from tests import browser as browsers
-from tests.report_page import choose, copy, first_run, settle, shown_images, texts, value
-from tests.small_report_sweep import IMAGES, write_small_sweep
+from tests.helpers import browser as browsers
+from tests.helpers.report_page import choose, copy, first_run, settle, shown_images, texts, value
+from tests.helpers.small_report_sweep import IMAGES, write_small_sweep
 
 PHONE = 390
 

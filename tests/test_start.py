@@ -15,7 +15,7 @@ from capjax.models.captioner import Captioner, split_frozen
 from capjax.run import train
 from capjax.train.state import init_state
 from configs import base
-from tests.small_pictures import write_pictures
+from tests.helpers.small_pictures import write_pictures
 
 OLD = train_word_tokenizer(["a red cat", "a red cat sits", "a wall"])
 NEW = train_word_tokenizer(["the red dog", "a red wall", "a big red wall", "dog"])

@@ -16,12 +16,12 @@ from capjax.workdir import WorkdirError
 from experiments import sweep, sweep_run
 from experiments.sweep_plan import make_runs, read_record, read_sweep_file, write_record
 from experiments.sweep_run import run_one
-from tests.command_line import REPOSITORY, call, environment
-from tests.tiny_sweep import write_folder
+from tests.helpers.command_line import REPOSITORY, call, environment
+from tests.helpers.tiny_sweep import write_folder
 
 
 def sweep_of(folder):
-    return f"tests/tiny_sweep.py:{folder}"
+    return f"tests/helpers/tiny_sweep.py:{folder}"
 
 
 @pytest.fixture(scope="session", name="folder")

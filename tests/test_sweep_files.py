@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from capjax.metrics.coco import per_image
 from experiments.comparison import compare
 from experiments.sweep_files import ResultsError, read_sweep
-from tests import small_sweep
-from tests.small_sweep import cider, edit, evaluation_of
+from tests.helpers import small_sweep
+from tests.helpers.small_sweep import cider, edit, evaluation_of
 
 
 @pytest.fixture(name="sweep")

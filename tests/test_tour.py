@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.command_line import REPOSITORY, environment
+from tests.helpers.command_line import REPOSITORY, environment
 
 NOTEBOOK = REPOSITORY / "experiments" / "tour.ipynb"
 FEWER = {"num_steps = 600": "num_steps = 4", "eval_every = 300": "eval_every = 4"}

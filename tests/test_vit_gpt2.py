@@ -29,15 +29,15 @@ from capjax.train.objective import teacher_forced
 from capjax.train.optimizer import learning_rate_schedule
 from capjax.workdir import WorkdirError
 from configs import base, coco_vit_gpt2, folder_vit_gpt2, shapes_vit_gpt2
-from tests.references import need_torch, need_transformers
-from tests.small_bpe import write_bpe
-from tests.small_pictures import write_pictures
-from tests.small_run import write_small_run
+from tests.helpers.references import need_torch, need_transformers
+from tests.helpers.small_bpe import write_bpe
+from tests.helpers.small_pictures import write_pictures
+from tests.helpers.small_run import write_small_run
 
 torch = need_torch()
 need_transformers()
-from tests.transformers_captioners import generate, make, pixels, save_captioner  # noqa: E402
-from tests.transformers_vits import pictures as pictures_of  # noqa: E402
+from tests.helpers.transformers_captioners import generate, make, pixels, save_captioner  # noqa: E402
+from tests.helpers.transformers_vits import pictures as pictures_of  # noqa: E402
 
 CROSS = ("cross_attention", "norms_1")
 

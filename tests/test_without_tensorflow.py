@@ -35,7 +35,7 @@ import numpy as np
 from PIL import Image
 from capjax.run import evaluate, train
 from configs import folder_transformer
-from tests.small_weights import ALPHA, write_small_weights
+from tests.helpers.small_weights import ALPHA, write_small_weights
 
 folder = sys.argv[1]
 write_small_weights(f"{folder}/small.weights.h5")

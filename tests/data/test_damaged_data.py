@@ -15,7 +15,7 @@ from capjax.data.folder import open_folder
 from capjax.data.karpathy import open_karpathy
 from capjax.data.sections import cache_dir
 from capjax.data.source import DataError, Example
-from tests.damage import OTHER, cut, flipped, of_other_kinds, replaced
+from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced
 
 FILES = {
     "rows.jsonl": '{"image": "a.jpg", "caption": "a dog", "split": "train"}\n'

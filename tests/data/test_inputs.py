@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from capjax.data import inputs
 from capjax.data.images import ImageError
 from capjax.data.inputs import batches, expand, read_input, read_lines
-from tests.data.ugly_images import PICTURE, encode
+from tests.helpers.ugly_images import PICTURE, encode
 
 
 def test_folders_are_their_images_sorted(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 from capjax.data.captions import read_captions
 from capjax.data.images import load_pixels
 from capjax.data.source import DataError
-from tests.tiny_coco import builder_class, coco_features, image
+from tests.helpers.tiny_coco import builder_class, coco_features, image
 
 tfds = pytest.importorskip("tensorflow_datasets")
 tfds_source = pytest.importorskip("capjax.data.tfds_source")

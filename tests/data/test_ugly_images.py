@@ -25,7 +25,7 @@ from capjax.data.images import (
 )
 from capjax.data.reading import read_pixels
 from capjax.data.source import Example
-from tests.data.ugly_images import huge_headers, odd_files, whole_files
+from tests.helpers.ugly_images import huge_headers, odd_files, whole_files
 
 SIDE = 4
 WHOLE, ODD, HUGE = whole_files(), odd_files(), huge_headers()

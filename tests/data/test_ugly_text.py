@@ -22,7 +22,7 @@ from capjax.data.source import DataError
 from capjax.data.text_files import well_formed
 from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
 from capjax.evaluate.results import write_json
-from tests.ugly_text import LOOK_ALIKES, TEXT, UGLY
+from tests.helpers.ugly_text import LOOK_ALIKES, TEXT, UGLY
 
 WORDS = train_word_tokenizer(["a dog runs", "eos pad unk bos endoftext", "x"])
 SPECIAL = {WORDS.pad_id, WORDS.bos_id, WORDS.eos_id}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from capjax.decode.beam import beam_search
-from tests.references import need_torch, need_transformers
+from tests.helpers.references import need_torch, need_transformers
 
 torch = need_torch()
 with warnings.catch_warnings():

@@ -10,7 +10,7 @@ from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.gpt2_decoder import GPT2Decoder
 from capjax.models.layers import NEVER
 from capjax.models.transformer_decoder import TransformerDecoder
-from tests.models.recurrent_cases import (
+from tests.helpers.recurrent_cases import (
     BANNED,
     B,
     C,

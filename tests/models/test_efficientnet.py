@@ -7,7 +7,7 @@ import pytest
 
 from capjax.models.efficientnet import EfficientNetB0
 from capjax.pretrained.encoders import load_encoder
-from tests.keras_random import randomize
+from tests.helpers.keras_random import randomize
 
 keras = pytest.importorskip("keras", reason="the reference implementation is Keras's")
 # Keras 3 on NumPy 2: its own conversion of TensorFlow's variables.

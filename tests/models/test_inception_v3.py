@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from capjax.models.inception_v3 import InceptionV3
-from tests.keras_inception import layers_by_creation, random_inception
+from tests.helpers.keras_inception import layers_by_creation, random_inception
 
 keras = pytest.importorskip("keras", reason="the reference implementation is Keras's")
 # Keras 3 on NumPy 2: its own conversion of TensorFlow's variables.

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from capjax.models.resnet import ResNet
-from tests.references import need_torch, need_torchvision
+from tests.helpers.references import need_torch, need_torchvision
 
 torch = need_torch()
-from tests.torch_resnet import random_resnet  # noqa: E402
+from benchmarks.torch_resnet import random_resnet  # noqa: E402
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

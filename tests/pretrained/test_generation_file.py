@@ -11,7 +11,7 @@ from capjax.evaluate.captioning import BeamSearch
 from capjax.pretrained import generation_file
 from capjax.pretrained.generation_file import Generation, read_generation, write_generation
 from capjax.pretrained.weights import WeightsError
-from tests.references import need_transformers
+from tests.helpers.references import need_transformers
 
 IDS = dict.fromkeys(
     ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"), 50256

@@ -8,8 +8,8 @@ import tokenizers
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.pretrained.gpt2_tokenizer import read_tokenizer
 from capjax.pretrained.weights import WeightsError
-from tests.references import need_transformers
-from tests.small_bpe import END_OF_TEXT, TEXTS, write_bpe
+from tests.helpers.references import need_transformers
+from tests.helpers.small_bpe import END_OF_TEXT, TEXTS, write_bpe
 
 hypothesis = pytest.importorskip("hypothesis")
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies

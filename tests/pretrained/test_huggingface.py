@@ -17,11 +17,11 @@ from capjax.pretrained.checkpoint_folders import CONFIGS
 from capjax.pretrained.huggingface import read_config
 from capjax.pretrained.vit import load_vit, read_vit, vit_fields
 from capjax.pretrained.weights import WeightsError
-from tests.references import need_torch, need_transformers
+from tests.helpers.references import need_torch, need_transformers
 
 torch = need_torch()
 transformers = need_transformers()
-from tests.transformers_vits import (  # noqa: E402
+from tests.helpers.transformers_vits import (  # noqa: E402
     MODELS,
     as_flax,
     assert_close,

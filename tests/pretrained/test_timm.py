@@ -11,7 +11,7 @@ from PIL import Image
 from capjax.data.images import load_pixels
 from capjax.models.vit import ViT
 from capjax.pretrained.vit import read_vit, vit_resize
-from tests.references import need_timm, need_torch
+from tests.helpers.references import need_timm, need_torch
 
 torch, timm = need_torch(), need_timm()
 

@@ -14,11 +14,11 @@ from capjax.models.vit import ViT
 from capjax.pretrained.saved import About, save_encoder
 from capjax.pretrained.vit import load_vit, read_vit, vit_fields, vit_resize
 from capjax.pretrained.weights import WeightsError
-from tests.references import need_torch, need_transformers
+from tests.helpers.references import need_torch, need_transformers
 
 torch = need_torch()
 need_transformers()
-from tests.transformers_vits import assert_close, features, normalised, pictures  # noqa: E402
+from tests.helpers.transformers_vits import assert_close, features, normalised, pictures  # noqa: E402
 
 nn, functional = torch.nn, torch.nn.functional
 # Heads are 64 wide where the file does not say.

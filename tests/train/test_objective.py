@@ -11,7 +11,7 @@ from capjax.data.batches import pack
 from capjax.models.contract import take_packed
 from capjax.train.objective import Objective, attention_penalty, batch_counts, objective_sum
 from capjax.train.scheduled_sampling import own_words_schedule
-from tests.models.recurrent_cases import B, C, P, T, V, captioner, data, variables
+from tests.helpers.recurrent_cases import B, C, P, T, V, captioner, data, variables
 
 LENGTHS = np.array([[3, 7, 0], [1, 2, 6]], np.int32)
 

@@ -20,7 +20,7 @@ from capjax.train.optimizer import adamw, learning_rate_schedule
 from capjax.train.state import init_state, update_ema
 from capjax.train.step import make_train_step
 
-SCRIPT = Path(__file__).with_name("eight_devices.py")
+SCRIPT = Path(__file__).parents[1] / "helpers" / "eight_devices.py"
 
 
 def run(devices, accumulate, layout="padded"):

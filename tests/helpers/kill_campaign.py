@@ -1,6 +1,6 @@
 """Kills a training process again and again, and compares what comes of it with a run never stopped.
 
-    python -m experiments.kill_campaign --kills 100 --seed 0
+    python -m tests.helpers.kill_campaign --kills 100 --seed 0
 
 A small run on its own pictures (a frozen encoder with cached features, hard attention, dropout, a
 moving average, early stopping) is started in real processes and hit at random moments, some drawn
@@ -37,8 +37,8 @@ from capjax.train.signals import EXIT_STATUS
 from capjax.train.validate import Validation
 from capjax.train.writer import Writer, read_metrics
 from configs import base, folder_transformer
-from tests.small_pictures import write_pictures
-from tests.small_weights import ALPHA, write_small_weights
+from tests.helpers.small_pictures import write_pictures
+from tests.helpers.small_weights import ALPHA, write_small_weights
 
 # Parts of a start and what they call; the number of the part is shared with the killer.
 _PARTS = {

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 SIZES = {"train": 400, "validation": 100, "test": 40, "heldout": 40}
 """Images a split of `shapes`, as command lines find it."""
