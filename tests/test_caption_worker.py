@@ -7,13 +7,12 @@ import subprocess
 import sys
 import types
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import capjax
-from capjax import build, caption
+from capjax import caption
 from capjax.data.images import load_pixels
 from capjax.evaluate.attention_figures import file_stem
 from capjax.evaluate.attention_maps import attended_picture
@@ -27,12 +26,8 @@ BATCH = 4
 
 @pytest.fixture(scope="module", name="workdir")
 def make_workdir(home):
-    """A run, and programs of it that are compiled once."""
     write_untrained_run(home / "untrained")
-    before = jax.config.jax_compilation_cache_dir
-    build.compilation_cache(str(home / "xla"))
-    yield home / "untrained"
-    jax.config.update("jax_compilation_cache_dir", before)
+    return home / "untrained"
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -57,7 +52,7 @@ def make_folder(home):
 
 
 def arguments(workdir, *more):
-    cache = str(workdir.parent / "xla")
+    cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
     return ["--workdir", str(workdir), "--compilation_cache", cache, *map(str, more)]
 
 

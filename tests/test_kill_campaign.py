@@ -1,8 +1,11 @@
 """Real processes, hit by signals at random moments, end as one never stopped."""
 
+import pytest
+
 from tests.helpers.kill_campaign import Campaign
 
 
+@pytest.mark.slow(reason="a campaign: test_main.py and test_processes.py kill a run each")
 def test_a_run_hit_again_and_again_ends_as_one_never_stopped(tmp_path):
     """Longer campaigns: python -m tests.helpers.kill_campaign."""
     campaign = Campaign(tmp_path / "campaign", seed=1)

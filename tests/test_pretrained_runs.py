@@ -33,17 +33,8 @@ def make_pictures(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Several runs here compile the same programs."""
-    before = jax.config.jax_compilation_cache_dir
-    build.compilation_cache(str(tmp_path_factory.mktemp("xla")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 @pytest.fixture(name="config")
-def make_config(weights, pictures, compiled, tmp_path):
+def make_config(weights, pictures, tmp_path):
     config = folder_transformer.get_config()
     config.dataset.file = str(pictures / "captions.csv")
     config.dataset.cache_dir = str(tmp_path / "cache")

@@ -41,17 +41,8 @@ def make_pictures(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Several runs here compile the same programs."""
-    before = jax.config.jax_compilation_cache_dir
-    build.compilation_cache(str(tmp_path_factory.mktemp("xla")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 @pytest.fixture(name="config")
-def make_config(pictures, compiled):
+def make_config(pictures):
     config = base.get_config()
     config.dataset = base.folder_dataset()
     config.dataset.file = str(pictures / "captions.csv")

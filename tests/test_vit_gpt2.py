@@ -243,6 +243,7 @@ def test_the_end_is_learned_and_the_pads_are_not(folder):
     np.testing.assert_allclose(embedding, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow(reason="a longer training; that two updates are right is tested above")
 def test_the_small_variant_learns(tmp_path):
     """On pictures of `shapes`, by the recipe's own model."""
     rows = ["image,caption,split"]

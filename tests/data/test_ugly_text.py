@@ -22,6 +22,7 @@ from capjax.data.source import DataError
 from capjax.data.text_files import well_formed
 from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
 from capjax.evaluate.results import write_json
+from tests.helpers.effort import examples
 from tests.helpers.ugly_text import LOOK_ALIKES, TEXT, UGLY
 
 WORDS = train_word_tokenizer(["a dog runs", "eos pad unk bos endoftext", "x"])
@@ -71,7 +72,7 @@ def test_a_tokenizer_of_any_captions_is_read_back_the_same(tmp_path_factory, tex
 
 
 @given(st.lists(st.lists(TEXT, max_size=4), min_size=1, max_size=4), st.integers(2, 20))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_encoded_captions_account_for_every_caption(captions, max_length):
     ids = tuple(map(str, range(len(captions))))
     table = CaptionTable(ids, tuple(map(tuple, captions)), "0")
@@ -124,7 +125,7 @@ def write_all(root, captions):
 
 
 @given(st.lists(TEXT, min_size=1, max_size=4, unique_by=lambda text: well_formed(text).strip()))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_readers_give_the_captions_or_say_which_they_cannot(tmp_path_factory, captions):
     root = tmp_path_factory.getbasetemp() / "ugly"
     root.mkdir(exist_ok=True)

@@ -5,7 +5,6 @@ import json
 import jax
 import numpy as np
 import pytest
-import safetensors.torch
 from PIL import Image
 
 from capjax.data.images import load_pixels
@@ -14,6 +13,7 @@ from capjax.pretrained.vit import read_vit, vit_resize
 from tests.helpers.references import need_timm, need_torch
 
 torch, timm = need_torch(), need_timm()
+import safetensors.torch  # noqa: E402
 
 SMALL = {"embed_dim": 128, "num_heads": 2, "depth": 2}
 MODELS = {
