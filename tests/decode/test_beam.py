@@ -68,7 +68,7 @@ def enumerate_all(decoder, image, steps, penalty):
     return sorted(found, key=lambda caption: -caption[2])
 
 
-MORE = pytest.mark.slow(reason="one of several settings of one search")
+MORE = pytest.mark.slow(reason="a sweep: others of these cases run every day")
 
 
 def more(*setting):

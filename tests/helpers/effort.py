@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 VARIABLE = "CAPJAX_TESTS_SLOW"
 
 
@@ -13,3 +15,15 @@ def slow_too() -> bool:
 def examples(most: int) -> int:
     """How many examples Hypothesis tries where the whole suite has it try `most`."""
     return most if slow_too() else max(10, most // 3)
+
+
+def sweep(cases, daily, reason="a sweep: others of these cases run every day"):
+    """The cases for `parametrize`; all but those in `daily` are slow."""
+    daily, cases, mark = [*daily], [*cases], pytest.mark.slow(reason=reason)
+    assert all(case in cases for case in daily)
+    return [
+        case
+        if case in daily
+        else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=mark)
+        for case in cases
+    ]

@@ -1,5 +1,7 @@
 """InceptionV3 equals Keras's, layer by layer."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -14,6 +16,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 def arrays(layer):
     return [np.asarray(array) for array in layer.get_weights()]
+
+
+MORE = functools.partial(
+    pytest.param, marks=pytest.mark.slow(reason="another size is compared every day")
+)
 
 
 @pytest.fixture(scope="module", name="pair")
@@ -32,7 +39,7 @@ def make_pair():
     return model, {"params": params, "batch_stats": statistics}
 
 
-@pytest.mark.parametrize("size", [(96, 75), (139, 203)])
+@pytest.mark.parametrize("size", [(96, 75), MORE((139, 203))])
 def test_every_layer_equals_keras(pair, size):
     model, variables = pair
     images = np.random.default_rng(2).integers(0, 256, (2, *size, 3), np.uint8)
