@@ -34,7 +34,7 @@ SMALL = [
     "--config.encoder.blocks=1",
     "--config.decoder.width=16",
     "--config.decoder.num_layers=1",
-    "--config.evaluation.batch_size=250",
+    "--config.evaluation.batch_size=16",
     "--config.evaluation.num_samples=1",
     "--config.decoding.num_beams=2",
 ]
