@@ -103,7 +103,7 @@ def forget_programs():
 def make_small_run(tmp_path_factory):
     """The workdir of a run that was not trained; whoever damages it mends it."""
     directory = tmp_path_factory.mktemp("run")
-    write_small_run(str(directory))
+    write_small_run(directory)
     return directory
 
 

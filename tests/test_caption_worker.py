@@ -18,8 +18,8 @@ from capjax.evaluate.attention_figures import file_stem
 from capjax.evaluate.attention_maps import attended_picture
 from configs import base
 from tests.helpers.command_line import REPOSITORY, call, environment
+from tests.helpers.small_run import write_untrained_run
 from tests.helpers.ugly_images import whole_files
-from tests.helpers.untrained_run import write_untrained_run
 
 BATCH = 4
 

@@ -15,6 +15,7 @@ from capjax.pretrained.weights import WeightsError
 from capjax.run import evaluate, train
 from capjax.workdir import WorkdirError
 from configs import base, folder_transformer
+from tests.helpers.killed import train_until_killed
 from tests.helpers.small_pictures import write_pictures
 from tests.helpers.small_weights import ALPHA, write_small_weights
 
@@ -132,25 +133,7 @@ def test_a_cached_run_is_the_frozen_run(config, tmp_path, trained):
 def test_a_resumed_run_needs_no_weights_file(config, tmp_path, trained, monkeypatch):
     whole, parts = trained, tmp_path / "parts"
     config.num_steps, config.checkpoint_every = 4, 2
-
-    class Killed(Exception):
-        pass
-
-    from capjax.train import loop
-
-    update = loop._Clock.add
-    calls = []
-
-    def add(self, captions):
-        calls.append(captions)
-        if len(calls) == 4:
-            raise Killed
-        update(self, captions)
-
-    monkeypatch.setattr(loop._Clock, "add", add)
-    with pytest.raises(Killed):
-        train(config, str(parts))
-    monkeypatch.setattr(loop._Clock, "add", update)
+    train_until_killed(monkeypatch, config, str(parts), update=4)
     monkeypatch.setattr(build, "load_encoder", None)
     train(config, str(parts))
     found = [capjax.load(directory, "latest").variables for directory in (whole, parts)]

@@ -14,7 +14,6 @@ from capjax.evaluate.attention_maps import grid_maps, overlay
 from capjax.evaluate.captioning import BeamSearch, Sampling
 from capjax.pretrained.weights import WeightsError
 from capjax.run import train
-from capjax.train import loop
 from capjax.workdir import WorkdirError
 from configs import (
     base,
@@ -23,6 +22,7 @@ from configs import (
     flickr8k_bahdanau_gru,
     flickr8k_show_attend_tell,
 )
+from tests.helpers.killed import train_until_killed
 from tests.helpers.small_pictures import write_pictures
 
 WIDTH = 6
@@ -99,21 +99,7 @@ def test_a_killed_run_of_everything_ends_as_if_it_never_was(
     np.testing.assert_allclose(baseline[1], -0.9 * metrics_of(whole, "loss")[0], rtol=1e-5)
     assert all(penalty > 0 for penalty in metrics_of(whole, "attention_penalty"))
 
-    class Killed(Exception):
-        pass
-
-    update, calls = loop._Clock.add, []
-
-    def add(self, captions):
-        calls.append(captions)
-        if len(calls) == 4:
-            raise Killed
-        update(self, captions)
-
-    monkeypatch.setattr(loop._Clock, "add", add)
-    with pytest.raises(Killed):
-        train(everything, str(parts))
-    monkeypatch.setattr(loop._Clock, "add", update)
+    train_until_killed(monkeypatch, everything, str(parts), update=4)
     # What training began with may be gone.
     monkeypatch.setattr(build, "load_word_vectors", None)
     train(everything, str(parts))

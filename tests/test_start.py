@@ -11,11 +11,11 @@ from flax import traverse_util
 import capjax
 from capjax import build, checks, start, workdir
 from capjax.data.tokenizer import train_word_tokenizer
-from capjax.models.captioner import Captioner, split_frozen
+from capjax.models.captioner import Captioner
 from capjax.run import train
-from capjax.train.state import init_state
 from configs import base
 from tests.helpers.small_pictures import write_pictures
+from tests.helpers.small_run import write_run
 
 OLD = train_word_tokenizer(["a red cat", "a red cat sits", "a wall"])
 NEW = train_word_tokenizer(["the red dog", "a red wall", "a big red wall", "dog"])
@@ -77,12 +77,7 @@ def variables_of(config, tokenizer, seed):
 def make_run(directory, config, seed=7):
     """A run of the words of OLD that was saved and never trained; its variables."""
     variables = jax.tree.map(np.asarray, variables_of(config, OLD, seed))
-    params, stays = split_frozen(variables, *build.frozen_parts(config))
-    workdir.save(str(directory), config, OLD, {"tokenizer": OLD.fingerprint})
-    workdir.save_frozen(str(directory), stays)
-    with build.checkpoints(str(directory), config) as checkpoints:
-        state = jax.tree.map(np.asarray, init_state(params, build.optimizer(config), ema=False))
-        checkpoints.save(state, {"best": None, "waited": 0}, None)
+    write_run(directory, config, OLD, variables)
     return variables
 
 

@@ -114,7 +114,7 @@ def test_the_command_line_takes_a_model(folder, pictures, tmp_path):
     assert about["decoding"]["num_beams"] == 3
     assert about["tokenizer"] == run.tokenizer.fingerprint == load_tokenizer(folder).fingerprint
     run = tmp_path / "run"
-    write_small_run(str(run))
+    write_small_run(run)
     for arguments, message in [
         (["--workdir", str(folder)], "is a captioner of transformers: give it as --model"),
         (["--model", str(run)], "a run's folder is given as --workdir"),

@@ -12,7 +12,7 @@ from capjax.evaluate.results import write_json
 from capjax.evaluate.scoring import image_results, score_captions
 from configs import base
 from tests.helpers.small_pictures import write_pictures
-from tests.helpers.untrained_run import write_untrained_run
+from tests.helpers.small_run import write_untrained_run
 
 IMAGES = 12
 EVALUATIONS = {"beam": {"num_beams": 2}, "greedy": {"num_beams": 1}}
