@@ -1,17 +1,22 @@
-# `make quickstart` and `make test` do all the set-up themselves.
+# `make quickstart`, `make test` and `make test-all` do all the set-up themselves.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+PYTEST := $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test lint format install clean
+.PHONY: quickstart test test-all lint format install clean
 
 # Trains the embedded default, shows captions and says how far they are true: minutes on two cores.
 quickstart: $(VENV)/.installed
 	$(RUN) -m experiments.quickstart
 
-# Lint, format and tests.
+# Lint, format, and the tests that every change asks for: minutes on two cores.
 test: $(VENV)/.installed-test lint
-	$(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# Those marked slow, too: broad sweeps, a notebook, a browser, whole command lines.
+test-all: $(VENV)/.installed-test lint
+	$(PYTEST) --slow
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .

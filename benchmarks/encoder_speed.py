@@ -90,14 +90,17 @@ def make_keras(name: str, side: int) -> Encode:
 
 
 def make_torch(name: str) -> Encode:
-    from tests.references import need_torch, need_transformers
-    from tests.torch_resnet import TorchResNet
+    import torch
 
-    torch = need_torch()
+    from benchmarks.torch_resnet import TorchResNet
+    from benchmarks.torchvision_operators import declare_operators
+
     if name == "resnet":
         model = TorchResNet(RESNET_DEPTH).eval().to(memory_format=torch.channels_last)
     else:
-        transformers = need_transformers()
+        declare_operators()  # transformers imports torchvision where there is one.
+        import transformers
+
         vit = transformers.ViTModel(transformers.ViTConfig(), add_pooling_layer=False).eval()
 
         def model(x):

@@ -1,16 +1,20 @@
 """Fixtures that several folders share, and how property tests draw."""
 
+import atexit
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
 import pytest
 from hypothesis import settings
 
-from tests.command_line import SIZES
-from tests.small_run import write_small_run
+from tests.helpers import effort
+from tests.helpers.command_line import SIZES
+from tests.helpers.small_run import write_small_run
 
 # Half of the suite's time would go into making fast code of what runs once; XLA reads this when the
 # first array is made, and processes that tests start have it from here.
@@ -18,17 +22,39 @@ _QUICK = "--xla_backend_optimization_level=0"
 if _QUICK.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 
-# The same examples in every run, and none kept on disk; a paused process is no failure.
-settings.register_profile("capjax", derandomize=True, deadline=None, database=None, max_examples=60)
-settings.load_profile("capjax")
+# All workers of a session, and the processes that tests start, compile a program once.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="capjax-programs-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"]
+jax.config.update("jax_compilation_cache_dir", PROGRAMS)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
 
 # Where tests run in the background, a shell has them ignore Ctrl-C, and their processes, too.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run tests marked slow, too")
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_configure():
+def pytest_configure(config):
+    if config.option.slow or "slow" in config.option.markexpr:
+        os.environ[effort.VARIABLE] = "1"
+    # The same examples in every run, and none kept on disk; a paused process is no failure.
+    drawn = {"derandomize": True, "deadline": None, "database": None}
+    settings.register_profile("capjax", **drawn, max_examples=effort.examples(60))
+    settings.load_profile("capjax")
+    _expect_late_answers()
+
+
+def _expect_late_answers():
     """Orbax closes its event loops before TensorStore, where it fails, has answered on them.
 
     That answer comes in whatever test is running by then, and is none of its faults.
@@ -42,9 +68,28 @@ def pytest_configure():
     sys.unraisablehook = report_others
 
 
-def pytest_collection_modifyitems(items):
-    """Files of whole runs, which are few and long, come first: no worker is left alone with one."""
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what is slow, unless it is asked for; whoever is slow says why."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    for item in slow:
+        if not item.get_closest_marker("slow").kwargs.get("reason"):
+            raise pytest.UsageError(f"{item.nodeid} is marked slow, but no reason is given")
+    if not effort.slow_too():
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+    # Files of whole runs, which are few and long, come first: no worker is left alone with one.
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_java(tmp_path_factory):
+    """METEOR's process takes seconds: it is for the tests of `metrics` to start it."""
+    folder = tmp_path_factory.mktemp("no_java")
+    (folder / "java").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "java").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,7 +103,7 @@ def forget_programs():
 def make_small_run(tmp_path_factory):
     """The workdir of a run that was not trained; whoever damages it mends it."""
     directory = tmp_path_factory.mktemp("run")
-    write_small_run(str(directory))
+    write_small_run(directory)
     return directory
 
 
@@ -71,4 +116,6 @@ def make_home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "SPLIT_SIZES", SIZES)
         builder.prepare(home / "data", SIZES)
+    (home / ".cache" / "capjax").mkdir(parents=True)
+    (home / ".cache" / "capjax" / "xla").symlink_to(PROGRAMS)
     return home

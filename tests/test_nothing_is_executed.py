@@ -32,8 +32,8 @@ from capjax.pretrained.vit.read import read_vit
 from capjax.pretrained.weights import WeightsError
 from capjax.run.workdir import WorkdirError
 from capjax.train.writer import read_metrics
-from tests.command_line import REPOSITORY
-from tests.small_files import KINDS
+from tests.helpers.command_line import REPOSITORY
+from tests.helpers.small_files import KINDS
 from tests.test_floors import imports, module_of
 
 

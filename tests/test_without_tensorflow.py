@@ -36,7 +36,7 @@ from PIL import Image
 from capjax.run.evaluate import evaluate, metrics_line
 from capjax.run.train import train
 from configs import folder_transformer
-from tests.small_weights import ALPHA, write_small_weights
+from tests.helpers.small_weights import ALPHA, write_small_weights
 
 folder = sys.argv[1]
 write_small_weights(f"{folder}/small.weights.h5")

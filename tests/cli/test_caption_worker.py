@@ -7,33 +7,27 @@ import subprocess
 import sys
 import types
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import capjax
 from capjax import caption
-from capjax.config import build
 from capjax.data.images import load_pixels
 from capjax.evaluate.attention_figures import file_stem
 from capjax.evaluate.attention_maps import attended_picture
 from configs import base
-from tests.command_line import REPOSITORY, call, environment
-from tests.data.ugly_images import whole_files
-from tests.untrained_run import write_untrained_run
+from tests.helpers.command_line import REPOSITORY, call, environment
+from tests.helpers.small_run import write_untrained_run
+from tests.helpers.ugly_images import whole_files
 
 BATCH = 4
 
 
 @pytest.fixture(scope="module", name="workdir")
 def make_workdir(home):
-    """A run, and programs of it that are compiled once."""
     write_untrained_run(home / "untrained")
-    before = jax.config.jax_compilation_cache_dir
-    build.compilation_cache(str(home / "xla"))
-    yield home / "untrained"
-    jax.config.update("jax_compilation_cache_dir", before)
+    return home / "untrained"
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -58,7 +52,7 @@ def make_folder(home):
 
 
 def arguments(workdir, *more):
-    cache = str(workdir.parent / "xla")
+    cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
     return ["--workdir", str(workdir), "--compilation_cache", cache, *map(str, more)]
 
 

@@ -17,9 +17,9 @@ from capjax.evaluate.captioning import make_decode
 from capjax.pretrained.captioners.encoder_decoder import read_captioner
 from capjax.pretrained.captioners.export_captioner import write_captioner
 from configs import base
-from tests import command_line
-from tests.references import need_torch, need_transformers
-from tests.untrained_run import WORDS, write_run
+from tests.helpers import command_line
+from tests.helpers.references import need_torch, need_transformers
+from tests.helpers.small_run import WORDS, write_run
 
 torch = need_torch()
 transformers = need_transformers()
@@ -75,7 +75,7 @@ def make_exported(request, home, tmp_path_factory):
     tokenizer = train_word_tokenizer([WORDS] * 5)
     model = build.captioner(config, tokenizer)
     params = loud(build.shapes(config, model)["params"], ENDS[request.param])
-    write_run(directory, config, tokenizer, params)
+    write_run(directory, config, tokenizer, {"params": params})
     flags = ["--workdir", str(directory), "--to", str(folder)]
     if request.param == "class token":
         main(flags)

@@ -8,7 +8,8 @@ from ml_collections import config_flags
 
 from capjax.cli.flags import USAGE, parse_flags
 from capjax.files.text import nearest
-from tests.command_line import REPOSITORY
+from tests.helpers.command_line import REPOSITORY
+from tests.helpers.effort import examples
 
 # ml_collections has it.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -132,7 +133,7 @@ def test_a_wrong_config_file_is_named(capsys, tmp_path, text, message, more):
     assert "config.py" in line
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     field=st.one_of(st.text(max_size=8), st.sampled_from(["seed", "decoder.width", "dataset"])),
     value=st.text(max_size=8),

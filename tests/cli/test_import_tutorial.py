@@ -16,11 +16,11 @@ from capjax.pretrained.weights import WeightsError
 from capjax.run.train import train
 from capjax.run.workdir import WorkdirError
 from configs import base, coco_show_attend_tell
-from tests.small_pictures import write_pictures
+from tests.helpers.small_pictures import write_pictures
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install capjax[parity]")
-from tests import torch_resnet  # noqa: E402
-from tests.torch_tutorial import DecoderWithAttention, reference  # noqa: E402
+from benchmarks import torch_resnet  # noqa: E402
+from tests.helpers.torch_tutorial import DecoderWithAttention, reference  # noqa: E402
 
 WORDS = ["a", "red", "green", "blue", "wall", "picture"]
 WIDTH, EMBED, ATTENTION, SIDE, GRID = 6, 5, 7, 64, 3

@@ -20,7 +20,7 @@ from capjax.data.shapes.builder import encode_png
 from capjax.data.shapes.scene import image_id
 from capjax.run.workdir import Workdir
 from capjax.train.events import read_events
-from tests.command_line import REPOSITORY, SIZES, call, environment, main
+from tests.helpers.command_line import REPOSITORY, SIZES, call, environment, main
 
 SMALL = [
     "--config.num_steps=4",
@@ -28,11 +28,13 @@ SMALL = [
     "--config.log_every=1",
     "--config.batch_size=8",
     "--config.optimizer.warmup_steps=1",
-    "--config.encoder.widths=(8,16)",
+    "--config.encoder.widths=(8,)",
+    "--config.encoder.stem_stride=8",
+    "--config.dataset.length_bucket=0",
     "--config.encoder.blocks=1",
     "--config.decoder.width=16",
     "--config.decoder.num_layers=1",
-    "--config.evaluation.batch_size=250",
+    "--config.evaluation.batch_size=16",
     "--config.evaluation.num_samples=1",
     "--config.decoding.num_beams=2",
 ]
@@ -112,9 +114,15 @@ def untimed(log):
     return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 
-def test_evaluation_prints_one_json_line_last_and_writes_provenance(home, trained):
-    workdir, _ = trained
-    done = main(home, "--workdir", str(workdir), *SMALL, "--mode", "evaluate", "--split", "test")
+@pytest.fixture(scope="session", name="evaluated")
+def make_evaluated(home, trained):
+    """The finished process that scored its test split."""
+    place = ["--workdir", str(trained[0])]
+    return main(home, *place, *SMALL, "--mode", "evaluate", "--split", "test")
+
+
+def test_evaluation_prints_one_json_line_last_and_writes_provenance(trained, evaluated):
+    workdir, done = trained[0], evaluated
     printed = json.loads(done.stdout.splitlines()[-1])
     folder = workdir / "evaluation"
     written = json.loads(next(folder.glob("test-*.metrics.json")).read_text())
@@ -159,6 +167,7 @@ def captions_of(done):
     return {Path(row["image"]).name: row for row in map(json.loads, done.stdout.splitlines())}
 
 
+@pytest.mark.usefixtures("evaluated")
 def test_captioning_equals_evaluation(home, trained, pictures, tmp_path):
     workdir, _ = trained
     arguments = ["--workdir", str(workdir), str(pictures), "--json", "--attention", str(tmp_path)]
@@ -171,7 +180,6 @@ def test_captioning_equals_evaluation(home, trained, pictures, tmp_path):
     # ... and the others were captioned.
     assert sorted(rows) == ["0.png", "1.png", "2.png"]
     assert len(list(tmp_path.glob("*.png"))) == 3
-    main(home, "--workdir", str(workdir), *SMALL, "--mode", "evaluate", "--split", "test")
     results = json.loads(next((workdir / "evaluation").glob("test-*.captions.json")).read_text())
     expected = {row["image_id"]: row["caption"] for row in results}
     for index in range(3):
@@ -267,10 +275,10 @@ def test_a_missing_file_is_named(home, trained):
 
 
 def test_a_missing_checkpoint_lists_those_there(trained, tmp_path):
-    with pytest.raises(capjax.run.workdir.WorkdirError, match=r"there are steps \[\d"):
+    with pytest.raises(capjax.run.train.workdir.WorkdirError, match=r"there are steps \[\d"):
         capjax.load(trained[0], 99)
     shutil.copytree(trained[0], tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
-    with pytest.raises(capjax.run.workdir.WorkdirError, match="it has none yet"):
+    with pytest.raises(capjax.run.train.workdir.WorkdirError, match="it has none yet"):
         capjax.load(tmp_path / "copy")
 
 
@@ -285,12 +293,12 @@ def test_a_damaged_checkpoint_is_named_and_another_one_taken(trained, tmp_path, 
     assert capjax.load(workdir, "best").step == 2
     assert "checkpoints/4 can't be used" in capsys.readouterr().err
     with pytest.raises(
-        capjax.run.workdir.WorkdirError, match=r"checkpoints/4 can't be used"
+        capjax.run.train.workdir.WorkdirError, match=r"checkpoints/4 can't be used"
     ) as raised:
         capjax.load(workdir, 4)
     assert "\n" not in str(raised.value)
     shutil.rmtree(workdir / "checkpoints" / "2" / "progress")
     with pytest.raises(
-        capjax.run.workdir.WorkdirError, match=r"/4 can't be used.*/2 can't be used"
+        capjax.run.train.workdir.WorkdirError, match=r"/4 can't be used.*/2 can't be used"
     ):
         capjax.load(workdir)

@@ -8,7 +8,7 @@ from capjax.data.captions import CaptionTable, encode_captions
 from capjax.data.describe import describe_captions, draw_examples, histogram
 from capjax.data.source import Example
 from capjax.data.tokenizer import train_word_tokenizer
-from tests.command_line import call
+from tests.helpers.command_line import call
 
 CONFIG = """
 from configs import base

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.command_line import REPOSITORY
+from tests.helpers.command_line import REPOSITORY
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "tensorflow", "tensorflow_datasets")
 # Their get_config() reads checkpoints of huggingface.co.

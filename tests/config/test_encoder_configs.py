@@ -18,8 +18,8 @@ from capjax.run.features import with_features
 from capjax.run.split import make_split
 from capjax.run.train import train
 from configs import flickr8k_transformer, folder_transformer
-from tests.references import need_transformers
-from tests.small_pictures import write_pictures
+from tests.helpers.references import need_transformers
+from tests.helpers.small_pictures import write_pictures
 
 FEATURES = {
     "mobilenet_v2": (7, 1280),

@@ -23,6 +23,7 @@ from configs import (
     shapes_transformer,
     shapes_vit_gpt2,
 )
+from tests.helpers.effort import examples
 
 ODD = [
     *(None, True, False, 0, 1, -1, -7, 2**31, 10**30, -(10**30)),
@@ -211,7 +212,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(case=st.sampled_from(CASES), value=values)
 def test_any_value_is_right_or_named(case, value):
     make, name = case

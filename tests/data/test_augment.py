@@ -7,6 +7,7 @@ from PIL import Image
 
 from capjax.data.augment import Augmentation, View, draw_view
 from capjax.data.images import load_pixels
+from tests.helpers.effort import examples
 
 hypothesis = pytest.importorskip("hypothesis")
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
@@ -82,7 +83,7 @@ def test_where_nothing_fits_the_crop_is_central(image_size, box):
 @given(
     st.integers(1, 3000), st.integers(1, 3000), st.floats(1e-6, 1), st.integers(0, 2**40), st.data()
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_crops_lie_in_the_image(width, height, crop_area, position, data):
     seed = data.draw(st.integers(0, 2**63 - 1))
     augmentation = Augmentation(crop_area, flip=True)
@@ -131,7 +132,7 @@ GRADIENT[..., 0], GRADIENT[..., 1] = np.arange(250), np.arange(200)[:, None]
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_pixels_are_those_of_the_box(data):
     def span(length):
         ends = st.lists(st.integers(0, length), min_size=2, max_size=2, unique=True)
@@ -153,7 +154,7 @@ def test_pixels_are_those_of_the_box(data):
 
 
 @given(st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_a_flip_mirrors_exactly(data):
     size = data.draw(st.integers(1, 40))
     crop = draw_view(CROP, 0, data.draw(st.integers(0, 10**6)), (250, 200)).crop

@@ -6,6 +6,7 @@ import pytest
 from capjax.data.batches import Schedule, TrainBatches, eval_indices, eval_text, lay_out, pack
 from capjax.data.captions import CaptionTable, encode_captions
 from capjax.data.tokenizer import train_word_tokenizer
+from tests.helpers.effort import examples
 
 hypothesis = pytest.importorskip("hypothesis")
 example, given = hypothesis.example, hypothesis.given
@@ -44,7 +45,7 @@ def assert_equal(left, right):
     window=st.integers(1, 5),
     windows=st.integers(1, 4),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @example(n=5, batch_size=2, seed=0, bucket=True, window=5, windows=1)
 @example(n=4, batch_size=2, seed=0, bucket=True, window=3, windows=1)
 def test_images_occur_equally_often(n, batch_size, seed, bucket, window, windows):
@@ -85,7 +86,7 @@ def test_every_epoch_has_every_image_in_a_new_order():
     st.sampled_from([None, 3]),
     st.booleans(),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_a_batch_depends_on_its_step_alone(steps, bucket, packed):
     encoded = encode([3] * 13)
     options = {"batch_size": 4, "seed": 5, "length_bucket": bucket, "bucket_window": 7}

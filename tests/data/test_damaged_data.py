@@ -16,7 +16,7 @@ from capjax.data.feature_cache import FeatureShape, open_features
 from capjax.data.sections import cache_dir
 from capjax.data.source import Example
 from capjax.files.errors import DataError
-from tests.damage import OTHER, cut, flipped, of_other_kinds, replaced
+from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced
 
 FILES = {
     "rows.jsonl": '{"image": "a.jpg", "caption": "a dog", "split": "train"}\n'

@@ -11,7 +11,7 @@ import pytest
 from capjax.data import download as module
 from capjax.data.download import download, is_url
 from capjax.data.images import ImageError
-from tests.data.ugly_images import PICTURE, encode
+from tests.helpers.ugly_images import PICTURE, encode
 
 PNG = encode(PICTURE, "PNG")
 LONG = PNG + bytes(50_000)

@@ -12,6 +12,7 @@ from capjax.data.captions import read_captions
 from capjax.data.files_source import FilesSource
 from capjax.data.source import Example
 from capjax.files.errors import DataError
+from tests.helpers.effort import examples
 
 COUNT = 150  # More than one thread's share.
 
@@ -99,7 +100,7 @@ def test_fingerprint_sees_every_change(root, tmp_path):
     assert len(set(seen)) == len(seen)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=list(HealthCheck))
 @given(dropped=st.sets(st.integers(0, 29), max_size=29))
 def test_without_is_what_opening_fewer_gives(root, dropped):
     examples = rows(30)

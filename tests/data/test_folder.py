@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from capjax.data.datasets.folder import Folder
 from capjax.files.errors import DataError
+from tests.helpers.effort import examples
 
 SPLITS = ("train", "validation", "test")
 
@@ -60,7 +61,7 @@ def refused(root, text, split="train", name="captions.jsonl"):
 CAPTION = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     captions=st.lists(st.lists(CAPTION, min_size=1, max_size=3, unique_by=str.strip), min_size=1),
     kind=st.sampled_from(["rows.jsonl", "lists.jsonl", "rows.csv", "hf.jsonl", "hf.csv"]),

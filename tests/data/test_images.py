@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from capjax.data.images import ImageError, load_image, load_pixels
+from tests.helpers.effort import examples
 
 hypothesis = pytest.importorskip("hypothesis")
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
@@ -161,7 +162,7 @@ def test_other_types_and_sizes_are_refused():
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_damage_gives_pixels_or_an_image_error(data):
     kind = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]))
     exif = Image.Exif()

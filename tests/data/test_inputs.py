@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from capjax.data import inputs
 from capjax.data.images import ImageError
 from capjax.data.inputs import batches, expand, read_input, read_lines
-from tests.data.ugly_images import PICTURE, encode
+from tests.helpers.effort import examples
+from tests.helpers.ugly_images import PICTURE, encode
 
 
 def test_folders_are_their_images_sorted(tmp_path):
@@ -64,7 +65,7 @@ def lines_of(content):
 
 
 @given(st.lists(st.binary(max_size=9).filter(lambda line: b"\n" not in line), max_size=9))
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_lines_are_names_whatever_their_bytes(names):
     names = [name for name in names if not name.endswith(b"\r")]
     expected = [os.fsdecode(name) for name in names if name]

@@ -2,10 +2,7 @@
 
 import io
 import math
-import resource
 import struct
-import sys
-import time
 import zlib
 
 import numpy as np
@@ -28,7 +25,7 @@ def encode(image, kind="PNG", **options) -> bytes:
     return content.getvalue()
 
 
-def png(levels, bits, colour, *chunks, size=None) -> bytes:
+def png(levels, bits, colour, *chunks) -> bytes:
     """A PNG of levels [H, W, channels], made by hand; `colour` is the format's colour type."""
     height, width = levels.shape[:2]
 
@@ -43,7 +40,7 @@ def png(levels, bits, colour, *chunks, size=None) -> bytes:
     else:
         rows = levels.astype(">u2" if bits == 16 else np.uint8)
     raw = b"".join(b"\0" + row.tobytes() for row in rows)
-    header = struct.pack(">IIBBBBB", *(size or (width, height)), bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     chunks = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*parts) for parts in chunks)
 
@@ -253,17 +250,6 @@ def test_a_damaged_png_is_refused():
         damaged = bytes(content[:place]) + bytes([content[place] ^ 0x55]) + content[place + 1 :]
         with pytest.raises(ImageError, match=r"^image bytes: damaged"):
             load_image(bytes(damaged))
-
-
-def test_a_small_file_with_a_huge_header_costs_nothing():
-    content = png(NOISE, 8, 2, size=(60_000, 60_000))
-    memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    with pytest.raises(ImageError, match=r"bomb\.png: more than the 80000000 pixels"):
-        load_image(content, name="bomb.png")
-    assert time.monotonic() - start < 1
-    # In kB, or in bytes on macOS. The pixels would take ten million kB.
-    unit = 1024 if sys.platform == "darwin" else 1
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50_000 * unit
 
 
 def test_names_are_not_believed(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from capjax.data.images import Resize, load_pixels
-from tests.references import need_torchvision, need_transformers
+from tests.helpers.references import need_torchvision, need_transformers
 
 SHARED = Path(__file__).parents[3] / "shared" / "flickr8k" / "Images"
 # Odd sides, both ways up, and one smaller than what is cut out.

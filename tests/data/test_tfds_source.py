@@ -11,7 +11,7 @@ from capjax.data.captions import read_captions
 from capjax.data.datasets.tfds import Tfds
 from capjax.data.images import load_pixels
 from capjax.files.errors import DataError
-from tests.tiny_coco import builder_class, coco_features, image
+from tests.helpers.tiny_coco import builder_class, coco_features, image
 
 tfds = pytest.importorskip("tensorflow_datasets")
 TfdsSource = pytest.importorskip("capjax.data.tfds_source").TfdsSource

@@ -7,6 +7,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from capjax.data.tokenizer import SPECIAL_TOKENS, Tokenizer, train_word_tokenizer
+from tests.helpers.effort import examples
 
 hypothesis = pytest.importorskip("hypothesis")
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
@@ -76,7 +77,7 @@ def test_decoded_ids_encode_to_themselves(data):
     st.text()
     | st.lists(st.sampled_from([*SPECIAL_TOKENS, "\uff1ceos\uff1e", "&lt;bos>", "\u200d"]))
 )
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_no_text_forges_a_special_token(text):
     text = text if isinstance(text, str) else " ".join(text)
     assert not {0, 1, 2} & set(WORDS.encode(text))

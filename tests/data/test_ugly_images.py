@@ -25,7 +25,8 @@ from capjax.data.images import (
 )
 from capjax.data.reading import read_pixels
 from capjax.data.source import Example
-from tests.data.ugly_images import huge_headers, odd_files, whole_files
+from tests.helpers.effort import examples
+from tests.helpers.ugly_images import huge_headers, odd_files, whole_files
 
 SIDE = 4
 WHOLE, ODD, HUGE = whole_files(), odd_files(), huge_headers()
@@ -63,13 +64,13 @@ def test_files_with_one_damaged_byte(kind):
 
 
 @given(st.sampled_from([b"", *(content[:12] for content in WHOLE.values())]), st.binary())
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_random_bytes(head, rest):
     usable(head + rest)
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_files_with_pieces_of_others(data):
     """A piece of one file in the place of a piece of another, of another length."""
     one, other = (data.draw(st.sampled_from(list(WHOLE.values()))) for _ in range(2))
@@ -218,7 +219,7 @@ def test_reading_by_index_names_image_source_and_path(folder):
     crop_area=st.floats(1e-6, 1),
     position=st.integers(0, 2**62),
 )
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_a_crop_lies_in_a_picture_of_any_shape(width, height, crop_area, position):
     view = draw_view(Augmentation(crop_area, True), 0, position, (width, height))
     if crop_area < 1:

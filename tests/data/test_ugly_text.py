@@ -22,7 +22,8 @@ from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
 from capjax.files.atomic import write_json
 from capjax.files.errors import DataError
 from capjax.files.text import well_formed
-from tests.ugly_text import LOOK_ALIKES, TEXT, UGLY
+from tests.helpers.effort import examples
+from tests.helpers.ugly_text import LOOK_ALIKES, TEXT, UGLY
 
 WORDS = train_word_tokenizer(["a dog runs", "eos pad unk bos endoftext", "x"])
 SPECIAL = {WORDS.pad_id, WORDS.bos_id, WORDS.eos_id}
@@ -71,7 +72,7 @@ def test_a_tokenizer_of_any_captions_is_read_back_the_same(tmp_path_factory, tex
 
 
 @given(st.lists(st.lists(TEXT, max_size=4), min_size=1, max_size=4), st.integers(2, 20))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_encoded_captions_account_for_every_caption(captions, max_length):
     ids = tuple(map(str, range(len(captions))))
     table = CaptionTable(ids, tuple(map(tuple, captions)), "0")
@@ -121,7 +122,7 @@ def write_all(root, captions):
 
 
 @given(st.lists(TEXT, min_size=1, max_size=4, unique_by=lambda text: well_formed(text).strip()))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_readers_give_the_captions_or_say_which_they_cannot(tmp_path_factory, captions):
     root = tmp_path_factory.getbasetemp() / "ugly"
     root.mkdir(exist_ok=True)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from capjax.decode.beam import beam_search
-from tests.references import need_torch, need_transformers
+from tests.helpers.effort import sweep
+from tests.helpers.references import need_torch, need_transformers
 
 torch = need_torch()
 with warnings.catch_warnings():
@@ -87,12 +88,19 @@ def theirs(model, *, bos, pad, num_beams, max_length, length_penalty, early_stop
     return tokens, output.sequences_scores.numpy().reshape(IMAGES, num_beams)
 
 
-CASES = itertools.product([1, 2, 4, 5], [0.6, 1.0, 2.0], [True, False, "never"])
+CASES = [
+    (*case, (16, 20)[i % 2])
+    for i, case in enumerate(
+        itertools.product([1, 2, 4, 5], [0.6, 1.0, 2.0], [True, False, "never"])
+    )
+]
+# Each value of each option.
+DAILY = [case for i, case in enumerate(CASES) if i in (0, 13, 20, 25, 33)]
 
 
 @pytest.mark.parametrize(
     ("num_beams", "length_penalty", "early_stopping", "max_length"),
-    [(*case, (16, 20)[i % 2]) for i, case in enumerate(CASES)],
+    sweep(CASES, DAILY),
 )
 def test_every_hypothesis_is_the_same(pairs, num_beams, length_penalty, early_stopping, max_length):
     decoder, model = pairs[length_penalty]

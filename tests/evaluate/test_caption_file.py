@@ -13,6 +13,7 @@ from capjax.evaluate.caption_file import CaptionFile, CaptionFileError
 from capjax.evaluate.captioning import Caption
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
 from capjax.evaluate.stream import Answer, Attended
+from tests.helpers.effort import examples
 
 MADE_BY = {"step": 3, "decoding": {"num_beams": 2, "sizes": (1, 2)}, "seed": 0}
 ROWS = [{"image": f"{i}.jpg", "caption": f"é {i}\n\u2028"} for i in range(3)]
@@ -71,7 +72,7 @@ def test_errors_are_forgotten_and_half_a_line_is_cut(tmp_path):
     ]
 
 
-@settings(suppress_health_check=list(HealthCheck), max_examples=40)
+@settings(suppress_health_check=list(HealthCheck), max_examples=examples(40))
 @given(cut=st.integers(0, 10**6), names=st.lists(st.text(max_size=5), min_size=1, max_size=6))
 def test_cut_anywhere_it_ends_as_if_it_never_was(tmp_path, cut, names):
     path = tmp_path / "captions.jsonl"

@@ -12,6 +12,7 @@ from PIL import Image
 from capjax.data.images import ImageError, Resize
 from capjax.evaluate.captioning import Caption
 from capjax.evaluate.stream import Answer, Picture, caption_stream, picture_reader
+from tests.helpers.effort import examples
 
 SHAPE = (2, 2, 3)
 
@@ -48,7 +49,7 @@ BATCHES = st.lists(st.lists(NAMES, max_size=3), max_size=6)
 
 
 @given(BATCHES)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_every_name_has_its_answer_in_order(names):
     places = iter(range(1000))
     batches = [[(next(places), name) for name in batch] for batch in names]
@@ -135,7 +136,7 @@ class Looker(Captioner):
 
 
 @given(BATCHES)
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_what_a_caption_saw_is_captioned_in_a_batch_of_the_same_shape(names):
     places = iter(range(1000))
     batches = [[(next(places), name) for name in batch] for batch in names]

@@ -1,10 +1,13 @@
 """Real processes, hit by signals at random moments, end as one never stopped."""
 
-from experiments.kill_campaign import Campaign
+import pytest
+
+from tests.helpers.kill_campaign import Campaign
 
 
+@pytest.mark.slow(reason="a campaign: test_main.py and test_processes.py kill a run each")
 def test_a_run_hit_again_and_again_ends_as_one_never_stopped(tmp_path):
-    """Longer campaigns: python -m experiments.kill_campaign."""
+    """Longer campaigns: python -m tests.helpers.kill_campaign."""
     campaign = Campaign(tmp_path / "campaign", seed=1)
     while campaign.hits.total() < 4 and not campaign.faults:
         campaign.live(4)

@@ -10,11 +10,12 @@ from capjax.evaluate.attention_maps import grid_maps
 from experiments.report import write_report
 from experiments.report_attention import captions_with_attention, config_of, open_data
 from experiments.report_data import collect
-from tests import browser as browsers
-from tests.report_page import choose, copy, first_run, settle, shown_images, texts, value
-from tests.small_report_sweep import IMAGES, write_small_sweep
+from tests.helpers import browser as browsers
+from tests.helpers.report_page import choose, copy, first_run, settle, shown_images, texts, value
+from tests.helpers.small_report_sweep import IMAGES, write_small_sweep
 
 PHONE = 390
+IN_BROWSER = pytest.mark.slow(reason="one of many looks at a page; a test opens it every day")
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -104,6 +105,7 @@ def test_another_report_replaces_it_and_nothing_else(folder, report, capsys, mon
     assert not list(folder.glob(".report-*"))
 
 
+@IN_BROWSER
 def test_the_table_sorts_and_filters(page):
     def ciders():
         cells = "return [...document.querySelectorAll('#results td:nth-child(3)')]"
@@ -135,10 +137,12 @@ def test_the_table_sorts_and_filters(page):
     assert len(set(grounds)) == 1
 
 
+@IN_BROWSER
 def test_text_of_a_run_stays_text(page):
     assert texts(page, "div.error") == ["out of <b>memory"]
 
 
+@IN_BROWSER
 def test_a_run_opens_its_captions(page):
     page.click("#results tbody tr:nth-child(6) .name")
     page.wait("document.querySelector('.who')?.textContent.startsWith('cropped-seed0 · greedy')")
@@ -146,6 +150,7 @@ def test_a_run_opens_its_captions(page):
     assert page.run("return document.getElementById('settings-run').selectedIndex") == 1
 
 
+@IN_BROWSER
 def test_curves_say_their_values(page):
     page.run("document.querySelector('.chart').focus()")
     page.press("Home", "Left", "End", "Right", "Left")
@@ -161,6 +166,7 @@ def test_curves_say_their_values(page):
     assert set(page.run(lines)) == {"0"}
 
 
+@IN_BROWSER
 def test_the_gallery_sorts_and_searches(page):
     choose(page, "run", "whole-seed0 · greedy")
     assert shown_images(page)[0] == 0  # The only one with words of its references.
@@ -222,6 +228,7 @@ def test_words_show_where_the_model_looked(page):
     assert len(texts(page, ".card:first-child button.word[tabindex='0']")) == 1
 
 
+@IN_BROWSER
 def test_arrow_keys_pass_over_captions_without_attention(page):
     choose(page, "order", "as in the data")
     choose(page, "other", "whole-seed0 · greedy")
@@ -234,6 +241,7 @@ def test_arrow_keys_pass_over_captions_without_attention(page):
     assert page.run(place) == "0"
 
 
+@IN_BROWSER
 def test_what_differs_most_is_beside_another_run(page):
     choose(page, "order", "most different first")
     choose(page, "other", "cropped-seed0 · beam")
@@ -244,12 +252,14 @@ def test_what_differs_most_is_beside_another_run(page):
     )
 
 
+@IN_BROWSER
 def test_maps_lie_on_what_was_seen(page):
     choose(page, "run", "cropped-seed0 · beam")
     page.run("document.querySelector('.card button.word').focus()")
     assert page.wait(CANVAS)[1] == "10%"
 
 
+@IN_BROWSER
 def test_other_decodings_share_maps_where_they_say_the_same(page):
     choose(page, "run", "whole-seed0 · greedy")
     choose(page, "order", "as in the data")
@@ -261,6 +271,7 @@ def test_other_decodings_share_maps_where_they_say_the_same(page):
     assert texts(page, ".card:nth-child(2) .unheard")
 
 
+@IN_BROWSER
 def test_settings_are_there(page):
     assert "decoder.width" not in texts(page, ".differs th")  # Of the configs, this is the same.
     assert texts(page, ".differs th") == ["dataset.keep_aspect"]
@@ -271,6 +282,7 @@ def test_settings_are_there(page):
     assert "dataset fingerprint" in texts(page, ".fields th")
 
 
+@IN_BROWSER
 @pytest.mark.parametrize("width", [PHONE, 1280])
 def test_everything_fits_the_screen(browser, report, width):
     browser.open(report / "index.html", width, 800)
@@ -283,6 +295,7 @@ def test_everything_fits_the_screen(browser, report, width):
     assert browser.complaints() == []
 
 
+@IN_BROWSER
 def test_a_thousand_images_are_drawn_as_they_are_scrolled_to(browser, report, tmp_path):
     index, images, said = first_run(report)
     images = {name: found * 100 for name, found in images.items()}
@@ -307,6 +320,7 @@ UGLY = [
 ]
 
 
+@IN_BROWSER
 def test_any_text_is_shown_as_it_is(browser, report, tmp_path):
     index, images, said = first_run(report)
     number = len(UGLY)
@@ -346,6 +360,7 @@ def test_any_text_is_shown_as_it_is(browser, report, tmp_path):
     assert browser.complaints() == []
 
 
+@IN_BROWSER
 def test_a_missing_file_is_named_and_shows_nothing_else(browser, report, tmp_path):
     index, images, said = first_run(report)
     index["runs"] *= 2
@@ -361,6 +376,7 @@ def test_a_missing_file_is_named_and_shows_nothing_else(browser, report, tmp_pat
     assert browser.complaints()  # Of the file.
 
 
+@IN_BROWSER
 def test_wall_time_is_shown_where_all_runs_have_it(browser, report, tmp_path):
     index, images, said = first_run(report)
     for curve in index["runs"][0]["curves"].values():

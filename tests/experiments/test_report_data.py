@@ -19,7 +19,7 @@ from experiments.report_attention import pieces
 from experiments.report_data import ReportError, collect, read_captions, read_curves
 from experiments.report_pictures import link_pictures
 from experiments.sweep_files import ResultsError
-from tests.small_sweep import EVALUATIONS, write_small_sweep
+from tests.helpers.small_sweep import EVALUATIONS, write_small_sweep
 
 WORDS = st.lists(st.text("abcé", min_size=1, max_size=4), max_size=6)
 

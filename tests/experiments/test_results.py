@@ -15,8 +15,8 @@ from experiments import results
 from experiments.comparison import compare, differing_fields
 from experiments.results import write_results
 from experiments.sweep_files import read_sweep
-from tests import small_sweep
-from tests.small_sweep import cider, edit, evaluation_of
+from tests.helpers import small_sweep
+from tests.helpers.small_sweep import cider, edit, evaluation_of
 
 RESAMPLES = 1000
 

@@ -16,12 +16,14 @@ from capjax.train.writer import read_metrics
 from experiments import sweep, sweep_run
 from experiments.sweep_plan import make_runs, read_record, read_sweep_file, write_record
 from experiments.sweep_run import run_one
-from tests.command_line import REPOSITORY, call, environment
-from tests.tiny_sweep import write_folder
+from tests.helpers.command_line import REPOSITORY, call, environment
+from tests.helpers.tiny_sweep import write_folder
+
+SWEPT = pytest.mark.slow(reason="of a whole sweep, which starts several processes")
 
 
 def sweep_of(folder):
-    return f"tests/tiny_sweep.py:{folder}"
+    return f"tests/helpers/tiny_sweep.py:{folder}"
 
 
 @pytest.fixture(scope="session", name="folder")
@@ -48,6 +50,7 @@ def make_swept(home, folder):
     return directory, hit, record, call(home, *arguments, check=False, **env)
 
 
+@SWEPT
 def test_a_sweep_that_is_hit_is_left_in_good_order(swept):
     directory, hit, record, _ = swept
     assert hit.returncode == 75, hit.stdout + hit.stderr
@@ -61,6 +64,7 @@ def test_a_sweep_that_is_hit_is_left_in_good_order(swept):
     assert record.seconds["train"] > 0
 
 
+@SWEPT
 def test_the_same_command_continues_it(swept):
     directory, _, before, done = swept
     workdir = directory / "runs" / "plain-seed3"
@@ -88,6 +92,7 @@ def test_the_same_command_continues_it(swept):
     assert (directory / "results.md").exists()
 
 
+@SWEPT
 def test_a_failed_run_is_named_and_the_others_go_on(swept):
     directory, _, _, done = swept
     assert done.returncode == 1
@@ -101,6 +106,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(swept):
     assert reason in (directory / "runs" / "broken-seed3" / "log.txt").read_text()
 
 
+@SWEPT
 def test_what_was_swept_is_on_disk(swept, folder):
     directory = swept[0]
     record = json.loads((directory / "sweep.json").read_text())
@@ -138,6 +144,7 @@ def make_never(monkeypatch):
     monkeypatch.setattr(sweep, "run_jobs", lambda jobs, *_, **__: pytest.fail(str(jobs)))
 
 
+@SWEPT
 def test_what_is_done_is_not_done_again(swept, folder, monkeypatch, capsys):
     directory = str(swept[0])
     started = []
@@ -151,6 +158,7 @@ def test_what_is_done_is_not_done_again(swept, folder, monkeypatch, capsys):
     assert sweep.left_to_do(runs[0], directory) == ["beam2", "the_same"]
 
 
+@SWEPT
 def test_a_run_whose_config_has_changed_is_refused_and_keeps_what_it_has(swept, folder):
     directory = str(swept[0])
     path = str(swept[0] / "runs" / "plain-seed3")
@@ -170,6 +178,7 @@ def test_a_run_whose_config_has_changed_is_refused_and_keeps_what_it_has(swept, 
     assert read_record(path) == before
 
 
+@SWEPT
 def test_a_run_waits_for_another_process_that_does_it(swept, folder, home):
     directory, path = swept[0], swept[0] / "runs" / "plain-seed3"
     before = read_record(str(path))
@@ -186,6 +195,7 @@ def test_a_run_waits_for_another_process_that_does_it(swept, folder, home):
     assert read_record(str(path)) == before
 
 
+@SWEPT
 def test_an_evaluation_that_is_gone_is_made_once_more(swept, folder, monkeypatch):
     directory, path = swept[0], swept[0] / "runs" / "plain-seed3"
     before = read_record(str(path))
@@ -222,6 +232,7 @@ def test_an_evaluation_that_is_gone_is_made_once_more(swept, folder, monkeypatch
     assert read_record(str(path)).evaluations == before.evaluations
 
 
+@SWEPT
 @pytest.mark.usefixtures("never")
 def test_a_dry_run_lists_what_is_left_and_sizes(swept, folder, monkeypatch, capsys):
     directory = swept[0]

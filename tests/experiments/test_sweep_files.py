@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from capjax.metrics.coco import per_image
 from experiments.comparison import compare
 from experiments.sweep_files import ResultsError, read_sweep
-from tests import small_sweep
-from tests.small_sweep import cider, edit, evaluation_of
+from tests.helpers import small_sweep
+from tests.helpers.effort import examples
+from tests.helpers.small_sweep import cider, edit, evaluation_of
 
 
 @pytest.fixture(name="sweep")
@@ -116,7 +117,7 @@ def test_a_missing_evaluation_is_named(sweep):
     assert str(file) in str(raised.value)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(30))
 @given(st.data())
 def test_a_file_cut_anywhere_is_named(sweep, data):
     files = sorted(path for path in sweep.rglob("*.json") if "captions" not in path.name)

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
-from tests.command_line import REPOSITORY, environment
+from tests.helpers.command_line import REPOSITORY, environment
 
 NOTEBOOK = REPOSITORY / "experiments" / "tour.ipynb"
 FEWER = {"num_steps = 600": "num_steps = 4", "eval_every = 300": "eval_every = 4"}
@@ -20,18 +18,21 @@ FEWER |= {
 
 @pytest.fixture(scope="module", name="notebook")
 def read_notebook():
+    nbformat = pytest.importorskip("nbformat")
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
 @pytest.fixture(scope="module", name="executed")
 def execute(notebook, home, tmp_path_factory):
+    nbformat, nbclient = map(pytest.importorskip, ("nbformat", "nbclient"))
     text = nbformat.writes(notebook)
     for there, fewer in FEWER.items():
         assert text.count(there) == 1
         text = text.replace(there, fewer)
     folder = tmp_path_factory.mktemp("tour")
     made = nbformat.reads(text, as_version=4)
-    client = NotebookClient(made, timeout=None, resources={"metadata": {"path": str(folder)}})
+    resources = {"metadata": {"path": str(folder)}}
+    client = nbclient.NotebookClient(made, timeout=None, resources=resources)
     # Its packages are those of the checkout, wherever another one is installed.
     client.execute(env={**environment(home), "PYTHONPATH": str(REPOSITORY)})
     return folder, made
@@ -46,6 +47,7 @@ def cell_with(notebook, text):
     return cell
 
 
+@pytest.mark.slow(reason="executes a notebook, whose parts have tests of their own")
 def test_the_notebook_runs(executed):
     folder, made = executed
     assert "of 2 runs 0 failed" in printed(cell_with(made, "experiments.sweep"))

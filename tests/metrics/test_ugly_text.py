@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from capjax.metrics import coco
 from capjax.metrics.ptb import tokenize
-from tests.ugly_text import TEXT, UGLY
+from tests.helpers.ugly_text import TEXT, UGLY
 
 
 @given(TEXT.filter(lambda text: len(text) < 100_000))

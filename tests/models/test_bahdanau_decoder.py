@@ -10,7 +10,7 @@ import pytest
 from capjax.data.batches import pack
 from capjax.decode.beam import beam_search
 from capjax.models.contract import gather_packed, scatter_packed
-from tests.models.recurrent_cases import B, C, P, T, V, captioner, compiled, data, variables
+from tests.helpers.recurrent_cases import B, C, P, T, V, captioner, compiled, data, variables
 
 KEYS = {"sample": jax.random.key(3), "dropout": jax.random.key(4)}
 

@@ -4,7 +4,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.recurrent_cases import BANNED, B, C, F, T, V, captioner, compiled, data, variables
+from tests.helpers.recurrent_cases import (
+    BANNED,
+    B,
+    C,
+    F,
+    T,
+    V,
+    captioner,
+    compiled,
+    data,
+    variables,
+)
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install capjax[parity]")
 

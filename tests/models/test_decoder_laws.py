@@ -10,7 +10,7 @@ from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.gpt2 import GPT2Decoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.layers import NEVER
-from tests.models.recurrent_cases import (
+from tests.helpers.recurrent_cases import (
     BANNED,
     B,
     C,
@@ -55,11 +55,17 @@ DECODERS = {
 }
 
 
-@pytest.fixture(params=DECODERS, name="case")
+@pytest.fixture(params=DECODERS, name="case", scope="module")
 def make_case(request):
     model = DECODERS[request.param]
     # Larger than fresh parameters, so that every path bends the logits.
     return model, variables(model), *data()
+
+
+def outputs(case):
+    """Logits and maps of teacher forcing: of the one program that most laws ask."""
+    model, variables, features, tokens = case
+    return compiled(model)(variables, features, tokens, train=False, attention=True)
 
 
 def is_transformer(model):
@@ -68,8 +74,7 @@ def is_transformer(model):
 
 def test_stepping_equals_teacher_forcing(case):
     model, variables, features, tokens = case
-    memory = compiled(model)(variables, features, method="encode")
-    whole = compiled(model)(variables, memory, tokens, attention=True, method="decode")
+    memory, whole = compiled(model)(variables, features, method="encode"), outputs(case)
     carry = model.apply(variables, memory, C, T, method="init_carry")
     step = jax.jit(
         lambda carry, token: model.apply(variables, carry, token, attention=True, method="step")
@@ -112,14 +117,14 @@ def test_the_future_never_changes_the_past(case):
 
 def test_captions_and_images_do_not_mix(case):
     model, variables, features, tokens = case
-    whole = compiled(model)(variables, features, tokens, train=False).logits
+    whole = outputs(case).logits
     changed = tokens.at[0, 1].set((tokens[0, 1] + 5) % V)
-    again = compiled(model)(variables, features, changed, train=False).logits
+    again = outputs((model, variables, features, changed)).logits
     np.testing.assert_array_equal(again[1], whole[1])
     np.testing.assert_allclose(again[0, [0, 2]], whole[0, [0, 2]], atol=1e-6)
     assert np.abs(again[0, 1] - whole[0, 1]).max() > 1e-2
     other = features.at[0].add(1.0)
-    moved = compiled(model)(variables, other, tokens, train=False).logits
+    moved = outputs((model, variables, other, tokens)).logits
     np.testing.assert_allclose(moved[1], whole[1], atol=1e-6)
     assert np.abs(moved[0] - whole[0])[..., 4:].max() > 1e-3
 
@@ -129,7 +134,7 @@ def test_packed_values_are_the_same_values(case):
     lengths = np.array([[3, 7, 0], [1, 2, 6]], np.int32)
     packing = pack(lengths, T, 12)
     options = {"train": False, "attention": True}
-    unpacked = compiled(model)(variables, features, tokens, **options)
+    unpacked = outputs(case)
     output = compiled(model)(variables, features, tokens, packing=packing, **options)
     packed, whole, maps = output.logits, unpacked.logits, unpacked.attention
     assert packed.shape == (B, 1, 12, V)
@@ -144,11 +149,7 @@ def test_packed_values_are_the_same_values(case):
 
 
 def test_attention_sums_to_one(case):
-    model, variables, features, tokens = case
-    memory = compiled(model)(variables, features, method="encode")
-    attention = compiled(model)(
-        variables, memory, tokens, attention=True, method="decode"
-    ).attention
+    model, attention = case[0], outputs(case).attention
     decoder = model.decoder
     maps = decoder.num_layers * decoder.num_heads if is_transformer(model) else 1
     assert attention.shape == (B, C, T, maps, P)
@@ -157,8 +158,7 @@ def test_attention_sums_to_one(case):
 
 
 def test_banned_tokens_are_out_of_reach_and_eos_is_not(case):
-    model, variables, features, tokens = case
-    logits = compiled(model)(variables, features, tokens, train=False).logits
+    logits = outputs(case).logits
     assert np.all(logits[..., list(BANNED)] == NEVER)
     allowed = np.delete(np.asarray(logits), BANNED, axis=-1)
     assert np.abs(allowed).max() < 1e3

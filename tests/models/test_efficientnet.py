@@ -7,14 +7,18 @@ import pytest
 
 from capjax.models.encoders.efficientnet_b0 import EfficientNetB0
 from capjax.pretrained.encoders import load_encoder
-from tests.keras_random import randomize
+from tests.helpers.effort import sweep
+from tests.helpers.keras_random import randomize
 
 keras = pytest.importorskip("keras", reason="the reference implementation is Keras's")
 # Keras 3 on NumPy 2: its own conversion of TensorFlow's variables.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-@pytest.mark.parametrize(("shape", "seed"), [((64, 64), 0), ((65, 98), 1)])
+SIZES = [((64, 64), 0), ((65, 98), 1)]
+
+
+@pytest.mark.parametrize(("shape", "seed"), sweep(SIZES, SIZES[1:]))
 def test_every_layer_equals_keras(shape, seed, tmp_path):
     model = keras.applications.EfficientNetB0(
         weights=None, include_top=False, input_shape=(*shape, 3)

@@ -1,11 +1,13 @@
 """InceptionV3 equals Keras's, layer by layer."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
 from capjax.models.encoders.inception_v3 import InceptionV3
-from tests.keras_inception import layers_by_creation, random_inception
+from tests.helpers.keras_inception import layers_by_creation, random_inception
 
 keras = pytest.importorskip("keras", reason="the reference implementation is Keras's")
 # Keras 3 on NumPy 2: its own conversion of TensorFlow's variables.
@@ -14,6 +16,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 def arrays(layer):
     return [np.asarray(array) for array in layer.get_weights()]
+
+
+MORE = functools.partial(
+    pytest.param, marks=pytest.mark.slow(reason="another size is compared every day")
+)
 
 
 @pytest.fixture(scope="module", name="pair")
@@ -32,7 +39,7 @@ def make_pair():
     return model, {"params": params, "batch_stats": statistics}
 
 
-@pytest.mark.parametrize("size", [(96, 75), (139, 203)])
+@pytest.mark.parametrize("size", [(96, 75), MORE((139, 203))])
 def test_every_layer_equals_keras(pair, size):
     model, variables = pair
     images = np.random.default_rng(2).integers(0, 256, (2, *size, 3), np.uint8)

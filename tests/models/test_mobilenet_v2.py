@@ -13,6 +13,7 @@ from capjax.models.depthwise import grouped, shifted
 from capjax.models.encoders.mobilenet_v2 import MobileNetV2
 from capjax.pretrained.keras.files import read_keras_layers, to_variables
 from capjax.pretrained.weights import WeightsError
+from tests.helpers.effort import sweep
 
 keras = pytest.importorskip("keras", reason="the reference implementation is Keras's")
 # Keras 3 on NumPy 2: its own conversion of TensorFlow's variables.
@@ -67,7 +68,10 @@ def make_pair(tmp_path_factory):
     return model, path
 
 
-@pytest.mark.parametrize(("alpha", "size"), [(0.35, (96, 96)), (1.0, (97, 130)), (1.4, (64, 33))])
+SCALES = [(0.35, (96, 96)), (1.0, (97, 130)), (1.4, (64, 33)), (0.35, (64, 33))]
+
+
+@pytest.mark.parametrize(("alpha", "size"), sweep(SCALES, SCALES[3:]))
 def test_every_stage_equals_keras(alpha, size, tmp_path):
     model = random_keras(alpha, size, seed=1)
     model.save_weights(tmp_path / "w.weights.h5")

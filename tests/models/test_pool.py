@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capjax.models.pool import adaptive_avg_pool
+from tests.helpers.effort import examples
 
 SIDE = st.integers(1, 17)
 
@@ -15,7 +16,7 @@ def image(rows, columns):
     return np.random.default_rng(0).normal(size=(2, rows, columns, 3)).astype(np.float32)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(SIDE, SIDE, SIDE, SIDE)
 def test_it_is_torchs(rows, columns, high, wide):
     torch = pytest.importorskip("torch", reason="the reference is torch's layer")

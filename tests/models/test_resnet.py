@@ -1,15 +1,20 @@
 """ResNet equals torch modules arranged as torchvision's, layer by layer."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
 from capjax.models.encoders.resnet import ResNet
-from tests.references import need_torch, need_torchvision
+from tests.helpers.references import need_torch, need_torchvision
 
 torch = need_torch()
-from tests.torch_resnet import random_resnet  # noqa: E402
+from benchmarks.torch_resnet import random_resnet  # noqa: E402
 
+MORE = functools.partial(
+    pytest.param, marks=pytest.mark.slow(reason="another size is compared every day")
+)
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -57,7 +62,7 @@ def reference(model, images):
     return last, seen
 
 
-@pytest.mark.parametrize("size", [(96, 75), (65, 130)])
+@pytest.mark.parametrize("size", [(96, 75), MORE((65, 130))])
 def test_every_layer_equals_torch(pair, size):
     model, variables = pair
     images = np.random.default_rng(1).integers(0, 256, (2, *size, 3), np.uint8)
@@ -103,7 +108,7 @@ def test_there_is_no_other_depth():
         ResNet(18).init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.uint8), train=False)
 
 
-@pytest.mark.parametrize("depth", [50, 101])
+@pytest.mark.parametrize("depth", [50, MORE(101)])
 def test_the_reference_is_torchvisions(depth):
     torchvision = need_torchvision()
     theirs, ours = getattr(torchvision.models, f"resnet{depth}")().eval(), random_resnet(depth)

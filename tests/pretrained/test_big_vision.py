@@ -8,10 +8,10 @@ import safetensors.numpy
 
 from capjax.pretrained.vit.read import read_vit, vit_fields
 from capjax.pretrained.weights import WeightsError
-from tests.references import need_transformers
+from tests.helpers.references import need_transformers
 
 transformers = need_transformers()
-from tests.transformers_vits import (  # noqa: E402
+from tests.helpers.transformers_vits import (  # noqa: E402
     BASE,
     assert_close,
     features,

@@ -17,8 +17,8 @@ from capjax.pretrained.keras.files import read_keras_layers
 from capjax.pretrained.torch_files import read_tensors
 from capjax.pretrained.vit.read import read_vit, vit_fields, vit_resize
 from capjax.pretrained.weights import WeightsError
-from tests.damage import OTHER, cut, flipped, of_other_kinds, replaced
-from tests.small_files import KINDS, numbers, read_vectors, write_folder
+from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced
+from tests.helpers.small_files import KINDS, numbers, read_vectors, write_folder
 
 
 @pytest.fixture(scope="module", name="folder")

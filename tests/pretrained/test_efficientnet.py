@@ -8,9 +8,9 @@ from capjax.models.encoders.efficientnet_b0 import IMAGENET_MEAN, IMAGENET_STD, 
 from capjax.pretrained.encoders import load_encoder
 from capjax.pretrained.keras.efficientnet import imagenet_file, load_efficientnet_b0
 from capjax.pretrained.weights import WeightsError
-from tests.keras_downloads import fake_keras, requests
-from tests.keras_random import randomize, write_legacy
-from tests.small_weights import write_small_weights
+from tests.helpers.keras_downloads import fake_keras, requests
+from tests.helpers.keras_random import randomize, write_legacy
+from tests.helpers.small_weights import write_small_weights
 
 keras = pytest.importorskip("keras", reason="the files are written by Keras")
 # Keras 3 on NumPy 2: its own conversion of TensorFlow's variables.

@@ -17,13 +17,13 @@ from capjax.evaluate.captioning import BeamSearch, make_decode
 from capjax.pretrained.captioners.encoder_decoder import FILES, read_captioner, read_variables
 from capjax.pretrained.vit.read import read_vit
 from capjax.pretrained.weights import WeightsError
-from tests.references import need_torch, need_transformers
-from tests.small_bpe import write_bpe
+from tests.helpers.references import need_torch, need_transformers
+from tests.helpers.small_bpe import write_bpe
 
 torch = need_torch()
 transformers = need_transformers()
-from tests.transformers_captioners import MEAN, make, pixels, save_captioner  # noqa: E402
-from tests.transformers_vits import as_flax, pictures  # noqa: E402
+from tests.helpers.transformers_captioners import MEAN, make, pixels, save_captioner  # noqa: E402
+from tests.helpers.transformers_vits import as_flax, pictures  # noqa: E402
 
 END = (4.0, 8.0)
 

@@ -13,13 +13,13 @@ from capjax.pretrained.captioners.export_captioner import write_captioner
 from capjax.pretrained.preprocessing_file import read_preprocessing, write_preprocessing
 from capjax.pretrained.vit import huggingface, layouts
 from capjax.pretrained.weights import ExportError
-from tests.references import need_torch, need_transformers
-from tests.small_bpe import write_bpe
+from tests.helpers.references import need_torch, need_transformers
+from tests.helpers.small_bpe import write_bpe
 
 torch = need_torch()
 transformers = need_transformers()
-from tests.transformers_captioners import QUICK, logits, make, save_captioner  # noqa: E402
-from tests.transformers_vits import BASE, DINO, pictures, save  # noqa: E402
+from tests.helpers.transformers_captioners import QUICK, logits, make, save_captioner  # noqa: E402
+from tests.helpers.transformers_vits import BASE, DINO, pictures, save  # noqa: E402
 
 SETTINGS = {"num_beams": 3, "length_penalty": 0.6, "early_stopping": "never", "max_length": 11}
 

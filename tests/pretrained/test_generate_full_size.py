@@ -9,14 +9,14 @@ import pytest
 from capjax.pretrained.captioners.encoder_decoder import captioner, read_fields, read_variables
 from capjax.pretrained.checkpoint_folders import read_json
 from capjax.pretrained.vit.read import vit_fields
-from tests.references import need_torch, need_transformers
+from tests.helpers.references import need_torch, need_transformers
 
 if not os.environ.get("CAPJAX_EXHAUSTIVE"):
     pytest.skip("takes minutes: run with CAPJAX_EXHAUSTIVE=1", allow_module_level=True)
 
 torch = need_torch()
 transformers = need_transformers()
-from tests.transformers_captioners import (  # noqa: E402
+from tests.helpers.transformers_captioners import (  # noqa: E402
     check_ties,
     generate,
     logits,
@@ -25,7 +25,7 @@ from tests.transformers_captioners import (  # noqa: E402
     raise_end,
     save_captioner,
 )
-from tests.transformers_vits import assert_close, pictures  # noqa: E402
+from tests.helpers.transformers_vits import assert_close, pictures  # noqa: E402
 
 END = 50256
 

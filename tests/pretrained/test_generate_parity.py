@@ -13,11 +13,11 @@ import pytest
 from capjax.pretrained.captioners.encoder_decoder import captioner, read_fields, read_variables
 from capjax.pretrained.checkpoint_folders import read_json
 from capjax.pretrained.vit.read import vit_fields
-from tests.references import need_torch, need_transformers
+from tests.helpers.references import need_torch, need_transformers
 
 need_torch()
 need_transformers()
-from tests.transformers_captioners import (  # noqa: E402
+from tests.helpers.transformers_captioners import (  # noqa: E402
     QUICK,
     check_ties,
     generate,
@@ -27,7 +27,7 @@ from tests.transformers_captioners import (  # noqa: E402
     padded,
     save_captioner,
 )
-from tests.transformers_vits import assert_close, pictures  # noqa: E402
+from tests.helpers.transformers_vits import assert_close, pictures  # noqa: E402
 
 EXHAUSTIVE = bool(os.environ.get("CAPJAX_EXHAUSTIVE"))
 IMAGES = 200 if EXHAUSTIVE else 25
@@ -45,6 +45,14 @@ SOME = [
     (False, 4, 1.0, False, 16),
     (False, 5, 0.6, False, 20),
 ]
+
+
+def slow(setting):
+    return pytest.param(
+        *setting, marks=pytest.mark.slow(reason="one of several settings of one search")
+    )
+
+
 # By whether there is a projection and the penalty: how the end token is raised, so that many
 # captions end and few at once.
 ENDS = {
@@ -93,7 +101,9 @@ def test_logits_are_transformers(pair, projection):
         assert_close(found, logits(theirs, images, tokens), relative=1e-4)
 
 
-@pytest.mark.parametrize(NAMES, ALL if EXHAUSTIVE else SOME)
+@pytest.mark.parametrize(
+    NAMES, ALL if EXHAUSTIVE else [*SOME[::3], *map(slow, SOME[1::3] + SOME[2::3])]
+)
 def test_captions_are_transformers(
     pair, projection, num_beams, length_penalty, early_stopping, max_length
 ):
@@ -117,6 +127,7 @@ def test_captions_are_transformers(
     assert len(np.unique(tokens, axis=0)) >= 5
 
 
+@pytest.mark.slow(reason="of transformers alone: the settings that are compared do differ")
 def test_every_option_changes_some_caption():
     theirs = make(projection=False, end=ENDS[False, 2.0])
     images = pictures((16, 16), 20, 7)

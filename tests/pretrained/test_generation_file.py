@@ -15,7 +15,7 @@ from capjax.pretrained.captioners.generation_file import (
     write_generation,
 )
 from capjax.pretrained.weights import WeightsError
-from tests.references import need_transformers
+from tests.helpers.references import need_transformers
 
 IDS = dict.fromkeys(
     ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"), 50256

@@ -13,11 +13,11 @@ from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.gpt2 import GPT2Decoder
 from capjax.pretrained.captioners.gpt2 import fill_fresh, read_config, read_gpt2
 from capjax.pretrained.weights import WeightsError
-from tests.references import need_torch, need_transformers
+from tests.helpers.references import need_torch, need_transformers
 
 torch = need_torch()
 transformers = need_transformers()
-from tests.transformers_vits import as_flax, assert_close, save  # noqa: E402
+from tests.helpers.transformers_vits import as_flax, assert_close, save  # noqa: E402
 
 SIZES = {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 8, "vocab_size": 20}
 IDS = {"bos_token_id": 0, "eos_token_id": 0}

@@ -8,8 +8,9 @@ import tokenizers
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.pretrained.captioners.gpt2_tokenizer import read_tokenizer
 from capjax.pretrained.weights import WeightsError
-from tests.references import need_transformers
-from tests.small_bpe import END_OF_TEXT, TEXTS, write_bpe
+from tests.helpers.effort import examples
+from tests.helpers.references import need_transformers
+from tests.helpers.small_bpe import END_OF_TEXT, TEXTS, write_bpe
 
 hypothesis = pytest.importorskip("hypothesis")
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
@@ -64,7 +65,7 @@ def test_ids_are_transformers(written, prefix):
 
 
 @given(st.text() | st.lists(st.sampled_from([" ", "a", "🐕", "\u200d", END_OF_TEXT])))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_any_text_comes_back_and_forges_no_end(folder, text):
     tokenizer = read_tokenizer(folder)
     text = text if isinstance(text, str) else "".join(text)

@@ -11,9 +11,9 @@ from capjax.models.encoders.inception_v3 import InceptionV3
 from capjax.pretrained.encoders import load_encoder
 from capjax.pretrained.keras.inception_v3 import imagenet_file, load_inception_v3
 from capjax.pretrained.weights import WeightsError
-from tests.keras_downloads import fake_keras, requests
-from tests.keras_inception import layers_by_creation, random_inception
-from tests.small_weights import write_small_weights
+from tests.helpers.keras_downloads import fake_keras, requests
+from tests.helpers.keras_inception import layers_by_creation, random_inception
+from tests.helpers.small_weights import write_small_weights
 
 keras = pytest.importorskip("keras", reason="the files are written by Keras")
 # Keras 3 on NumPy 2: its own conversion of TensorFlow's variables.

@@ -7,8 +7,8 @@ import pytest
 from capjax.models.encoders.mobilenet_v2 import MobileNetV2
 from capjax.pretrained.keras.mobilenet_v2 import imagenet_file, load_mobilenet_v2
 from capjax.pretrained.weights import WeightsError
-from tests.keras_downloads import fake_keras
-from tests.small_weights import ALPHA, write_small_weights
+from tests.helpers.keras_downloads import fake_keras
+from tests.helpers.small_weights import ALPHA, write_small_weights
 
 
 @pytest.fixture(name="asked")

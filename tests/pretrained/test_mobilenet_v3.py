@@ -9,9 +9,9 @@ from capjax.models.encoders.mobilenet_v3 import MobileNetV3
 from capjax.pretrained.encoders import load_encoder
 from capjax.pretrained.keras.mobilenet_v3 import imagenet_file, load_mobilenet_v3
 from capjax.pretrained.weights import WeightsError
-from tests.keras_downloads import fake_keras, requests
-from tests.keras_random import randomize, write_legacy
-from tests.small_weights import write_small_weights
+from tests.helpers.keras_downloads import fake_keras, requests
+from tests.helpers.keras_random import randomize, write_legacy
+from tests.helpers.small_weights import write_small_weights
 
 keras = pytest.importorskip("keras", reason="the files are written by Keras")
 # Keras 3 on NumPy 2: its own conversion of TensorFlow's variables.

@@ -9,7 +9,7 @@ from PIL import Image
 from capjax.data.images import load_pixels
 from capjax.pretrained.preprocessing_file import read_preprocessing
 from capjax.pretrained.weights import WeightsError
-from tests.references import need_transformers
+from tests.helpers.references import need_transformers
 
 transformers = need_transformers()
 

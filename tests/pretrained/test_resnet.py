@@ -16,10 +16,10 @@ from capjax.pretrained.encoders import load_encoder
 from capjax.pretrained.resnet import from_torchvision, imagenet_file, load_resnet
 from capjax.pretrained.torch_files import read_tensors
 from capjax.pretrained.weights import WeightsError
-from tests.keras_downloads import fake_keras
+from tests.helpers.keras_downloads import fake_keras
 
 torch = pytest.importorskip("torch", reason="the files are written by torch")
-from tests.torch_resnet import TorchResNet, random_resnet  # noqa: E402
+from benchmarks.torch_resnet import TorchResNet, random_resnet  # noqa: E402
 
 
 def shapes(depth):

@@ -27,11 +27,11 @@ from capjax.pretrained.captioners.show_attend_tell import (
 )
 from capjax.pretrained.resnet import from_torchvision
 from capjax.pretrained.weights import WeightsError
-from tests.command_line import call
+from tests.helpers.command_line import call
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install capjax[parity]")
-from tests import torch_tutorial  # noqa: E402
-from tests.torch_tutorial import Attention, DecoderWithAttention, Encoder, reference  # noqa: E402
+from tests.helpers import torch_tutorial  # noqa: E402
+from tests.helpers.torch_tutorial import Attention, DecoderWithAttention, Encoder, reference  # noqa: E402
 
 # All different, so that no two axes can be confused.
 SIZES = WORDS, WIDTH, EMBED, ATTENTION, MEMORY = 13, 6, 5, 7, 10
@@ -251,7 +251,7 @@ def test_a_file_is_read_by_its_two_parts(monkeypatch, tmp_path, tensors):
     expected = decoder_variables(decoders(tensors), path)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     # And a whole ResNet-101 fits what the encoder was held against.
-    from tests.torch_resnet import TorchResNet
+    from benchmarks.torch_resnet import TorchResNet
 
     with torch.device("meta"):
         state = TorchResNet(101).state_dict()

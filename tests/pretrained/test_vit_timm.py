@@ -14,11 +14,12 @@ from capjax.models.encoders.vit import ViT
 from capjax.pretrained.saved import About, save_encoder
 from capjax.pretrained.vit.read import load_vit, read_vit, vit_fields, vit_resize
 from capjax.pretrained.weights import WeightsError
-from tests.references import need_torch, need_transformers
+from tests.helpers.effort import sweep
+from tests.helpers.references import need_torch, need_transformers
 
 torch = need_torch()
 need_transformers()
-from tests.transformers_vits import assert_close, features, normalised, pictures  # noqa: E402
+from tests.helpers.transformers_vits import assert_close, features, normalised, pictures  # noqa: E402
 
 nn, functional = torch.nn, torch.nn.functional
 # Heads are 64 wide where the file does not say.
@@ -164,7 +165,7 @@ def assert_same(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found[1], expected[1])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sweep(MODELS, [*MODELS][::2]))
 def test_features_are_timms(name, file):
     model = TimmViT(**MODELS[name])
     path = file(model, f"{name}.safetensors")

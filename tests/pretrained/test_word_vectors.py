@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from capjax.pretrained.weights import WeightsError
 from capjax.pretrained.word_vectors import fill_rows, load_word_vectors
+from tests.helpers.effort import examples
 
 WORDS = (None, None, None, "a", "dog", "été", "runs", "paris")
 ROWS = {"the": [9.0, 9.0, 9.0], "dog": [1.0, -2.0, 3e-4], "été": [0.5, 0.25, 4.0], "a": [7, 8, 9]}
@@ -52,7 +53,7 @@ spaced = st.tuples(spelling, st.sampled_from(["@", "a", "."])).map(" ".join)
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(
     rows=st.lists(st.tuples(spelling | spaced, st.tuples(floats, floats))),
     words=st.lists(spelling.map(str.lower), max_size=9),

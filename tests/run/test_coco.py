@@ -2,9 +2,9 @@
 
 import json
 
-from tests.command_line import main
-from tests.small_weights import ALPHA, write_small_weights
-from tests.tiny_coco import builder_class, coco_features
+from tests.helpers.command_line import main
+from tests.helpers.small_weights import ALPHA, write_small_weights
+from tests.helpers.tiny_coco import builder_class, coco_features
 
 CONFIG = "configs/coco_transformer.py"
 # As large as the config has it but for what a laptop can't do in seconds.
@@ -16,6 +16,9 @@ SMALL = [
     "--config.dataset.image_size=32",
     f"--config.encoder.alpha={ALPHA}",
     "--config.adapter.depth=1",
+    "--config.adapter.width=32",
+    "--config.decoder.width=32",
+    "--config.decoder.num_heads=2",
     "--config.decoder.num_layers=1",
     "--config.tokenizer.min_count=1",
     "--config.evaluation.batch_size=4",

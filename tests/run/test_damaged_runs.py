@@ -19,7 +19,7 @@ from capjax.pretrained.variables import load_variables, save_variables
 from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.writer import read_metrics
-from tests.damage import OTHER, cut, flipped, of_other_kinds, replaced
+from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced
 
 FILES = ("config.json", "tokenizer.json", "data.json", "frozen.safetensors")
 

@@ -12,13 +12,13 @@ import capjax
 from capjax.config import build, checks, questions
 from capjax.config.errors import ConfigError
 from capjax.data.tokenizer import train_word_tokenizer
-from capjax.models.captioner import Captioner, split_frozen
+from capjax.models.captioner import Captioner
 from capjax.run import init
 from capjax.run.train import train
-from capjax.run.workdir import Workdir, WorkdirError
-from capjax.train.state import init_state
+from capjax.run.workdir import WorkdirError
 from configs import base
-from tests.small_pictures import write_pictures
+from tests.helpers.small_pictures import write_pictures
+from tests.helpers.small_run import write_run
 
 OLD = train_word_tokenizer(["a red cat", "a red cat sits", "a wall"])
 NEW = train_word_tokenizer(["the red dog", "a red wall", "a big red wall", "dog"])
@@ -80,13 +80,7 @@ def variables_of(config, tokenizer, seed):
 def make_run(directory, config, seed=7):
     """A run of the words of OLD that was saved and never trained; its variables."""
     variables = jax.tree.map(np.asarray, variables_of(config, OLD, seed))
-    params, stays = split_frozen(variables, *build.frozen_parts(config))
-    workdir = Workdir(directory)
-    workdir.save(config, OLD, {"tokenizer": OLD.fingerprint})
-    workdir.save_frozen(stays)
-    with workdir.checkpoints(config) as checkpoints:
-        state = jax.tree.map(np.asarray, init_state(params, build.optimizer(config), ema=False))
-        checkpoints.save(state, {"best": None, "waited": 0}, None)
+    write_run(directory, config, OLD, variables)
     return variables
 
 

@@ -17,8 +17,9 @@ from capjax.run.evaluate import evaluate
 from capjax.run.train import train
 from capjax.run.workdir import WorkdirError
 from configs import base, folder_transformer
-from tests.small_pictures import write_pictures
-from tests.small_weights import ALPHA, write_small_weights
+from tests.helpers.killed import train_until_killed
+from tests.helpers.small_pictures import write_pictures
+from tests.helpers.small_weights import ALPHA, write_small_weights
 
 
 @pytest.fixture(scope="module", name="weights")
@@ -35,20 +36,10 @@ def make_pictures(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Several runs here compile the same programs."""
-    before = jax.config.jax_compilation_cache_dir
-    build.compilation_cache(str(tmp_path_factory.mktemp("xla")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
-@pytest.fixture(name="config")
-def make_config(weights, pictures, compiled, tmp_path):
+def small_config(weights, pictures, cache):
     config = folder_transformer.get_config()
     config.dataset.file = str(pictures / "captions.csv")
-    config.dataset.cache_dir = str(tmp_path / "cache")
+    config.dataset.cache_dir = str(cache)
     config.dataset.image_size = 64
     config.dataset.crop_area = 1.0
     config.dataset.length_bucket = 0
@@ -73,6 +64,26 @@ def make_config(weights, pictures, compiled, tmp_path):
     config.decoding.num_beams = 2
     config.decoding.max_length = 8
     return config
+
+
+@pytest.fixture(name="config")
+def make_config(weights, pictures, tmp_path):
+    return small_config(weights, pictures, tmp_path / "cache")
+
+
+@pytest.fixture(scope="module", name="made")
+def make_trained(weights, pictures, tmp_path_factory):
+    """A folder with the run of the config as it is, and its cache."""
+    folder = tmp_path_factory.mktemp("made")
+    train(small_config(weights, pictures, folder / "cache"), str(folder / "run"))
+    return folder
+
+
+@pytest.fixture(name="trained")
+def copy_trained(made, tmp_path):
+    """A test's own copy of the run; its config finds the same features."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "run"
 
 
 def metrics_of(directory, group="train", name="loss"):
@@ -107,12 +118,11 @@ def test_a_cached_run_trains_evaluates_and_captions_from_pixels(config, pictures
     assert seen[0].attention.shape[-1] == 4
 
 
-def test_a_cached_run_is_the_frozen_run(config, tmp_path):
+def test_a_cached_run_is_the_frozen_run(config, tmp_path, trained):
     """Reading features is computing them anew in each step, but for their rounding."""
-    train(config, str(tmp_path / "cached"))
     config.encoder.cache = ""
     train(config, str(tmp_path / "frozen"))
-    losses = [metrics_of(tmp_path / name) for name in ("cached", "frozen")]
+    losses = [metrics_of(tmp_path / name) for name in ("run", "frozen")]
     np.testing.assert_allclose(*losses, rtol=2e-3)
     weights = load_variables(tmp_path / "frozen" / "frozen.safetensors")
     found = capjax.load(tmp_path / "frozen").variables
@@ -122,29 +132,10 @@ def test_a_cached_run_is_the_frozen_run(config, tmp_path):
         )
 
 
-def test_a_resumed_run_needs_no_weights_file(config, tmp_path, weights, monkeypatch):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(config, str(whole))
+def test_a_resumed_run_needs_no_weights_file(config, tmp_path, trained, monkeypatch):
+    whole, parts = trained, tmp_path / "parts"
     config.num_steps, config.checkpoint_every = 4, 2
-
-    class Killed(Exception):
-        pass
-
-    from capjax.train import loop
-
-    update = loop._Clock.add
-    calls = []
-
-    def add(self, captions):
-        calls.append(captions)
-        if len(calls) == 4:
-            raise Killed
-        update(self, captions)
-
-    monkeypatch.setattr(loop._Clock, "add", add)
-    with pytest.raises(Killed):
-        train(config, str(parts))
-    monkeypatch.setattr(loop._Clock, "add", update)
+    train_until_killed(monkeypatch, config, str(parts), update=4)
     monkeypatch.setattr(build, "load_encoder", None)
     train(config, str(parts))
     found = [capjax.load(directory, "latest").variables for directory in (whole, parts)]
@@ -152,9 +143,8 @@ def test_a_resumed_run_needs_no_weights_file(config, tmp_path, weights, monkeypa
 
 
 @pytest.mark.parametrize("stages", [("all",), ("block_16", "Conv_1")])
-def test_a_second_stage_trains_the_named_parts_and_leaves_norms(config, tmp_path, stages):
-    first, second = tmp_path / "first", tmp_path / "second"
-    train(config, str(first))
+def test_a_second_stage_trains_the_named_parts_and_leaves_norms(config, tmp_path, trained, stages):
+    first, second = trained, tmp_path / "second"
     config.init_from = str(first)
     config.encoder.trainable, config.encoder.cache = stages, ""
     config.encoder.weights = "not read: the first stage brings its encoder"
@@ -206,12 +196,11 @@ def test_a_sample_of_coco_is_written_down_and_labelled(config, pictures, tmp_pat
     assert "drawn by caption" in result["source"]["note"]
 
 
-def test_moved_data_that_changed_is_not_scored(config, pictures, tmp_path):
-    train(config, str(tmp_path / "run"))
+def test_moved_data_that_changed_is_not_scored(config, pictures, tmp_path, trained):
     moved = tmp_path / "moved"
     shutil.copytree(pictures, moved)
     config.dataset.file = str(moved / "captions.csv")
-    evaluate(config, str(tmp_path / "run"), split="validation", checkpoint="latest")
+    evaluate(config, str(trained), split="validation", checkpoint="latest")
     text = (moved / "captions.csv").read_text()
     (moved / "captions.csv").write_text(
         text.replace("11.png,a blue wall,train", "").replace(
@@ -219,7 +208,7 @@ def test_moved_data_that_changed_is_not_scored(config, pictures, tmp_path):
         )
     )
     with pytest.raises(WorkdirError, match="other data: validation changed"):
-        evaluate(config, str(tmp_path / "run"), split="validation", checkpoint="latest")
+        evaluate(config, str(trained), split="validation", checkpoint="latest")
 
 
 def test_views_are_other_features_of_the_same_images(config, tmp_path, capsys):
@@ -256,8 +245,7 @@ def test_mistakes_are_found_before_training(config, tmp_path):
     refused(WeightsError, "does not fit the model", **{"encoder.alpha": 0.5})
 
 
-def test_another_cache_type_is_another_run(config, tmp_path):
-    train(config, str(tmp_path))
+def test_another_cache_type_is_another_run(config, trained):
     config.encoder.cache = "bfloat16"
     with pytest.raises(WorkdirError, match=r"encoder\.cache"):
-        train(config, str(tmp_path))
+        train(config, str(trained))

@@ -16,7 +16,6 @@ from capjax.evaluate.captioning import BeamSearch, Sampling
 from capjax.pretrained.weights import WeightsError
 from capjax.run.train import train
 from capjax.run.workdir import WorkdirError
-from capjax.train import loop
 from configs import (
     base,
     coco_bahdanau_gru,
@@ -24,7 +23,8 @@ from configs import (
     flickr8k_bahdanau_gru,
     flickr8k_show_attend_tell,
 )
-from tests.small_pictures import write_pictures
+from tests.helpers.killed import train_until_killed
+from tests.helpers.small_pictures import write_pictures
 
 WIDTH = 6
 
@@ -42,17 +42,8 @@ def make_pictures(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Several runs here compile the same programs."""
-    before = jax.config.jax_compilation_cache_dir
-    build.compilation_cache(str(tmp_path_factory.mktemp("xla")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 @pytest.fixture(name="config")
-def make_config(pictures, compiled):
+def make_config(pictures):
     config = base.get_config()
     config.dataset = base.folder_dataset()
     config.dataset.file = str(pictures / "captions.csv")
@@ -109,21 +100,7 @@ def test_a_killed_run_of_everything_ends_as_if_it_never_was(
     np.testing.assert_allclose(baseline[1], -0.9 * metrics_of(whole, "loss")[0], rtol=1e-5)
     assert all(penalty > 0 for penalty in metrics_of(whole, "attention_penalty"))
 
-    class Killed(Exception):
-        pass
-
-    update, calls = loop._Clock.add, []
-
-    def add(self, captions):
-        calls.append(captions)
-        if len(calls) == 4:
-            raise Killed
-        update(self, captions)
-
-    monkeypatch.setattr(loop._Clock, "add", add)
-    with pytest.raises(Killed):
-        train(everything, str(parts))
-    monkeypatch.setattr(loop._Clock, "add", update)
+    train_until_killed(monkeypatch, everything, str(parts), update=4)
     # What training began with may be gone.
     monkeypatch.setattr(build, "load_word_vectors", None)
     train(everything, str(parts))

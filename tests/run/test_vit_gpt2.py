@@ -29,15 +29,15 @@ from capjax.run.workdir import WorkdirError
 from capjax.train.objective import teacher_forced
 from capjax.train.optimizer import learning_rate_schedule
 from configs import base, coco_vit_gpt2, folder_vit_gpt2, shapes_vit_gpt2
-from tests.references import need_torch, need_transformers
-from tests.small_bpe import write_bpe
-from tests.small_pictures import write_pictures
-from tests.small_run import write_small_run
+from tests.helpers.references import need_torch, need_transformers
+from tests.helpers.small_bpe import write_bpe
+from tests.helpers.small_pictures import write_pictures
+from tests.helpers.small_run import write_small_run
 
 torch = need_torch()
 need_transformers()
-from tests.transformers_captioners import generate, make, pixels, save_captioner  # noqa: E402
-from tests.transformers_vits import pictures as pictures_of  # noqa: E402
+from tests.helpers.transformers_captioners import generate, make, pixels, save_captioner  # noqa: E402
+from tests.helpers.transformers_vits import pictures as pictures_of  # noqa: E402
 
 CROSS = ("cross_attention", "norms_1")
 
@@ -114,7 +114,7 @@ def test_the_command_line_takes_a_model(folder, pictures, tmp_path):
     assert about["decoding"]["num_beams"] == 3
     assert about["tokenizer"] == run.tokenizer.fingerprint == load_tokenizer(folder).fingerprint
     run = tmp_path / "run"
-    write_small_run(str(run))
+    write_small_run(run)
     for arguments, message in [
         (["--workdir", str(folder)], "is a captioner of transformers: give it as --model"),
         (["--model", str(run)], "a run's folder is given as --workdir"),
@@ -243,6 +243,7 @@ def test_the_end_is_learned_and_the_pads_are_not(folder):
     np.testing.assert_allclose(embedding, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow(reason="a longer training; that two updates are right is tested above")
 def test_the_small_variant_learns(tmp_path):
     """On pictures of `shapes`, by the recipe's own model."""
     rows = ["image,caption,split"]

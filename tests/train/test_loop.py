@@ -9,7 +9,7 @@ import pytest
 
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.transformer import TransformerDecoder
-from capjax.parallel import devices
+from capjax.parallel.devices import devices
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.events import read_events
 from capjax.train.finite import NonFiniteError, Watch, bad_parts, part_names, part_squares
@@ -20,6 +20,7 @@ from capjax.train.signals import Interrupted, Interruption
 from capjax.train.state import init_state
 from capjax.train.step import make_train_step
 from capjax.train.writer import Writer, read_metrics
+from tests.helpers.effort import sweep
 
 MODEL = Captioner(FeatureEncoder((2, 2)), TransformerDecoder(9, 5, 8, 1, 2, dropout=0.1))
 SCHEDULE = learning_rate_schedule(1e-2, 2, 100)
@@ -170,7 +171,7 @@ def rank(folder):
         return checkpoints.progress(checkpoints.latest_step()), checkpoints.ranking()[0]
 
 
-@pytest.mark.parametrize("last", [3, 5, 6])
+@pytest.mark.parametrize("last", sweep([3, 5, 6], [5]))
 def test_a_killed_run_ends_as_if_it_never_was(tmp_path, step_fn, whole, last):
     with pytest.raises(Killed):
         run(tmp_path, step_fn, last=last)
@@ -178,13 +179,18 @@ def test_a_killed_run_ends_as_if_it_never_was(tmp_path, step_fn, whole, last):
     assert [row["step"] for row in rows(tmp_path) if row["group"] == "train"] == [*range(1, 8)]
 
 
+AGAIN = pytest.mark.slow(reason="another moment, of which some are tried every day")
+LEAVES = [
+    *(("update", step) for step in (5, 1)),
+    *(("evaluation", step) for step in (4, 7)),
+    ("the end of the evaluation", 4),
+    ("update", 6),
+]
+
+
 @pytest.mark.parametrize(
     "leave_in",
-    [
-        *(("update", step) for step in (1, 5, 6)),
-        *(("evaluation", step) for step in (4, 7)),
-        ("the end of the evaluation", 4),
-    ],
+    [*LEAVES[::2], *(pytest.param(leave, marks=AGAIN) for leave in LEAVES[1::2])],
 )
 def test_a_signal_saves_the_step_and_changes_nothing(tmp_path, step_fn, whole, leave_in):
     with pytest.raises(Interrupted, match=f"stopped by a signal at step {leave_in[1]}"):

@@ -12,7 +12,7 @@ from capjax.models.contract import gather_packed
 from capjax.train.objective import batch_counts
 from capjax.train.objectives.cross_entropy import CrossEntropy, attention_penalty
 from capjax.train.scheduled_sampling import own_words_schedule
-from tests.models.recurrent_cases import B, C, P, T, V, captioner, data, variables
+from tests.helpers.recurrent_cases import B, C, P, T, V, captioner, data, variables
 
 LENGTHS = np.array([[3, 7, 0], [1, 2, 6]], np.int32)
 

@@ -10,6 +10,7 @@ from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from capjax.train.events import read_events, write_scalars
 from capjax.train.writer import Writer, read_metrics
+from tests.helpers.effort import examples
 
 
 def write(folder, resume_step, steps):
@@ -42,7 +43,7 @@ def summaries(folder):
 
 
 @settings(
-    max_examples=30,
+    max_examples=examples(30),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -1,6 +1,7 @@
-"""Run by test_step.py in a process of its own: one, or eight simulated devices.
+"""What a training step gives on the devices that there are.
 
-Prints a JSON line of losses, the gradient and, of the padded layout, captions.
+test_step.py calls it, and has it run in a process of its own with simulated devices: a JSON line of
+losses, the gradient and, of the padded layout, captions for each of its arguments.
 """
 
 import json
@@ -17,7 +18,7 @@ from capjax.models.captioner import Captioner, split_frozen
 from capjax.models.decoders.bahdanau import BahdanauDecoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.conv import ConvEncoder
-from capjax.parallel import devices
+from capjax.parallel.devices import devices
 from capjax.train.objectives.cross_entropy import CrossEntropy
 from capjax.train.state import init_state
 from capjax.train.step import make_loss_step, make_train_step
@@ -40,10 +41,10 @@ def captions(model, variables, images):
     return [[found[index].text, found[index].score] for index in sorted(found)]
 
 
-def main():
-    accumulate, packed, freeze = int(sys.argv[1]), sys.argv[2] == "packed", sys.argv[2] == "frozen"
+def measure(accumulate, layout):
+    """Of the layout "padded", "packed", "frozen" or "hard"."""
+    packed, freeze, hard = (layout == name for name in ("packed", "frozen", "hard"))
     rng = np.random.default_rng(0)
-    hard = sys.argv[2] == "hard"
     decoder = TransformerDecoder(V, T, 16, 1, 2, banned=(0, 1, 3))
     if hard:
         # With the mean of all places nothing is drawn, and devices may be compared.
@@ -91,9 +92,9 @@ def main():
     values["eval_nll"] = float(loss["nll"][0])
     values["gradient"] = {part: flat(tree) for part, tree in gradient.items()}
     values["ema"] = {part: flat(tree) for part, tree in devices.unreplicate(after.ema).items()}
-    if sys.argv[2] == "padded":
+    if layout == "padded":
         values["captions_said"] = captions(model, state.eval_variables, batch["image"])
-    print(json.dumps(values))
+    return values
 
 
 def _check_that_all_agree(state, step, batch):
@@ -110,4 +111,6 @@ def _check_that_all_agree(state, step, batch):
 
 
 if __name__ == "__main__":
-    main()
+    for argument in sys.argv[1:]:
+        layout, accumulate = argument.split(":")
+        print(json.dumps(measure(int(accumulate), layout)))

@@ -1,4 +1,4 @@
-"""A sweep of runs of seconds: tests/tiny_sweep.py:FOLDER, as `write_folder` makes one.
+"""A sweep of runs of seconds: tests/helpers/tiny_sweep.py:FOLDER, as `write_folder` makes one.
 
 The variant "broken" can't be trained: what its words are to start from is no file of vectors. With
 the environment variable HIT_AT, the sweep is hit by SIGTERM when a run has logged that step.
@@ -11,8 +11,8 @@ import time
 from capjax.train.writer import Writer
 from configs import base, folder_transformer
 from experiments.variants import Sweep, Variant
-from tests import small_files
-from tests.small_pictures import write_pictures
+from tests.helpers import small_files
+from tests.helpers.small_pictures import write_pictures
 
 
 def write_folder(folder) -> None:

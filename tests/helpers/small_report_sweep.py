@@ -12,8 +12,8 @@ from capjax.evaluate.scoring import image_results, score_captions
 from capjax.files.atomic import write_json
 from capjax.run.workdir import Workdir
 from configs import base
-from tests.small_pictures import write_pictures
-from tests.untrained_run import write_untrained_run
+from tests.helpers.small_pictures import write_pictures
+from tests.helpers.small_run import write_untrained_run
 
 IMAGES = 12
 EVALUATIONS = {"beam": {"num_beams": 2}, "greedy": {"num_beams": 1}}

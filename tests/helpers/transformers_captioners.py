@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from capjax.evaluate.captioning import BeamSearch, make_decode
-from tests.transformers_vits import BASE, normalised, save
+from tests.helpers.transformers_vits import BASE, normalised, save
 
 # Compiling takes longer than all else here.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

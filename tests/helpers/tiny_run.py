@@ -1,10 +1,12 @@
-"""A run of seconds over the features of a small frozen encoder: --config tests/tiny_run.py:FOLDER.
+"""A run of seconds over the features of a small frozen encoder.
+
+As --config tests/helpers/tiny_run.py:FOLDER.
 
 FOLDER has the pictures of `small_pictures` and the weights of `small_weights`.
 """
 
 from configs import base, folder_transformer
-from tests.small_weights import ALPHA
+from tests.helpers.small_weights import ALPHA
 
 
 def get_config(folder: str):
