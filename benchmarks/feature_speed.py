@@ -61,7 +61,7 @@ def run_capjax(folder: str) -> float:
     from capjax.data.images import Resize
     from capjax.data.reading import read_batches
     from capjax.models.encoders.mobilenet_v2 import MobileNetV2
-    from capjax.parallel.devices import devices
+    from capjax.parallel import devices
     from capjax.run.features import make_encode
 
     source, encoder = Files(folder), MobileNetV2()

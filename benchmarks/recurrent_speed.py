@@ -239,7 +239,7 @@ def train_capjax(task: str, count: int, layout: str) -> dict:
 
     from capjax.data.batches import TrainBatches
     from capjax.data.captions import CaptionReport, EncodedCaptions
-    from capjax.parallel.devices import devices
+    from capjax.parallel import devices
     from capjax.train.objectives.cross_entropy import CrossEntropy
     from capjax.train.state import init_state
     from capjax.train.step import make_train_step
@@ -323,7 +323,7 @@ def search_peer() -> dict:
 
 def search_capjax() -> dict:
     from capjax.evaluate.captioning import BeamSearch, CaptionBatches
-    from capjax.parallel.devices import devices
+    from capjax.parallel import devices
     from capjax.pretrained.captioners.show_attend_tell import decoder_variables
 
     tokenizer = make_tokenizer()

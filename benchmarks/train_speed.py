@@ -73,7 +73,7 @@ def run_capjax(layout: str) -> dict[str, float]:
     from capjax.data.tokenizer import train_word_tokenizer
     from capjax.models.captioner import Captioner, FeatureEncoder
     from capjax.models.decoders.transformer import TransformerDecoder
-    from capjax.parallel.devices import devices
+    from capjax.parallel import devices
     from capjax.train.objectives.cross_entropy import CrossEntropy
     from capjax.train.state import init_state
     from capjax.train.step import make_train_step

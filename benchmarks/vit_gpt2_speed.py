@@ -189,7 +189,7 @@ def caption_capjax(folder: str) -> dict[str, Callable[[], object]]:
 def train_capjax(folder: str) -> dict[str, Callable[[], object]]:
     import optax
 
-    from capjax.parallel.devices import devices
+    from capjax.parallel import devices
     from capjax.train.objectives.cross_entropy import CrossEntropy
     from capjax.train.optimizer import adamw
     from capjax.train.state import init_state

@@ -15,7 +15,7 @@ from capjax.data.sections import check_images, open_captions, open_source
 from capjax.data.source import Source
 from capjax.evaluate.attention_maps import grid_maps
 from capjax.evaluate.captioning import Caption, CaptionBatches
-from capjax.parallel.devices import devices
+from capjax.parallel import devices
 from capjax.run.features import from_features
 from capjax.run.load import load
 from capjax.run.split import make_split

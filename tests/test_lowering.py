@@ -10,7 +10,7 @@ from capjax.models.captioner import Captioner
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.conv import ConvEncoder
 from capjax.models.encoders.patch import PatchEncoder
-from capjax.parallel.devices import devices
+from capjax.parallel import devices
 from capjax.train.objectives.cross_entropy import CrossEntropy
 from capjax.train.optimizer import adamw, learning_rate_schedule
 from capjax.train.state import init_state

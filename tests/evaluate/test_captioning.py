@@ -17,7 +17,7 @@ from capjax.evaluate.figures import figure_pixels, save_figure
 from capjax.models.captioner import Captioner
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.patch import PatchEncoder
-from capjax.parallel.devices import devices
+from capjax.parallel import devices
 
 WORDS = ["a cat on the red mat", "two dogs in a park", "one bird over the sea"]
 

@@ -18,7 +18,7 @@ from capjax.models.captioner import Captioner, split_frozen
 from capjax.models.decoders.bahdanau import BahdanauDecoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.conv import ConvEncoder
-from capjax.parallel.devices import devices
+from capjax.parallel import devices
 from capjax.train.objectives.cross_entropy import CrossEntropy
 from capjax.train.state import init_state
 from capjax.train.step import make_loss_step, make_train_step

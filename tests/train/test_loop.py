@@ -9,7 +9,7 @@ import pytest
 
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.transformer import TransformerDecoder
-from capjax.parallel.devices import devices
+from capjax.parallel import devices
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.events import read_events
 from capjax.train.finite import NonFiniteError, Watch, bad_parts, part_names, part_squares

@@ -14,7 +14,7 @@ import pytest
 
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.transformer import TransformerDecoder
-from capjax.parallel.devices import devices
+from capjax.parallel import devices
 from capjax.train.objectives.cross_entropy import CrossEntropy
 from capjax.train.optimizer import adamw, learning_rate_schedule
 from capjax.train.state import init_state, update_ema

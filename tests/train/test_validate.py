@@ -7,7 +7,7 @@ from capjax.data.captions import CaptionTable
 from capjax.evaluate.captioning import Caption
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.transformer import TransformerDecoder
-from capjax.parallel.devices import devices
+from capjax.parallel import devices
 from capjax.train.step import make_loss_step
 from capjax.train.validate import TeacherForced, fill_batch, samples_table
 
