@@ -2,12 +2,16 @@
 
 import json
 import subprocess
+import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import capjax
 from tests.compatibility import interface, runs
-from tests.compatibility.commands import COMMANDS, RECORD, environment, perform
+from tests.compatibility.command_list import COMMANDS
+from tests.compatibility.commands import RECORD, environment, perform
 from tests.compatibility.warm import Warm
 
 _SLOW = pytest.mark.slow(reason="commands in processes of their own")
@@ -50,10 +54,7 @@ def test_a_command_does_what_it_did(command, recorded_commands, tmp_path, warm):
 def test_a_command_is_one_without_the_warm_process(tmp_path):
     """As users give it: `python -m`."""
     runs.unpack("gru", tmp_path)
-    command = ["python", "-m", "capjax.caption", "--workdir", "run", "pictures/9.png"]
-    import sys
-
-    command[0] = sys.executable
+    command = [sys.executable, "-m", "capjax.caption", "--workdir", "run", "pictures/9.png"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, check=False
     )
@@ -97,14 +98,10 @@ def test_python_names_are_there(interfaces):
 
 def test_the_documented_calls(tmp_path, monkeypatch):
     """README's lines of Python."""
-    from PIL import Image
-
     runs.unpack("vit_frozen", tmp_path)
     monkeypatch.chdir(tmp_path)
     run = capjax.load("run")
     picture = Image.open("pictures/9.png").convert("RGB")
-    import numpy as np
-
     given = ["pictures/9.png", np.asarray(picture), picture]
     captions = run.caption(given, attention=True)
     assert len({caption.text for caption in captions}) == 1

@@ -112,6 +112,7 @@ def test_a_run_is_scored(name, here):
     same(runs.read_evaluation("run"), record["evaluation"], record, "evaluation")
 
 
+@pytest.mark.slow(reason="compiles the encoder")
 def test_the_features_of_a_cache_are_those_that_the_encoder_gives(here):
     """What is read is right, not only unchanged: the loss from pixels is the one from features."""
     record = here("mobilenet_frozen")
