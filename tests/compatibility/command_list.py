@@ -34,7 +34,7 @@ def _command(name, archive, *lines, **more) -> Command:
 _MAIN = "capjax.main --config {configs}:mobilenet_frozen --workdir run"
 _NEW = (
     "capjax.main --config {configs}:vit_frozen --workdir new --config.num_steps=4 "
-    "--config.eval_every=4 --config.log_every=1"
+    "--config.eval_every=4 --config.log_every=1 --config.optimizer.warmup_steps=1"
 )
 _CAPTION = "capjax.caption --workdir run"
 _SHOW = "capjax.data.show --config {configs}:conv_transformer"
@@ -54,7 +54,7 @@ COMMANDS = (
         "mobilenet_frozen",
         _MAIN.replace("--workdir run", "--workdir second --config.init_from=run")
         + " --config.init_parts='(\"decoder\",)' --config.init_tokenizer=True"
-        + " --config.num_steps=4 --config.eval_every=4",
+        + " --config.num_steps=4 --config.eval_every=4 --config.optimizer.warmup_steps=1",
     ),
     _command(
         "train_with_an_encoder_file",
@@ -62,14 +62,16 @@ COMMANDS = (
         _MADE,
         f"capjax.main --config {_FOLDER}:./made.safetensors {_FILE} --workdir made "
         "--config.num_steps=2 --config.eval_every=2 --config.batch_size=4 "
-        "--config.tokenizer.min_count=1 --config.evaluation.batch_size=2 --config.decoder.width=8",
+        "--config.optimizer.warmup_steps=1 --config.tokenizer.min_count=1 "
+        "--config.evaluation.batch_size=2 --config.decoder.width=8",
     ),
     _command(
         "train_on_a_captioner",
         "exported",
         f"capjax.main --config {{root}}/configs/folder_vit_gpt2.py:./captioner {_FILE} "
-        "--workdir on --config.num_steps=2 --config.eval_every=2 --config.batch_size=4 "
-        "--config.dataset.max_length=10 --config.evaluation.batch_size=2",
+        "--workdir on --config.optimizer.warmup_steps=1 --config.num_steps=2 "
+        "--config.eval_every=2 --config.batch_size=4 --config.dataset.max_length=10 "
+        "--config.evaluation.batch_size=2",
     ),
     _command("evaluate", "mobilenet_frozen", f"{_MAIN} --mode evaluate"),
     _command(
@@ -330,7 +332,7 @@ COMMANDS = (
         "sweep_new",
         "sweep",
         "experiments.sweep {sweep} --workdir new --only 'plain*' --config.num_steps=4 "
-        "--config.eval_every=4",
+        "--config.eval_every=4 --config.optimizer.warmup_steps=1",
     ),
     _command(
         "sweep_more",
