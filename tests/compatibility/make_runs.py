@@ -6,7 +6,8 @@
 
 Each is trained to step 40 of 60 and then killed at step 45, after which it is captioned with,
 evaluated, and continued to its end in a copy. What comes of that is recorded; the archive has the
-killed run, in which nothing was done since.
+killed run, in which nothing was done since; of `lstm_hard` the checkpoint of step 30, which was not
+evaluated, was taken out to save room.
 """
 
 import contextlib
