@@ -1,8 +1,8 @@
 """Every documented command in a small form on the recorded runs, and what is recorded of each.
 
-    python -m tests.compatibility.commands [NAME ...]
+    python -m tests.compatibility.commands [NAME ... | --missing]
 
-writes `commands.json`; it was made by the code of commit c32e60f.
+writes `commands.json`; it is made by the code of commit c32e60f.
 """
 
 import json
@@ -109,13 +109,19 @@ def _keys_of_lines(said: str) -> list[str]:
     return sorted({key for row in rows for key in row} - _OF_A_MACHINE)
 
 
+def _recorded() -> dict:
+    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
+
+
 def main() -> None:
     """Records the commands named, or all."""
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    names = sys.argv[1:]
+    if names == ["--missing"]:
+        names = [command.name for command in COMMANDS if command.name not in _recorded()]
     with tempfile.TemporaryDirectory() as home, Warm(environment(Path(home))) as warm:
         for command in COMMANDS:
-            if sys.argv[1:] and command.name not in sys.argv[1:]:
+            if names and command.name not in names:
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 found = perform(command, Path(folder), warm)
@@ -124,8 +130,7 @@ def main() -> None:
             print(command.name, found["status"], f"NOT SAID: {lost}" if lost else "", flush=True)
             if lost or "Traceback" in said:
                 print(said[-2000:])
-            record[command.name] = found
-            text = json.dumps(record, indent=1, sort_keys=True)
+            text = json.dumps({**_recorded(), command.name: found}, indent=1, sort_keys=True)
             RECORD.write_text(text + "\n")
 
 

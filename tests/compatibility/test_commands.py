@@ -34,8 +34,10 @@ def read_recorded():
     [pytest.param(c, id=c.name, marks=() if c.quick else _SLOW) for c in COMMANDS],
 )
 def test_a_command_does_what_it_did(command, recorded_commands, tmp_path, warm):
-    found = perform(command, tmp_path, warm)
+    if command.name not in recorded_commands:
+        pytest.skip("not recorded: python -m tests.compatibility.commands --missing")
     recorded = recorded_commands[command.name]
+    found = perform(command, tmp_path, warm)
     said = found.pop("said")
     assert "Traceback" not in said
     assert found["status"] == recorded["status"], said
