@@ -1,0 +1,122 @@
+"""Runs that commit c32e60f made load, caption, go on and are scored as they were by it."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+
+import capjax
+from tests.compatibility import runs, small_configs
+from tests.compatibility.entry import evaluate, train
+
+# What is tried of these in every test run, of the others in the slow one.
+TRAINED_QUICKLY = ("mobilenet_frozen",)
+SCORED_QUICKLY = ("mobilenet_frozen", "vit_frozen")
+
+
+def some_slow(quick, reason):
+    """All runs; those that are not quick are marked."""
+    slow = pytest.mark.slow(reason=reason)
+    return [name if name in quick else pytest.param(name, marks=slow) for name in runs.NAMES]
+
+
+@pytest.fixture(name="here")
+def make_here(tmp_path, monkeypatch):
+    """Unpacks a run into the current folder, and gives its record."""
+
+    def here(name):
+        runs.unpack(name, tmp_path)
+        monkeypatch.chdir(tmp_path)
+        return runs.record_of(name)
+
+    return here
+
+
+def same(found, recorded, record, where=""):
+    """Equal to the bit in the environment that made the record, and nearly so in another."""
+    if record["environment"] == runs.environment():
+        assert found == recorded, where
+    elif isinstance(recorded, dict):
+        assert found.keys() == recorded.keys(), where
+        for key in recorded:
+            same(found[key], recorded[key], record, f"{where}/{key}")
+    elif isinstance(recorded, list):
+        assert len(found) == len(recorded), where
+        for number, (one, two) in enumerate(zip(found, recorded, strict=True)):
+            same(one, two, record, f"{where}/{number}")
+    elif isinstance(recorded, float):
+        loose = record["config"]["dtype"] == "bfloat16"
+        tolerance = 2e-2 if loose else 1e-3 if where.startswith("end") else 1e-5
+        assert found == pytest.approx(recorded, rel=tolerance, abs=tolerance), where
+    else:
+        assert found == recorded, where
+
+
+def cached(folder="cache"):
+    """What identifies each file of the caches, and tells whether it was written again."""
+    files = [os.path.join(at, name) for at, _, names in os.walk(folder) for name in names]
+    stats = {file: os.stat(file) for file in files}
+    return {file: (s.st_ino, s.st_mtime_ns, s.st_size) for file, s in stats.items()}
+
+
+def check_captions(run, record, labels):
+    found = json.loads(json.dumps(runs.caption(run, labels)))
+    same(found, {label: record["captions"][label] for label in labels}, record, "captions")
+
+
+@pytest.mark.parametrize("name", [*runs.NAMES, "exported"])
+def test_a_run_loads_and_captions(name, here):
+    record = here(name)
+    run = capjax.load("captioner" if name == "exported" else "run")
+    assert runs.describe_parameters(run) == record["parameters"]
+    # Nothing is computed yet, so that these are the same bits on every machine.
+    assert runs.digest_parameters(run) == record["sha256"]
+    if name != "exported":
+        assert (run.step, run.tokenizer.vocab_size) == (record["step"], record["words"])
+    check_captions(run, record, ["beam"])
+    jax.clear_caches()
+
+
+@pytest.mark.slow(reason="compiles two programs a run")
+@pytest.mark.parametrize("name", [*runs.NAMES, "exported"])
+def test_a_run_captions_greedily_and_by_samples(name, here):
+    record = here(name)
+    run = capjax.load("captioner" if name == "exported" else "run")
+    check_captions(run, record, ["greedy", "sampled"])
+
+
+@pytest.mark.parametrize("name", some_slow(TRAINED_QUICKLY, "compiles a training step"))
+def test_a_killed_run_goes_on_to_the_same_end(name, here, capsys):
+    record = here(name)
+    before = cached()
+    # A `started` run goes on without the one that it began from.
+    train(small_configs.get_config(name), "run")
+    assert "continuing run from step 40" in capsys.readouterr().out
+    assert cached() == before
+    end, recorded = json.loads(json.dumps(runs.describe_end("run"))), record["end"]
+    assert set(recorded.pop("files")) - {"evaluation"} <= set(end.pop("files"))
+    assert (end["checkpoints"], end["best"]) == (recorded["checkpoints"], recorded["best"])
+    if record["environment"] != runs.environment():
+        del end["sha256"], recorded["sha256"]
+    same(end, recorded, record, "end")
+
+
+@pytest.mark.parametrize("name", some_slow(SCORED_QUICKLY, "compiles a beam search and a loss"))
+def test_a_run_is_scored(name, here):
+    record = here(name)
+    before = cached()
+    evaluate(small_configs.get_config(name), "run", split="validation", checkpoint="best")
+    assert cached() == before
+    same(runs.read_evaluation("run"), record["evaluation"], record, "evaluation")
+
+
+@pytest.mark.slow(reason="compiles the encoder")
+def test_the_features_of_a_cache_are_those_that_the_encoder_gives(here):
+    """What is read is right, not only unchanged: the loss from pixels is the one from features."""
+    record = here("mobilenet_frozen")
+    config = small_configs.get_config("mobilenet_frozen")
+    config.encoder.cache, config.dataset.cache_dir = "", ""
+    metrics = evaluate(config, "run", split="validation", checkpoint="best")
+    np.testing.assert_allclose(metrics["loss"], record["evaluation"]["metrics"]["loss"], rtol=1e-3)
