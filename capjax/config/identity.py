@@ -1,4 +1,4 @@
-"""Which fields make a config the same run's, and which may differ between two visits to it."""
+"""The fields that identify a run, and those that may differ between two visits to it."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run's bits depend on beside its config and data: processors, devices and versions.
+"""Processors, devices and versions, on which a run's last bits depend beside config and data.
 
 XLA sums in another order on another number of processors, and another version of anything may.
 """
@@ -27,7 +27,7 @@ def describe() -> dict[str, Any]:
 
 
 def changes(began: Mapping[str, Any]) -> str:
-    """What is not as `describe` said when the run began, in one line; "" where all is."""
+    """The changes since `describe` gave `began`, in one line; "" where there are none."""
     now = describe()
     changed = [
         f"{_say(name, now[name])} where the run began with {began[name]}"

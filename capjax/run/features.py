@@ -106,7 +106,7 @@ def _open_view(
         key,
         shape,
         compute,
-        # What an evaluation gives one process's devices, too.
+        # As in an evaluation, whose batches one process's devices share.
         batch_size=config.evaluation.batch_size // processes.count(),
         name=f"{split.source.name}, view {view}" if view else split.source.name,
     )

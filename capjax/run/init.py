@@ -1,4 +1,4 @@
-"""What the parameters of a new run start from: chance, published weights, or another run."""
+"""The initial parameters of a new run: random, from published weights, or from another run."""
 
 import dataclasses
 import re
@@ -23,7 +23,7 @@ from capjax.run.workdir import WorkdirError
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """What a new run takes of published weights; None where they are not asked for.
+    """The published weights that a new run starts from; None where they are not asked for.
 
     Attributes:
       encoder: its variables, NumPy.
@@ -56,18 +56,18 @@ def start_variables(
     tokenizer: Tokenizer,
     counts: np.ndarray,
 ) -> tuple[Variables, dict[str, Any]]:
-    """What a new run has at step 0; says what of it comes from another run.
+    """The variables of a new run at step 0, and a record of those that another run gave.
 
     Args:
       config: of the new run.
       model: of it.
       like: its variables without values.
-      pretrained: what comes from published weights.
+      pretrained: the published weights.
       tokenizer: of the new run.
       counts: of its tokens in the train split, [V].
 
     Returns:
-      The variables, and what `start.json` says of a run that they were taken from.
+      The variables, and the content of `start.json`.
 
     Raises:
       WorkdirError: `init_from` is no run, or has no such parts.
@@ -91,7 +91,7 @@ def start_variables(
 
 
 def _fresh(config: ConfigDict, model: Captioner, pretrained: Pretrained) -> Variables:
-    """Variables of chance, but for what is given."""
+    """Randomly initialised variables, except for the given weights."""
     key, shape = jax.random.key(config.seed), build.resize(config.dataset).shape
     if pretrained.encoder is None:
         variables = model.init_variables(key, shape)
@@ -123,7 +123,7 @@ def _check_parts(
         return True
 
     try:
-        # Of the whole, a part that only the other run has is too much.
+        # Where all is taken, a part that only the other run has does not fit.
         check({*given["params"], *parts} if "all" in config.init_parts else parts)
     except WeightsError as error:
         fit = tuple(part for part in like["params"] if fits(part))

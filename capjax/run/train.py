@@ -58,7 +58,7 @@ def train(config: ConfigDict, directory: str) -> None:
     """
     workdir = Workdir(directory)
     _check(config, workdir)
-    # Of several processes, the first keeps the workdir, and signals are for all of them together.
+    # The first process keeps the workdir. Several processes handle a signal together.
     with contextlib.ExitStack() as stack:
         interruption = Interruption()
         if processes.is_primary():

@@ -155,7 +155,7 @@ class Workdir:
         write_json(self.path(self.ENVIRONMENT), environment.describe())
 
     def environment_changes(self) -> str:
-        """What of them has changed, in one line; "" where nothing has, or nothing was written."""
+        """The changes since then, in one line; "" where there are none, or nothing was written."""
         try:
             with open(self.path(self.ENVIRONMENT), encoding="utf-8") as stream:
                 began = json.load(stream)
