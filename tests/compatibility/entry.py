@@ -3,6 +3,7 @@
 Everything else in this folder uses only what is documented: commands, `capjax`, `configs.base`.
 """
 
-from capjax.run import evaluate, train
+from capjax.run.evaluate import evaluate
+from capjax.run.train import train
 
 __all__ = ["evaluate", "train"]

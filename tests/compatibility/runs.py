@@ -1,7 +1,7 @@
 """What is recorded of a run, and how a recorded run is unpacked.
 
-`runs/NAME.tar.xz` holds a folder in which a command was given: pictures, weights, caches and the
-workdir `run`. `runs/NAME.json` says what the code that made it made of it.
+`archives/NAME.tar.xz` holds a folder in which a command was given: pictures, weights, caches and the
+workdir `run`. `archives/NAME.json` says what the code that made it made of it.
 """
 
 import glob
@@ -21,7 +21,7 @@ import numpy as np
 import capjax
 from tests.compatibility.small_configs import CONFIGS
 
-FOLDER = Path(__file__).parent / "runs"
+FOLDER = Path(__file__).parent / "archives"
 NAMES = tuple(CONFIGS)
 
 # What is captioned: pictures turned by EXIF, with an alpha channel, and an ordinary one.
@@ -57,7 +57,7 @@ def environment() -> dict:
 
 
 def pack(folder: Path, name: str) -> None:
-    """Writes a folder's content as `runs/NAME.tar.xz`."""
+    """Writes a folder's content as `archives/NAME.tar.xz`."""
     with tarfile.open(FOLDER / f"{name}.tar.xz", "w:xz", preset=9) as archive:
         for file in sorted(folder.iterdir()):
             archive.add(file, file.name, filter=_anonymous)
@@ -70,7 +70,7 @@ def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def unpack(name: str, folder: Path) -> None:
-    """The content of `runs/NAME.tar.xz` in a folder."""
+    """The content of `archives/NAME.tar.xz` in a folder."""
     with tarfile.open(FOLDER / f"{name}.tar.xz") as archive:
         archive.extractall(folder, filter="data")
 

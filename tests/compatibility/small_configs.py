@@ -1,6 +1,6 @@
 """Config files of a user, one a name: --config tests/compatibility/small_configs.py:NAME.
 
-They were written at the commit that made the runs of `runs/`, and stay as they are: a user's own
+They were written at the commit that made the runs of `archives/`, and stay as they are: a user's own
 config, built on `configs.base`, must go on giving the fields that its run has. Paths start from the
 folder of the unpacked run, in which the commands are given.
 """
@@ -9,7 +9,7 @@ from configs import base, shapes_transformer, shapes_vit_gpt2
 
 
 def get_config(name: str):
-    """The config of the run `runs/NAME.tar.xz`."""
+    """The config of the run `archives/NAME.tar.xz`."""
     return CONFIGS[name]()
 
 
