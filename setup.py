@@ -1,4 +1,4 @@
-"""Where the packages lie; all else is in pyproject.toml, which can't name a folder of one of them."""
+"""Where the packages lie; all else of the build is in pyproject.toml."""
 
 from setuptools import find_packages, setup
 

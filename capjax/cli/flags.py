@@ -175,9 +175,8 @@ def _help(program: str, doc: str, own: Sequence[flags.Flag], sources: Sequence[s
     )
     for flag in own:
         # Without what absl adds by itself, as argparse says it in its own way.
-        text = re.sub(r"^<.*?>:\s*|;\s*repeat this option.*(?s:.*)", "", flag.help or "").replace(
-            "%", "%%"
-        )
+        text = re.sub(r"^<.*?>:\s*|;\s*repeat this option(?s:.*)", "", flag.help or "")
+        text = text.replace("%", "%%")
         if flag.boolean:
             parser.add_argument(f"--{flag.name}", action="store_true", help=text)
         else:
