@@ -21,12 +21,7 @@ def test_the_wheel_has_one_top_level_package(tmp_path):
     assert [path.name for path in built.iterdir()] == ["capjax"]
     assert (built / "capjax" / "py.typed").is_file()
     # A folder without __init__.py would be left out.
-    for package, source in (
-        (built / "capjax" / "configs", "configs"),
-        (built / "capjax", "capjax"),
-    ):
-        there = {path.relative_to(package) for path in package.rglob("*.py")}
-        wanted = {
-            path.relative_to(REPOSITORY / source) for path in (REPOSITORY / source).rglob("*.py")
-        }
-        assert wanted <= there
+    for package, source in (("capjax/configs", "configs"), ("capjax", "capjax")):
+        there = {path.relative_to(built / package) for path in (built / package).rglob("*.py")}
+        folder = REPOSITORY / source
+        assert {path.relative_to(folder) for path in folder.rglob("*.py")} <= there

@@ -146,7 +146,7 @@ def load_config(workdir: str) -> ConfigDict:
     if not os.path.isfile(file):
         raise WorkdirError(
             f"{workdir} is no run: it has no config.json. Train one with "
-            "`python -m capjax.main --config configs/shapes_transformer.py`"
+            "`capjax train --config shapes_transformer`"
         )
     saved = _tuples(_read_json(file))
     missing = [name for name in _SECTIONS if not isinstance(saved.get(name), dict)]
