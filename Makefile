@@ -9,13 +9,14 @@ RUN := $(VENV)/bin/python
 quickstart: $(VENV)/.installed
 	$(RUN) -m experiments.quickstart
 
-# Lint, format and tests.
+# Lint, format, types and tests.
 test: $(VENV)/.installed-test lint
 	$(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 format: $(VENV)/.installed-test
 	$(RUN) -m ruff check --fix .

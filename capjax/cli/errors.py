@@ -26,9 +26,10 @@ def fail(message: str, status: int = ERROR) -> NoReturn:
 @contextlib.contextmanager
 def reported(*more: type[Exception]) -> Iterator[None]:
     """Ends the program with `error: ...` where one of `ERRORS`, or of `more`, is raised."""
+    errors: tuple[type[Exception], ...] = (*ERRORS, *more)
     try:
         yield
-    except (*ERRORS, *more) as error:
+    except errors as error:
         # A text as status: of several processes, an error of one ends all, see `processes`.
         sys.exit(f"error: {error}")
 

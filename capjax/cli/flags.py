@@ -50,6 +50,7 @@ def run(
     before = set(flags.FLAGS)
     define_flags()
     if any(argument in _HELP for argument in sys.argv[1:]):
+        import_parts(_values_of(sys.argv[1:], "parts"))
         own = [flags.FLAGS[name] for name in flags.FLAGS if name not in before]
         print(_help(program, doc, own, _values_of(sys.argv[1:], "config")), end="")
         sys.exit()

@@ -72,11 +72,8 @@ def test_modes_and_the_rest_of_the_line_reach_the_module(monkeypatch):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(home, name):
     done = call(home, "capjax", name, "--help")
-    assert done.stdout.startswith(f"usage: capjax {'train|evaluate' if name in MODES else name} ")
-    assert done.stderr == ""
-
-
-MODES = ("train", "evaluate")
+    program = "train|evaluate" if COMMANDS[name].module == "capjax.main" else name
+    assert done.stdout.startswith(f"usage: capjax {program} ")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +91,6 @@ MODES = ("train", "evaluate")
 def test_old_names_work(home, module):
     done = call(home, module, "--help")
     assert done.stdout.startswith("usage: capjax ")
-    assert done.stderr == ""
 
 
 def test_help_of_a_config_lists_its_fields_with_their_comments(home):
