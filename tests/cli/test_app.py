@@ -1,16 +1,19 @@
 """The command `capjax`: quick, light, and a door to every command line."""
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 
 import pytest
+from absl import flags
 
 import capjax
 from capjax.cli.app import COMMANDS, main
 from capjax.cli.errors import USAGE
 from tests.command_line import REPOSITORY, call
+from tests.test_floors import FORWARDERS
 
 LIGHT = """
 import sys
@@ -32,8 +35,8 @@ def test_help_imports_nothing_heavy_and_lists_every_command():
         assert re.search(rf"^  {name} +{re.escape(command.about)}$", done.stdout, re.MULTILINE)
 
 
-def test_the_module_is_the_command(home):
-    assert call(home, "capjax", "--version").stdout == f"capjax {capjax.__version__}\n"
+def test_the_module_is_the_command(tmp_path):
+    assert call(tmp_path, "capjax", "--version").stdout == f"capjax {capjax.__version__}\n"
     with open(REPOSITORY / "pyproject.toml", "rb") as file:
         assert tomllib.load(file)["project"]["scripts"] == {"capjax": "capjax.cli.app:main"}
 
@@ -69,37 +72,44 @@ def test_modes_and_the_rest_of_the_line_reach_the_module(monkeypatch):
     ]
 
 
+@pytest.fixture(name="flags_forgotten")
+def forget_flags():
+    """The flags that a test defines go with it: a process has one command."""
+    before = set(flags.FLAGS)
+    yield
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+
+
+@pytest.mark.usefixtures("flags_forgotten")
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(home, name):
-    done = call(home, "capjax", name, "--help")
+def test_every_command_has_help(monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "argv", ["capjax", name, "--help"])
+    with pytest.raises(SystemExit) as raised:
+        main()
+    assert not raised.value.code
     program = "train|evaluate" if COMMANDS[name].module == "capjax.main" else name
-    assert done.stdout.startswith(f"usage: capjax {program} ")
+    assert capsys.readouterr().out.startswith(f"usage: capjax {program} ")
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "capjax.main",
-        "capjax.caption",
-        "capjax.data.show",
-        "capjax.convert_encoder",
-        "capjax.import_tutorial",
-        "capjax.pretrained.export",
-        "capjax.pretrained.convert_show_attend_tell",
-    ],
-)
-def test_old_names_work(home, module):
-    done = call(home, module, "--help")
-    assert done.stdout.startswith("usage: capjax ")
+@pytest.mark.usefixtures("flags_forgotten")
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("module", sorted({"capjax.main", "capjax.caption", *FORWARDERS}))
+def test_old_names_work(monkeypatch, capsys, module):
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit) as raised:
+        runpy.run_module(module, run_name="__main__")
+    assert not raised.value.code
+    assert capsys.readouterr().out.startswith("usage: capjax ")
 
 
-def test_help_of_a_config_lists_its_fields_with_their_comments(home):
-    done = call(home, "capjax", "show", "--config", "shapes_vit_gpt2", "--help")
+def test_help_of_a_config_lists_its_fields_with_their_comments(tmp_path):
+    done = call(tmp_path, "capjax", "show", "--config", "shapes_vit_gpt2", "--help")
     fields = done.stdout.partition("fields of shapes_vit_gpt2:\n")[2]
     assert "  --config.seed=0\n      Seed of the parameters, the data order and" in fields
     assert "  --config.decoder.num_layers=3\n      Decoder blocks: 12, 24, 36, 48.\n" in fields
     assert "  --config.encoder.depth=3\n      Transformer blocks.\n" in fields
     assert "  --config.optimizer.b1=0.9\n      AdamW's decay of the gradient's mean.\n" in fields
-    wrong = call(home, "capjax", "show", "--config", "nothing", "--help", check=False)
+    wrong = call(tmp_path, "capjax", "show", "--config", "nothing", "--help", check=False)
     assert wrong.returncode == USAGE
     assert wrong.stderr.startswith("error: --config=nothing: there is no file 'nothing'")

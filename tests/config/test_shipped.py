@@ -14,12 +14,12 @@ from tests.command_line import REPOSITORY, environment
 OWN = "from configs import base\ndef get_config():\n    return base.get_config()\n"
 
 
-def fields_shown(home, folder, source):
+def fields_shown(folder, source):
     """Standard output and error of --help of a config, away from the checkout."""
     return subprocess.run(
         [sys.executable, "-m", "capjax", "show", "--config", source, "--help"],
         cwd=folder,
-        env={**environment(home), "PYTHONPATH": str(REPOSITORY)},
+        env={**environment(folder), "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         check=False,
@@ -80,22 +80,22 @@ def test_a_name_becomes_a_file_and_a_file_stays(tmp_path, monkeypatch):
         ("shapes_transformer", {"configs/x.yaml": ""}, 16),
     ],
 )
-def test_configs_are_importable(home, tmp_path, source, files, batch_size):
+def test_configs_are_importable(tmp_path, source, files, batch_size):
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-    done = fields_shown(home, tmp_path, source)
+    done = fields_shown(tmp_path, source)
     assert done.returncode == 0, done.stderr
     assert f"--config.batch_size={batch_size}\n" in done.stdout
 
 
-def test_they_are_listed_and_copied(home, tmp_path):
+def test_they_are_listed_and_copied(tmp_path):
     def configs(*arguments):
         return subprocess.run(
             [sys.executable, "-m", "capjax", "configs", *arguments],
             cwd=tmp_path,
-            env={**environment(home), "PYTHONPATH": str(REPOSITORY)},
+            env={**environment(tmp_path), "PYTHONPATH": str(REPOSITORY)},
             capture_output=True,
             text=True,
             check=False,
