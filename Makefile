@@ -10,7 +10,7 @@ PYTEST := $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 quickstart: $(VENV)/.installed
 	$(RUN) -m experiments.quickstart
 
-# Lint, format, and the tests that every change asks for: minutes on two cores.
+# Lint, format, types, and the tests that every change asks for: minutes on two cores.
 test: $(VENV)/.installed-test lint
 	$(PYTEST)
 
@@ -21,6 +21,7 @@ test-all: $(VENV)/.installed-test lint
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 format: $(VENV)/.installed-test
 	$(RUN) -m ruff check --fix .

@@ -11,7 +11,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -212,7 +212,8 @@ def _caption_all(
     stop: _Stop,
 ) -> int:
     done = file.done if file else ()
-    names, count = _names(arguments.images), None
+    names: Iterable[str | None] = _names(arguments.images)
+    count = None
     if "-" not in arguments.images:
         names = list(names)
         count = sum(name not in done for name in names)

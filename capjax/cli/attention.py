@@ -71,7 +71,9 @@ def check_run(arguments: argparse.Namespace, decoder: Decoder) -> None:
 
 
 def draw(arguments: argparse.Namespace, answer: Answer) -> None:
-    """Draws the attention of an answer, and of what its caption saw."""
+    """Draws the attention of an answer that has a caption, and of what its caption saw."""
+    if answer.picture is None or answer.caption is None:
+        return
     save = functools.partial(
         save_attention,
         views=arguments.views or ("overlay",),

@@ -50,6 +50,7 @@ def run(
     before = set(flags.FLAGS)
     define_flags()
     if any(argument in _HELP for argument in sys.argv[1:]):
+        import_parts(_values_of(sys.argv[1:], "parts"))
         own = [flags.FLAGS[name] for name in flags.FLAGS if name not in before]
         print(_help(program, doc, own, _values_of(sys.argv[1:], "config")), end="")
         sys.exit()
@@ -175,9 +176,8 @@ def _help(program: str, doc: str, own: Sequence[flags.Flag], sources: Sequence[s
     )
     for flag in own:
         # Without what absl adds by itself, as argparse says it in its own way.
-        text = re.sub(r"^<.*?>:\s*|;\s*repeat this option.*(?s:.*)", "", flag.help or "").replace(
-            "%", "%%"
-        )
+        text = re.sub(r"^<.*?>:\s*|;\s*repeat this option(?s:.*)", "", flag.help or "")
+        text = text.replace("%", "%%")
         if flag.boolean:
             parser.add_argument(f"--{flag.name}", action="store_true", help=text)
         else:

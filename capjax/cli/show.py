@@ -49,7 +49,7 @@ def show(config: ConfigDict, split: str, images: int, to: str) -> None:
     if note := source.selection.get("note"):
         print(note)
     random = np.random.Generator(np.random.Philox(key=config.seed))
-    indices = random.permutation(len(source))[:images]
+    indices = random.permutation(len(source))[:images].tolist()
     content = io.BytesIO()
     draw_examples(source, indices).savefig(content, dpi=100, format="png")
     write_atomic(to, content.getvalue())

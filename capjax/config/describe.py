@@ -38,7 +38,7 @@ def _comment(section: str, fields: ConfigDict, field: str, comments: dict) -> st
 
 def _comments() -> dict[tuple[str, str], str]:
     """The comment above each assignment of the shipped configs, by (function, target)."""
-    found = {}
+    found: dict[tuple[str, str], str] = {}
     for name in shipped.files():
         with open(os.path.join(shipped.folder(), name), encoding="utf-8") as file:
             text = file.read()

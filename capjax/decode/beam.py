@@ -23,6 +23,7 @@ Hypotheses are followed by back-pointers at the end, so neither tokens nor atten
 on the way.
 """
 
+import dataclasses
 from typing import Any, Literal
 
 import jax
@@ -169,8 +170,8 @@ def beam_search(
         raise ValueError(f"carry was made for {width} beams an image, not num_beams={num_beams}")
     steps = max_length - 1
     # In double precision as transformers has it; float32 powers of a traced length are not exact.
-    norms = np.arange(1, steps + 1, dtype=np.float64) ** length_penalty
-    norms = jnp.asarray(norms, jnp.float32)
+    doubles = np.arange(1, steps + 1, dtype=np.float64) ** length_penalty
+    norms = jnp.asarray(doubles, jnp.float32)
     # One beam that went on after its eos would no longer be greedy.
     close_when_full = early_stopping is True or num_beams == 1
     look_ahead = early_stopping == "never" and length_penalty > 0
@@ -265,7 +266,7 @@ def _extend(
 def _best_of(hypotheses: _Hypotheses, ends: _Hypotheses, may_finish: jax.Array) -> _Hypotheses:
     """The K best of K hypotheses and those of 2K candidates that may finish (bool [B, 2K])."""
     real = may_finish & (ends.scores > -jnp.inf)
-    ends = ends.replace(scores=jnp.where(real, ends.scores, -jnp.inf))
+    ends = dataclasses.replace(ends, scores=jnp.where(real, ends.scores, -jnp.inf))
     merged = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), hypotheses, ends)
     # Among equals top_k takes the first, so a place without hypothesis is only taken by a real one.
     _, chosen = lax.top_k(merged.scores, hypotheses.scores.shape[1])
@@ -288,7 +289,8 @@ def _trace_back(ends: _Hypotheses, records: _Record, eos_id: int, pad_id: int) -
         before = jax.tree.map(lambda leaf: _take(leaf, beams), record)
         said = jax.tree.map(lambda end, live: jnp.where(time == last, end, live), here, before)
         over = time > last
-        said = said.replace(
+        said = dataclasses.replace(
+            said,
             tokens=jnp.where(over, pad_id, said.tokens),
             beams=jnp.where(over, 0, said.beams),
             token_log_probs=jnp.where(over, 0.0, said.token_log_probs),
@@ -297,7 +299,10 @@ def _trace_back(ends: _Hypotheses, records: _Record, eos_id: int, pad_id: int) -
 
     times = jnp.arange(records.tokens.shape[0])
     _, said = lax.scan(
-        back, jnp.zeros_like(last), (times, records.replace(attention=None)), reverse=True
+        back,
+        jnp.zeros_like(last),
+        (times, dataclasses.replace(records, attention=None)),
+        reverse=True,
     )
     attention = None
     if records.attention is not None:

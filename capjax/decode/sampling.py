@@ -126,8 +126,8 @@ def sample(
 
         over = state.finished
         tokens = jnp.where(over, pad_id, drawn)
-        record = (tokens, jnp.where(over, 0.0, log_probs))
-        if return_attention:
+        record: tuple[jax.Array, ...] = (tokens, jnp.where(over, 0.0, log_probs))
+        if return_attention and attention is not None:
             maps = jnp.where(over[..., None, None], 0, attention)
             record += (maps.astype(jnp.float32),)
         state = _State(

@@ -112,7 +112,7 @@ def member(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any
 
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of nested objects by their dotted names, {"a": {"b": 1}} as {"a.b": 1}."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
             found |= dotted(value, f"{prefix}{name}.")

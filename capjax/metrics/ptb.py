@@ -232,15 +232,21 @@ _LINE_BREAK = re.compile(f"[{NEWLINE}]")
 def _longest(text: str, start: int) -> tuple[str, int]:
     """The token at `start` and where it ends; no token ("") where no rule holds."""
     end = start + _LONGEST_TOKEN
-    best, reach, chosen = None, start, None
+    best, reach = None, start
     for rule in _RULES:
         match = rule.pattern.match(text, start, end)
         if match and match.end() > reach:
-            best, reach, chosen = match, match.end(), rule
+            best, reach = (match, rule), match.end()
     if best is None:  # a control character, an emoji, an unassigned code
         return "", start + 1
-    end = best.end(best.lastindex or 0)
-    return chosen.spell(text[start:end]), end
+    match, rule = best
+    end = match.end(match.lastindex or 0)
+    return rule.spell(text[start:end]), end
+
+
+def _after_blank(text: str, start: int) -> int:
+    blank = _BLANK.match(text, start)
+    return blank.end() if blank else start
 
 
 def tokenize(caption: str) -> list[str]:
@@ -253,7 +259,7 @@ def tokenize(caption: str) -> list[str]:
     """
     text = _LINE_BREAK.sub(" ", caption) + "\n"
     tokens, last = [], len(text) - 1
-    at = _BLANK.match(text).end()
+    at = _after_blank(text, 0)
     while at < last:
         plain = _PLAIN.match(text, at)
         if plain and plain[0].lower() not in _CUT_ANYWAY:
@@ -261,7 +267,7 @@ def tokenize(caption: str) -> list[str]:
         else:
             token, at = _longest(text, at)
         tokens.append(token)
-        at = _BLANK.match(text, at).end()
+        at = _after_blank(text, at)
     # coco-caption takes the tokens from a stripped line, so white space within one counts here.
     words = " ".join(tokens).lower().rstrip().split(" ")
     return [word for word in words if word and word not in PUNCTUATION]

@@ -88,7 +88,7 @@ def start(
     if timeout < 1:
         raise ProcessesError(f"--process_timeout={timeout} must be 1 second or more")
     if not automatic:
-        if missing:
+        if coordinator is None or num_processes is None or process_id is None:
             raise ProcessesError(
                 "--coordinator, --num_processes and --process_id go together: "
                 f"{' and '.join(missing)} is missing"
@@ -98,7 +98,9 @@ def start(
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            **{name.replace("coordinator", "coordinator_address"): v for name, v in given.items()},
+            coordinator_address=coordinator,
+            num_processes=num_processes,
+            process_id=process_id,
             # What is said is not to be mixed with what a cluster says.
             cluster_detection_method=None if automatic else "deactivate",
             initialization_timeout=max(_START_SECONDS, timeout),
@@ -172,7 +174,7 @@ def broadcast_from_primary(compute: Callable[[], Any]) -> Any:
         return compute()
     key = f"capjax/{next(_numbers)}"
     if is_primary():
-        global_state.client.key_value_set(key, json.dumps(compute()))
+        _client().key_value_set(key, json.dumps(compute()))
     return json.loads(_wait_for(key))
 
 
@@ -188,7 +190,7 @@ def primary_first() -> Iterator[None]:
         _wait_for(key)
     yield
     if count() > 1 and is_primary():
-        global_state.client.key_value_set(key, "")
+        _client().key_value_set(key, "")
 
 
 def check_equal(what: str, compute: Callable[[], Any]) -> None:
@@ -242,27 +244,32 @@ def propagate_errors() -> Iterator[None]:
         raise
     finally:
         # Before JAX's own barrier at the exit, which does not wait long.
-        global_state.client.wait_at_barrier(_DONE, _LONG_MILLISECONDS)
+        _client().wait_at_barrier(_DONE, _LONG_MILLISECONDS)
         ending.set()
         if is_primary():
-            global_state.client.key_value_set(_FAILED, "")  # Lets the watches go.
+            _client().key_value_set(_FAILED, "")  # Lets the watches go.
         watch.join()
 
 
+def _client() -> Any:
+    """What speaks to the other processes; there is one from `start` on."""
+    return global_state.client
+
+
 def _wait_for(key: str) -> str:
-    return global_state.client.blocking_key_value_get(key, _LONG_MILLISECONDS)
+    return _client().blocking_key_value_get(key, _LONG_MILLISECONDS)
 
 
 def _fail(error: BaseException) -> None:
     """Prints an error, tells the others, and ends this process when they have ended."""
     if isinstance(error, SystemExit):
-        message = error.code.removeprefix("error: ")
+        message = str(error.code).removeprefix("error: ")
         print(error.code, file=sys.stderr)
     else:
         message = "".join(traceback.format_exception_only(error)).strip()
         traceback.print_exception(error)
     with contextlib.suppress(RuntimeError):  # Another process was faster.
-        global_state.client.key_value_set(_FAILED, f"process {index()}: {message}")
+        _client().key_value_set(_FAILED, f"process {index()}: {message}")
     _leave()
 
 
@@ -281,7 +288,7 @@ def _leave() -> None:
     # All stay connected until all know: a connection that breaks ends the others with JAX's own
     # message and a stack trace. Python's way out would wait for them once more.
     with contextlib.suppress(RuntimeError):
-        global_state.client.wait_at_barrier(_LEFT, 1000 * (GRACE + 5))
+        _client().wait_at_barrier(_LEFT, 1000 * (GRACE + 5))
         # The service ends with the first: who is not gone by then dies of SIGABRT.
         time.sleep(_LINGER if is_primary() else 0)
     sys.stdout.flush()

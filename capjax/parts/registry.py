@@ -82,10 +82,10 @@ class Registry:
         )
 
     def _own(self) -> set[str]:
-        if self._folder is None:
-            return set()
         # Found without an import: the folder's package may need JAX.
-        spec = importlib.util.find_spec(self._folder)
+        spec = importlib.util.find_spec(self._folder) if self._folder else None
+        if spec is None:
+            return set()
         found = pkgutil.iter_modules(spec.submodule_search_locations)
         return {module.name for module in found if not module.name.startswith("_")}
 

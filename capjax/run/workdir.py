@@ -173,7 +173,7 @@ class Workdir:
         if not os.path.isfile(file):
             raise WorkdirError(
                 f"{self.directory} is no run: it has no config.json. Train one with "
-                "`python -m capjax.main --config configs/shapes_transformer.py`"
+                "`capjax train --config shapes_transformer`"
             )
         saved = tuples(_read_json(file))
         missing = [name for name in _SECTIONS if not isinstance(saved.get(name), dict)]

@@ -1,0 +1,45 @@
+"""Which errors are reported in one line, and how."""
+
+import ast
+import os
+
+import pytest
+
+from capjax.cli.errors import ERRORS, reported
+from capjax.files.errors import DataError
+from tests.test_floors import PACKAGE
+
+# On floors that do not import each other; `ERRORS` and capjax.main name them.
+NAMED = {"PartError", "ProcessesError"}
+
+
+def test_every_public_error_is_reported():
+    missing = []
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ClassDef) or not node.name.endswith("Error"):
+                continue
+            bases = {ast.unparse(base) for base in node.bases}
+            if node.name.startswith("_") or node.name in {*NAMED, "ReportedError", "LayoutError"}:
+                continue
+            if not bases & {"ReportedError", "DataError"}:
+                missing.append(f"{file}: {node.name}")
+    assert missing == []
+
+
+@pytest.mark.parametrize("error", [DataError("no data"), OSError(28, os.strerror(28), "a.txt")])
+def test_it_is_one_line(error):
+    assert isinstance(error, ERRORS)
+    with pytest.raises(SystemExit) as raised, reported():
+        raise error
+    assert raised.value.code == f"error: {error}"
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    with pytest.raises(KeyError), reported():
+        raise KeyError("x")
+
+
+def test_more_errors_can_be_named():
+    with pytest.raises(SystemExit, match="error: 'x'"), reported(KeyError):
+        raise KeyError("x")
