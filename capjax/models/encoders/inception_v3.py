@@ -50,6 +50,9 @@ class InceptionV3(nn.Module):
 
     dtype: Any = jnp.float32
 
+    # Reads published weights.
+    loader = "capjax.pretrained.keras.inception_v3:load_inception_v3"
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
         """Encodes images; the features are those of the last block, which Keras calls mixed10.

@@ -38,6 +38,9 @@ class ResNet(nn.Module):
     grid: int = 0
     dtype: Any = jnp.float32
 
+    # Reads published weights.
+    loader = "capjax.pretrained.resnet:load_resnet"
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
         """Encodes images; the features are those of the last block.

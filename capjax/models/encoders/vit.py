@@ -178,6 +178,9 @@ class ViT(nn.Module):
     resample: Resampling = "bicubic"
     dtype: Any = jnp.float32
 
+    # Reads published weights.
+    loader = "capjax.pretrained.vit.read:load_vit"
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
         """Encodes images to a memory of prefix + h * w positions.
