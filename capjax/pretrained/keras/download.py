@@ -8,7 +8,12 @@ from capjax.pretrained.weights import WeightsError
 KERAS_MODELS = "~/.keras/models"
 
 
-def download(url: str, instead: str, place: str = KERAS_MODELS, **options: Any) -> str:
+_KERAS_FILE = "a Keras file: --config.encoder.weights=FILE.weights.h5"
+
+
+def download(
+    url: str, instead: str = _KERAS_FILE, place: str = KERAS_MODELS, **options: Any
+) -> str:
     """Where the file of a URL lies; downloaded where Keras does not keep it yet.
 
     Args:
