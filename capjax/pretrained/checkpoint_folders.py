@@ -126,41 +126,30 @@ def is_hub_name(source: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None
 
 
-def checkpoint_folder(source: str, *, weights: bool, files: Sequence[str] = CONFIGS) -> str | None:
-    """The folder that a source is, or that huggingface.co's of that name is kept in; else None.
-
-    `weights` and `files` as of `download_folder`.
-
-    Raises:
-      WeightsError: the name could not be had; see `download_folder`.
-    """
-    if os.path.isdir(source):
-        return source
-    if not os.path.exists(source) and is_hub_name(source):
-        return download_folder(source, weights=weights, files=files)
-    return None
-
-
 def folder_and_file(
     source: str | os.PathLike, *, weights: bool, files: Sequence[str] = CONFIGS
 ) -> tuple[str, str | None]:
     """The folder of a source, and the file of weights in it that it names, if it names one.
 
-    `weights` and `files` as of `download_folder`.
+    Args:
+      source: a folder, a file in one, or a name on huggingface.co, "organisation/name".
+      weights: as of `download_folder`.
+      files: as of `download_folder`.
 
     Raises:
       WeightsError: there is no such source, or it could not be had.
     """
     source = os.path.expanduser(os.fspath(source))
-    folder = checkpoint_folder(source, weights=weights, files=files)
-    if folder is not None:
-        return folder, None
-    if not os.path.isfile(source):
-        raise WeightsError(
-            f"{source}: no such weights file or folder, and no name of huggingface.co, which has "
-            "the form organisation/name"
-        )
-    return os.path.dirname(source), source
+    if os.path.isdir(source):
+        return source, None
+    if os.path.isfile(source):
+        return os.path.dirname(source), source
+    if not os.path.exists(source) and is_hub_name(source):
+        return download_folder(source, weights=weights, files=files), None
+    raise WeightsError(
+        f"{source}: no such weights file or folder, and no name of huggingface.co, which has the "
+        "form organisation/name"
+    )
 
 
 def download_folder(name: str, *, weights: bool, files: Sequence[str] = CONFIGS) -> str:

@@ -26,7 +26,7 @@ class About:
     Attributes:
       name: of the encoder, as `encoder.name` of a config has it.
       fields: of its module.
-      resize: how pictures become the squares that it sees.
+      resize: how images become the squares that it sees.
     """
 
     name: str

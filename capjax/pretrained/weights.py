@@ -3,7 +3,7 @@
 import contextlib
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -112,6 +112,14 @@ def check_fit(
     if problems:
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise WeightsError(f"{path}: does not fit the model: {'; '.join(problems[:_LISTED])}{more}")
+
+
+def check_depth(depth: int, names: Collection[str], path: str) -> None:
+    """Raises WeightsError for more blocks than a file has tensors, before any is looked for."""
+    if depth > len(names):
+        raise WeightsError(
+            f"{path}: has {len(names)} tensors, too few for the {depth} blocks it states"
+        )
 
 
 def variable_shapes(encoder: nn.Module, image_size: int) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def read_generation(folder: str | os.PathLike, tokenizer: Tokenizer) -> Generati
         the tokens that they suppress those that it bans.
 
     Raises:
-      WeightsError: a field is not supported, or unknown; names it and says what it may be.
+      WeightsError: a field is not supported, or unknown; names it and says what it must be.
     """
     path = os.path.join(folder, FILE)
     known = {*_IDS, *_BANS, *_READ, *_HARMLESS}
@@ -173,4 +173,6 @@ def _check(given: Mapping[str, Any], tokenizer: Tokenizer, path: str) -> None:
 
 
 def _refusal(path: str, name: str, value: Any, instead: str) -> WeightsError:
-    return WeightsError(f"{path}: {name}={json.dumps(value)} is not supported; it may be {instead}")
+    return WeightsError(
+        f"{path}: {name}={json.dumps(value)} is not supported; it must be {instead}"
+    )

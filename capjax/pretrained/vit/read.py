@@ -21,18 +21,23 @@ from absl import logging
 from capjax.data.images import Resize
 from capjax.models.encoders.vit import ViT
 from capjax.pretrained.checkpoint_folders import (
-    download_folder,
-    is_hub_name,
+    folder_and_file,
     read_json,
     read_weights,
     weights_file,
 )
-from capjax.pretrained.preprocessing_file import read_preprocessing
+from capjax.pretrained.preprocessing_file import HALF, read_preprocessing
 from capjax.pretrained.saved import read_about, read_saved
 from capjax.pretrained.torch_files import read_shapes
 from capjax.pretrained.vit import big_vision, huggingface, timm
-from capjax.pretrained.vit.layouts import check_depth, own_tensors, read_fields, to_variables
-from capjax.pretrained.weights import WeightsError, blamed, check_variables, variable_shapes
+from capjax.pretrained.vit.layouts import own_tensors, read_fields, shapes_of, to_variables
+from capjax.pretrained.weights import (
+    WeightsError,
+    blamed,
+    check_depth,
+    check_variables,
+    variable_shapes,
+)
 
 # Of `ViT`; its dtype is the computation's and no part of a checkpoint.
 FIELDS = tuple(
@@ -94,11 +99,11 @@ def vit_fields(source: str | os.PathLike, **given: Any) -> dict[str, Any]:
 
 
 def vit_resize(source: str | os.PathLike) -> Resize:
-    """How pictures become the squares that a source's ViT was published with.
+    """How images become the squares that a source's ViT was published with.
 
     By the preprocessing file of its folder, or what a file of `capjax.convert_encoder` says. Where
     there is none: as DINOv2 is evaluated (github.com/facebookresearch/dinov2, data/transforms.py),
-    if it is one; else all of a picture at the size that the positions were trained on, for a
+    if it is one; else all of a image at the size that the positions were trained on, for a
     `.npz` without antialias as big_vision resizes (pp/ops_image.py), for others with it.
 
     Raises:
@@ -107,10 +112,7 @@ def vit_resize(source: str | os.PathLike) -> Resize:
     source = os.path.expanduser(os.fspath(source))
     if about := read_about(source):
         return about.resize
-    if os.path.exists(source):
-        folder = source if os.path.isdir(source) else os.path.dirname(source)
-    else:
-        folder = download_folder(source, weights=False) if is_hub_name(source) else ""
+    folder, _ = folder_and_file(source, weights=False)
     preprocessing = read_preprocessing(folder) if not source.endswith(".npz") else None
     if preprocessing:
         return preprocessing.as_resize()
@@ -121,7 +123,7 @@ def vit_resize(source: str | os.PathLike) -> Resize:
     if source.endswith(".npz"):
         return Resize(side, antialias=False)
     logging.warning(
-        "%s has no preprocessing file beside it: taking all of each picture at %d pixels; "
+        "%s has no preprocessing file beside it: taking all of each image at %d pixels; "
         "config.dataset.resize_to, keep_aspect and interpolation make it another way",
         *(source, side),
     )
@@ -188,29 +190,19 @@ def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _look(source: str, *, weights: bool) -> _Checkpoint:
     """Looks into a source; `weights` says whether they will be read."""
-    source = os.path.expanduser(source)
-    if os.path.isdir(source):
-        return _look_into_folder(source, None)
-    if os.path.isfile(source):
-        return _look_into_file(source)
-    if is_hub_name(source):
-        folder = download_folder(source, weights=weights)
-        # timm's config says less than the shapes of its weights.
-        if not weights and "architecture" in read_json(os.path.join(folder, "config.json")):
-            folder = download_folder(source, weights=True)
-        return _look_into_folder(folder, None)
-    raise WeightsError(
-        f"{source}: no such weights file or folder, and no name of huggingface.co, which has the "
-        "form organisation/name"
-    )
+    folder, file = folder_and_file(source, weights=weights)
+    if file:
+        return _look_into_file(file)
+    # timm's config says less than the shapes of its weights.
+    if not weights and "architecture" in read_json(os.path.join(folder, "config.json")):
+        folder, _ = folder_and_file(source, weights=True)
+    return _look_into_folder(folder, None)
 
 
 def _look_into_file(path: str) -> _Checkpoint:
     if path.endswith(".npz"):
         tensors, stated, layout = big_vision.read_npz(path)
-        return _Checkpoint(
-            path, stated, big_vision.USUAL, lambda f: to_variables(tensors, layout, f, path)
-        )
+        return _Checkpoint(path, stated, HALF, lambda f: to_variables(tensors, layout, f, path))
     if about := read_about(path):
         if about.name != "vit" or sorted(about.fields) != sorted(FIELDS):
             raise WeightsError(
@@ -260,9 +252,7 @@ def _look_into_timm(path: str, config: Mapping[str, Any]) -> _Checkpoint:
 
 
 def _read_own(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    encoder, side = ViT(**fields), fields["patch_size"]
-    check_depth(fields, read_shapes(path), path)
-    like = variable_shapes(encoder, side)
+    check_depth(fields["depth"], read_shapes(path), path)
     variables = read_saved(path)
-    check_variables(variables, like, path)
+    check_variables(variables, {"params": shapes_of(fields)}, path)
     return variables

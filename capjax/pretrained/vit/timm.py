@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import logging
 
-from capjax.pretrained.vit.huggingface import CLIP_PIXELS, HALF, IMAGENET
+from capjax.pretrained.preprocessing_file import CLIP, HALF, IMAGENET
 from capjax.pretrained.vit.layouts import Layout
 
 TIMM = Layout(
@@ -77,9 +77,9 @@ def usual_fields(
             "under this name, and so does this. timm's name with quickgelu has the other",
             name,
         )
-    pixels = {"mean": HALF, "std": HALF}
+    pixels = HALF
     if fields["pre_norm"]:
-        pixels = CLIP_PIXELS
+        pixels = CLIP
     elif fields["layer_scale"] or "deit" in name:
         pixels = IMAGENET
     usual = {
