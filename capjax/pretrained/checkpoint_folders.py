@@ -28,7 +28,7 @@ WEIGHTS = (
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Reads the object in a JSON file.
 
     Raises:
       WeightsError: there is no such file, or it holds something else.
@@ -45,7 +45,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def weights_file(folder: str | os.PathLike) -> str:
-    """The file of a folder's weights, or the index of several; the best where there are more kinds.
+    """Returns the file of a folder's weights, or the index of several; the best of several kinds.
 
     Raises:
       WeightsError: it has none.
@@ -58,7 +58,7 @@ def weights_file(folder: str | os.PathLike) -> str:
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a file, or of all files that an index names, as torch names and lays them out.
+    """Reads the tensors of a file, or of all files that an index names, as torch lays them out.
 
     Args:
       path: `.safetensors`, `.bin`, `.pt`, `.pth`, `.msgpack` (of Flax) or `.index.json`.
@@ -129,7 +129,7 @@ def is_hub_name(source: str) -> bool:
 def folder_and_file(
     source: str | os.PathLike, *, weights: bool, files: Sequence[str] = CONFIGS
 ) -> tuple[str, str | None]:
-    """The folder of a source, and the file of weights in it that it names, if it names one.
+    """Returns the folder of a source, and the file of weights in it that it names, if it names one.
 
     Args:
       source: a folder, a file in one, or a name on huggingface.co, "organisation/name".
@@ -153,7 +153,7 @@ def folder_and_file(
 
 
 def download_folder(name: str, *, weights: bool, files: Sequence[str] = CONFIGS) -> str:
-    """The folder that a checkpoint of huggingface.co is kept in; fetches what is missing.
+    """Returns the folder of a checkpoint of huggingface.co; fetches what is missing.
 
     Args:
       name: "organisation/name".

@@ -14,7 +14,7 @@ from capjax.pretrained.weights import WeightsError, check_variables, variable_sh
 
 
 def load_encoder(encoder: nn.Module, weights: str, image_size: int) -> dict[str, Any]:
-    """The variables of any encoder with published weights.
+    """Reads the variables of any encoder with published weights.
 
     Args:
       encoder: gives the shapes; the attribute `loader` of its class names what reads the files,

@@ -1,4 +1,4 @@
-"""How a published checkpoint wants its pixels: the preprocessor's file beside it."""
+"""The preprocessing of a published checkpoint's images, read from the file beside it."""
 
 import dataclasses
 import math
@@ -44,7 +44,7 @@ _LARGEST = 1 << 14
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """What happens to an image before the model: resize, crop the centre, normalise.
+    """The steps before the model: resize, crop the centre, normalise.
 
     Attributes:
       resize: the shorter side, in pixels, with the image's own proportions; or (height, width);
@@ -66,7 +66,7 @@ class Preprocessing:
     path: str = dataclasses.field(default="", compare=False)
 
     def as_resize(self) -> Resize:
-        """What makes the squares that the model sees.
+        """Returns the resizing that makes the squares that the model sees.
 
         Raises:
           WeightsError: they are no squares of one size.
@@ -93,7 +93,7 @@ class Preprocessing:
 
 
 def read_preprocessing(directory: str | os.PathLike) -> Preprocessing | None:
-    """The preprocessing of a checkpoint's folder.
+    """Reads the preprocessing of a checkpoint's folder.
 
     Reads preprocessor_config.json of Hugging Face in its old and new spellings, else the image
     part of processor_config.json, else timm's config.json.
@@ -123,7 +123,7 @@ def read_preprocessing(directory: str | os.PathLike) -> Preprocessing | None:
 def write_preprocessing(
     resize: Resize, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> dict[str, Any]:
-    """What a preprocessor_config.json says, for the processor of transformers that does the same.
+    """Returns the preprocessor_config.json of the processor of transformers that does the same.
 
     Args:
       resize: makes squares of images.
@@ -207,7 +207,7 @@ def _read(config: Mapping[str, Any], path: str) -> Preprocessing:
 
 
 def _defaults(config: Mapping[str, Any], path: str) -> Mapping[str, Any]:
-    """What the file's processor takes where the file is silent."""
+    """Returns the defaults of the file's processor."""
     kind = config.get("image_processor_type") or config.get("feature_extractor_type")
     if not kind:
         return _UNNAMED

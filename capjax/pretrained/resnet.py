@@ -61,7 +61,7 @@ TABLE = (
 
 
 def load_resnet(encoder: ResNet, weights: str, image_size: int) -> dict[str, Any]:
-    """The variables of an encoder from a file of torchvision or timm.
+    """Reads the variables of an encoder from a file of torchvision or timm.
 
     Args:
       encoder: gives the shapes.
@@ -84,7 +84,7 @@ def load_resnet(encoder: ResNet, weights: str, image_size: int) -> dict[str, Any
 
 
 def timm_depth(source: str) -> int | None:
-    """The layers of a ResNet in timm's folder or file of it, or by its name on huggingface.co.
+    """Reads the layers of a ResNet in timm's folder, or by its name on huggingface.co.
 
     Returns:
       None where no config.json names a ResNet of timm.
@@ -100,7 +100,7 @@ def timm_depth(source: str) -> int | None:
 
 
 def timm_resize(source: str) -> Resize:
-    """How timm makes the squares that such a ResNet sees.
+    """Reads the resizing that timm makes the squares of such a ResNet with.
 
     Raises:
       WeightsError: as `timm_depth`; or its preprocessing makes no squares.
@@ -115,7 +115,7 @@ def timm_resize(source: str) -> Resize:
 def from_torchvision(
     tensors: Mapping[str, np.ndarray], like: Mapping[str, Any], path: str
 ) -> dict[str, Any]:
-    """Tensors by torchvision's names as the variables of a `ResNet`.
+    """Turns tensors by torchvision's names into the variables of a `ResNet`.
 
     Args:
       tensors: "conv1.weight", "layer1.0.bn1.running_mean", ...; `fc.*`, the classifier, and
@@ -138,7 +138,7 @@ def from_torchvision(
 
 
 def imagenet_file(depth: int) -> str:
-    """Where torchvision's ImageNet weights lie; downloaded, whole or not at all, where missing.
+    """Returns the file of torchvision's ImageNet weights; downloads it, whole or not at all.
 
     Raises:
       WeightsError: they could not be had; says what would work.

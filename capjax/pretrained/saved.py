@@ -21,7 +21,7 @@ _METADATA = "capjax_encoder"
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What a file says of its encoder beside the weights.
+    """The description of an encoder in its file, beside the weights.
 
     Attributes:
       name: of the encoder, as `encoder.name` of a config has it.
@@ -54,7 +54,7 @@ def save_encoder(path: str | os.PathLike, about: About, variables: Mapping[str, 
 
 
 def read_about(path: str | os.PathLike) -> About | None:
-    """What a file says of its encoder; None where it is no file of `save_encoder`.
+    """Reads the description of a file's encoder; None if `save_encoder` did not write it.
 
     Raises:
       WeightsError: it is damaged, or states something else than an encoder.
@@ -77,7 +77,7 @@ def read_about(path: str | os.PathLike) -> About | None:
 
 
 def read_saved(path: str | os.PathLike) -> dict[str, Any]:
-    """The variables of a file of `save_encoder`, NumPy.
+    """Reads the variables of a file of `save_encoder`, NumPy.
 
     Raises:
       WeightsError: it is damaged.

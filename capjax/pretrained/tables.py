@@ -17,14 +17,14 @@ serves models with and without an optional part.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import traverse_util
 
-from capjax.pretrained.weights import check_fit
+from capjax.pretrained.weights import WeightsError, check_fit
 
 Arrays = Sequence[np.ndarray]
 Shapes = Sequence[tuple[int, ...]]
@@ -32,7 +32,7 @@ Shapes = Sequence[tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How the tensors of a row become its variables, and back.
+    """The functions that turn the tensors of a row into its variables, and back.
 
     Attributes:
       read: from the tensors, float32, and the shapes of the variables to the variables.
@@ -116,8 +116,28 @@ def norm(tensors: str, variables: str) -> Table:
     )
 
 
+def find_prefix(names: Collection[str], mark: str, what: str, path: str) -> str:
+    """Returns the common prefix of the names of one model's tensors, such as "vit." or "".
+
+    Args:
+      names: of all tensors of a file.
+      mark: the name of one that every such model has once.
+      what: the kind of model, for the message, as is the path of the file.
+
+    Raises:
+      WeightsError: the file has no such model, or several.
+    """
+    found = [name.removesuffix(mark) for name in names if f".{name}".endswith(f".{mark}")]
+    if len(found) != 1:
+        raise WeightsError(
+            f"{path}: has {len(found)} tensors *{mark}, and a file of one {what} has 1; it has "
+            f"{', '.join(list(names)[:4])}, ..."
+        )
+    return found[0]
+
+
 def shapes(table: Table, like: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors of a model whose variables have the shapes of `like`."""
+    """Returns the shapes of the tensors of a model whose variables have the shapes of `like`."""
     tensors = jax.eval_shape(functools.partial(write, table), dict(like))
     return {name: tensor.shape for name, tensor in tensors.items()}
 
@@ -129,7 +149,7 @@ def read(
     path: str,
     prefix: str = "",
 ) -> dict[str, Any]:
-    """The variables that the tensors of a file are.
+    """Turns the tensors of a file into variables.
 
     Args:
       table: has a row for each variable.
@@ -156,7 +176,7 @@ def read(
 
 
 def write(table: Table, variables: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    """The tensors that a tree of variables is, the inverse of `read`."""
+    """Turns a tree of variables into tensors, the inverse of `read`."""
     given = traverse_util.flatten_dict(dict(variables), sep="/")
     found = {}
     for theirs, ours, transform in _matches(table, given):
@@ -166,7 +186,7 @@ def write(table: Table, variables: Mapping[str, Any], prefix: str = "") -> dict[
 
 
 def repeat(like: Mapping[str, Any], name: str, count: int) -> dict[str, Any]:
-    """A tree with `count` blocks in place of its first, called `name` and 0.
+    """Returns a tree with `count` blocks in place of its first, called `name` and 0.
 
     All blocks of a model are alike, and tracing one is faster than tracing all.
     """
@@ -178,7 +198,7 @@ def repeat(like: Mapping[str, Any], name: str, count: int) -> dict[str, Any]:
 def _matches(
     table: Table, variables: Mapping[str, Any]
 ) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], Transform]]:
-    """The rows of the variables that there are, with numbers in the names.
+    """Yields the names and the transform of each row whose variables there are.
 
     Raises:
       ValueError: a variable has no row.

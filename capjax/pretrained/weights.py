@@ -1,4 +1,4 @@
-"""How named arrays of a file are held against what a model needs."""
+"""Checks of a file's named arrays against the shapes of a model."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ class ExportError(ValueError):
 
 @contextlib.contextmanager
 def blamed(path: str | os.PathLike, what: str) -> Iterator[None]:
-    """What goes wrong in reading a file is said of the file.
+    """Raises all errors of reading a file as errors of the file.
 
     Whoever made the file decides what its readers meet: a wrong kind or number anywhere, or what a
     library makes of a flipped bit. So all errors are taken, and none is hidden: they are the cause.
@@ -123,7 +123,7 @@ def check_depth(depth: int, names: Collection[str], path: str) -> None:
 
 
 def variable_shapes(encoder: nn.Module, image_size: int) -> dict[str, Any]:
-    """The variables of an encoder of images of that side, without values.
+    """Returns the variables of an encoder of images of that side, without values.
 
     Raises:
       ValueError: the images do not suit the encoder.

@@ -45,7 +45,7 @@ PROJECTION = {"norms": False, "activation": "", "positions": "none", "depth": 0}
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedCaptioner:
-    """What a folder holds.
+    """The content of a folder.
 
     Attributes:
       encoder: fields of `ViT`, all but its dtype.
@@ -68,12 +68,12 @@ class PretrainedCaptioner:
     generation: Generation
 
     def module(self, dtype: Any = jnp.float32) -> Captioner:
-        """What `variables` are of; `dtype` is the computation's."""
+        """Builds the module of `variables`; `dtype` is the computation's."""
         fields = {**self.decoder, "banned": self.tokenizer.banned_ids}
         return captioner(self.encoder, fields, projection=self.projection, dtype=dtype)
 
     def sections(self) -> dict[str, dict[str, Any]]:
-        """Fields of a config by section, those that the files say."""
+        """Returns the fields of a config that the files say, by section."""
         decoder = {name: value for name, value in self.decoder.items() if name != "vocab_size"}
         pixels = dataclasses.asdict(self.resize)
         found = {
@@ -94,7 +94,7 @@ def captioner(
     projection: bool,
     dtype: Any = jnp.float32,
 ) -> Captioner:
-    """The module of a VisionEncoderDecoder; the fields as of `PretrainedCaptioner`."""
+    """Builds the module of a VisionEncoderDecoder; the fields as of `PretrainedCaptioner`."""
     adapter = None
     if projection:
         adapter = Adapter(decoder["width"], **PROJECTION, dtype=dtype)
@@ -140,7 +140,7 @@ def read_captioner(source: str | os.PathLike, *, weights: bool = True) -> Pretra
 
 
 def read_fields(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], bool]:
-    """What a config.json says of the decoder, and whether there is a projection before it.
+    """Reads from a config.json the decoder's fields, and whether there is a projection before it.
 
     Args:
       config: the whole of it.
@@ -172,7 +172,7 @@ def read_fields(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], b
 
 
 def read_variables(folder: str | os.PathLike) -> dict[str, Any]:
-    """The variables of the captioner in a folder, as `PretrainedCaptioner` has them.
+    """Reads the variables of the captioner in a folder, as `PretrainedCaptioner` has them.
 
     Raises:
       WeightsError: as `read_captioner`.

@@ -69,7 +69,7 @@ def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -
 
 
 def _contents(captioner: PretrainedCaptioner) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-    """What the JSON files hold, by name, and the weights."""
+    """Returns the contents of the JSON files, by name, and the weights."""
     params = captioner.variables["params"]
     encoder = huggingface.write_config(captioner.encoder, captioner.resize.size)
     generation = write_generation(captioner.generation, captioner.tokenizer)

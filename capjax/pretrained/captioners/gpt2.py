@@ -22,7 +22,7 @@ from capjax.pretrained.checkpoint_folders import (
     read_weights,
     weights_file,
 )
-from capjax.pretrained.tables import Row, dense, norm
+from capjax.pretrained.tables import SAME, Row, dense, norm
 from capjax.pretrained.weights import ExportError, WeightsError, blamed, check_depth, check_fit
 
 # Those of transformers' GPT2Config, since a published config.json may leave them out.
@@ -68,7 +68,6 @@ _ACTIVATIONS = {
 # Causal masks, which early files keep.
 _MASKS = re.compile(r"h\.\d+\.(attn|crossattention)\.(bias|masked_bias)")
 _EMBEDDING = "wte.weight"
-_SAME = tables.SAME
 # transformers' Conv1D has [in, out], as flax.
 TABLE = (
     Row(_EMBEDDING, "tokens/embedding"),
@@ -77,22 +76,22 @@ TABLE = (
     *dense(
         "h.{}.attn.c_attn",
         ("blocks_{}/self_attention/query", "blocks_{}/self_attention/key_value"),
-        _SAME,
+        SAME,
     ),
-    *dense("h.{}.attn.c_proj", "blocks_{}/self_attention/out", _SAME),
+    *dense("h.{}.attn.c_proj", "blocks_{}/self_attention/out", SAME),
     *norm("h.{}.ln_cross_attn", "blocks_{}/norms_1"),
-    *dense("h.{}.crossattention.q_attn", "blocks_{}/cross_attention/query", _SAME),
-    *dense("h.{}.crossattention.c_attn", "blocks_{}/cross_attention/key_value", _SAME),
-    *dense("h.{}.crossattention.c_proj", "blocks_{}/cross_attention/out", _SAME),
+    *dense("h.{}.crossattention.q_attn", "blocks_{}/cross_attention/query", SAME),
+    *dense("h.{}.crossattention.c_attn", "blocks_{}/cross_attention/key_value", SAME),
+    *dense("h.{}.crossattention.c_proj", "blocks_{}/cross_attention/out", SAME),
     *norm("h.{}.ln_2", "blocks_{}/norms_2"),
-    *dense("h.{}.mlp.c_fc", "blocks_{}/feed_forward/up", _SAME),
-    *dense("h.{}.mlp.c_proj", "blocks_{}/feed_forward/down", _SAME),
+    *dense("h.{}.mlp.c_fc", "blocks_{}/feed_forward/up", SAME),
+    *dense("h.{}.mlp.c_proj", "blocks_{}/feed_forward/down", SAME),
     *norm("ln_f", "last_norm"),
 )
 
 
 def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], bool]:
-    """What a config.json, or the decoder's section of one, says of a GPT-2.
+    """Reads a GPT-2's config.json, or the decoder's section of one.
 
     Args:
       config: the section.
@@ -131,7 +130,7 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], b
 
 
 def write_config(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The decoder's section of a config.json, the inverse of `read_config`.
+    """Returns the decoder's section of a config.json, the inverse of `read_config`.
 
     Args:
       fields: of a `GPT2Decoder` that attends to an image, as from `read_config`; with "dropout" and
@@ -167,7 +166,7 @@ def _refusal(path: str, name: str, value: Any, instead: Any) -> WeightsError:
 def to_params(
     tensors: Mapping[str, np.ndarray], fields: Mapping[str, Any], path: str, *, cross: bool
 ) -> dict[str, Any]:
-    """The parameters of `GPT2Decoder(**fields)`.
+    """Turns tensors into the parameters of `GPT2Decoder(**fields)`.
 
     Args:
       tensors: of one GPT-2 alone, whatever stands before all their names.
@@ -182,13 +181,7 @@ def to_params(
       WeightsError: a tensor is missing, misshapen or left over, named as in the file; or the output
         layer is not the embedding.
     """
-    marks = [name for name in tensors if f".{name}".endswith(f".{_EMBEDDING}")]
-    if len(marks) != 1:
-        raise WeightsError(
-            f"{path}: has {len(marks)} tensors *{_EMBEDDING}, and a file of one GPT-2 has 1; it "
-            f"has {', '.join(list(tensors)[:4])}, ..."
-        )
-    start = marks[0].removesuffix(_EMBEDDING)
+    start = tables.find_prefix(tensors, _EMBEDDING, "GPT-2", path)
     head = f"{start.removesuffix('transformer.')}lm_head.weight"
     given = {
         name: array
@@ -199,9 +192,9 @@ def to_params(
     with blamed(path, "its fields and its tensors make no GPT-2"):
         found = tables.read(TABLE, given, _like(fields, cross), path, start)
     # A file that was not tied would speak otherwise here than in transformers.
-    if head in tensors and not np.array_equal(tensors[head], tensors[marks[0]]):
+    if head in tensors and not np.array_equal(tensors[head], tensors[start + _EMBEDDING]):
         raise WeightsError(
-            f"{path}: {head} is not {marks[0]}, and GPT-2's output layer is its embedding"
+            f"{path}: {head} is not {start}{_EMBEDDING}, and GPT-2's output layer is its embedding"
         )
     return found
 
@@ -219,7 +212,7 @@ def _like(fields: Mapping[str, Any], cross: bool) -> dict[str, Any]:
 
 
 def gpt2_fields(source: str | os.PathLike) -> dict[str, Any]:
-    """The fields of a GPT-2 alone, by its config.json; see `read_gpt2`, also for errors."""
+    """Reads the fields of a GPT-2 alone, by its config.json; see `read_gpt2`, also for errors."""
     folder, _ = folder_and_file(source, weights=False)
     return _read_config(folder)[0]
 
@@ -230,7 +223,7 @@ def _read_config(folder: str) -> tuple[dict[str, Any], bool]:
 
 
 def read_gpt2(source: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields and the parameters of a GPT-2 alone, for a warm start.
+    """Reads the fields and the parameters of a GPT-2 alone, for a warm start.
 
     Args:
       source: a folder with config.json and weights (see `checkpoint_folders`), a file of weights in
@@ -252,7 +245,7 @@ def read_gpt2(source: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]
 def fill_fresh(
     params: Mapping[str, Any], fresh: Mapping[str, Any], path: str
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The parameters of a checkpoint, and fresh ones where it has none.
+    """Fills the parameters that a checkpoint lacks with fresh ones.
 
     Args:
       params: of the checkpoint, from `read_gpt2`.

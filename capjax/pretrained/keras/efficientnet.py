@@ -20,7 +20,7 @@ def load_efficientnet_b0(encoder: EfficientNetB0, weights: str, image_size: int)
 
 
 def imagenet_file(*_: Any) -> str:
-    """The ImageNet weights.
+    """Returns the file of the ImageNet weights, which it downloads where it is missing.
 
     Raises:
       WeightsError: the download failed.

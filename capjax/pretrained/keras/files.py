@@ -38,7 +38,7 @@ def load_keras(
     imagenet_file: Callable[[Any, int], str],
     rename: Callable[[Layers, str], Layers] = lambda layers, _: layers,
 ) -> dict[str, Any]:
-    """The variables of an encoder from a Keras file.
+    """Reads the variables of an encoder from a Keras file.
 
     Args:
       encoder: gives the shapes.
@@ -63,7 +63,7 @@ def load_keras(
 
 
 def read_keras_layers(path: str | os.PathLike) -> Layers:
-    """The arrays of each layer that has any, by the layer's name, in Keras's order.
+    """Reads the arrays of each layer that has any, by the layer's name, in Keras's order.
 
     Layers of one kind come in the order of the model's `layers`, by which Keras itself loads them.
 

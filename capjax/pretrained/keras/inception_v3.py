@@ -35,7 +35,7 @@ def load_inception_v3(encoder: InceptionV3, weights: str, image_size: int) -> di
 
 
 def imagenet_file(*_: Any) -> str:
-    """The ImageNet weights.
+    """Returns the file of the ImageNet weights, which it downloads where it is missing.
 
     Raises:
       WeightsError: the download failed.
@@ -44,7 +44,7 @@ def imagenet_file(*_: Any) -> str:
 
 
 def _file_order() -> Iterator[int]:
-    """Which convolution, by its creation, comes next in Keras's files."""
+    """Yields the numbers of the convolutions, by their creation, in the order of Keras's files."""
     start = 0
     for block in _BLOCKS:
         yield from (start + place for place in block)

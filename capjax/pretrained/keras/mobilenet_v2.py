@@ -19,7 +19,7 @@ def load_mobilenet_v2(encoder: MobileNetV2, weights: str, image_size: int) -> di
 
 
 def imagenet_file(encoder: MobileNetV2, image_size: int) -> str:
-    """The ImageNet weights of the encoder's width and of the nearest training size.
+    """Returns the file of ImageNet weights of the encoder's width and of the nearest training size.
 
     Raises:
       WeightsError: there are none of this width, or the download failed.

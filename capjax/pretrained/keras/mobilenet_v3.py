@@ -25,7 +25,7 @@ def load_mobilenet_v3(encoder: MobileNetV3, weights: str, image_size: int) -> di
 
 
 def imagenet_file(encoder: MobileNetV3, _: int = 0) -> str:
-    """The ImageNet weights of the encoder's size and width.
+    """Returns the file of ImageNet weights of the encoder's size and width.
 
     Raises:
       WeightsError: there are none of this width, or the download failed.

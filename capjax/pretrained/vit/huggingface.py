@@ -146,7 +146,7 @@ _KINDS = {
 
 
 def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], Layout]:
-    """What a config.json says of a ViT.
+    """Reads the config.json of a ViT.
 
     Args:
       config: the whole of it.
@@ -214,7 +214,7 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], L
 
 
 def write_config(fields: Mapping[str, Any], image_size: int) -> dict[str, Any]:
-    """The section of a config.json for a ViT, the inverse of `read_config`.
+    """Returns the section of a config.json for a ViT, the inverse of `read_config`.
 
     Args:
       fields: of a `ViT` whose positions are those of the images' grid, which makes resampling
@@ -248,7 +248,7 @@ def write_config(fields: Mapping[str, Any], image_size: int) -> dict[str, Any]:
 
 
 def _section(model_type: str, fields: Mapping[str, Any], image_size: int) -> dict[str, Any]:
-    """What comes nearest to the fields."""
+    """Returns the section that comes nearest to the fields."""
     defaults, width = _KINDS[model_type].defaults, fields["width"]
     # The last of several names is the one that its authors would have.
     names = {ours: theirs for theirs, ours in _ACTIVATIONS.items() if theirs != "gelu_python"}
@@ -275,7 +275,7 @@ def _section(model_type: str, fields: Mapping[str, Any], image_size: int) -> dic
 def to_tensors(
     params: Mapping[str, Any], fields: Mapping[str, Any], section: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """All tensors of transformers' model, named as it does.
+    """Returns all tensors of transformers' model, named as it does.
 
     Args:
       params: of `ViT(**fields)`.

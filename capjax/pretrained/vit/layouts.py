@@ -1,4 +1,4 @@
-"""How the tensors of other people's ViTs are named, and how they become a `ViT`'s variables.
+"""The names of the tensors of other people's ViTs, and their table of a `ViT`'s parameters.
 
 A layout gives the names, of which `table` makes the table for both directions. The tensors are laid
 out as torch has them: a Linear's weight is [out, in], a convolution's [out, in, h, w]. Legend: n
@@ -15,8 +15,10 @@ import numpy as np
 
 from capjax.models.encoders.vit import ViT
 from capjax.pretrained import tables
-from capjax.pretrained.tables import Row, Table, Transform, dense, norm
+from capjax.pretrained.tables import CONVOLUTION, Row, Table, Transform, dense, norm
 from capjax.pretrained.weights import WeightsError, blamed, check_depth, variable_shapes
+
+NO_VIT = "its fields and its tensors make no ViT"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Layout:
 
 
 def own_tensors(tensors: Mapping[str, Any], layout: Layout, path: str) -> dict[str, Any]:
-    """The tensors, or shapes, of the ViT alone, without what stands before all their names.
+    """Returns the tensors, or shapes, of the ViT alone, without what stands before all their names.
 
     Names may start with "vit.", "vision_model." or any other; a text model's or a head's, which do
     not start so, are left out, and with them what the layout leaves out.
@@ -63,21 +65,15 @@ def own_tensors(tensors: Mapping[str, Any], layout: Layout, path: str) -> dict[s
     Raises:
       WeightsError: there is none, or several.
     """
-    mark = f"{layout.patches}.weight"
-    starts = [name.removesuffix(mark) for name in tensors if f".{name}".endswith(f".{mark}")]
-    if len(starts) != 1:
-        raise WeightsError(
-            f"{path}: has {len(starts)} tensors *{mark}, and a file of one ViT has 1; it has "
-            f"{', '.join(list(tensors)[:4])}, ..."
-        )
-    bare = {n.removeprefix(starts[0]): a for n, a in tensors.items() if n.startswith(starts[0])}
+    start = tables.find_prefix(tensors, f"{layout.patches}.weight", "ViT", path)
+    bare = {n.removeprefix(start): a for n, a in tensors.items() if n.startswith(start)}
     return {name: a for name, a in bare.items() if not name.startswith(layout.left_out)}
 
 
 def read_fields(
     shapes: Mapping[str, tuple[int, ...]], layout: Layout, path: str
 ) -> tuple[dict[str, Any], Layout]:
-    """The `ViT` fields that shapes show, and the layout with those tokens that there are.
+    """Reads the `ViT` fields that shapes show, and the layout with those tokens that there are.
 
     Args:
       shapes: of one ViT's tensors, from `own_tensors`.
@@ -133,7 +129,7 @@ def _depth(names: Iterable[str], layout: Layout) -> int:
 
 
 def table(layout: Layout) -> Table:
-    """The tensors and the parameters of a `ViT`; tokens and positions are [n, D]."""
+    """Returns the table of a `ViT`'s parameters; tensors of tokens and positions are [n, D]."""
     block = layout.block
     rows = [
         Row(f"{layout.patches}.weight", "patch_embedding/kernel", _PATCHES),
@@ -158,11 +154,6 @@ def table(layout: Layout) -> Table:
     return [*rows, Row(tokens, ("prefix_tokens", "positions"), _with_positions(layout.positioned))]
 
 
-def _read_patches(tensors: tables.Arrays, _: tables.Shapes) -> tables.Arrays:
-    (weight,) = tensors
-    return [weight.transpose(2, 3, 1, 0).reshape(-1, len(weight))]
-
-
 def _write_patches(kernels: tables.Arrays, _: int) -> tables.Arrays:
     inputs, width = kernels[0].shape
     side = math.isqrt(inputs // 3)
@@ -170,7 +161,7 @@ def _write_patches(kernels: tables.Arrays, _: int) -> tables.Arrays:
 
 
 # A convolution over patches as a matrix over their pixels.
-_PATCHES = Transform(_read_patches, _write_patches)
+_PATCHES = Transform(CONVOLUTION.read, _write_patches)
 
 
 def _with_positions(positioned: int) -> Transform:
@@ -193,7 +184,7 @@ def _with_positions(positioned: int) -> Transform:
 
 
 def shapes_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of `ViT(**fields)` without values.
+    """Returns the shapes of the parameters of `ViT(**fields)`.
 
     Raises:
       ValueError: there is no such ViT.
@@ -205,7 +196,7 @@ def shapes_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 def to_variables(
     tensors: Mapping[str, np.ndarray], layout: Layout, fields: Mapping[str, Any], path: str
 ) -> dict[str, Any]:
-    """The variables of `ViT(**fields)`.
+    """Turns tensors into the variables of `ViT(**fields)`.
 
     Args:
       tensors: of one ViT, from `own_tensors`.
@@ -223,9 +214,9 @@ def to_variables(
     check_depth(fields["depth"], tensors, path)
     # Files differ in the axes of length 1 before the rows.
     rows = {*layout.tokens, layout.positions}
-    given = {
-        name: array.reshape(-1, array.shape[-1]) if name in rows and array.size else array
-        for name, array in tensors.items()
-    }
-    with blamed(path, "its fields and its tensors make no ViT"):
+    with blamed(path, NO_VIT):
+        given = {
+            name: array.reshape(-1, array.shape[-1]) if name in rows and array.size else array
+            for name, array in tensors.items()
+        }
         return {"params": tables.read(table(layout), given, shapes_of(fields), path)}

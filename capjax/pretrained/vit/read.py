@@ -30,7 +30,13 @@ from capjax.pretrained.preprocessing_file import HALF, read_preprocessing
 from capjax.pretrained.saved import read_about, read_saved
 from capjax.pretrained.torch_files import read_shapes
 from capjax.pretrained.vit import big_vision, huggingface, timm
-from capjax.pretrained.vit.layouts import own_tensors, read_fields, shapes_of, to_variables
+from capjax.pretrained.vit.layouts import (
+    NO_VIT,
+    own_tensors,
+    read_fields,
+    shapes_of,
+    to_variables,
+)
 from capjax.pretrained.weights import (
     WeightsError,
     blamed,
@@ -46,7 +52,6 @@ FIELDS = tuple(
 # No other ViT with layer scale has patches of this size.
 _DINOV2_PATCH = 14
 _DINOV2 = Resize(224, 256, keep_aspect=True, interpolation="bicubic", round_crop=True)
-_NO_VIT = "its fields and its tensors make no ViT"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +88,7 @@ class _Checkpoint:
 
 
 def vit_fields(source: str | os.PathLike, **given: Any) -> dict[str, Any]:
-    """The fields of the `ViT` that a source holds, all but its dtype.
+    """Reads the fields of the `ViT` that a source holds, all but its dtype.
 
     Reads no more than it must: of a folder the configs, of a `.safetensors` its header.
 
@@ -99,7 +104,7 @@ def vit_fields(source: str | os.PathLike, **given: Any) -> dict[str, Any]:
 
 
 def vit_resize(source: str | os.PathLike) -> Resize:
-    """How images become the squares that a source's ViT was published with.
+    """Reads the resizing to the squares that a source's ViT was published with.
 
     By the preprocessing file of its folder, or what a file of `capjax.convert_encoder` says. Where
     there is none: as DINOv2 is evaluated (github.com/facebookresearch/dinov2, data/transforms.py),
@@ -131,7 +136,7 @@ def vit_resize(source: str | os.PathLike) -> Resize:
 
 
 def read_vit(source: str | os.PathLike, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields and the variables of the `ViT` that a source holds.
+    """Reads the fields and the variables of the `ViT` that a source holds.
 
     Args:
       source: see the module.
@@ -146,12 +151,11 @@ def read_vit(source: str | os.PathLike, **given: Any) -> tuple[dict[str, Any], d
     """
     checkpoint = _look(os.fspath(source), weights=True)
     fields = checkpoint.fields(given)
-    with blamed(checkpoint.path, _NO_VIT):
-        return fields, checkpoint.read(fields)
+    return fields, checkpoint.read(fields)
 
 
 def load_vit(encoder: ViT, weights: str, image_size: int) -> dict[str, Any]:
-    """The variables of an encoder from a source.
+    """Reads the variables of an encoder from a source.
 
     Args:
       encoder: its fields must be those that the source states; what no file states (see
@@ -167,20 +171,17 @@ def load_vit(encoder: ViT, weights: str, image_size: int) -> dict[str, Any]:
         differ.
       ValueError: the image is no whole number of patches.
     """
-    like = variable_shapes(encoder, image_size)
-    given = {name: getattr(encoder, name) for name in FIELDS}
+    # Raises where the images do not suit it, whatever its depth.
+    variable_shapes(encoder.clone(depth=1), image_size)
     checkpoint = _look(weights, weights=True)
-    fields = checkpoint.fields(given)
+    fields = checkpoint.fields({name: getattr(encoder, name) for name in FIELDS})
     for name, value in checkpoint.usual.items():
         if fields[name] != value and name not in checkpoint.stated:
             logging.warning(
                 "%s does not state its %s: taking encoder.%s=%s, where %s would be usual",
                 *(checkpoint.path, name, name, fields[name], value),
             )
-    with blamed(checkpoint.path, _NO_VIT):
-        variables = checkpoint.read(fields)
-    check_variables(variables, like, weights)
-    return variables
+    return checkpoint.read(fields)
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,7 +240,7 @@ def _look_into_timm(path: str, config: Mapping[str, Any]) -> _Checkpoint:
     def own(tensors: Mapping[str, Any]) -> dict[str, Any]:
         return own_tensors(timm.timm_names(tensors), timm.TIMM, path)
 
-    with blamed(path, _NO_VIT):
+    with blamed(path, NO_VIT):
         fields, layout = read_fields(own(read_shapes(path)), timm.TIMM, path)
         name = config.get("architecture") or os.path.basename(path)
         stated, usual = timm.usual_fields(fields, name, config)
@@ -254,5 +255,6 @@ def _look_into_timm(path: str, config: Mapping[str, Any]) -> _Checkpoint:
 def _read_own(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     check_depth(fields["depth"], read_shapes(path), path)
     variables = read_saved(path)
-    check_variables(variables, {"params": shapes_of(fields)}, path)
+    with blamed(path, NO_VIT):
+        check_variables(variables, {"params": shapes_of(fields)}, path)
     return variables
