@@ -67,8 +67,7 @@ def read_about(path: str | os.PathLike) -> About | None:
         return None
     try:
         found = parse_json(metadata[_METADATA])
-        fields = {name: _tuple(value) for name, value in found["fields"].items()}
-        return About(str(found["name"]), fields, Resize(**found["resize"]))
+        return About(str(found["name"]), as_tuples(found["fields"]), Resize(**found["resize"]))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(
             f"{path}: does not state its encoder's name, fields and resize ({error}); convert it "
@@ -85,6 +84,6 @@ def read_saved(path: str | os.PathLike) -> dict[str, Any]:
     return traverse_util.unflatten_dict(read_tensors(path), sep="/")
 
 
-def _tuple(value: Any) -> Any:
-    """JSON has no tuples."""
-    return tuple(value) if isinstance(value, list) else value
+def as_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns fields with the lists of JSON and ConfigDict as the module's tuples."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}

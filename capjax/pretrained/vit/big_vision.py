@@ -50,7 +50,7 @@ _STATED = {"activation": "gelu_tanh", "epsilon": 1e-6, "resample": "linear"}
 
 
 def read_npz(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any], Layout]:
-    """Reads the tensors of a file's image tower, as torch has them, its `ViT` fields and its layout.
+    """Reads the tensors of a file's image tower, as torch has them, `ViT` fields and the layout.
 
     The fields are all but mean and std, which the file does not state.
 

@@ -211,10 +211,10 @@ def to_variables(
       WeightsError: a tensor is missing, misshapen or left over; it is named as in the file. Or
         there is no such ViT.
     """
-    check_depth(fields["depth"], tensors, path)
     # Files differ in the axes of length 1 before the rows.
     rows = {*layout.tokens, layout.positions}
     with blamed(path, NO_VIT):
+        check_depth(fields["depth"], tensors, path)
         given = {
             name: array.reshape(-1, array.shape[-1]) if name in rows and array.size else array
             for name, array in tensors.items()

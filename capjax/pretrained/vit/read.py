@@ -27,7 +27,7 @@ from capjax.pretrained.checkpoint_folders import (
     weights_file,
 )
 from capjax.pretrained.preprocessing_file import HALF, read_preprocessing
-from capjax.pretrained.saved import read_about, read_saved
+from capjax.pretrained.saved import as_tuples, read_about, read_saved
 from capjax.pretrained.torch_files import read_shapes
 from capjax.pretrained.vit import big_vision, huggingface, timm
 from capjax.pretrained.vit.layouts import (
@@ -72,7 +72,7 @@ class _Checkpoint:
 
     def fields(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All fields: the stated, then the given, then the usual."""
-        given = _tuples(given)
+        given = as_tuples(given)
         unknown = sorted(given.keys() - set(FIELDS))
         if unknown:
             raise WeightsError(f"a ViT has no field {unknown[0]}; it has {', '.join(FIELDS)}")
@@ -184,11 +184,6 @@ def load_vit(encoder: ViT, weights: str, image_size: int) -> dict[str, Any]:
     return checkpoint.read(fields)
 
 
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON's and ConfigDict's lists as the module's tuples."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-
-
 def _look(source: str, *, weights: bool) -> _Checkpoint:
     """Looks into a source; `weights` says whether they will be read."""
     folder, file = folder_and_file(source, weights=weights)
@@ -253,8 +248,8 @@ def _look_into_timm(path: str, config: Mapping[str, Any]) -> _Checkpoint:
 
 
 def _read_own(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    check_depth(fields["depth"], read_shapes(path), path)
     variables = read_saved(path)
     with blamed(path, NO_VIT):
+        check_depth(fields["depth"], read_shapes(path), path)
         check_variables(variables, {"params": shapes_of(fields)}, path)
     return variables

@@ -53,7 +53,7 @@ def usual_fields(
     """The `ViT` fields that shapes do not show.
 
     Args:
-      fields: those that shapes show, from `vit_layouts.read_fields`.
+      fields: those that shapes show, from `layouts.read_fields`.
       name: of the model ("vit_base_patch16_224"), or of its file.
       config: timm's config.json, or nothing.
 
