@@ -49,24 +49,29 @@ def joined(
     write: Callable[[np.ndarray], np.ndarray],
     axis: int = -1,
 ) -> Transform:
-    """A function of each tensor, and its inverse.
+    """Returns the transform by a function of each tensor, and its inverse.
 
     Where a row has several tensors or variables, both are the same array, cut along an axis of the
     variables: the tensors into equal parts, as queries, keys and values are.
     """
 
-    def split(arrays: Arrays, parts: Any) -> Arrays:
-        xp = arrays[0].__array_namespace__()
-        whole = arrays[0] if len(arrays) == 1 else xp.concatenate(arrays, axis)
-        return [whole] if parts in (1, []) else xp.split(whole, parts, axis)
+    def to_variables(tensors: Arrays, shapes: Shapes) -> Arrays:
+        cuts = np.cumsum([shape[axis] for shape in shapes])[:-1]
+        return np.split(_join([read(tensor) for tensor in tensors], axis), cuts, axis)
 
-    def cuts(shapes: Shapes) -> list[int]:
-        return np.cumsum([shape[axis] for shape in shapes])[:-1].tolist()
+    def to_tensors(variables: Arrays, count: int) -> Arrays:
+        whole = _join(variables, axis)
+        parts = whole.__array_namespace__().split(whole, count, axis)
+        return [write(part) for part in parts]
 
-    return Transform(
-        lambda tensors, shapes: split([read(tensor) for tensor in tensors], cuts(shapes)),
-        lambda variables, count: [write(part) for part in split(variables, count)],
-    )
+    return Transform(to_variables, to_tensors)
+
+
+def _join(arrays: Arrays, axis: int) -> np.ndarray:
+    """Concatenates arrays of NumPy, or of JAX in a trace; one of them is not copied."""
+    if len(arrays) == 1:
+        return arrays[0]
+    return arrays[0].__array_namespace__().concatenate(arrays, axis)
 
 
 SAME = joined(lambda a: a, lambda a: a)
@@ -85,7 +90,7 @@ def _four_axes(kernel: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Tensors and the variables that they are; one of each, or several."""
+    """Tensors and the variables that they become; one of each, or several."""
 
     tensors: str | tuple[str, ...]
     variables: str | tuple[str, ...]
@@ -100,16 +105,19 @@ def dense(
     variables: str | tuple[str, ...],
     transform: Transform = TRANSPOSED,
 ) -> Table:
-    """The rows of a layer, or of several joined, with a bias."""
-    kernels, biases = (
-        [f"{name}/{part}" for name in _all(variables)] for part in ("kernel", "bias")
+    """Returns the rows of a layer with a bias, or of several joined."""
+
+    def named(names: str | tuple[str, ...], part: str) -> tuple[str, ...]:
+        return tuple(name + part for name in _all(names))
+
+    return (
+        Row(named(tensors, ".weight"), named(variables, "/kernel"), transform),
+        Row(named(tensors, ".bias"), named(variables, "/bias")),
     )
-    weights, offsets = ([f"{name}.{part}" for name in _all(tensors)] for part in ("weight", "bias"))
-    return Row((*weights,), (*kernels,), transform), Row((*offsets,), (*biases,))
 
 
 def norm(tensors: str, variables: str) -> Table:
-    """The rows of a layer norm."""
+    """Returns the rows of a layer norm."""
     return (
         Row(f"{tensors}.weight", f"{variables}/scale"),
         Row(f"{tensors}.bias", f"{variables}/bias"),
