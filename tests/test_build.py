@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.command_line import REPOSITORY
+from tests.helpers.command_line import REPOSITORY
 
 
 def test_the_wheel_has_one_top_level_package(tmp_path):

@@ -28,7 +28,7 @@ WEIGHTS = (
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Reads the object in a JSON file.
 
     Raises:
       WeightsError: there is no such file, or it holds something else.
@@ -45,7 +45,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def weights_file(folder: str | os.PathLike) -> str:
-    """The file of a folder's weights, or the index of several; the best where there are more kinds.
+    """Returns the file of a folder's weights, or the index of several; the best of several kinds.
 
     Raises:
       WeightsError: it has none.
@@ -58,7 +58,7 @@ def weights_file(folder: str | os.PathLike) -> str:
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a file, or of all files that an index names, as torch names and lays them out.
+    """Reads the tensors of a file, or of all files that an index names, as torch lays them out.
 
     Args:
       path: `.safetensors`, `.bin`, `.pt`, `.pth`, `.msgpack` (of Flax) or `.index.json`.
@@ -126,45 +126,34 @@ def is_hub_name(source: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None
 
 
-def checkpoint_folder(source: str, *, weights: bool, files: Sequence[str] = CONFIGS) -> str | None:
-    """The folder that a source is, or that huggingface.co's of that name is kept in; else None.
-
-    `weights` and `files` as of `download_folder`.
-
-    Raises:
-      WeightsError: the name could not be had; see `download_folder`.
-    """
-    if os.path.isdir(source):
-        return source
-    if not os.path.exists(source) and is_hub_name(source):
-        return download_folder(source, weights=weights, files=files)
-    return None
-
-
 def folder_and_file(
     source: str | os.PathLike, *, weights: bool, files: Sequence[str] = CONFIGS
 ) -> tuple[str, str | None]:
-    """The folder of a source, and the file of weights in it that it names, if it names one.
+    """Returns the folder of a source, and the file of weights in it that it names, if it names one.
 
-    `weights` and `files` as of `download_folder`.
+    Args:
+      source: a folder, a file in one, or a name on huggingface.co, "organisation/name".
+      weights: as of `download_folder`.
+      files: as of `download_folder`.
 
     Raises:
       WeightsError: there is no such source, or it could not be had.
     """
     source = os.path.expanduser(os.fspath(source))
-    folder = checkpoint_folder(source, weights=weights, files=files)
-    if folder is not None:
-        return folder, None
-    if not os.path.isfile(source):
-        raise WeightsError(
-            f"{source}: no such weights file or folder, and no name of huggingface.co, which has "
-            "the form organisation/name"
-        )
-    return os.path.dirname(source), source
+    if os.path.isdir(source):
+        return source, None
+    if os.path.isfile(source):
+        return os.path.dirname(source), source
+    if not os.path.exists(source) and is_hub_name(source):
+        return download_folder(source, weights=weights, files=files), None
+    raise WeightsError(
+        f"{source}: no such weights file or folder, and no name of huggingface.co, which has the "
+        "form organisation/name"
+    )
 
 
 def download_folder(name: str, *, weights: bool, files: Sequence[str] = CONFIGS) -> str:
-    """The folder that a checkpoint of huggingface.co is kept in; fetches what is missing.
+    """Returns the folder of a checkpoint of huggingface.co; fetches what is missing.
 
     Args:
       name: "organisation/name".

@@ -1,4 +1,4 @@
-"""How a published checkpoint wants its pixels: the preprocessor's file beside it."""
+"""The preprocessing of a published checkpoint's images, read from the file beside it."""
 
 import dataclasses
 import math
@@ -16,14 +16,15 @@ _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "
 # transformers' processors resize by torchvision where it is installed, which of tensors has no
 # others that are Pillow's.
 _EXPORTED = ("bilinear", "bicubic")
-_HALF = {"image_mean": (0.5,) * 3, "image_std": (0.5,) * 3}
-_CLIP = {
-    "size": {"shortest_edge": 224},
-    "crop_size": 224,
-    "resample": 3,
-    "image_mean": (0.48145466, 0.4578275, 0.40821073),
-    "image_std": (0.26862954, 0.26130258, 0.27577711),
+# Of pixels over 255, by channel: what is usual.
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CLIP = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
 }
+_HALF, _OF_CLIP = ({f"image_{n}": v for n, v in pixels.items()} for pixels in (HALF, CLIP))
+_CLIP = {"size": {"shortest_edge": 224}, "crop_size": 224, "resample": 3, **_OF_CLIP}
 # What each processor of transformers takes where its file is silent. One without a crop_size here
 # cuts nothing out, whatever its file says; where the size is one number, it is the shorter side if
 # it is so here.
@@ -43,7 +44,7 @@ _LARGEST = 1 << 14
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """What happens to an image before the model: resize, crop the centre, normalise.
+    """The steps before the model: resize, crop the centre, normalise.
 
     Attributes:
       resize: the shorter side, in pixels, with the image's own proportions; or (height, width);
@@ -65,7 +66,7 @@ class Preprocessing:
     path: str = dataclasses.field(default="", compare=False)
 
     def as_resize(self) -> Resize:
-        """What makes the squares that the model sees.
+        """Returns the resizing that makes the squares that the model sees.
 
         Raises:
           WeightsError: they are no squares of one size.
@@ -92,7 +93,7 @@ class Preprocessing:
 
 
 def read_preprocessing(directory: str | os.PathLike) -> Preprocessing | None:
-    """The preprocessing of a checkpoint's folder.
+    """Reads the preprocessing of a checkpoint's folder.
 
     Reads preprocessor_config.json of Hugging Face in its old and new spellings, else the image
     part of processor_config.json, else timm's config.json.
@@ -122,10 +123,10 @@ def read_preprocessing(directory: str | os.PathLike) -> Preprocessing | None:
 def write_preprocessing(
     resize: Resize, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> dict[str, Any]:
-    """What a preprocessor_config.json says, for the processor of transformers that does the same.
+    """Returns the preprocessor_config.json of the processor of transformers that does the same.
 
     Args:
-      resize: makes squares of pictures.
+      resize: makes squares of images.
       mean: of pixels over 255, by channel, which is taken away.
       std: by which the rest is divided.
 
@@ -137,7 +138,7 @@ def write_preprocessing(
         if (value := getattr(resize, name)) not in values:
             raise ExportError(
                 f"config.dataset.{name}={value!r} is in no image processor of transformers; it "
-                f"may be {', '.join(map(repr, values))}"
+                f"must be {', '.join(map(repr, values))}"
             )
     side = resize.resize_to or resize.size
     numbers = {name: number for number, name in _INTERPOLATIONS.items()}
@@ -171,12 +172,12 @@ def _checked(found: Preprocessing, path: str) -> Preprocessing:
         if side is not None
     ]
     if not all(type(side) is int and 1 <= side <= _LARGEST for side in sides):
-        raise WeightsError(f"{path}: sizes are {sides}, and may be 1 to {_LARGEST} pixels")
+        raise WeightsError(f"{path}: sizes are {sides}, and must be 1 to {_LARGEST} pixels")
     for name, values in (("mean", found.mean), ("std", found.std)):
         if len(values) != 3 or not all(map(math.isfinite, values)):
-            raise WeightsError(f"{path}: {name} is {values}, and may be three numbers")
+            raise WeightsError(f"{path}: {name} is {values}, and must be three numbers")
     if min(found.std) <= 0:
-        raise WeightsError(f"{path}: std is {found.std}, and may be three numbers above 0")
+        raise WeightsError(f"{path}: std is {found.std}, and must be three numbers above 0")
     return found
 
 
@@ -191,10 +192,10 @@ def _read(config: Mapping[str, Any], path: str) -> Preprocessing:
     if cuts and given.get("do_center_crop", True):
         crop = _size(given["crop_size"], True, f"{path}: crop_size")
         if isinstance(crop, int):
-            raise WeightsError(f"{path}: crop_size is {given['crop_size']}, and may be a square")
+            raise WeightsError(f"{path}: crop_size is {given['crop_size']}, and must be a square")
     number = given["resample"]
     if number not in _INTERPOLATIONS:
-        raise WeightsError(f"{path}: resample is {number!r}, and may be {[*_INTERPOLATIONS]}")
+        raise WeightsError(f"{path}: resample is {number!r}, and must be {[*_INTERPOLATIONS]}")
     mean, std = (0.0,) * 3, (1.0,) * 3
     if given.get("do_normalize", True):
         mean, std = (tuple(map(float, given[name])) for name in ("image_mean", "image_std"))
@@ -206,7 +207,7 @@ def _read(config: Mapping[str, Any], path: str) -> Preprocessing:
 
 
 def _defaults(config: Mapping[str, Any], path: str) -> Mapping[str, Any]:
-    """What the file's processor takes where the file is silent."""
+    """Returns the defaults of the file's processor."""
     kind = config.get("image_processor_type") or config.get("feature_extractor_type")
     if not kind:
         return _UNNAMED
@@ -247,7 +248,7 @@ def _read_timm(config: Mapping[str, Any], path: str) -> Preprocessing:
         resize = math.floor(height / share)
     else:
         raise WeightsError(
-            f"{path}: crop_mode is {mode!r} of {height}x{width}, and may be 'squash', or 'center' "
+            f"{path}: crop_mode is {mode!r} of {height}x{width}, and must be 'squash', or 'center' "
             "of a square"
         )
     interpolation = config.get("interpolation", "bicubic")

@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import traverse_util
 
 from capjax.data.images import Resize
 from capjax.models.encoders.resnet import ResNet
+from capjax.pretrained import tables
 from capjax.pretrained.checkpoint_folders import (
-    checkpoint_folder,
+    folder_and_file,
     read_json,
     read_weights,
     weights_file,
 )
 from capjax.pretrained.keras.download import download
 from capjax.pretrained.preprocessing_file import read_preprocessing
+from capjax.pretrained.tables import CONVOLUTION, Row, Table
 from capjax.pretrained.torch_files import need_torch
-from capjax.pretrained.weights import WeightsError, check_fit, variable_shapes
+from capjax.pretrained.weights import WeightsError, variable_shapes
 
 _URL = "https://download.pytorch.org/models/"
 # torchvision's IMAGENET1K_V2; a name ends with the start of the file's sha256.
@@ -33,18 +34,34 @@ _FILES = {
 }
 CACHE = "~/.cache/capjax/weights"
 
-# What torch calls the parts of a convolution or a norm, by what flax calls them.
-_PARTS = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
+
+def _norm(tensors: str, module: str) -> Table:
+    """The rows of a batch norm."""
+    return (
+        Row(f"{tensors}.weight", f"params/{module}/scale"),
+        Row(f"{tensors}.bias", f"params/{module}/bias"),
+        Row(f"{tensors}.running_mean", f"batch_stats/{module}/mean"),
+        Row(f"{tensors}.running_var", f"batch_stats/{module}/var"),
+    )
+
+
+def _convolution(tensors: str, module: str) -> Row:
+    return Row(f"{tensors}.weight", f"params/{module}/kernel", CONVOLUTION)
+
+
+# torchvision's names, which are timm's.
+TABLE = (
+    _convolution("conv1", "conv1"),
+    *_norm("bn1", "bn1"),
+    _convolution("layer{}.{}.conv{}", "layer{}_{}_conv{}"),
+    *_norm("layer{}.{}.bn{}", "layer{}_{}_bn{}"),
+    _convolution("layer{}.{}.downsample.0", "layer{}_{}_downsample_conv"),
+    *_norm("layer{}.{}.downsample.1", "layer{}_{}_downsample_bn"),
+)
 
 
 def load_resnet(encoder: ResNet, weights: str, image_size: int) -> dict[str, Any]:
-    """The variables of an encoder from a file of torchvision or timm.
+    """Reads the variables of an encoder from a file of torchvision or timm.
 
     Args:
       encoder: gives the shapes.
@@ -61,52 +78,44 @@ def load_resnet(encoder: ResNet, weights: str, image_size: int) -> dict[str, Any
     """
     like = variable_shapes(encoder, image_size)
     path = os.path.expanduser(imagenet_file(encoder.depth) if weights == "imagenet" else weights)
-    if folder := checkpoint_folder(path, weights=True):
-        path = weights_file(folder)
+    folder, file = folder_and_file(path, weights=True)
+    path = file or weights_file(folder)
     return from_torchvision(read_weights(path), like, path)
 
 
 def timm_depth(source: str) -> int | None:
-    """The layers of a ResNet in timm's folder or file of it, or by its name on huggingface.co.
+    """Reads the layers of a ResNet in timm's folder, or by its name on huggingface.co.
 
     Returns:
       None where no config.json names a ResNet of timm.
 
     Raises:
-      WeightsError: the name could not be had, or config.json is damaged.
+      WeightsError: there is no such source, or config.json is damaged.
     """
-    config = _config(source)
+    folder, _ = folder_and_file(source, weights=False)
+    path = os.path.join(folder, "config.json")
+    config = read_json(path) if os.path.isfile(path) else {}
     found = re.fullmatch(r"resnet(\d+)", str(config.get("architecture")))
     return int(found[1]) if found and int(found[1]) in _FILES else None
 
 
 def timm_resize(source: str) -> Resize:
-    """How timm makes the squares that such a ResNet sees.
+    """Reads the resizing that timm makes the squares of such a ResNet with.
 
     Raises:
       WeightsError: as `timm_depth`; or its preprocessing makes no squares.
     """
-    preprocessing = read_preprocessing(_folder(source))
+    folder, _ = folder_and_file(source, weights=False)
+    preprocessing = read_preprocessing(folder)
     if preprocessing is None:
         raise WeightsError(f"{source}: its config.json has no pretrained_cfg, timm's preprocessing")
     return preprocessing.as_resize()
 
 
-def _folder(source: str) -> str:
-    """The folder of a source, which may be a file in it or a name."""
-    source = os.path.expanduser(source)
-    return checkpoint_folder(source, weights=False) or os.path.dirname(source)
-
-
-def _config(source: str) -> dict[str, Any]:
-    path = os.path.join(_folder(source), "config.json")
-    return read_json(path) if os.path.isfile(path) else {}
-
-
 def from_torchvision(
     tensors: Mapping[str, np.ndarray], like: Mapping[str, Any], path: str
 ) -> dict[str, Any]:
-    """Tensors by torchvision's names as the variables of a `ResNet`.
+    """Turns tensors by torchvision's names into the variables of a `ResNet`.
 
     Args:
       tensors: "conv1.weight", "layer1.0.bn1.running_mean", ...; `fc.*`, the classifier, and
@@ -120,21 +129,16 @@ def from_torchvision(
     Raises:
       WeightsError: a tensor is missing, misshapen or left over; it is named as in torchvision.
     """
-    leaves = traverse_util.flatten_dict(dict(like))
-    names = {leaf: _torch_name(*leaf[1:]) for leaf in leaves}
     given = {
         name: array
         for name, array in tensors.items()
         if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
     }
-    wanted = {names[leaf]: _torch_shape(leaves[leaf].shape) for leaf in leaves}
-    check_fit(given, wanted, path)
-    found = {leaf: _to_flax(given[names[leaf]], leaves[leaf].shape) for leaf in leaves}
-    return traverse_util.unflatten_dict(found)
+    return tables.read(TABLE, given, like, path)
 
 
 def imagenet_file(depth: int) -> str:
-    """Where torchvision's ImageNet weights lie; downloaded, whole or not at all, where missing.
+    """Returns the file of torchvision's ImageNet weights; downloads it, whole or not at all.
 
     Raises:
       WeightsError: they could not be had; says what would work.
@@ -162,25 +166,3 @@ def imagenet_file(depth: int) -> str:
             )
         os.replace(found, path)
     return str(path)
-
-
-def _torch_name(module: str, part: str) -> str:
-    """layer1_0_downsample_bn, mean: layer1.0.downsample.1.running_mean."""
-    name = re.sub(r"^(layer\d)_(\d+)_", r"\1.\2.", module)
-    name = name.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
-    return f"{name}.{_PARTS[part]}"
-
-
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of flax's [h, w, I, O], or [I, O] for a 1x1 convolution: torch's [O, I, h, w]."""
-    if len(shape) == 1:
-        return shape
-    *sides, inputs, outputs = shape
-    return (outputs, inputs, *(sides or (1, 1)))
-
-
-def _to_flax(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of `_torch_shape(shape)` as one of that shape."""
-    if array.ndim == 4:
-        array = array.transpose(2, 3, 1, 0)
-    return np.ascontiguousarray(array.reshape(shape), np.float32)

@@ -21,12 +21,12 @@ _METADATA = "capjax_encoder"
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What a file says of its encoder beside the weights.
+    """The description of an encoder in its file, beside the weights.
 
     Attributes:
       name: of the encoder, as `encoder.name` of a config has it.
       fields: of its module.
-      resize: how pictures become the squares that it sees.
+      resize: how images become the squares that it sees.
     """
 
     name: str
@@ -54,7 +54,7 @@ def save_encoder(path: str | os.PathLike, about: About, variables: Mapping[str, 
 
 
 def read_about(path: str | os.PathLike) -> About | None:
-    """What a file says of its encoder; None where it is no file of `save_encoder`.
+    """Reads the description of a file's encoder; None if `save_encoder` did not write it.
 
     Raises:
       WeightsError: it is damaged, or states something else than an encoder.
@@ -67,8 +67,7 @@ def read_about(path: str | os.PathLike) -> About | None:
         return None
     try:
         found = parse_json(metadata[_METADATA])
-        fields = {name: _tuple(value) for name, value in found["fields"].items()}
-        return About(str(found["name"]), fields, Resize(**found["resize"]))
+        return About(str(found["name"]), as_tuples(found["fields"]), Resize(**found["resize"]))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(
             f"{path}: does not state its encoder's name, fields and resize ({error}); convert it "
@@ -77,7 +76,7 @@ def read_about(path: str | os.PathLike) -> About | None:
 
 
 def read_saved(path: str | os.PathLike) -> dict[str, Any]:
-    """The variables of a file of `save_encoder`, NumPy.
+    """Reads the variables of a file of `save_encoder`, NumPy.
 
     Raises:
       WeightsError: it is damaged.
@@ -85,6 +84,6 @@ def read_saved(path: str | os.PathLike) -> dict[str, Any]:
     return traverse_util.unflatten_dict(read_tensors(path), sep="/")
 
 
-def _tuple(value: Any) -> Any:
-    """JSON has no tuples."""
-    return tuple(value) if isinstance(value, list) else value
+def as_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns fields with the lists of JSON and ConfigDict as the module's tuples."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}

@@ -17,7 +17,7 @@ TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a state dict, by name.
+    """Reads the tensors of a state dict, by name.
 
     Args:
       path: a `.safetensors` file, or a `.pth`, `.pt` or `.bin` of torch, which needs torch. Of a
@@ -41,7 +41,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def read_shapes(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors, by name; of a `.safetensors` file by its header alone.
+    """Reads the shapes of the tensors, by name; of a `.safetensors` file by its header alone.
 
     Raises:
       WeightsError: as `read_tensors`.
@@ -55,7 +55,7 @@ def read_shapes(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """What a `.safetensors` file says beside its tensors.
+    """Reads the metadata of a `.safetensors` file.
 
     Raises:
       WeightsError: as `read_tensors`.

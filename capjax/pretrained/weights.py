@@ -1,9 +1,9 @@
-"""How named arrays of a file are held against what a model needs."""
+"""Checks of a file's named arrays against the shapes of a model."""
 
 import contextlib
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ class ExportError(ReportedError, ValueError):
 
 @contextlib.contextmanager
 def blamed(path: str | os.PathLike, what: str) -> Iterator[None]:
-    """What goes wrong in reading a file is said of the file.
+    """Raises all errors of reading a file as errors of the file.
 
     Whoever made the file decides what its readers meet: a wrong kind or number anywhere, or what a
     library makes of a flipped bit. So all errors are taken, and none is hidden: they are the cause.
@@ -116,8 +116,16 @@ def check_fit(
         raise WeightsError(f"{path}: does not fit the model: {'; '.join(problems[:_LISTED])}{more}")
 
 
+def check_depth(depth: int, names: Collection[str], path: str) -> None:
+    """Raises WeightsError for more blocks than a file has tensors, before any is looked for."""
+    if depth > len(names):
+        raise WeightsError(
+            f"{path}: has {len(names)} tensors, too few for the {depth} blocks it states"
+        )
+
+
 def variable_shapes(encoder: nn.Module, image_size: int) -> dict[str, Any]:
-    """The variables of an encoder of images of that side, without values.
+    """Returns the variables of an encoder of images of that side, without values.
 
     Raises:
       ValueError: the images do not suit the encoder.

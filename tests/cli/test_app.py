@@ -8,11 +8,11 @@ import tomllib
 
 import pytest
 from absl import flags
-from tests.command_line import REPOSITORY, call
 
 import capjax
 from capjax.cli.app import COMMANDS, main
 from capjax.cli.errors import USAGE
+from tests.helpers.command_line import REPOSITORY, call
 from tests.test_floors import FORWARDERS
 
 LIGHT = """

@@ -12,7 +12,8 @@ from capjax.config import build
 from capjax.config.errors import ConfigError
 from capjax.data.images import Resize
 from capjax.models.encoders.resnet import ResNet
-from capjax.pretrained.resnet import load_resnet
+from capjax.pretrained import tables
+from capjax.pretrained.resnet import TABLE, load_resnet
 from capjax.pretrained.weights import WeightsError, variable_shapes
 from configs import folder_transformer, shapes_transformer
 
@@ -22,16 +23,10 @@ PIXELS = {"input_size": [3, 64, 64], "mean": [0.485, 0.456, 0.406], "std": [0.22
 @pytest.fixture(name="timm")
 def write_timm(tmp_path):
     """timm's folder of a ResNet-50."""
-    from capjax.pretrained.resnet import _torch_name, _torch_shape
-
     folder, rng = tmp_path / "resnet", np.random.default_rng(0)
     folder.mkdir()
-    tensors = {
-        _torch_name(module, part): rng.uniform(0.5, 1, _torch_shape(leaf.shape)).astype("f")
-        for modules in variable_shapes(ResNet(50), 64).values()
-        for module, parts in modules.items()
-        for part, leaf in parts.items()
-    }
+    shapes = tables.shapes(TABLE, variable_shapes(ResNet(50), 64))
+    tensors = {name: rng.uniform(0.5, 1, shape).astype("f") for name, shape in shapes.items()}
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     about = {"architecture": "resnet50", "pretrained_cfg": {**PIXELS, "crop_pct": 0.8}}
     (folder / "config.json").write_text(json.dumps(about))

@@ -3,13 +3,13 @@
 import sys
 
 import pytest
-from tests.command_line import call
 
 from capjax import caption
 from capjax.cli import export
 from capjax.cli.errors import USAGE
 from capjax.cli.parts import import_parts
 from capjax.parts import DECODERS
+from tests.helpers.command_line import call
 
 FILE = """
 from capjax.parts import DECODERS

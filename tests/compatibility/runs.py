@@ -1,6 +1,6 @@
 """What is recorded of a run, and how a recorded run is unpacked.
 
-`archives/NAME.tar.xz` holds a folder in which a command was given: pictures, weights, caches and the
+`archives/NAME.tar.xz` holds a folder in which a command was given: images, weights, caches and the
 workdir `run`. `archives/NAME.json` says what the code that made it made of it.
 """
 

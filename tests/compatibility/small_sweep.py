@@ -1,4 +1,4 @@
-"""A user's sweep file over `small_configs`: the sweep of archives/sweep.tar.xz. It stays as it is."""
+"""A user's sweep file over `small_configs`: the sweep of archives/sweep.tar.xz. It stays."""
 
 from experiments.variants import Sweep, Variant
 from tests.compatibility import small_configs

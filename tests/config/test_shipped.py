@@ -6,10 +6,10 @@ import sys
 
 import pytest
 from ml_collections import ConfigDict
-from tests.command_line import REPOSITORY, environment
 
 from capjax.config import shipped
 from configs import shapes_transformer
+from tests.helpers.command_line import REPOSITORY, environment
 
 OWN = "from configs import base\ndef get_config():\n    return base.get_config()\n"
 

@@ -8,6 +8,7 @@ import safetensors.numpy
 from flax import serialization
 
 from capjax.data.images import Resize
+from capjax.pretrained import tables
 from capjax.pretrained.captioners.show_attend_tell import word_map_tokenizer
 from capjax.pretrained.checkpoint_folders import read_weights
 from capjax.pretrained.keras.files import read_keras_layers
@@ -38,7 +39,7 @@ def write_folder(folder):
     size = {"size": {"height": 8, "width": 8}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(size))
     fields, layout = huggingface.read_config(CONFIG, "here")
-    shapes = layouts._shapes(layout, fields)
+    shapes = tables.shapes(layouts.table(layout), layouts.shapes_of(fields))
     tensors = {name: numbers(shape) for name, shape in shapes.items()}
     tensors = {
         n: a[None] if n.startswith("embeddings.p") and a.ndim == 2 else a

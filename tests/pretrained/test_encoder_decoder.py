@@ -152,12 +152,15 @@ def refused(folder):
     ("changes", "message"),
     [
         ({"model_type": "vit"}, "its model_type is 'vit', and a captioner's is 'vision-encoder-d"),
-        ({"encoder": {"model_type": "swin"}}, "its model_type is 'swin', and may be vit, deit"),
-        ({"decoder": {"model_type": "bert"}}, "the decoder's model_type is 'bert', and may be 'gp"),
+        ({"encoder": {"model_type": "swin"}}, "its model_type is 'swin', and must be vit, deit"),
+        (
+            {"decoder": {"model_type": "bert"}},
+            "the decoder's model_type is 'bert', and must be 'gp",
+        ),
         ({"decoder": {"add_cross_attention": False}}, "the decoder's add_cross_attention=false"),
         (
             {"decoder": {"cross_attention_hidden_size": 24}},
-            "the decoder's cross_attention_hidden_size=24 is not supported; it may be null",
+            "the decoder's cross_attention_hidden_size=24 is not supported; it must be null",
         ),
         ({"decoder": {"vocab_size": 300}}, "the decoder has vocab_size=300, and the tokenizer"),
     ],
@@ -214,5 +217,5 @@ def test_a_name_brings_all_its_files(monkeypatch, folder, tmp_path):
     found = read_captioner("here/model")
     assert asked == [[*FILES, "model.safetensors"]]
     assert found.generation == read_captioner(folder).generation
-    with pytest.raises(WeightsError, match="no such folder, and no name of huggingface"):
+    with pytest.raises(WeightsError, match="folder, and no name of huggingface"):
         read_captioner("no/such/place")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from capjax.data.images import Resize, load_pixels
+from capjax.pretrained import tables
 from capjax.pretrained.captioners.encoder_decoder import read_captioner
 from capjax.pretrained.captioners.export_captioner import write_captioner
 from capjax.pretrained.preprocessing_file import read_preprocessing, write_preprocessing
@@ -107,7 +108,7 @@ def test_every_vision_model_comes_from_transformers_as_it_went_there(both, tmp_p
     about = getattr(transformers, config)(**given).to_dict()
     fields, layout = huggingface.read_config(about, "config.json")
     rng = np.random.default_rng(0)
-    shapes = layouts._shapes(layout, fields)
+    shapes = tables.shapes(layouts.table(layout), layouts.shapes_of(fields))
     tensors = {part: rng.normal(size=shape).astype("f") for part, shape in shapes.items()}
     encoder = layouts.to_variables(tensors, layout, fields, "model")["params"]
     fields |= {part: found.encoder[part] for part in ("mean", "std")}
@@ -177,7 +178,7 @@ def test_pixels_that_they_can_not_make_are_refused(field, value, instead):
     with pytest.raises(ExportError) as caught:
         write_preprocessing(resize, (0.5,) * 3, (0.5,) * 3)
     assert str(caught.value) == (
-        f"config.dataset.{field}={value!r} is in no image processor of transformers; it may be "
+        f"config.dataset.{field}={value!r} is in no image processor of transformers; it must be "
         f"{instead}"
     )
 

@@ -54,7 +54,7 @@ def test_a_decoder_that_is_no_gpt2_is_refused(field, value, instead):
     config = make_config()
     config.decoder[field] = value
     assert refused(config) == (
-        f"config.decoder.{field}={value!r} is no GPT-2's, which transformers has; it may be "
+        f"config.decoder.{field}={value!r} is no GPT-2's, which transformers has; it must be "
         f"{instead}, as all fields of base.gpt2_decoder() are"
     )
 

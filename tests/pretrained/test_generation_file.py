@@ -92,7 +92,7 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path, field, value, instea
         read(tmp_path, {**IDS, "num_beams": 4, field: value})
     assert str(caught.value) == (
         f"{tmp_path}/generation_config.json: {field}={json.dumps(value)} is not supported; "
-        f"it may be {instead}"
+        f"it must be {instead}"
     )
 
 
@@ -128,6 +128,6 @@ def test_what_is_written_is_read(tmp_path):
 def test_other_bans_and_ids_are_refused_by_name(tmp_path, field, value, instead):
     with pytest.raises(WeightsError) as caught:
         read_words(tmp_path, **{field: value})
-    assert f"json: {field}={json.dumps(value)} is not supported; it may be {instead}" in str(
+    assert f"json: {field}={json.dumps(value)} is not supported; it must be {instead}" in str(
         caught.value
     )

@@ -158,14 +158,14 @@ def test_a_config_that_says_nothing_means_transformers_defaults():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bert"}, "the decoder's model_type is 'bert', and may be 'gpt2'"),
+        ({"model_type": "bert"}, "the decoder's model_type is 'bert', and must be 'gpt2'"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not"),
-        ({"scale_attn_weights": False}, "scale_attn_weights=False is not supported; it may be Tr"),
+        ({"scale_attn_weights": False}, "scale_attn_weights=False is not supported; it must be Tr"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings=False is not supported"),
-        ({"activation_function": "gelu"}, "activation_function=gelu is not supported; it may be"),
-        ({"n_head": 5}, "n_head=5 is not supported; it may be what divides n_embd=768"),
-        ({"n_layer": "12"}, "n_layer=12 is not supported; it may be a whole number of 1 or more"),
-        ({"n_inner": 0}, "n_inner=0 is not supported; it may be a whole number"),
+        ({"activation_function": "gelu"}, "activation_function=gelu is not supported; it must be"),
+        ({"n_head": 5}, "n_head=5 is not supported; it must be what divides n_embd=768"),
+        ({"n_layer": "12"}, "n_layer=12 is not supported; it must be a whole number of 1 or more"),
+        ({"n_inner": 0}, "n_inner=0 is not supported; it must be a whole number"),
     ],
 )
 def test_what_it_can_not_be_is_refused_by_name(changes, message):

@@ -158,15 +158,15 @@ def refused(config, **changes):
 
 
 def test_other_models_are_refused():
-    assert "its model_type is 'swin', and may be vit, deit" in refused({"model_type": "swin"})
+    assert "its model_type is 'swin', and must be vit, deit" in refused({"model_type": "swin"})
     assert "its model_type is None" in refused({})
     assert "SigLIP 2, those of one fixed resolution" in refused({"model_type": "siglip2"})
     both = {"model_type": "vision-encoder-decoder", "encoder": {"model_type": "beit"}}
     assert "its model_type is 'beit'" in refused(both)
     vit = {"model_type": "vit"}
-    assert "num_channels is 1, and may be 3" in refused(vit, num_channels=1)
-    assert "hidden_act is 'relu', and may be gelu" in refused(vit, hidden_act="relu")
-    assert "patch_size is 16x8, and may be square" in refused(vit, patch_size=[16, 8])
+    assert "num_channels is 1, and must be 3" in refused(vit, num_channels=1)
+    assert "hidden_act is 'relu', and must be gelu" in refused(vit, hidden_act="relu")
+    assert "patch_size is 16x8, and must be square" in refused(vit, patch_size=[16, 8])
 
 
 def test_sizes_of_two_numbers_are_read():

@@ -31,7 +31,7 @@ def make_asked(monkeypatch):
 def test_the_file_of_this_width_and_the_nearest_size(asked, alpha, side, file):
     """Names as keras.applications.mobilenet_v2 forms them."""
     name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{file}_no_top.h5"
-    assert imagenet_file(alpha, side) == f"/models/{name}"
+    assert imagenet_file(MobileNetV2(alpha), side) == f"/models/{name}"
     ((asked_name, origin, folder),) = asked
     assert asked_name == name
     assert origin.endswith(f"/keras-applications/mobilenet_v2/{name}")
@@ -51,15 +51,15 @@ def test_without_a_network_it_says_what_would_work(monkeypatch):
 
     fake_keras(monkeypatch, fail)
     with pytest.raises(WeightsError, match=r"URL fetch failure.*encoder\.weights=FILE"):
-        imagenet_file(1.0, 224)
+        imagenet_file(MobileNetV2(), 224)
 
 
 def test_without_keras_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras.utils", None)
     with pytest.raises(WeightsError, match=r"not installed.*pip install keras"):
-        imagenet_file(1.0, 224)
+        imagenet_file(MobileNetV2(), 224)
 
 
 def test_there_are_no_weights_of_other_widths():
     with pytest.raises(WeightsError, match=r"for alpha \(0\.35, .*\), not 0\.9"):
-        imagenet_file(0.9, 224)
+        imagenet_file(MobileNetV2(0.9), 224)

@@ -122,7 +122,7 @@ def test_imagenet_is_kerass_own_file(monkeypatch, size, alpha):
     fields = {"input_shape": (224, 224, 3), "include_top": False, "alpha": float(alpha)}
     make = getattr(kerass, f"MobileNetV3{size.capitalize()}")
     found, asked = requests(
-        monkeypatch, lambda: imagenet_file(size, alpha), kerass, lambda: make(**fields)
+        monkeypatch, lambda: imagenet_file(MobileNetV3(size, alpha)), kerass, lambda: make(**fields)
     )
     assert found.startswith(f"/models/weights_mobilenet_v3_{size}")
     assert asked[0] == asked[1]

@@ -142,8 +142,8 @@ def test_what_makes_no_squares_is_refused(name, tmp_path):
             {"size": {"longest_edge": 3}},
             r"preprocessor_config\.json: size is \{'longest_edge': 3\}",
         ),
-        ({"size": 8, "crop_size": {"shortest_edge": 8}}, "crop_size is .*, and may be a square"),
-        ({"size": 8, "resample": 9}, r"resample is 9, and may be \[0, 1, 2, 3, 4, 5\]"),
+        ({"size": 8, "crop_size": {"shortest_edge": 8}}, "crop_size is .*, and must be a square"),
+        ({"size": 8, "resample": 9}, r"resample is 9, and must be \[0, 1, 2, 3, 4, 5\]"),
     ],
 )
 def test_what_there_are_no_words_for_is_refused(changes, message, tmp_path):

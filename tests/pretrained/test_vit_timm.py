@@ -325,6 +325,10 @@ def test_a_saved_file_that_was_tampered_with_is_refused(file, tmp_path):
     save_encoder(path, About("vit", fields, Resize(9, 12)), variables)
     with pytest.raises(WeightsError, match="missing params/norm/bias"):
         read_vit(path)
+    for wrong in ({"depth": "2"}, {"depth": 10**9}, {"depth": -1}, {"width": "wide"}):
+        save_encoder(path, About("vit", fields | wrong, Resize(9, 12)), variables)
+        with pytest.raises(WeightsError, match=r"saved\.safetensors: "):
+            read_vit(path)
     save_encoder(path, About("vit", {"depth": 2}, Resize(9)), variables)
     with pytest.raises(WeightsError, match=r"a vit with the fields depth, and a ViT has patch_siz"):
         read_vit(path)

@@ -58,6 +58,9 @@ class EfficientNetB0(PretrainedEncoder):
 
     dtype: Given[Any] = jnp.float32
 
+    # Reads published weights.
+    loader = "capjax.pretrained.keras.efficientnet:load_efficientnet_b0"
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
         """Encodes images; the features are those of Keras's `top_activation`."""

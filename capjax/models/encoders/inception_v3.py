@@ -53,6 +53,9 @@ class InceptionV3(PretrainedEncoder):
 
     stages = STAGES
 
+    # Reads published weights.
+    loader = "capjax.pretrained.keras.inception_v3:load_inception_v3"
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
         """Encodes images; the features are those of the last block, which Keras calls mixed10.

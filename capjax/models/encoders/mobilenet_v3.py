@@ -67,6 +67,9 @@ class MobileNetV3(PretrainedEncoder):
     alpha: Positive = 1.0
     dtype: Given[Any] = jnp.float32
 
+    # Reads published weights.
+    loader = "capjax.pretrained.keras.mobilenet_v3:load_mobilenet_v3"
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
         """Encodes images; the features are those after the last activation.

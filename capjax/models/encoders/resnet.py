@@ -39,6 +39,9 @@ class ResNet(PretrainedEncoder):
     grid: SideOrZero = 0
     dtype: Given[Any] = jnp.float32
 
+    # Reads published weights.
+    loader = "capjax.pretrained.resnet:load_resnet"
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
         """Encodes images; the features are those of the last block.

@@ -194,6 +194,9 @@ class ViT(PretrainedEncoder):
         """See `Part`."""
         check_heads(self.num_heads, self.width)
 
+    # Reads published weights.
+    loader = "capjax.pretrained.vit.read:load_vit"
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
         """Encodes images to a memory of prefix + h * w positions.

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,13 +20,14 @@ from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner
 from capjax.models.decoders.gpt2 import GPT2Decoder
 from capjax.models.encoders.vit import ViT
+from capjax.pretrained import tables
 from capjax.pretrained.captioners import generation_file, gpt2, gpt2_tokenizer
 from capjax.pretrained.captioners.generation_file import Generation, read_generation
 from capjax.pretrained.captioners.gpt2_tokenizer import read_tokenizer
 from capjax.pretrained.captioners.projection import PROJECTION
 from capjax.pretrained.checkpoint_folders import (
     CONFIGS,
-    checkpoint_folder,
+    folder_and_file,
     read_json,
     read_weights,
     weights_file,
@@ -33,15 +35,16 @@ from capjax.pretrained.checkpoint_folders import (
 from capjax.pretrained.vit import huggingface
 from capjax.pretrained.vit.layouts import own_tensors, to_variables
 from capjax.pretrained.vit.read import vit_fields, vit_resize
-from capjax.pretrained.weights import WeightsError, check_fit
+from capjax.pretrained.weights import WeightsError
 
 FILES = (*CONFIGS, generation_file.FILE, *gpt2_tokenizer.FILES)
 _DENSE = "enc_to_dec_proj"
+ADAPTER = tables.dense(_DENSE, "adapter/projection")
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedCaptioner:
-    """What a folder holds.
+    """The content of a folder.
 
     Attributes:
       encoder: fields of `ViT`, all but its dtype.
@@ -49,7 +52,7 @@ class PretrainedCaptioner:
       projection: whether a dense layer brings the encoder's width to the decoder's.
       variables: {"params": {"encoder", "decoder", "adapter"}}, the last where there is a
         projection; NumPy, float32.
-      resize: what makes squares of pictures.
+      resize: what makes squares of images.
       tokenizer: GPT-2's, whose "<|endoftext|>" starts, ends and pads a caption, or another with
         tokens for that; what it bans is never generated.
       generation: how it is meant to caption.
@@ -64,12 +67,12 @@ class PretrainedCaptioner:
     generation: Generation
 
     def module(self, dtype: Any = jnp.float32) -> Captioner:
-        """What `variables` are of; `dtype` is the computation's."""
+        """Builds the module of `variables`; `dtype` is the computation's."""
         fields = {**self.decoder, "banned": self.tokenizer.banned_ids}
         return captioner(self.encoder, fields, projection=self.projection, dtype=dtype)
 
     def sections(self) -> dict[str, dict[str, Any]]:
-        """Fields of a config by section, those that the files say."""
+        """Returns the fields of a config that the files say, by section."""
         decoder = {name: value for name, value in self.decoder.items() if name != "vocab_size"}
         pixels = dataclasses.asdict(self.resize)
         found = {
@@ -90,7 +93,7 @@ def captioner(
     projection: bool,
     dtype: Any = jnp.float32,
 ) -> Captioner:
-    """The module of a VisionEncoderDecoder; the fields as of `PretrainedCaptioner`."""
+    """Builds the module of a VisionEncoderDecoder; the fields as of `PretrainedCaptioner`."""
     adapter = None
     if projection:
         adapter = Adapter(decoder["width"], **PROJECTION, dtype=dtype)
@@ -108,13 +111,7 @@ def read_captioner(source: str | os.PathLike, *, weights: bool = True) -> Pretra
       WeightsError: there is no such source, or it is no ViT with GPT-2, or one that can't be had
         here the same; names the file and the field or the tensor.
     """
-    source = os.path.expanduser(os.fspath(source))
-    folder = checkpoint_folder(source, weights=weights, files=FILES)
-    if folder is None:
-        raise WeightsError(
-            f"{source}: no such folder, and no name of huggingface.co, which has the form "
-            "organisation/name"
-        )
+    folder, _ = folder_and_file(source, weights=weights, files=FILES)
     at = os.path.join(folder, "config.json")
     decoder, projection = read_fields(read_json(at), at)
     tokenizer = read_tokenizer(folder)
@@ -142,7 +139,7 @@ def read_captioner(source: str | os.PathLike, *, weights: bool = True) -> Pretra
 
 
 def read_fields(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], bool]:
-    """What a config.json says of the decoder, and whether there is a projection before it.
+    """Reads from a config.json the decoder's fields, and whether there is a projection before it.
 
     Args:
       config: the whole of it.
@@ -161,20 +158,20 @@ def read_fields(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], b
     fields, cross = gpt2.read_config(section, path)
     if not cross:
         raise WeightsError(
-            f"{path}: the decoder's add_cross_attention=false is not supported; it may be true"
+            f"{path}: the decoder's add_cross_attention=false is not supported; it must be true"
         )
     differs = encoder["width"] != fields["width"]
     # transformers leaves the projection out where this is given, and its GPT-2 can't do without.
     if differs and section.get("cross_attention_hidden_size") is not None:
         raise WeightsError(
             f"{path}: the decoder's cross_attention_hidden_size="
-            f"{section['cross_attention_hidden_size']} is not supported; it may be null"
+            f"{section['cross_attention_hidden_size']} is not supported; it must be null"
         )
     return fields, differs
 
 
 def read_variables(folder: str | os.PathLike) -> dict[str, Any]:
-    """The variables of the captioner in a folder, as `PretrainedCaptioner` has them.
+    """Reads the variables of the captioner in a folder, as `PretrainedCaptioner` has them.
 
     Raises:
       WeightsError: as `read_captioner`.
@@ -199,11 +196,10 @@ def read_variables(folder: str | os.PathLike) -> dict[str, Any]:
         ],
         "decoder": gpt2.to_params(parts["decoder"], decoder, file, cross=True),
     }
-    weight, bias = (f"{_DENSE}.{name}" for name in ("weight", "bias"))
-    width = decoder["width"]
-    wanted = {weight: (width, encoder["width"]), bias: (width,)} if projection else {}
-    check_fit(parts[_DENSE], wanted, file)
+    like = {}
     if projection:
-        kernel, bias = (np.asarray(parts[_DENSE][n], np.float32) for n in (weight, bias))
-        params["adapter"] = {"projection": {"kernel": kernel.T, "bias": bias}}
+        shapes = (encoder["width"], decoder["width"]), (decoder["width"],)
+        kernel, bias = (jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes)
+        like = {"adapter": {"projection": {"kernel": kernel, "bias": bias}}}
+    params |= tables.read(ADAPTER, parts[_DENSE], like, file)
     return {"params": params}

@@ -12,8 +12,9 @@ import numpy as np
 import safetensors.numpy
 
 from capjax.files.atomic import write_atomic
+from capjax.pretrained import tables
 from capjax.pretrained.captioners import gpt2
-from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner
+from capjax.pretrained.captioners.encoder_decoder import ADAPTER, PretrainedCaptioner
 from capjax.pretrained.captioners.generation_file import write_generation
 from capjax.pretrained.captioners.gpt2_tokenizer import write_tokenizer
 from capjax.pretrained.preprocessing_file import write_preprocessing
@@ -31,7 +32,7 @@ def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -
     """Writes the folder, whole or not at all.
 
     Args:
-      captioner: its positions are those of the pictures that `resize` makes, which current
+      captioner: its positions are those of the images that `resize` makes, which current
         releases of transformers do not resample by themselves.
       folder: a new or an empty one.
 
@@ -40,7 +41,7 @@ def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -
 
     Raises:
       ExportError: there is something already; or transformers has no such encoder, activation or
-        way to make squares of pictures.
+        way to make squares of images.
       OSError: it can't be written.
     """
     check_free(folder)
@@ -68,7 +69,7 @@ def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -
 
 
 def _contents(captioner: PretrainedCaptioner) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-    """What the JSON files hold, by name, and the weights."""
+    """Returns the contents of the JSON files, by name, and the weights."""
     params = captioner.variables["params"]
     encoder = huggingface.write_config(captioner.encoder, captioner.resize.size)
     generation = write_generation(captioner.generation, captioner.tokenizer)
@@ -87,18 +88,14 @@ def _contents(captioner: PretrainedCaptioner) -> tuple[dict[str, dict], dict[str
             **{name: value for name, value in ids.items() if name != "decoder_start_token_id"},
         },
     }
-    parts = {
-        "encoder": huggingface.to_tensors(params["encoder"], captioner.encoder, encoder),
-        "decoder": gpt2.to_tensors(params["decoder"]),
-    }
-    if captioner.projection:
-        dense = params["adapter"]["projection"]
-        parts["enc_to_dec_proj"] = {"weight": dense["kernel"].T, "bias": dense["bias"]}
+    adapter = {name: part for name, part in params.items() if name == "adapter"}
+    vit = huggingface.to_tensors(params["encoder"], captioner.encoder, encoder)
     tensors = {
-        f"{part}.{name}": np.ascontiguousarray(array, np.float32)
-        for part, given in parts.items()
-        for name, array in given.items()
+        **{f"encoder.{name}": tensor for name, tensor in vit.items()},
+        **tables.write(gpt2.TABLE, params["decoder"], "decoder.transformer."),
+        **tables.write(ADAPTER, adapter),
     }
+    tensors = {name: np.ascontiguousarray(a, np.float32) for name, a in tensors.items()}
     mean, std = captioner.encoder["mean"], captioner.encoder["std"]
     return {
         "config.json": config,

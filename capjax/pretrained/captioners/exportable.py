@@ -18,7 +18,7 @@ from capjax.models.layers import sincos_positions
 from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner
 from capjax.pretrained.captioners.generation_file import Generation
 from capjax.pretrained.captioners.projection import PROJECTION
-from capjax.pretrained.vit.huggingface import HALF
+from capjax.pretrained.preprocessing_file import HALF
 from capjax.pretrained.vit.read import FIELDS
 from capjax.pretrained.weights import ExportError
 
@@ -39,7 +39,7 @@ def exportable(
       model: of a run.
       variables: its own, NumPy.
       tokenizer: what it bans is what the model does.
-      resize: makes the pictures that the model sees, whose grid the positions are brought to.
+      resize: makes the images that the model sees, whose grid the positions are brought to.
       generation: how it is meant to caption.
 
     Raises:
@@ -79,8 +79,8 @@ def _decoder_fields(decoder: nn.Module) -> dict[str, Any]:
     for name, value in wanted.items():
         if (found := getattr(decoder, name)) not in (value, None):
             raise ExportError(
-                f"config.decoder.{name}={found!r} is no GPT-2's, which transformers has; it may be "
-                f"{value!r}, as all fields of base.gpt2_decoder() are"
+                f"config.decoder.{name}={found!r} is no GPT-2's, which transformers has; it must "
+                f"be {value!r}, as all fields of base.gpt2_decoder() are"
             )
     names = ("vocab_size", "max_length", "width", "num_layers", "num_heads", "mlp_ratio")
     names += ("activation", "epsilon", "dropout", "attention_dropout")
@@ -90,7 +90,7 @@ def _decoder_fields(decoder: nn.Module) -> dict[str, Any]:
 def _as_vit(
     encoder: PatchEncoder | ViT, params: Mapping[str, Any], image_size: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields and parameters of the `ViT` that an encoder of such pictures is."""
+    """Fields and parameters of the `ViT` that an encoder of such images is."""
     if isinstance(encoder, PatchEncoder):
         return _patches_as_vit(encoder, params, image_size)
     fields = {name: getattr(encoder, name) for name in FIELDS}
@@ -118,8 +118,7 @@ def _patches_as_vit(
         "gated": False,
         "activation": "gelu_tanh",
         "epsilon": nn.LayerNorm.epsilon,
-        "mean": HALF,
-        "std": HALF,
+        **HALF,
         "resample": "bicubic",
     }
     if encoder.positions == "learned":

@@ -1,4 +1,4 @@
-"""How a captioner of transformers says that it generates: generation_config.json, or older fields.
+"""The generation settings of a captioner of transformers: generation_config.json, or older fields.
 
 The settings mean what `transformers.generate` gives them. What captions could not be made the same
 way by a beam search is refused by name.
@@ -90,7 +90,7 @@ class Generation:
 
 
 def read_generation(folder: str | os.PathLike, tokenizer: Tokenizer) -> Generation:
-    """How the captioner of a folder generates.
+    """Reads the generation settings of a folder's captioner.
 
     As transformers does, by generation_config.json alone where there is one; else by the fields in
     config.json itself, and in its decoder's section for those that are not there.
@@ -101,7 +101,7 @@ def read_generation(folder: str | os.PathLike, tokenizer: Tokenizer) -> Generati
         the tokens that they suppress those that it bans.
 
     Raises:
-      WeightsError: a field is not supported, or unknown; names it and says what it may be.
+      WeightsError: a field is not supported, or unknown; names it and says what it must be.
     """
     path = os.path.join(folder, FILE)
     known = {*_IDS, *_BANS, *_READ, *_HARMLESS}
@@ -128,7 +128,7 @@ def _without_nulls(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_generation(generation: Generation, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What a generation_config.json says of a captioner, the inverse of `read_generation`."""
+    """Returns the content of a generation_config.json, the inverse of `read_generation`."""
     ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
     found = {name: ids[role] for name, role in _IDS.items()} | dataclasses.asdict(generation)
     if tokenizer.banned_ids:
@@ -173,4 +173,6 @@ def _check(given: Mapping[str, Any], tokenizer: Tokenizer, path: str) -> None:
 
 
 def _refusal(path: str, name: str, value: Any, instead: str) -> WeightsError:
-    return WeightsError(f"{path}: {name}={json.dumps(value)} is not supported; it may be {instead}")
+    return WeightsError(
+        f"{path}: {name}={json.dumps(value)} is not supported; it must be {instead}"
+    )

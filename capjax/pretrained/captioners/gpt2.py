@@ -1,8 +1,7 @@
 """GPT-2 in the format of Hugging Face's transformers, for `capjax.models.decoders.gpt2`.
 
-Tensors are named "transformer.h.0.attn.c_attn.weight", or without "transformer.". They are laid out
-as transformers' Conv1D has them: a weight is [in, out]. Nothing in the files is executed.
-Legend: D width, I inner width of a feed-forward block, V vocabulary, M positions, L layers.
+Tensors are named "transformer.h.0.attn.c_attn.weight", or without "transformer.". Nothing in the
+files is executed.
 """
 
 import os
@@ -10,16 +9,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 
+from capjax.models.captioner import Captioner, FeatureEncoder
+from capjax.models.decoders.gpt2 import GPT2Decoder
+from capjax.pretrained import tables
 from capjax.pretrained.checkpoint_folders import (
     folder_and_file,
     read_json,
     read_weights,
     weights_file,
 )
-from capjax.pretrained.weights import ExportError, WeightsError, check_fit
+from capjax.pretrained.tables import SAME, Row, dense, norm
+from capjax.pretrained.weights import ExportError, WeightsError, blamed, check_depth, check_fit
 
 # Those of transformers' GPT2Config, since a published config.json may leave them out.
 _DEFAULTS = {
@@ -39,7 +43,19 @@ _DEFAULTS = {
 }
 # What `GPT2Decoder` can't be otherwise. reorder_and_upcast_attn gives the same numbers.
 _FIXED = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "tie_word_embeddings")
-_WHOLE = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+# Whole numbers, and what they are as fields of `GPT2Decoder`.
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "n_positions": "max_length",
+    "n_embd": "width",
+    "n_layer": "num_layers",
+    "n_head": "num_heads",
+}
+_DROPOUTS = {
+    "embd_pdrop": "dropout",
+    "resid_pdrop": "dropout",
+    "attn_pdrop": "attention_dropout",
+}
 # By their names in flax.linen.
 _ACTIVATIONS = {
     "gelu_new": "gelu",
@@ -52,10 +68,30 @@ _ACTIVATIONS = {
 # Causal masks, which early files keep.
 _MASKS = re.compile(r"h\.\d+\.(attn|crossattention)\.(bias|masked_bias)")
 _EMBEDDING = "wte.weight"
+# transformers' Conv1D has [in, out], as flax.
+TABLE = (
+    Row(_EMBEDDING, "tokens/embedding"),
+    Row("wpe.weight", "positions/embedding"),
+    *norm("h.{}.ln_1", "blocks_{}/norms_0"),
+    *dense(
+        "h.{}.attn.c_attn",
+        ("blocks_{}/self_attention/query", "blocks_{}/self_attention/key_value"),
+        SAME,
+    ),
+    *dense("h.{}.attn.c_proj", "blocks_{}/self_attention/out", SAME),
+    *norm("h.{}.ln_cross_attn", "blocks_{}/norms_1"),
+    *dense("h.{}.crossattention.q_attn", "blocks_{}/cross_attention/query", SAME),
+    *dense("h.{}.crossattention.c_attn", "blocks_{}/cross_attention/key_value", SAME),
+    *dense("h.{}.crossattention.c_proj", "blocks_{}/cross_attention/out", SAME),
+    *norm("h.{}.ln_2", "blocks_{}/norms_2"),
+    *dense("h.{}.mlp.c_fc", "blocks_{}/feed_forward/up", SAME),
+    *dense("h.{}.mlp.c_proj", "blocks_{}/feed_forward/down", SAME),
+    *norm("ln_f", "last_norm"),
+)
 
 
 def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], bool]:
-    """What a config.json, or the decoder's section of one, says of a GPT-2.
+    """Reads a GPT-2's config.json, or the decoder's section of one.
 
     Args:
       config: the section.
@@ -70,13 +106,13 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], b
     """
     if config.get("model_type") != "gpt2":
         raise WeightsError(
-            f"{path}: the decoder's model_type is {config.get('model_type')!r}, and may be 'gpt2'"
+            f"{path}: the decoder's model_type is {config.get('model_type')!r}, and must be 'gpt2'"
         )
     found = {**_DEFAULTS, **{name: value for name, value in config.items() if value is not None}}
     for name in _FIXED:
         if found[name] != _DEFAULTS[name]:
             raise _refusal(path, name, found[name], _DEFAULTS[name])
-    for name in (*_WHOLE, "n_inner"):
+    for name in (*_SIZES, "n_inner"):
         if (value := found[name]) is not None and (type(value) is not int or value < 1):
             raise _refusal(path, name, value, "a whole number of 1 or more")
     width, activation = found["n_embd"], found["activation_function"]
@@ -85,11 +121,7 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], b
     if activation not in _ACTIVATIONS:
         raise _refusal(path, "activation_function", activation, ", ".join(_ACTIVATIONS))
     fields = {
-        "vocab_size": found["vocab_size"],
-        "max_length": found["n_positions"],
-        "width": width,
-        "num_layers": found["n_layer"],
-        "num_heads": found["n_head"],
+        **{ours: found[theirs] for theirs, ours in _SIZES.items()},
         "mlp_ratio": (found["n_inner"] or 4 * width) / width,
         "activation": _ACTIVATIONS[activation],
         "epsilon": float(found["layer_norm_epsilon"]),
@@ -98,7 +130,7 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], b
 
 
 def write_config(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The decoder's section of a config.json, the inverse of `read_config`.
+    """Returns the decoder's section of a config.json, the inverse of `read_config`.
 
     Args:
       fields: of a `GPT2Decoder` that attends to an image, as from `read_config`; with "dropout" and
@@ -111,39 +143,30 @@ def write_config(fields: Mapping[str, Any]) -> dict[str, Any]:
     if fields["activation"] not in names:
         raise ExportError(
             f"config.decoder.activation={fields['activation']!r} is no GPT-2's in transformers; it "
-            f"may be {', '.join(map(repr, names))}"
+            f"must be {', '.join(map(repr, names))}"
         )
-    dropouts = {
-        "embd_pdrop": "dropout",
-        "resid_pdrop": "dropout",
-        "attn_pdrop": "attention_dropout",
-    }
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
         "is_decoder": True,
         "add_cross_attention": True,
         "tie_word_embeddings": True,
-        "vocab_size": fields["vocab_size"],
-        "n_positions": fields["max_length"],
-        "n_embd": fields["width"],
-        "n_layer": fields["num_layers"],
-        "n_head": fields["num_heads"],
+        **{theirs: fields[ours] for theirs, ours in _SIZES.items()},
         "n_inner": round(fields["mlp_ratio"] * fields["width"]),
         "activation_function": names[fields["activation"]],
         "layer_norm_epsilon": fields["epsilon"],
-        **{theirs: fields[ours] for theirs, ours in dropouts.items() if ours in fields},
+        **{theirs: fields[ours] for theirs, ours in _DROPOUTS.items() if ours in fields},
     }
 
 
 def _refusal(path: str, name: str, value: Any, instead: Any) -> WeightsError:
-    return WeightsError(f"{path}: {name}={value} is not supported; it may be {instead}")
+    return WeightsError(f"{path}: {name}={value} is not supported; it must be {instead}")
 
 
 def to_params(
     tensors: Mapping[str, np.ndarray], fields: Mapping[str, Any], path: str, *, cross: bool
 ) -> dict[str, Any]:
-    """The parameters of `GPT2Decoder(**fields)`.
+    """Turns tensors into the parameters of `GPT2Decoder(**fields)`.
 
     Args:
       tensors: of one GPT-2 alone, whatever stands before all their names.
@@ -158,135 +181,38 @@ def to_params(
       WeightsError: a tensor is missing, misshapen or left over, named as in the file; or the output
         layer is not the embedding.
     """
-    marks = [name for name in tensors if f".{name}".endswith(f".{_EMBEDDING}")]
-    if len(marks) != 1:
-        raise WeightsError(
-            f"{path}: has {len(marks)} tensors *{_EMBEDDING}, and a file of one GPT-2 has 1; it "
-            f"has {', '.join(list(tensors)[:4])}, ..."
-        )
-    start = marks[0].removesuffix(_EMBEDDING)
+    start = tables.find_prefix(tensors, _EMBEDDING, "GPT-2", path)
     head = f"{start.removesuffix('transformer.')}lm_head.weight"
     given = {
         name: array
         for name, array in tensors.items()
         if name != head and not _MASKS.fullmatch(name.removeprefix(start))
     }
-    check_fit(given, {start + name: s for name, s in _shapes(fields, cross).items()}, path)
+    check_depth(fields["num_layers"], given, path)
+    with blamed(path, "its fields and its tensors make no GPT-2"):
+        found = tables.read(TABLE, given, _like(fields, cross), path, start)
     # A file that was not tied would speak otherwise here than in transformers.
-    if head in tensors and not np.array_equal(tensors[head], tensors[marks[0]]):
+    if head in tensors and not np.array_equal(tensors[head], tensors[start + _EMBEDDING]):
         raise WeightsError(
-            f"{path}: {head} is not {marks[0]}, and GPT-2's output layer is its embedding"
+            f"{path}: {head} is not {start}{_EMBEDDING}, and GPT-2's output layer is its embedding"
         )
-    given = {name.removeprefix(start): np.asarray(a, np.float32) for name, a in given.items()}
-
-    def norm(name: str) -> dict[str, np.ndarray]:
-        return {"scale": given[f"{name}.weight"], "bias": given[f"{name}.bias"]}
-
-    def dense(name: str) -> dict[str, np.ndarray]:
-        return {"kernel": given[f"{name}.weight"], "bias": given[f"{name}.bias"]}
-
-    def block(number: int) -> dict[str, Any]:
-        h = f"h.{number}."
-        joined = dense(f"{h}attn.c_attn")
-        query, key_value = (
-            {name: array[..., part] for name, array in joined.items()}
-            for part in (np.s_[: fields["width"]], np.s_[fields["width"] :])
-        )
-        out = dense(f"{h}attn.c_proj")
-        parts = {
-            "norms_0": norm(f"{h}ln_1"),
-            "self_attention": {"query": query, "key_value": key_value, "out": out},
-            "norms_2": norm(f"{h}ln_2"),
-            "feed_forward": {"up": dense(f"{h}mlp.c_fc"), "down": dense(f"{h}mlp.c_proj")},
-        }
-        if cross:
-            names = {"query": "q_attn", "key_value": "c_attn", "out": "c_proj"}
-            parts["norms_1"] = norm(f"{h}ln_cross_attn")
-            parts["cross_attention"] = {
-                ours: dense(f"{h}crossattention.{theirs}") for ours, theirs in names.items()
-            }
-        return parts
-
-    return {
-        "tokens": {"embedding": given[_EMBEDDING]},
-        "positions": {"embedding": given["wpe.weight"]},
-        **{f"blocks_{number}": block(number) for number in range(fields["num_layers"])},
-        "last_norm": norm("ln_f"),
-    }
+    return found
 
 
-def to_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The tensors of a GPT-2 that attends to an image, the inverse of `to_params`.
-
-    Args:
-      params: of a `GPT2Decoder`.
-
-    Returns:
-      float32, named as "transformer.wte.weight"; the output layer is that and has no own.
-    """
-    tensors = {
-        _EMBEDDING: params["tokens"]["embedding"],
-        "wpe.weight": params["positions"]["embedding"],
-    }
-
-    def layer(name: str, given: Mapping[str, np.ndarray]) -> None:
-        tensors[f"{name}.weight"] = given["kernel" if "kernel" in given else "scale"]
-        tensors[f"{name}.bias"] = given["bias"]
-
-    layer("ln_f", params["last_norm"])
-    blocks = [name for name in params if name.startswith("blocks_")]
-    for number in range(len(blocks)):
-        block, h = params[f"blocks_{number}"], f"h.{number}."
-        itself, image = block["self_attention"], block["cross_attention"]
-        parts = itself["query"], itself["key_value"]
-        joined = {n: np.concatenate([part[n] for part in parts], -1) for n in ("kernel", "bias")}
-        layer(f"{h}ln_1", block["norms_0"])
-        layer(f"{h}attn.c_attn", joined)
-        layer(f"{h}attn.c_proj", itself["out"])
-        layer(f"{h}ln_cross_attn", block["norms_1"])
-        layer(f"{h}crossattention.q_attn", image["query"])
-        layer(f"{h}crossattention.c_attn", image["key_value"])
-        layer(f"{h}crossattention.c_proj", image["out"])
-        layer(f"{h}ln_2", block["norms_2"])
-        layer(f"{h}mlp.c_fc", block["feed_forward"]["up"])
-        layer(f"{h}mlp.c_proj", block["feed_forward"]["down"])
-    return {f"transformer.{name}": np.asarray(a, np.float32) for name, a in tensors.items()}
-
-
-def _shapes(fields: Mapping[str, Any], cross: bool) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor that a GPT-2 of these fields has."""
-    width = fields["width"]
-    inner = round(fields["mlp_ratio"] * width)
-    shapes = {
-        _EMBEDDING: (fields["vocab_size"], width),
-        "wpe.weight": (fields["max_length"], width),
-    }
-    norms = ["ln_f"]
-    for number in range(fields["num_layers"]):
-        h = f"h.{number}."
-        norms += [f"{h}ln_1", f"{h}ln_2"]
-        kernels = {
-            "attn.c_attn": (width, 3 * width),
-            "attn.c_proj": (width, width),
-            "mlp.c_fc": (width, inner),
-            "mlp.c_proj": (inner, width),
-        }
-        if cross:
-            norms.append(f"{h}ln_cross_attn")
-            kernels |= {
-                "crossattention.q_attn": (width, width),
-                "crossattention.c_attn": (width, 2 * width),
-                "crossattention.c_proj": (width, width),
-            }
-        for name, shape in kernels.items():
-            shapes |= {f"{h}{name}.weight": shape, f"{h}{name}.bias": shape[1:]}
-    for name in norms:
-        shapes |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-    return shapes
+def _like(fields: Mapping[str, Any], cross: bool) -> dict[str, Any]:
+    """The parameters of `GPT2Decoder(**fields)` without values."""
+    decoder = GPT2Decoder(**{**fields, "num_layers": 1})
+    model = Captioner(FeatureEncoder((1, 1)), decoder)
+    variables = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (1, decoder.width)))
+    params = variables["params"]["decoder"]
+    if not cross:
+        for name in ("norms_1", "cross_attention"):
+            del params["blocks_0"][name]
+    return tables.repeat(params, "blocks_", fields["num_layers"])
 
 
 def gpt2_fields(source: str | os.PathLike) -> dict[str, Any]:
-    """The fields of a GPT-2 alone, by its config.json; see `read_gpt2`, also for errors."""
+    """Reads the fields of a GPT-2 alone, by its config.json; see `read_gpt2`, also for errors."""
     folder, _ = folder_and_file(source, weights=False)
     return _read_config(folder)[0]
 
@@ -297,7 +223,7 @@ def _read_config(folder: str) -> tuple[dict[str, Any], bool]:
 
 
 def read_gpt2(source: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields and the parameters of a GPT-2 alone, for a warm start.
+    """Reads the fields and the parameters of a GPT-2 alone, for a warm start.
 
     Args:
       source: a folder with config.json and weights (see `checkpoint_folders`), a file of weights in
@@ -319,7 +245,7 @@ def read_gpt2(source: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]
 def fill_fresh(
     params: Mapping[str, Any], fresh: Mapping[str, Any], path: str
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The parameters of a checkpoint, and fresh ones where it has none.
+    """Fills the parameters that a checkpoint lacks with fresh ones.
 
     Args:
       params: of the checkpoint, from `read_gpt2`.

@@ -1,4 +1,4 @@
-"""Captioners of transformers where a workdir may stand, too."""
+"""Captioners of transformers in the place of a workdir."""
 
 import os
 
@@ -10,7 +10,7 @@ from capjax.pretrained.weights import WeightsError
 
 
 def is_published(source: str | os.PathLike) -> bool:
-    """Whether a source is a captioner of transformers, and no workdir.
+    """Returns whether a source is a captioner of transformers, and no workdir.
 
     A folder of theirs says its model_type in config.json. What is not there, but looks like
     "organisation/name", may be on huggingface.co.
@@ -25,7 +25,7 @@ def is_published(source: str | os.PathLike) -> bool:
 
 
 def published_config(captioner: PretrainedCaptioner) -> ConfigDict:
-    """What captioning reads of a config; how many images at once, no file of theirs says."""
+    """Returns the fields of a config that captioning reads; no file has the batch size."""
     config = ConfigDict({"seed": 0, "dtype": "float32", **captioner.sections()})
     config.dataset.num_threads = 4
     config.evaluation = ConfigDict({"batch_size": 16})

@@ -8,7 +8,7 @@ that file is read, and nothing in it is executed.
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from capjax.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, word_normalizer
-from capjax.files.text import well_formed
+from capjax.files.text import first_few, well_formed
 from capjax.models.encoders.resnet import ResNet
 from capjax.pretrained.resnet import from_torchvision
 from capjax.pretrained.torch_files import read_tensors
@@ -32,7 +32,6 @@ _CHILDREN = {"0": "conv1", "1": "bn1", **{str(3 + stage): f"layer{stage}" for st
 _SIZED = ("embedding.weight", "attention.encoder_att.weight", "decode_step.weight_hh")
 # The tutorial's names of special tokens.
 _SPECIAL = {"<pad>": PAD, "<start>": BOS, "<end>": EOS, "<unk>": UNK}
-_LISTED = 8
 
 
 def read_tutorial(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -221,9 +220,9 @@ def _read_word_map(path: Path) -> dict[str, int]:
         raise WeightsError(f"{path}: is no word map, which is one JSON object of word: id")
     odd = [f"{word!r}: {number!r}" for word, number in pairs if type(number) is not int]
     if odd:
-        raise WeightsError(f"{path}: ids should be whole numbers, and there is {_some(odd)}")
+        raise WeightsError(f"{path}: ids should be whole numbers, and there is {first_few(odd)}")
     if broken := [repr(word) for word, _ in pairs if well_formed(word) != word]:
-        raise WeightsError(f"{path}: has words that are no text: {_some(broken)}")
+        raise WeightsError(f"{path}: has words that are no text: {first_few(broken)}")
     missing = [word for word in _SPECIAL if word not in {word for word, _ in pairs}]
     if missing:
         raise WeightsError(f"{path}: lacks the special tokens {', '.join(missing)}")
@@ -236,21 +235,15 @@ def _read_word_map(path: Path) -> dict[str, int]:
     if len(words) < len(pairs):
         counts = Counter(word for word, _ in pairs)
         twice = [repr(word) for word, count in counts.items() if count > 1]
-        raise WeightsError(f"{path}: has words with two ids: {_some(twice)}")
+        raise WeightsError(f"{path}: has words with two ids: {first_few(twice)}")
     holes = sorted(set(range(len(pairs))) - owners.keys())
     if holes:
         raise WeightsError(
             f"{path}: the ids of {len(pairs)} words should be 0 to {len(pairs) - 1}, and there is "
-            f"none of {_some(list(map(str, holes)))}"
+            f"none of {first_few(holes)}"
         )
     return words
 
 
 class _Pairs(list):
     """A JSON object's (name, value) pairs; as a dict, a name seen twice would go unnoticed."""
-
-
-def _some(items: Sequence[str]) -> str:
-    """The first of the items, and how many more there are."""
-    more = [f"and {len(items) - _LISTED} more"] if len(items) > _LISTED else []
-    return ", ".join([*items[:_LISTED], *more])

@@ -1,4 +1,4 @@
-"""Other people's weights by name: Keras's downloader and nothing more of Keras."""
+"""Downloads of weights, by Keras's downloader and nothing more of Keras."""
 
 import os
 from typing import Any
@@ -8,8 +8,13 @@ from capjax.pretrained.weights import WeightsError
 KERAS_MODELS = "~/.keras/models"
 
 
-def download(url: str, instead: str, place: str = KERAS_MODELS, **options: Any) -> str:
-    """Where the file of a URL lies; downloaded where Keras does not keep it yet.
+_KERAS_FILE = "a Keras file: --config.encoder.weights=FILE.weights.h5"
+
+
+def download(
+    url: str, instead: str = _KERAS_FILE, place: str = KERAS_MODELS, **options: Any
+) -> str:
+    """Returns the path of a URL's file, which it downloads where Keras does not keep it yet.
 
     Args:
       url: whose last part is the file's name.

@@ -1,6 +1,5 @@
-"""EfficientNet-B0's weights: Keras's files, and its ImageNet weights by name."""
+"""EfficientNet-B0's weights, Keras's."""
 
-import os
 import re
 from typing import Any
 
@@ -8,8 +7,7 @@ import numpy as np
 
 from capjax.models.encoders.efficientnet_b0 import IMAGENET_MEAN, IMAGENET_STD, EfficientNetB0
 from capjax.pretrained.keras.download import download
-from capjax.pretrained.keras.files import Layers, read_keras_layers, to_variables
-from capjax.pretrained.weights import variable_shapes
+from capjax.pretrained.keras.files import Layers, load_keras
 
 _URL = "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5"
 # As keras.applications.efficientnet has it: half a download is told from a whole one.
@@ -17,36 +15,20 @@ _MD5 = "50bc09e76180e00e4465e1a485ddc09d"
 
 
 def load_efficientnet_b0(encoder: EfficientNetB0, weights: str, image_size: int) -> dict[str, Any]:
-    """The variables of an encoder from a Keras file.
+    """Reads the variables of an encoder; see `load_keras`."""
+    return load_keras(encoder, weights, image_size, imagenet_file, _rename)
 
-    Args:
-      encoder: gives the shapes.
-      weights: "imagenet" for the weights that `keras.applications` downloads, or the path of a
-        `.h5` or `.weights.h5` file of the network, with or without its classifier.
-      image_size: side of the images; the weights fit all.
 
-    Returns:
-      {"params": ..., "batch_stats": ...}, NumPy.
+def imagenet_file(*_: Any) -> str:
+    """Returns the file of the ImageNet weights, which it downloads where it is missing.
 
     Raises:
-      WeightsError: there are no such weights, or they are another network's.
+      WeightsError: the download failed.
     """
-    path = os.path.expanduser(imagenet_file() if weights == "imagenet" else weights)
-    like = variable_shapes(encoder, image_size)
-    return to_variables(_rename(read_keras_layers(path)), like, path)
+    return download(_URL, file_hash=_MD5)
 
 
-def imagenet_file() -> str:
-    """Where Keras keeps its ImageNet weights, without the classifier; downloaded where missing.
-
-    Raises:
-      WeightsError: they could not be had; says what would work.
-    """
-    instead = "a Keras file: --config.encoder.weights=FILE.weights.h5"
-    return download(_URL, instead, file_hash=_MD5)
-
-
-def _rename(layers: Layers) -> Layers:
+def _rename(layers: Layers, _: str) -> Layers:
     """Layers with the pixels' statistics as the encoder wants them, by the encoder's name."""
     found = {}
     for name, arrays in layers.items():

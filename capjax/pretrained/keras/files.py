@@ -6,25 +6,64 @@ Both are HDF5 with arrays only; nothing in them is executed.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
+from flax import linen as nn
 from flax import traverse_util
 
-from capjax.pretrained.weights import WeightsError, blamed, check_claim, check_fit
+from capjax.pretrained.weights import (
+    WeightsError,
+    blamed,
+    check_claim,
+    check_fit,
+    variable_shapes,
+)
 
 # Keras compresses nothing; a file that someone packed again may be somewhat smaller.
 _MOST_COMPRESSED = 4
 
 _TAKES = "this encoder takes 'imagenet', or Keras's .h5 or .weights.h5"
 
+# The arrays of each layer that has any, by the layer's name.
 Layers = dict[str, list[np.ndarray]]
 
 
+def load_keras(
+    encoder: nn.Module,
+    weights: str,
+    image_size: int,
+    imagenet_file: Callable[[Any, int], str],
+    rename: Callable[[Layers, str], Layers] = lambda layers, _: layers,
+) -> dict[str, Any]:
+    """Reads the variables of an encoder from a Keras file.
+
+    Args:
+      encoder: gives the shapes.
+      weights: "imagenet" for the weights that `keras.applications` downloads, or the path of a
+        `.h5` or `.weights.h5` file of the network, with or without its classifier.
+      image_size: side of the images; the weights fit all.
+      imagenet_file: from the encoder and the side of the images to the file of its ImageNet
+        weights, which it downloads where it is missing.
+      rename: gives the layers of a file, whose path it takes, too, the names of the encoder's.
+
+    Returns:
+      {"params": ..., "batch_stats": ...}, NumPy.
+
+    Raises:
+      WeightsError: there are no such weights, or they are another network's.
+      ValueError: the images do not suit the encoder, or its fields are of no network.
+    """
+    like = variable_shapes(encoder, image_size)
+    path = imagenet_file(encoder, image_size) if weights == "imagenet" else weights
+    path = os.path.expanduser(path)
+    return to_variables(rename(read_keras_layers(path), path), like, path)
+
+
 def read_keras_layers(path: str | os.PathLike) -> Layers:
-    """The arrays of each layer that has any, by the layer's name, in Keras's order.
+    """Reads the arrays of each layer that has any, by the layer's name, in Keras's order.
 
     Layers of one kind come in the order of the model's `layers`, by which Keras itself loads them.
 

@@ -1,13 +1,12 @@
-"""InceptionV3's weights: Keras's files, and its ImageNet weights by name."""
+"""InceptionV3's weights, Keras's."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from capjax.models.encoders.inception_v3 import InceptionV3
 from capjax.pretrained.keras.download import download
-from capjax.pretrained.keras.files import Layers, read_keras_layers, to_variables
-from capjax.pretrained.weights import WeightsError, variable_shapes
+from capjax.pretrained.keras.files import Layers, load_keras
+from capjax.pretrained.weights import WeightsError
 
 _URL = (
     "https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/"
@@ -31,38 +30,21 @@ _BLOCKS = (
 
 
 def load_inception_v3(encoder: InceptionV3, weights: str, image_size: int) -> dict[str, Any]:
-    """The variables of an encoder from a Keras file.
+    """Reads the variables of an encoder; see `load_keras`."""
+    return load_keras(encoder, weights, image_size, imagenet_file, _rename)
 
-    Args:
-      encoder: gives the shapes.
-      weights: "imagenet" for the weights that `keras.applications` downloads, or the path of a
-        `.h5` or `.weights.h5` file of the network, with or without its classifier.
-      image_size: side of the images, 75 or more.
 
-    Returns:
-      {"params": ..., "batch_stats": ...}, NumPy.
+def imagenet_file(*_: Any) -> str:
+    """Returns the file of the ImageNet weights, which it downloads where it is missing.
 
     Raises:
-      WeightsError: there are no such weights, or they are another network's.
-      ValueError: the images are too small.
+      WeightsError: the download failed.
     """
-    like = variable_shapes(encoder, image_size)
-    path = os.path.expanduser(imagenet_file() if weights == "imagenet" else weights)
-    return to_variables(_rename(read_keras_layers(path), path), like, path)
-
-
-def imagenet_file() -> str:
-    """Where Keras keeps its ImageNet weights, without the classifier; downloaded where missing.
-
-    Raises:
-      WeightsError: they could not be had; says what would work.
-    """
-    instead = "a Keras file: --config.encoder.weights=FILE.weights.h5"
-    return download(_URL, instead, file_hash=_MD5)
+    return download(_URL, file_hash=_MD5)
 
 
 def _file_order() -> Iterator[int]:
-    """Which convolution, by its creation, comes next in Keras's files."""
+    """Yields the numbers of the convolutions, by their creation, in the order of Keras's files."""
     start = 0
     for block in _BLOCKS:
         yield from (start + place for place in block)

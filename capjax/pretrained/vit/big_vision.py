@@ -47,13 +47,12 @@ _FIRST = dataclasses.replace(
 )
 # As the models' code has them.
 _STATED = {"activation": "gelu_tanh", "epsilon": 1e-6, "resample": "linear"}
-USUAL = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
 def read_npz(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any], Layout]:
-    """The tensors of a file's image tower as torch lays them out, its `ViT` fields and its layout.
+    """Reads the tensors of a file's image tower, as torch has them, `ViT` fields and the layout.
 
-    The fields are all but mean and std, which the file does not state; see `USUAL`.
+    The fields are all but mean and std, which the file does not state.
 
     Raises:
       WeightsError: there is no such file, or it is no ViT's.

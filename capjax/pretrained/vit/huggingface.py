@@ -10,25 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from capjax.pretrained import tables
+from capjax.pretrained.preprocessing_file import CLIP, HALF, IMAGENET
 from capjax.pretrained.vit import layouts
 from capjax.pretrained.vit.layouts import Layout
 from capjax.pretrained.weights import ExportError, WeightsError
 
-HALF = (0.5, 0.5, 0.5)
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-CLIP_PIXELS = {
-    "mean": (0.48145466, 0.4578275, 0.40821073),
-    "std": (0.26862954, 0.26130258, 0.27577711),
+# Sizes in a config, and the fields of `ViT` that they are.
+_SIZES = {
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "mlp_dim",
+    "patch_size": "patch_size",
 }
-# Fields that are one size or a pair, and what none exceeds by far: a wrong one is no model to make.
-_SIZES = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "image_size",
-    "patch_size",
-)
+# What none exceeds by far: a wrong one is no model to make.
 _LARGEST = 1 << 16
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -87,9 +83,6 @@ _SIGLIP = dataclasses.replace(
 )
 
 
-Tensors = dict[str, np.ndarray]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Kind:
     """A model_type of config.json.
@@ -99,35 +92,23 @@ class _Kind:
       defaults: of its config.
       fields: of `ViT`, which it fixes.
       pixels: their usual mean and deviation.
-      unused: from the width to tensors that transformers' model has and its last states do not
-        need, at rest.
+      unused: tensors that transformers' model has and its last states do not need, at rest, by
+        the width.
     """
 
     layout: Layout
     defaults: Mapping[str, Any]
     fields: Mapping[str, Any]
     pixels: Mapping[str, tuple[float, float, float]]
-    unused: Callable[[int], Tensors] = lambda _: {}
+    unused: Mapping[str, Callable[[int], np.ndarray]] = dataclasses.field(default_factory=dict)
 
 
-def _pooler(width: int) -> Tensors:
-    return {
-        "pooler.dense.weight": np.zeros((width, width), np.float32),
-        "pooler.dense.bias": np.zeros(width, np.float32),
-    }
-
-
-def _pooled_norm(width: int) -> Tensors:
-    return {
-        "post_layernorm.weight": np.ones(width, np.float32),
-        "post_layernorm.bias": np.zeros(width, np.float32),
-    }
-
-
-def _mask_token(width: int) -> Tensors:
-    return {"embeddings.mask_token": np.zeros((1, width), np.float32)}
-
-
+_POOLER = {
+    "pooler.dense.weight": lambda width: np.zeros((width, width)),
+    "pooler.dense.bias": np.zeros,
+}
+_POOLED_NORM = {"post_layernorm.weight": np.ones, "post_layernorm.bias": np.zeros}
+_MASK_TOKEN = {"embeddings.mask_token": lambda width: np.zeros((1, width))}
 _BASE = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -140,33 +121,32 @@ _BASE = {
     "num_channels": 3,
 }
 _DINO = {**_BASE, "patch_size": 14, "layer_norm_eps": 1e-6, "mlp_ratio": 4, "use_swiglu_ffn": False}
-_HALF = {"mean": HALF, "std": HALF}
 _OF_CLIP = {**_BASE, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 _OF_SIGLIP = {**_BASE, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 _KINDS = {
-    "vit": _Kind(_VIT, _BASE, {}, _HALF, _pooler),
-    "deit": _Kind(_DEIT, _BASE, {"prefix": 2}, IMAGENET, _pooler),
+    "vit": _Kind(_VIT, _BASE, {}, HALF, _POOLER),
+    "deit": _Kind(_DEIT, _BASE, {"prefix": 2}, IMAGENET, _POOLER),
     "clip_vision_model": _Kind(
         _CLIP,
         _OF_CLIP,
         {"patch_bias": False, "pre_norm": True, "final_norm": False},
-        CLIP_PIXELS,
-        _pooled_norm,
+        CLIP,
+        _POOLED_NORM,
     ),
-    "siglip_vision_model": _Kind(_SIGLIP, _OF_SIGLIP, {"prefix": 0}, _HALF),
-    "dinov2": _Kind(_DINOV2, _DINO, {"layer_scale": True}, IMAGENET, _mask_token),
+    "siglip_vision_model": _Kind(_SIGLIP, _OF_SIGLIP, {"prefix": 0}, HALF),
+    "dinov2": _Kind(_DINOV2, _DINO, {"layer_scale": True}, IMAGENET, _MASK_TOKEN),
     "dinov2_with_registers": _Kind(
         _REGISTERS,
         {**_DINO, "patch_size": 16, "num_register_tokens": 4},
         {"layer_scale": True, "resample": "bicubic_antialias"},
         IMAGENET,
-        _mask_token,
+        _MASK_TOKEN,
     ),
 }
 
 
 def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], Layout]:
-    """What a config.json says of a ViT.
+    """Reads the config.json of a ViT.
 
     Args:
       config: the whole of it.
@@ -185,32 +165,29 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], L
         if model_type and model_type.startswith("siglip2"):
             more = "; of SigLIP 2, those of one fixed resolution, whose model_type is siglip"
         raise WeightsError(
-            f"{path}: its model_type is {model_type!r}, and may be {', '.join(_KINDS)}, clip, "
+            f"{path}: its model_type is {model_type!r}, and must be {', '.join(_KINDS)}, clip, "
             f"siglip, or vision-encoder-decoder with one of these{more}"
         )
     kind = _KINDS[model_type]
     config = {**kind.defaults, **{n: v for n, v in config.items() if v is not None}}
     if config["num_channels"] != 3:
-        raise WeightsError(f"{path}: num_channels is {config['num_channels']}, and may be 3")
+        raise WeightsError(f"{path}: num_channels is {config['num_channels']}, and must be 3")
     if config["hidden_act"] not in _ACTIVATIONS:
         raise WeightsError(
-            f"{path}: hidden_act is {config['hidden_act']!r}, and may be {', '.join(_ACTIVATIONS)}"
+            f"{path}: hidden_act is {config['hidden_act']!r}, and must be {', '.join(_ACTIVATIONS)}"
         )
-    for name in _SIZES:
+    for name in (*_SIZES, "image_size"):
         if not all(isinstance(n, int) and 1 <= n <= _LARGEST for n in _pair(config[name])):
             raise WeightsError(
-                f"{path}: {name} is {config[name]!r:.60}, and may be 1 to {_LARGEST}"
+                f"{path}: {name} is {config[name]!r:.60}, and must be 1 to {_LARGEST}"
             )
     rows, columns = _pair(config["image_size"])
     patch, other = _pair(config["patch_size"])
     if patch != other:
-        raise WeightsError(f"{path}: patch_size is {patch}x{other}, and may be square")
+        raise WeightsError(f"{path}: patch_size is {patch}x{other}, and must be square")
     fields = {
+        **{ours: config[theirs] for theirs, ours in _SIZES.items()},
         "patch_size": patch,
-        "width": config["hidden_size"],
-        "depth": config["num_hidden_layers"],
-        "num_heads": config["num_attention_heads"],
-        "mlp_dim": config["intermediate_size"],
         "position_grid": (rows // patch, columns // patch),
         "prefix": 1 + config.get("num_register_tokens", 0),
         "patch_bias": True,
@@ -237,12 +214,12 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], L
 
 
 def write_config(fields: Mapping[str, Any], image_size: int) -> dict[str, Any]:
-    """The section of a config.json for a ViT, the inverse of `read_config`.
+    """Returns the section of a config.json for a ViT, the inverse of `read_config`.
 
     Args:
-      fields: of a `ViT` whose positions are those of the pictures' grid, which makes resampling
+      fields: of a `ViT` whose positions are those of the images' grid, which makes resampling
         none of its matters. The mean and deviation of pixels are the preprocessor's.
-      image_size: side of the pictures.
+      image_size: side of the images.
 
     Returns:
       The section of the first of transformers' models that is the same.
@@ -271,20 +248,16 @@ def write_config(fields: Mapping[str, Any], image_size: int) -> dict[str, Any]:
 
 
 def _section(model_type: str, fields: Mapping[str, Any], image_size: int) -> dict[str, Any]:
-    """What comes nearest to the fields."""
+    """Returns the section that comes nearest to the fields."""
     defaults, width = _KINDS[model_type].defaults, fields["width"]
     # The last of several names is the one that its authors would have.
     names = {ours: theirs for theirs, ours in _ACTIVATIONS.items() if theirs != "gelu_python"}
     section = {
         "model_type": model_type,
-        "hidden_size": width,
-        "num_hidden_layers": fields["depth"],
-        "num_attention_heads": fields["num_heads"],
-        "intermediate_size": fields["mlp_dim"],
+        **{theirs: fields[ours] for theirs, ours in _SIZES.items()},
         "hidden_act": names.get(fields["activation"], defaults["hidden_act"]),
         "layer_norm_eps": fields["epsilon"],
         "image_size": image_size,
-        "patch_size": fields["patch_size"],
     }
     if "mlp_ratio" in defaults:
         del section["intermediate_size"]
@@ -301,8 +274,8 @@ def _section(model_type: str, fields: Mapping[str, Any], image_size: int) -> dic
 
 def to_tensors(
     params: Mapping[str, Any], fields: Mapping[str, Any], section: Mapping[str, Any]
-) -> Tensors:
-    """All tensors of transformers' model, named as it does.
+) -> dict[str, np.ndarray]:
+    """Returns all tensors of transformers' model, named as it does.
 
     Args:
       params: of `ViT(**fields)`.
@@ -311,7 +284,7 @@ def to_tensors(
     """
     kind = _KINDS[section["model_type"]]
     _, layout = read_config(section, section["model_type"])
-    tensors = layouts.to_tensors(params, layout, fields)
+    tensors = tables.write(layouts.table(layout), params)
     # An embedding of torch has the positions' two axes, and a class token beside it one; a
     # parameter that is added to a batch has three.
     embedded = layout.positions.endswith(".weight")
@@ -319,7 +292,7 @@ def to_tensors(
         tensors[name] = tensors[name][0 if embedded else None]
     if not embedded:
         tensors[layout.positions] = tensors[layout.positions][None]
-    return tensors | kind.unused(fields["width"])
+    return tensors | {name: make(fields["width"]) for name, make in kind.unused.items()}
 
 
 def _vision_config(config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:

@@ -1,18 +1,24 @@
-"""How the tensors of other people's ViTs are named, and how they become a `ViT`'s variables.
+"""The names of the tensors of other people's ViTs, and their table of a `ViT`'s parameters.
 
-A layout says by which names. The tensors themselves are laid out as torch has them: a Linear's
-weight is [out, in], a convolution's [out, in, h, w]. Legend: n tokens, N positions, D width.
+A layout gives the names, of which `table` makes the table for both directions. The tensors are laid
+out as torch has them: a Linear's weight is [out, in], a convolution's [out, in, h, w]. Legend: n
+tokens, N positions, D width.
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from capjax.pretrained.weights import WeightsError, check_fit
+from capjax.models.encoders.vit import ViT
+from capjax.pretrained import tables
+from capjax.pretrained.tables import CONVOLUTION, Row, Table, Transform, dense, norm
+from capjax.pretrained.weights import WeightsError, blamed, check_depth, variable_shapes
+
+NO_VIT = "its fields and its tensors make no ViT"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Layout:
 
 
 def own_tensors(tensors: Mapping[str, Any], layout: Layout, path: str) -> dict[str, Any]:
-    """The tensors, or shapes, of the ViT alone, without what stands before all their names.
+    """Returns the tensors, or shapes, of the ViT alone, without what stands before all their names.
 
     Names may start with "vit.", "vision_model." or any other; a text model's or a head's, which do
     not start so, are left out, and with them what the layout leaves out.
@@ -59,21 +65,15 @@ def own_tensors(tensors: Mapping[str, Any], layout: Layout, path: str) -> dict[s
     Raises:
       WeightsError: there is none, or several.
     """
-    mark = f"{layout.patches}.weight"
-    starts = [name.removesuffix(mark) for name in tensors if f".{name}".endswith(f".{mark}")]
-    if len(starts) != 1:
-        raise WeightsError(
-            f"{path}: has {len(starts)} tensors *{mark}, and a file of one ViT has 1; it has "
-            f"{', '.join(list(tensors)[:4])}, ..."
-        )
-    bare = {n.removeprefix(starts[0]): a for n, a in tensors.items() if n.startswith(starts[0])}
+    start = tables.find_prefix(tensors, f"{layout.patches}.weight", "ViT", path)
+    bare = {n.removeprefix(start): a for n, a in tensors.items() if n.startswith(start)}
     return {name: a for name, a in bare.items() if not name.startswith(layout.left_out)}
 
 
 def read_fields(
     shapes: Mapping[str, tuple[int, ...]], layout: Layout, path: str
 ) -> tuple[dict[str, Any], Layout]:
-    """The `ViT` fields that shapes show, and the layout with those tokens that there are.
+    """Reads the `ViT` fields that shapes show, and the layout with those tokens that there are.
 
     Args:
       shapes: of one ViT's tensors, from `own_tensors`.
@@ -121,14 +121,6 @@ def read_fields(
     return fields, dataclasses.replace(layout, tokens=tokens, positioned=positioned)
 
 
-def check_depth(fields: Mapping[str, Any], names: Collection[str], path: str) -> None:
-    """Raises WeightsError for more blocks than a file has tensors, before any is looked for."""
-    if fields["depth"] > len(names):
-        raise WeightsError(
-            f"{path}: has {len(names)} tensors, too few for the {fields['depth']} blocks it states"
-        )
-
-
 def _depth(names: Iterable[str], layout: Layout) -> int:
     """The number of blocks."""
     before, after = map(re.escape, layout.block.split("{}"))
@@ -136,10 +128,75 @@ def _depth(names: Iterable[str], layout: Layout) -> int:
     return 1 + max(int(found[1]) for found in numbers if found)
 
 
+def table(layout: Layout) -> Table:
+    """Returns the table of a `ViT`'s parameters; tensors of tokens and positions are [n, D]."""
+    block = layout.block
+    rows = [
+        Row(f"{layout.patches}.weight", "patch_embedding/kernel", _PATCHES),
+        Row(f"{layout.patches}.bias", "patch_embedding/bias"),
+        *norm(layout.embedding_norm, "embedding_norm"),
+        *norm(layout.norm, "norm"),
+        *norm(block + layout.norms[0], "block_{}/attention_norm"),
+        *norm(block + layout.norms[1], "block_{}/feed_forward_norm"),
+        *dense(
+            tuple(block + name for name in layout.attention),
+            ("block_{}/attention/query", "block_{}/attention/key_value"),
+        ),
+        *dense(block + layout.out, "block_{}/attention/out"),
+        *dense(block + layout.feed_forward[0], "block_{}/up"),
+        *dense(block + layout.feed_forward[1], "block_{}/down"),
+        Row(block + layout.scales[0], "block_{}/attention_scale"),
+        Row(block + layout.scales[1], "block_{}/feed_forward_scale"),
+    ]
+    if not layout.tokens:
+        return [*rows, Row(layout.positions, "positions")]
+    tokens = (*layout.tokens, layout.positions)
+    return [*rows, Row(tokens, ("prefix_tokens", "positions"), _with_positions(layout.positioned))]
+
+
+def _write_patches(kernels: tables.Arrays, _: int) -> tables.Arrays:
+    inputs, width = kernels[0].shape
+    side = math.isqrt(inputs // 3)
+    return [kernels[0].reshape(side, side, 3, width).transpose(3, 2, 0, 1)]
+
+
+# A convolution over patches as a matrix over their pixels.
+_PATCHES = Transform(CONVOLUTION.read, _write_patches)
+
+
+def _with_positions(positioned: int) -> Transform:
+    """Tokens, so many of them with a position in the file, to which they are added here."""
+
+    def read(tensors: tables.Arrays, _: tables.Shapes) -> tables.Arrays:
+        *tokens, positions = tensors
+        tokens = np.concatenate(tokens)
+        tokens[:positioned] += positions[:positioned]
+        return tokens, positions[positioned:]
+
+    def write(variables: tables.Arrays, count: int) -> tables.Arrays:
+        tokens, grid = variables
+        xp = grid.__array_namespace__()
+        # A token has its position in it, and so that is 0.
+        positions = xp.pad(grid, ((positioned, 0), (0, 0)))
+        return [*xp.split(tokens, [*range(1, count - 1)]), positions]
+
+    return Transform(read, write)
+
+
+def shapes_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the shapes of the parameters of `ViT(**fields)`.
+
+    Raises:
+      ValueError: there is no such ViT.
+    """
+    one = variable_shapes(ViT(**{**fields, "depth": 1}), fields["patch_size"])["params"]
+    return tables.repeat(one, "block_", fields["depth"])
+
+
 def to_variables(
     tensors: Mapping[str, np.ndarray], layout: Layout, fields: Mapping[str, Any], path: str
 ) -> dict[str, Any]:
-    """The variables of `ViT(**fields)`.
+    """Turns tensors into the variables of `ViT(**fields)`.
 
     Args:
       tensors: of one ViT, from `own_tensors`.
@@ -151,153 +208,15 @@ def to_variables(
       {"params": ...}, NumPy, float32.
 
     Raises:
-      WeightsError: a tensor is missing, misshapen or left over; it is named as in the file.
+      WeightsError: a tensor is missing, misshapen or left over; it is named as in the file. Or
+        there is no such ViT.
     """
-    check_depth(fields, tensors, path)
     # Files differ in the axes of length 1 before the rows.
     rows = {*layout.tokens, layout.positions}
-    given = {
-        name: array.reshape(-1, array.shape[-1]) if name in rows and array.size else array
-        for name, array in tensors.items()
-    }
-    check_fit(given, _shapes(layout, fields), path)
-    given = {name: np.asarray(array, np.float32) for name, array in given.items()}
-
-    def norm(name: str) -> dict[str, np.ndarray]:
-        return {"scale": given[f"{name}.weight"], "bias": given[f"{name}.bias"]}
-
-    def dense(name: str) -> dict[str, np.ndarray]:
-        return {"kernel": given[f"{name}.weight"].T, "bias": given[f"{name}.bias"]}
-
-    def block(number: int) -> dict[str, Any]:
-        start, width = layout.block.format(number), fields["width"]
-        joined = [
-            np.concatenate([given[f"{start}{name}.{part}"] for name in layout.attention])
-            for part in ("weight", "bias")
-        ]
-        (query, keys), (query_bias, keys_bias) = (np.split(array, [width]) for array in joined)
-        parts = {
-            "attention_norm": norm(start + layout.norms[0]),
-            "attention": {
-                "query": {"kernel": query.T, "bias": query_bias},
-                "key_value": {"kernel": keys.T, "bias": keys_bias},
-                "out": dense(start + layout.out),
-            },
-            "feed_forward_norm": norm(start + layout.norms[1]),
-            "up": dense(start + layout.feed_forward[0]),
-            "down": dense(start + layout.feed_forward[1]),
+    with blamed(path, NO_VIT):
+        check_depth(fields["depth"], tensors, path)
+        given = {
+            name: array.reshape(-1, array.shape[-1]) if name in rows and array.size else array
+            for name, array in tensors.items()
         }
-        if fields["layer_scale"]:
-            parts["attention_scale"], parts["feed_forward_scale"] = (
-                given[start + name] for name in layout.scales
-            )
-        return parts
-
-    before, positions = np.split(given[layout.positions], [layout.positioned])
-    patches = given[f"{layout.patches}.weight"].transpose(2, 3, 1, 0)
-    params: dict[str, Any] = {
-        "patch_embedding": {"kernel": patches.reshape(-1, fields["width"])},
-        "positions": positions,
-        **{f"block_{number}": block(number) for number in range(fields["depth"])},
-    }
-    if fields["patch_bias"]:
-        params["patch_embedding"]["bias"] = given[f"{layout.patches}.bias"]
-    if fields["prefix"]:
-        tokens = np.concatenate([given[name] for name in layout.tokens])
-        tokens[: layout.positioned] += before
-        params["prefix_tokens"] = tokens
-    if fields["pre_norm"]:
-        params["embedding_norm"] = norm(layout.embedding_norm)
-    if fields["final_norm"]:
-        params["norm"] = norm(layout.norm)
-    return {"params": params}
-
-
-def to_tensors(
-    params: Mapping[str, Any], layout: Layout, fields: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """The tensors of a ViT, the inverse of `to_variables`.
-
-    Args:
-      params: of `ViT(**fields)`.
-      layout: of their names.
-      fields: of the module.
-
-    Returns:
-      float32; tokens and positions are [n, D]. A token has its position in it, and so that is 0.
-    """
-    tensors: dict[str, np.ndarray] = {}
-
-    def norm(name: str, given: Mapping[str, np.ndarray]) -> None:
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = given["scale"], given["bias"]
-
-    def dense(name: str, kernel: np.ndarray, bias: np.ndarray) -> None:
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = kernel.T, bias
-
-    width, patch = fields["width"], fields["patch_size"]
-    patches = params["patch_embedding"]["kernel"].reshape(patch, patch, 3, width)
-    tensors[f"{layout.patches}.weight"] = patches.transpose(3, 2, 0, 1)
-    if fields["patch_bias"]:
-        tensors[f"{layout.patches}.bias"] = params["patch_embedding"]["bias"]
-    tensors[layout.positions] = np.pad(params["positions"], ((layout.positioned, 0), (0, 0)))
-    if fields["prefix"]:
-        tokens = np.split(params["prefix_tokens"], range(1, len(layout.tokens)))
-        tensors |= dict(zip(layout.tokens, tokens, strict=True))
-    if fields["pre_norm"]:
-        norm(layout.embedding_norm, params["embedding_norm"])
-    if fields["final_norm"]:
-        norm(layout.norm, params["norm"])
-    for number in range(fields["depth"]):
-        start, block = layout.block.format(number), params[f"block_{number}"]
-        attention = block["attention"]
-        kernels, biases = (
-            np.split(
-                np.concatenate([attention[part][name] for part in ("query", "key_value")], -1),
-                len(layout.attention),
-                axis=-1,
-            )
-            for name in ("kernel", "bias")
-        )
-        for name, kernel, bias in zip(layout.attention, kernels, biases, strict=True):
-            dense(start + name, kernel, bias)
-        dense(start + layout.out, **attention["out"])
-        for name, given in zip(layout.norms, ("attention", "feed_forward"), strict=True):
-            norm(start + name, block[f"{given}_norm"])
-        for name, given in zip(layout.feed_forward, ("up", "down"), strict=True):
-            dense(start + name, **block[given])
-        if fields["layer_scale"]:
-            for name, given in zip(layout.scales, ("attention", "feed_forward"), strict=True):
-                tensors[start + name] = block[f"{given}_scale"]
-    return {name: np.ascontiguousarray(a, np.float32) for name, a in tensors.items()}
-
-
-def _shapes(layout: Layout, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor that a ViT of these fields has."""
-    width, hidden, patch = (fields[name] for name in ("width", "mlp_dim", "patch_size"))
-    rows, columns = fields["position_grid"]
-    shapes = {
-        layout.positions: (layout.positioned + rows * columns, width),
-        f"{layout.patches}.weight": (width, 3, patch, patch),
-    }
-    if fields["patch_bias"]:
-        shapes[f"{layout.patches}.bias"] = (width,)
-    for place, name in enumerate(layout.tokens, start=1):
-        left = fields["prefix"] - len(layout.tokens) + 1
-        shapes[name] = (left if place == len(layout.tokens) else 1, width)
-    norms = [layout.embedding_norm] * fields["pre_norm"] + [layout.norm] * fields["final_norm"]
-    for number in range(fields["depth"]):
-        start = layout.block.format(number)
-        norms += [start + name for name in layout.norms]
-        outputs = {
-            **dict.fromkeys(layout.attention, (3 * width // len(layout.attention), width)),
-            layout.out: (width, width),
-            layout.feed_forward[0]: ((1 + fields["gated"]) * hidden, width),
-            layout.feed_forward[1]: (width, hidden),
-        }
-        for name, shape in outputs.items():
-            shapes |= {f"{start}{name}.weight": shape, f"{start}{name}.bias": shape[:1]}
-        if fields["layer_scale"]:
-            shapes |= {start + name: (width,) for name in layout.scales}
-    for name in norms:
-        shapes |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-    return shapes
+        return {"params": tables.read(table(layout), given, shapes_of(fields), path)}

@@ -21,18 +21,29 @@ from absl import logging
 from capjax.data.images import Resize
 from capjax.models.encoders.vit import ViT
 from capjax.pretrained.checkpoint_folders import (
-    download_folder,
-    is_hub_name,
+    folder_and_file,
     read_json,
     read_weights,
     weights_file,
 )
-from capjax.pretrained.preprocessing_file import read_preprocessing
-from capjax.pretrained.saved import read_about, read_saved
+from capjax.pretrained.preprocessing_file import HALF, read_preprocessing
+from capjax.pretrained.saved import as_tuples, read_about, read_saved
 from capjax.pretrained.torch_files import read_shapes
 from capjax.pretrained.vit import big_vision, huggingface, timm
-from capjax.pretrained.vit.layouts import check_depth, own_tensors, read_fields, to_variables
-from capjax.pretrained.weights import WeightsError, blamed, check_variables, variable_shapes
+from capjax.pretrained.vit.layouts import (
+    NO_VIT,
+    own_tensors,
+    read_fields,
+    shapes_of,
+    to_variables,
+)
+from capjax.pretrained.weights import (
+    WeightsError,
+    blamed,
+    check_depth,
+    check_variables,
+    variable_shapes,
+)
 
 # Of `ViT`; its dtype is the computation's and no part of a checkpoint.
 FIELDS = tuple(
@@ -41,7 +52,6 @@ FIELDS = tuple(
 # No other ViT with layer scale has patches of this size.
 _DINOV2_PATCH = 14
 _DINOV2 = Resize(224, 256, keep_aspect=True, interpolation="bicubic", round_crop=True)
-_NO_VIT = "its fields and its tensors make no ViT"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +72,7 @@ class _Checkpoint:
 
     def fields(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All fields: the stated, then the given, then the usual."""
-        given = _tuples(given)
+        given = as_tuples(given)
         unknown = sorted(given.keys() - set(FIELDS))
         if unknown:
             raise WeightsError(f"a ViT has no field {unknown[0]}; it has {', '.join(FIELDS)}")
@@ -78,7 +88,7 @@ class _Checkpoint:
 
 
 def vit_fields(source: str | os.PathLike, **given: Any) -> dict[str, Any]:
-    """The fields of the `ViT` that a source holds, all but its dtype.
+    """Reads the fields of the `ViT` that a source holds, all but its dtype.
 
     Reads no more than it must: of a folder the configs, of a `.safetensors` its header.
 
@@ -94,11 +104,11 @@ def vit_fields(source: str | os.PathLike, **given: Any) -> dict[str, Any]:
 
 
 def vit_resize(source: str | os.PathLike) -> Resize:
-    """How pictures become the squares that a source's ViT was published with.
+    """Reads the resizing to the squares that a source's ViT was published with.
 
     By the preprocessing file of its folder, or what a file of `capjax.convert_encoder` says. Where
     there is none: as DINOv2 is evaluated (github.com/facebookresearch/dinov2, data/transforms.py),
-    if it is one; else all of a picture at the size that the positions were trained on, for a
+    if it is one; else all of a image at the size that the positions were trained on, for a
     `.npz` without antialias as big_vision resizes (pp/ops_image.py), for others with it.
 
     Raises:
@@ -107,10 +117,7 @@ def vit_resize(source: str | os.PathLike) -> Resize:
     source = os.path.expanduser(os.fspath(source))
     if about := read_about(source):
         return about.resize
-    if os.path.exists(source):
-        folder = source if os.path.isdir(source) else os.path.dirname(source)
-    else:
-        folder = download_folder(source, weights=False) if is_hub_name(source) else ""
+    folder, _ = folder_and_file(source, weights=False)
     preprocessing = read_preprocessing(folder) if not source.endswith(".npz") else None
     if preprocessing:
         return preprocessing.as_resize()
@@ -121,7 +128,7 @@ def vit_resize(source: str | os.PathLike) -> Resize:
     if source.endswith(".npz"):
         return Resize(side, antialias=False)
     logging.warning(
-        "%s has no preprocessing file beside it: taking all of each picture at %d pixels; "
+        "%s has no preprocessing file beside it: taking all of each image at %d pixels; "
         "config.dataset.resize_to, keep_aspect and interpolation make it another way",
         *(source, side),
     )
@@ -129,7 +136,7 @@ def vit_resize(source: str | os.PathLike) -> Resize:
 
 
 def read_vit(source: str | os.PathLike, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields and the variables of the `ViT` that a source holds.
+    """Reads the fields and the variables of the `ViT` that a source holds.
 
     Args:
       source: see the module.
@@ -144,12 +151,11 @@ def read_vit(source: str | os.PathLike, **given: Any) -> tuple[dict[str, Any], d
     """
     checkpoint = _look(os.fspath(source), weights=True)
     fields = checkpoint.fields(given)
-    with blamed(checkpoint.path, _NO_VIT):
-        return fields, checkpoint.read(fields)
+    return fields, checkpoint.read(fields)
 
 
 def load_vit(encoder: ViT, weights: str, image_size: int) -> dict[str, Any]:
-    """The variables of an encoder from a source.
+    """Reads the variables of an encoder from a source.
 
     Args:
       encoder: its fields must be those that the source states; what no file states (see
@@ -165,52 +171,34 @@ def load_vit(encoder: ViT, weights: str, image_size: int) -> dict[str, Any]:
         differ.
       ValueError: the image is no whole number of patches.
     """
-    like = variable_shapes(encoder, image_size)
-    given = {name: getattr(encoder, name) for name in FIELDS}
+    # Raises where the images do not suit it, whatever its depth.
+    variable_shapes(encoder.clone(depth=1), image_size)
     checkpoint = _look(weights, weights=True)
-    fields = checkpoint.fields(given)
+    fields = checkpoint.fields({name: getattr(encoder, name) for name in FIELDS})
     for name, value in checkpoint.usual.items():
         if fields[name] != value and name not in checkpoint.stated:
             logging.warning(
                 "%s does not state its %s: taking encoder.%s=%s, where %s would be usual",
                 *(checkpoint.path, name, name, fields[name], value),
             )
-    with blamed(checkpoint.path, _NO_VIT):
-        variables = checkpoint.read(fields)
-    check_variables(variables, like, weights)
-    return variables
-
-
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON's and ConfigDict's lists as the module's tuples."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    return checkpoint.read(fields)
 
 
 def _look(source: str, *, weights: bool) -> _Checkpoint:
     """Looks into a source; `weights` says whether they will be read."""
-    source = os.path.expanduser(source)
-    if os.path.isdir(source):
-        return _look_into_folder(source, None)
-    if os.path.isfile(source):
-        return _look_into_file(source)
-    if is_hub_name(source):
-        folder = download_folder(source, weights=weights)
-        # timm's config says less than the shapes of its weights.
-        if not weights and "architecture" in read_json(os.path.join(folder, "config.json")):
-            folder = download_folder(source, weights=True)
-        return _look_into_folder(folder, None)
-    raise WeightsError(
-        f"{source}: no such weights file or folder, and no name of huggingface.co, which has the "
-        "form organisation/name"
-    )
+    folder, file = folder_and_file(source, weights=weights)
+    if file:
+        return _look_into_file(file)
+    # timm's config says less than the shapes of its weights.
+    if not weights and "architecture" in read_json(os.path.join(folder, "config.json")):
+        folder, _ = folder_and_file(source, weights=True)
+    return _look_into_folder(folder, None)
 
 
 def _look_into_file(path: str) -> _Checkpoint:
     if path.endswith(".npz"):
         tensors, stated, layout = big_vision.read_npz(path)
-        return _Checkpoint(
-            path, stated, big_vision.USUAL, lambda f: to_variables(tensors, layout, f, path)
-        )
+        return _Checkpoint(path, stated, HALF, lambda f: to_variables(tensors, layout, f, path))
     if about := read_about(path):
         if about.name != "vit" or sorted(about.fields) != sorted(FIELDS):
             raise WeightsError(
@@ -247,7 +235,7 @@ def _look_into_timm(path: str, config: Mapping[str, Any]) -> _Checkpoint:
     def own(tensors: Mapping[str, Any]) -> dict[str, Any]:
         return own_tensors(timm.timm_names(tensors), timm.TIMM, path)
 
-    with blamed(path, _NO_VIT):
+    with blamed(path, NO_VIT):
         fields, layout = read_fields(own(read_shapes(path)), timm.TIMM, path)
         name = config.get("architecture") or os.path.basename(path)
         stated, usual = timm.usual_fields(fields, name, config)
@@ -260,9 +248,8 @@ def _look_into_timm(path: str, config: Mapping[str, Any]) -> _Checkpoint:
 
 
 def _read_own(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    encoder, side = ViT(**fields), fields["patch_size"]
-    check_depth(fields, read_shapes(path), path)
-    like = variable_shapes(encoder, side)
     variables = read_saved(path)
-    check_variables(variables, like, path)
+    with blamed(path, NO_VIT):
+        check_depth(fields["depth"], read_shapes(path), path)
+        check_variables(variables, {"params": shapes_of(fields)}, path)
     return variables

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import logging
 
-from capjax.pretrained.vit.huggingface import CLIP_PIXELS, HALF, IMAGENET
+from capjax.pretrained.preprocessing_file import CLIP, HALF, IMAGENET
 from capjax.pretrained.vit.layouts import Layout
 
 TIMM = Layout(
@@ -53,7 +53,7 @@ def usual_fields(
     """The `ViT` fields that shapes do not show.
 
     Args:
-      fields: those that shapes show, from `vit_layouts.read_fields`.
+      fields: those that shapes show, from `layouts.read_fields`.
       name: of the model ("vit_base_patch16_224"), or of its file.
       config: timm's config.json, or nothing.
 
@@ -77,9 +77,9 @@ def usual_fields(
             "under this name, and so does this. timm's name with quickgelu has the other",
             name,
         )
-    pixels = {"mean": HALF, "std": HALF}
+    pixels = HALF
     if fields["pre_norm"]:
-        pixels = CLIP_PIXELS
+        pixels = CLIP
     elif fields["layer_scale"] or "deit" in name:
         pixels = IMAGENET
     usual = {
