@@ -1,7 +1,7 @@
 """Config files of a user, one a name: --config tests/compatibility/small_configs.py:NAME.
 
 They were written at the commit that made the runs of `archives/`, and stay as they are: a user's
-own config, built on `configs.base`, must go on giving the fields that its run has. Paths start from the
+own config, built on `configs.base`, must go on giving the fields of its run. Paths start from the
 folder of the unpacked run, in which the commands are given.
 """
 
