@@ -1,6 +1,8 @@
-"""The old name of the command `capjax.cli.convert_encoder`."""
+"""The old name of `python -m capjax.cli.convert_encoder`."""
 
-import runpy
+import sys
+
+from capjax.cli.convert_encoder import main
 
 if __name__ == "__main__":
-    runpy.run_module("capjax.cli.convert_encoder", run_name="__main__")
+    sys.exit(main())

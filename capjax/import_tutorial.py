@@ -1,6 +1,8 @@
-"""The old name of the command `capjax.cli.import_tutorial`."""
+"""The old name of `python -m capjax.cli.import_tutorial`."""
 
-import runpy
+import sys
+
+from capjax.cli.import_tutorial import main
 
 if __name__ == "__main__":
-    runpy.run_module("capjax.cli.import_tutorial", run_name="__main__")
+    sys.exit(main())

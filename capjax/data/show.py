@@ -1,6 +1,8 @@
-"""The old name of the command `capjax.cli.show`."""
+"""The old name of `python -m capjax.cli.show`."""
 
-import runpy
+import sys
+
+from capjax.cli.show import main
 
 if __name__ == "__main__":
-    runpy.run_module("capjax.cli.show", run_name="__main__")
+    sys.exit(main())

@@ -1,6 +1,8 @@
-"""The old name of the command `capjax.cli.export`."""
+"""The old name of `python -m capjax.cli.export`."""
 
-import runpy
+import sys
+
+from capjax.cli.export import main
 
 if __name__ == "__main__":
-    runpy.run_module("capjax.cli.export", run_name="__main__")
+    sys.exit(main())

@@ -357,15 +357,10 @@ print("same", len(np.unique(many.lengths)))
 def test_one_device_is_eight():
     root = pathlib.Path(__file__).parents[2]
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": flags,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(root),
-    }
+    more = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
     done = subprocess.run(
         [sys.executable, "-c", EIGHT, str(pathlib.Path(__file__).parent / "conftest.py")],
-        env=environment,
+        env=os.environ | more,
         capture_output=True,
         text=True,
         check=False,
@@ -378,18 +373,11 @@ def test_one_device_is_eight():
 @pytest.mark.parametrize("platform", ["tpu", more("cuda")])
 def test_lowers_for_accelerators(toy, platform):
     decoder = toy(300)
+    step = functools.partial(decoder.step, attention=True)
+    options = {"num_beams": 5, "bos_id": BOS, "eos_id": EOS, "pad_id": PAD, "max_length": 20}
 
     def run(carry):
-        return beam_search(
-            lambda carry, token: decoder.step(carry, token, attention=True),
-            carry,
-            num_beams=5,
-            bos_id=BOS,
-            eos_id=EOS,
-            pad_id=PAD,
-            max_length=20,
-            return_attention=True,
-        )
+        return beam_search(step, carry, return_attention=True, **options)
 
     traced = jax.jit(run).trace(decoder.carry(np.arange(8), 5))
     assert "while" in traced.lower(lowering_platforms=(platform,)).as_text()
