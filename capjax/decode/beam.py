@@ -1,26 +1,25 @@
-"""Beam search over the decoder contract, with the meaning of `transformers.generate`.
+"""Beam search over the decoder contract, equivalent to that of `transformers.generate`.
 
-Legend: B images, K beams, V vocabulary, T = max_length - 1 generated tokens, N attention maps,
-P memory positions.
+Shapes: see docs/architecture.md; T = max_length - 1 generated tokens.
 
-1. K live beams an image; at first only one of them exists, holding the bos token.
-2. A step feeds each live beam's last token, and ranks all one-token extensions by the sum of their
-   tokens' log-probabilities. The best 2K are candidates: at most K of them end, so K can go on.
-3. A candidate among the first K that ends (eos, or the length limit) becomes a hypothesis, of
-   score sum / n ** length_penalty, n counting every generated token with the eos. An image keeps
-   its K best hypotheses. An ending candidate ranked after K is dropped.
+1. An image has K live beams. Initially only one of them exists and holds bos.
+2. A step feeds the last token of each live beam and ranks all one-token extensions by their sum of
+   token log-probabilities. The best 2K are candidates: at most K of them end, so K can continue.
+3. A candidate among the first K that ends, by eos or the length limit, becomes a hypothesis with
+   score sum / n ** length_penalty, where n counts the generated tokens with eos. An image keeps its
+   K best hypotheses. A candidate that ends and ranks below K is dropped.
 4. The best K candidates that do not end are the next live beams.
-5. An image closes, and its hypotheses stay as they are, when it has K hypotheses and
-   early_stopping is True, or the best live beam is not better than the worst hypothesis, its sum
-   divided by n ** length_penalty (False) or, for a positive penalty, T ** length_penalty ("never").
-6. The search ends when every image is closed, or after T steps.
+5. An image is closed, and its hypotheses are final, when it has K hypotheses and early_stopping is
+   True, or when the score of the best live beam does not exceed that of the worst hypothesis. This
+   score uses n ** length_penalty (early_stopping False) or, for a positive penalty,
+   T ** length_penalty ("never").
+6. The search ends when all images are closed, or after T steps.
 
-Length normalisation and the two sets of beams are those of Wu et al. 2016, "Google's Neural Machine
-Translation System", section 7; candidates, closing and limit are those of transformers'
-`GenerationMixin._beam_search` (version 5). Neither their dead beams nor banned tokens can finish
-here, which differs from transformers only where the vocabulary has fewer than 2K allowed tokens.
-Hypotheses are followed by back-pointers at the end, so neither tokens nor attention are reordered
-on the way.
+Length normalisation and the two sets of beams follow Wu et al. 2016, "Google's Neural Machine
+Translation System", section 7; candidates, closing and length limit follow transformers'
+`GenerationMixin._beam_search` (version 5). Beams that do not exist and banned tokens cannot finish
+here, which differs from transformers only if fewer than 2K tokens are allowed. Hypotheses are
+traced by back-pointers at the end, so that tokens and attention are not reordered at each step.
 """
 
 import dataclasses
@@ -35,7 +34,7 @@ from jax import lax
 from capjax.decode.loop import Step, check_step, scan_while, width_of
 from capjax.models.contract import Carry
 
-# Decoders ban a token with a logit of -1e9; no token that a model allows comes near to this.
+# Decoders give banned tokens logits of about -1e9; no other log-probability is below this.
 _BANNED = -1e8
 
 
@@ -43,18 +42,18 @@ _BANNED = -1e8
 class BeamResult:
     """The hypotheses of a beam search, best first.
 
-    An image always has one; where it has fewer than K, the last ranks have length 0, only pad
-    tokens and a score of -inf.
+    An image has at least one. If it has fewer than K, the remaining ranks have length 0, only pad
+    tokens and score -inf.
 
     Attributes:
       tokens: int32 [B, K, T], without bos, with eos, pad after the end.
-      lengths: int32 [B, K], tokens generated: up to and with eos, or T where cut.
+      lengths: int32 [B, K], generated tokens, counting eos; T if cut at the limit.
       scores: float32 [B, K], log_probs / lengths ** length_penalty.
       log_probs: float32 [B, K], the sum of token_log_probs.
       token_log_probs: float32 [B, K, T], 0 after the end.
-      finished: bool [B, K], whether it ended with eos; otherwise it was cut at the limit.
-      attention: float32 [B, T, N, P] of the best hypothesis, row t being where the model looked
-        to say token t, zero after the end; None when not asked for.
+      finished: bool [B, K], True if ended by eos, False if cut at the limit.
+      attention: float32 [B, T, N, P] of the best hypothesis, that of token t in row t, zero after
+        the end; None if not requested.
     """
 
     tokens: jax.Array
@@ -68,15 +67,15 @@ class BeamResult:
 
 @struct.dataclass
 class _Hypotheses:
-    """Ends of captions; every leaf is [B, K], or [B, 2K] for candidates.
+    """Last steps of hypotheses, leaves [B, K], or of candidates, leaves [B, 2K].
 
     Attributes:
-      scores: float32, normalised by length; -inf where there is no hypothesis.
-      log_probs: float32, the sum over tokens.
-      lengths: int32, tokens generated, 0 where there is no hypothesis.
-      beams: int32, the live beam that was fed to give the last token.
+      scores: float32, normalised by length; -inf for no hypothesis.
+      log_probs: float32, sum over tokens.
+      lengths: int32, generated tokens; 0 for no hypothesis.
+      beams: int32, the live beam that the last token extends.
       tokens: int32, the last token.
-      token_log_probs: float32, the last token's.
+      token_log_probs: float32, log-probability of the last token.
     """
 
     scores: jax.Array
@@ -89,15 +88,15 @@ class _Hypotheses:
 
 @struct.dataclass
 class _State:
-    """The search between two steps.
+    """The state of the search between steps.
 
     Attributes:
-      carry: the decoder's, its beams in the order of `tokens`.
+      carry: the decoder's, with beams in the order of `tokens`.
       length: int32 scalar, tokens generated so far.
-      open: bool [B], whether the image's hypotheses may still change.
+      open: bool [B], True while the image's hypotheses can change.
       tokens: int32 [B, K], the last token of each live beam.
-      log_probs: float32 [B, K], each live beam's sum, best first; -inf where there is no beam.
-      hypotheses: the best so far, best first.
+      log_probs: float32 [B, K], sum of each live beam, best first; -inf for no beam.
+      hypotheses: the K best so far, best first.
     """
 
     carry: Carry
@@ -110,13 +109,13 @@ class _State:
 
 @struct.dataclass
 class _Record:
-    """What a step leaves for the way back; live beams in their order after the step.
+    """Back-pointers of a step, by live beam after the step.
 
     Attributes:
-      tokens: int32 [B, K], the token that the step gave each live beam.
-      beams: int32 [B, K], the live beam before the step that it extends.
-      token_log_probs: float32 [B, K].
-      attention: [B, K, N, P] in the order before the step, or None.
+      tokens: int32 [B, K], the token that the step appended.
+      beams: int32 [B, K], the live beam before the step that the token extends.
+      token_log_probs: float32 [B, K], log-probability of the token.
+      attention: [B, K, N, P] by live beam before the step, or None.
     """
 
     tokens: jax.Array
@@ -139,40 +138,39 @@ def beam_search(
     return_attention: bool = False,
     chunk: int | None = None,
 ) -> BeamResult:
-    """The best captions that a beam search finds; see the module's docstring.
+    """Searches for the K best captions of each image; see the module's docstring.
 
-    With one beam this is greedy decoding, whatever the penalty and the stopping rule. bos, eos and
-    pad may be one id. Runs under `jit` and `pmap`, and an image's captions do not depend on the
-    rest of its batch.
+    With one beam this is greedy decoding, for any length_penalty and early_stopping. bos, eos and
+    pad can share an id. Runs under `jit` and `pmap`. An image's captions do not depend on the other
+    images of the batch.
 
     Args:
       step: (carry, token int32 [B, K]) -> (carry, logits [B, K, V], attention [B, K, N, P] | None).
-      carry: of width K, nothing fed yet.
+      carry: of width K, with no token fed.
       num_beams: K.
-      bos_id: the prompt.
+      bos_id: the first token fed.
       eos_id: the token that ends a caption.
-      pad_id: what fills the tokens after the end.
-      max_length: the most tokens a caption may have, counting bos.
-      length_penalty: the exponent; above 0 favours longer captions, 0 takes the plain sum.
+      pad_id: the token that fills a caption after its end.
+      max_length: maximum number of tokens of a caption, counting bos.
+      length_penalty: exponent of the length; above 0 favours longer captions, 0 is the plain sum.
       early_stopping: True, False or "never", as in `transformers.GenerationConfig`.
-      return_attention: whether to give the best hypothesis's attention.
-      chunk: steps between two looks at whether the batch has finished; None is
-        `loop.default_chunk`.
+      return_attention: whether to return the attention of the best hypothesis.
+      chunk: steps between checks that the batch has finished; None for `loop.default_chunk`.
 
     Raises:
-      ValueError: an option without meaning, or a carry or step that does not fit the options.
+      ValueError: an option is out of range, or carry or step do not match the options.
     """
     if not isinstance(early_stopping, bool) and early_stopping != "never":
-        raise ValueError(f'early_stopping must be True, False or "never": {early_stopping!r}')
+        raise ValueError(f'early_stopping must be True, False or "never", not {early_stopping!r}')
     check_step(step, carry, eos_id=eos_id, max_length=max_length, attention=return_attention)
     batch, width = width_of(carry)
     if width != num_beams:
-        raise ValueError(f"carry was made for {width} beams an image, not num_beams={num_beams}")
+        raise ValueError(f"carry has {width} beams per image, not num_beams={num_beams}")
     steps = max_length - 1
-    # In double precision as transformers has it; float32 powers of a traced length are not exact.
+    # float64, as in transformers; float32 powers of a traced length are inexact.
     doubles = np.arange(1, steps + 1, dtype=np.float64) ** length_penalty
     norms = jnp.asarray(doubles, jnp.float32)
-    # One beam that went on after its eos would no longer be greedy.
+    # Greedy decoding ends at the first eos.
     close_when_full = early_stopping is True or num_beams == 1
     look_ahead = early_stopping == "never" and length_penalty > 0
 
@@ -219,7 +217,7 @@ def beam_search(
 
 
 def _start(carry: Carry, batch: int, num_beams: int, bos_id: int) -> _State:
-    """One live beam an image, at bos, and no hypothesis."""
+    """The initial state: one live beam per image, at bos, and no hypotheses."""
     shape = (batch, num_beams)
     none = jnp.full(shape, -jnp.inf, jnp.float32)
     zero = jnp.zeros(shape, jnp.int32)
@@ -236,14 +234,14 @@ def _start(carry: Carry, batch: int, num_beams: int, bos_id: int) -> _State:
 def _extend(
     log_probs: jax.Array, logits: jax.Array, length: jax.Array, norm: jax.Array
 ) -> _Hypotheses:
-    """The 2K best extensions of an image's live beams by one token, best first; equals by beam.
+    """The 2K best one-token extensions of an image's live beams, best first; ties in beam order.
 
-    The best 2K of each beam, then the best 2K of those: no sort over K * V, and log-probabilities
-    for those few tokens alone.
+    Takes the best 2K of each beam, then the best 2K of these, which avoids a sort over K * V and
+    computes log-probabilities for these tokens only.
     """
     batch, num_beams, vocabulary = logits.shape
     logits = logits.astype(jnp.float32)
-    # Flat, because XLA on the CPU has a fast top_k for matrices and sorts anything of higher rank.
+    # Flattened, because XLA on CPUs has a fast top_k for matrices only and sorts higher ranks.
     top, tokens = lax.top_k(logits.reshape(-1, vocabulary), min(2 * num_beams, vocabulary))
     top, tokens = (leaf.reshape(batch, num_beams, -1) for leaf in (top, tokens))
     largest = top[..., :1]
@@ -264,23 +262,23 @@ def _extend(
 
 
 def _best_of(hypotheses: _Hypotheses, ends: _Hypotheses, may_finish: jax.Array) -> _Hypotheses:
-    """The K best of K hypotheses and those of 2K candidates that may finish (bool [B, 2K])."""
+    """The K best of K hypotheses and the candidates marked by `may_finish`, bool [B, 2K]."""
     real = may_finish & (ends.scores > -jnp.inf)
     ends = dataclasses.replace(ends, scores=jnp.where(real, ends.scores, -jnp.inf))
     merged = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), hypotheses, ends)
-    # Among equals top_k takes the first, so a place without hypothesis is only taken by a real one.
+    # top_k takes the first of ties, so only a real candidate replaces an empty hypothesis.
     _, chosen = lax.top_k(merged.scores, hypotheses.scores.shape[1])
     return jax.tree.map(lambda leaf: _take(leaf, chosen), merged)
 
 
 def _take(leaf: jax.Array, index: jax.Array) -> jax.Array:
-    """leaf[b, index[b, k]]: leaf [B, M, ...] and index [B, K] in [0, M) give [B, K, ...]."""
+    """leaf[b, index[b, k]]: leaf [B, n, ...], index [B, K] in [0, n) -> [B, K, ...]."""
     index = index.reshape(index.shape + (1,) * (leaf.ndim - 2))
     return jnp.take_along_axis(leaf, index, axis=1, mode="promise_in_bounds")
 
 
 def _trace_back(ends: _Hypotheses, records: _Record, eos_id: int, pad_id: int) -> BeamResult:
-    """Follow each hypothesis from its end to bos; records have leaves [T, B, K, ...]."""
+    """Traces each hypothesis from its end to bos; records have leaves [T, B, K, ...]."""
     last = ends.lengths - 1
 
     def back(beams: jax.Array, at: tuple[jax.Array, _Record]) -> tuple[jax.Array, Any]:

@@ -1,7 +1,6 @@
-"""What beam search and sampling share: the early-stopping scan and the check of a decoder step.
+"""Shared by beam search and sampling: a scan that stops early and the check of a decoder step.
 
-Legend: B images, K captions an image (beams or samples), V vocabulary, N attention maps,
-P memory positions.
+Shapes: see docs/architecture.md.
 """
 
 from collections.abc import Callable
@@ -18,48 +17,51 @@ Step = Callable[[Carry, jax.Array], tuple[Carry, jax.Array, jax.Array | None]]
 
 
 def default_chunk() -> int:
-    """Steps between two looks at whether a batch has finished.
+    """Default number of steps between checks that a batch has finished.
 
-    On an accelerator each look makes the host wait; captions are around ten tokens long, so looking
-    every fifth wastes two steps a batch. On a CPU a look costs nothing.
+    On an accelerator each check synchronises with the host. Captions have about ten tokens, so
+    checking every fifth step wastes two steps per batch on average. On a CPU a check is free.
     """
     return 1 if jax.default_backend() == "cpu" else 5
 
 
 def width_of(carry: Carry) -> tuple[int, int]:
-    """(B, K) of a carry, read off its `per_beam` leaves.
+    """(B, K) of a carry, from the shapes of its `per_beam` leaves.
 
     Raises:
-      ValueError: the carry has no `per_beam` leaf, or its leaves disagree.
+      ValueError: `per_beam` has no leaves, or leaves that differ in [B, K].
     """
     shapes = {leaf.shape[:2] for leaf in jax.tree.leaves(carry.per_beam)}
     if len(shapes) != 1 or len(min(shapes)) != 2:
         raise ValueError(
-            f"carry.per_beam must have leaves that begin with one [B, K], found {sorted(shapes)}; "
+            f"leaves of carry.per_beam must begin with the same [B, K], not {sorted(shapes)}; "
             "build it with the decoder's init_carry(memory, width=K, max_length)"
         )
     return shapes.pop()
 
 
 def check_step(step: Step, carry: Carry, *, eos_id: int, max_length: int, attention: bool) -> None:
-    """Refuse at once what would otherwise decode to nonsense.
+    """Checks a decoder step and the options of a search against each other, by shapes only.
 
     Raises:
-      ValueError: no room for a token, logits not [B, K, V] with V >= 2, an end token outside the
-        vocabulary, or attention asked of a step that gives none.
+      ValueError: max_length is below 2, logits are not [B, K, V] with V >= 2, eos is outside the
+        vocabulary, or attention is requested and the step returns none.
     """
     if max_length < 2:
-        raise ValueError(f"max_length counts the bos token, so it must be at least 2: {max_length}")
+        raise ValueError(f"max_length counts bos, so it must be at least 2, not {max_length}")
     width = width_of(carry)
     token = jax.ShapeDtypeStruct(width, jnp.int32)
     _, logits, maps = jax.eval_shape(step, carry, token)
     if logits.shape[:-1] != width or logits.shape[-1] < 2:
-        raise ValueError(f"step must give logits [B, K, V] of [{width}, 2 or more]: {logits.shape}")
+        raise ValueError(
+            f"step must return logits [B, K, V] with (B, K) = {width} and V at least 2, not "
+            f"{logits.shape}"
+        )
     if not 0 <= eos_id < logits.shape[-1]:
-        raise ValueError(f"eos_id {eos_id} is outside the vocabulary of {logits.shape[-1]} tokens")
+        raise ValueError(f"eos_id={eos_id} is outside the vocabulary of {logits.shape[-1]} tokens")
     if attention and maps is None:
         raise ValueError(
-            "return_attention needs a step that gives attention: close it over "
+            "return_attention needs a step that returns attention, such as "
             "decoder.step(..., attention=True)"
         )
 
@@ -72,28 +74,28 @@ def scan_while(
     length: int,
     chunk: int | None = None,
 ) -> tuple[Any, Any]:
-    """A `lax.scan` of at most `length` steps that stops once nothing is going on.
+    """A `lax.scan` of at most `length` steps that stops when `going` is False.
 
-    A `lax.while_loop` over scans of `chunk` steps. The `length % chunk` steps left over come first
-    and always run, so that `body` never runs more than `length` times and a decoder's cache need
-    not be larger than the caption; they are compiled a second time.
+    Implemented as a `lax.while_loop` over scans of `chunk` steps. The remaining `length % chunk`
+    steps come first and always run, at the cost of a second compilation, so that `body` runs at
+    most `length` times and a decoder's cache need not be longer than the caption.
 
     Args:
-      body: state -> (state, record), a record being a tree of arrays.
-      going: state -> bool scalar; looked at after each chunk.
-      state: the first state.
-      length: the most steps to run, at least 1.
-      chunk: steps between two looks at `going`, at least 1; None is `default_chunk`.
+      body: state -> (state, record), where a record is a tree of arrays.
+      going: state -> bool scalar; checked before each chunk.
+      state: the initial state.
+      length: maximum number of steps, at least 1.
+      chunk: steps between checks of `going`, at least 1; None for `default_chunk`.
 
     Returns:
-      The last state, and the records stacked to leaves [length, ...], zero where no step ran.
+      The final state, and the records stacked to leaves [length, ...], zero for steps not run.
 
     Raises:
       ValueError: `chunk` is less than 1.
     """
     chunk = default_chunk() if chunk is None else chunk
     if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 step: {chunk}")
+        raise ValueError(f"chunk must be at least 1, not {chunk}")
     record = jax.eval_shape(body, state)[1]
     records = jax.tree.map(lambda leaf: jnp.zeros((length, *leaf.shape), leaf.dtype), record)
 

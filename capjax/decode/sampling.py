@@ -1,12 +1,11 @@
-"""Sampling captions over the decoder contract: temperature, top-k and nucleus.
+"""Sampling of captions over the decoder contract: temperature, top-k and nucleus.
 
-Legend: B images, K samples an image, V vocabulary, T = max_length - 1 generated tokens,
-N attention maps, P memory positions.
+Shapes: see docs/architecture.md; T = max_length - 1 generated tokens.
 
-Each token is drawn from softmax(logits / temperature), kept to its k likeliest tokens (Fan et al.
-2018, "Hierarchical Neural Story Generation") and then to the smallest set of them that holds a
-share p of what is left (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration"), in
-the order that transformers applies them.
+Each token is drawn from softmax(logits / temperature), restricted to the k likeliest tokens (Fan et
+al. 2018, "Hierarchical Neural Story Generation") and then to the nucleus, the smallest set of
+tokens with at least probability p (Holtzman et al. 2020, "The Curious Case of Neural Text
+Degeneration"), in the order of transformers.
 """
 
 import jax
@@ -20,17 +19,17 @@ from capjax.models.contract import Carry
 
 @struct.dataclass
 class SampleResult:
-    """K independent captions an image, in no order.
+    """K independent captions per image, unordered.
 
     Attributes:
       tokens: int32 [B, K, T], without bos, with eos, pad after the end.
-      lengths: int32 [B, K], tokens generated: up to and with eos, or T where cut.
+      lengths: int32 [B, K], generated tokens, counting eos; T if cut at the limit.
       log_probs: float32 [B, K], the sum of token_log_probs.
-      token_log_probs: float32 [B, K, T], under the model itself (temperature 1, nothing left out),
-        0 after the end.
-      finished: bool [B, K], whether it ended with eos; otherwise it was cut at the limit.
-      attention: float32 [B, K, T, N, P], row t being where the model looked to say token t, zero
-        after the end; None when not asked for.
+      token_log_probs: float32 [B, K, T], under the model (temperature 1, all tokens), 0 after the
+        end.
+      finished: bool [B, K], True if ended by eos, False if cut at the limit.
+      attention: float32 [B, K, T, N, P], that of token t in row t, zero after the end; None if not
+        requested.
     """
 
     tokens: jax.Array
@@ -43,13 +42,13 @@ class SampleResult:
 
 @struct.dataclass
 class _State:
-    """The samples between two steps.
+    """The state of sampling between steps.
 
     Attributes:
       carry: the decoder's.
-      tokens: int32 [B, K], the tokens to feed next.
+      tokens: int32 [B, K], the next tokens to feed.
       lengths: int32 [B, K], tokens generated so far.
-      finished: bool [B, K], whether the caption has ended with eos.
+      finished: bool [B, K], True if the caption has ended with eos.
     """
 
     carry: Carry
@@ -73,37 +72,36 @@ def sample(
     return_attention: bool = False,
     chunk: int | None = None,
 ) -> SampleResult:
-    """K captions an image, each drawn token by token; K is the width of the carry.
+    """Samples K captions per image, where K is the width of the carry.
 
-    A token is drawn with its image's key folded with its sample and its position, so a sample does
-    not change with the rows or samples beside it.
+    The key of a token is the key of its image folded with the indices of sample and position, so
+    that a sample does not depend on other images or samples of the batch.
 
     Args:
       step: (carry, token int32 [B, K]) -> (carry, logits [B, K, V], attention [B, K, N, P] | None).
-      carry: of width K, nothing fed yet.
-      key: a PRNG key for each image [B], or one, which is folded with the rows of the batch.
-      bos_id: the prompt.
+      carry: of width K, with no token fed.
+      key: PRNG keys [B], one per image, or one key, which is folded with the row of each image.
+      bos_id: the first token fed.
       eos_id: the token that ends a caption.
-      pad_id: what fills the tokens after the end.
-      max_length: the most tokens a caption may have, counting bos.
-      temperature: divides the logits; 0 is greedy decoding, where the key plays no part. A traced
-        scalar is not checked.
-      top_k: draw from the k likeliest tokens alone (and their equals).
-      top_p: draw from the smallest set of likeliest tokens whose probabilities reach p (and the
-        equals of its last).
-      return_attention: whether to give the attention of each sample.
-      chunk: steps between two looks at whether the batch has finished; None is
-        `loop.default_chunk`.
+      pad_id: the token that fills a caption after its end.
+      max_length: maximum number of tokens of a caption, counting bos.
+      temperature: divides the logits; 0 for greedy decoding, which ignores the key. A traced scalar
+        is not checked.
+      top_k: restricts draws to the k likeliest tokens and ties with the last; None for no limit.
+      top_p: restricts draws to the smallest set of likeliest tokens whose probabilities sum to p or
+        more, and ties with the last; None for no limit.
+      return_attention: whether to return the attention of each sample.
+      chunk: steps between checks that the batch has finished; None for `loop.default_chunk`.
 
     Raises:
-      ValueError: an option without meaning, or a carry or step that does not fit the options.
+      ValueError: an option is out of range, or carry or step do not match the options.
     """
     if not isinstance(temperature, jax.core.Tracer) and temperature < 0:
-        raise ValueError(f"temperature must be 0 (greedy) or positive: {temperature}")
+        raise ValueError(f"temperature must be 0 (greedy) or positive, not {temperature}")
     if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, or None for every token: {top_k}")
+        raise ValueError(f"top_k must be at least 1, or None for no limit, not {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must lie in (0, 1], or be None for every token: {top_p}")
+        raise ValueError(f"top_p must be in (0, 1], or None for no limit, not {top_p}")
     check_step(step, carry, eos_id=eos_id, max_length=max_length, attention=return_attention)
     batch, width = width_of(carry)
     rows = jax.vmap(jax.random.fold_in, (None, 0))
@@ -152,7 +150,7 @@ def sample(
         chunk=chunk,
     )
     tokens, log_probs, *attention = (jnp.moveaxis(record, 0, 2) for record in records)
-    # Where the loop stopped early the records are zero, and pad need not be.
+    # Records of steps not run are zero, and pad_id need not be zero.
     inside = jnp.arange(max_length - 1) < state.lengths[..., None]
     return SampleResult(
         tokens=jnp.where(inside, tokens, pad_id),
@@ -165,14 +163,14 @@ def sample(
 
 
 def _restrict(logits: jax.Array, top_k: int | None, top_p: float | None) -> jax.Array:
-    """Logits [..., V] with -inf for the tokens outside the k likeliest or outside the nucleus."""
+    """Logits [..., V] with -inf for tokens outside the k likeliest or the nucleus."""
     if top_k is not None:
         least = lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
     if top_p is not None:
         ranked = -jnp.sort(-logits, axis=-1)
         probs = jax.nn.softmax(ranked, axis=-1)
-        # A token belongs to the nucleus when those before it do not reach p; the first always does.
+        # A token is in the nucleus if likelier tokens sum to less than p; the first always is.
         inside = jnp.cumsum(probs, axis=-1) - probs < top_p
         least = jnp.min(jnp.where(inside, ranked, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)

@@ -1,9 +1,9 @@
-"""coco-caption's scores: BLEU, ROUGE-L, CIDEr-D, and METEOR where Java is found.
+"""The scores of coco-caption: BLEU, ROUGE-L, CIDEr-D, and METEOR if Java is installed.
 
-The scorers are pycocoevalcap's; the tokens are `capjax.metrics.ptb`'s, so that only METEOR needs
-Java. pycocoevalcap's `Cider`, which reports call CIDEr, is CIDEr-D: it clips the n-gram counts of
-the hypothesis at the reference's, and multiplies by a Gaussian penalty (sigma 6) on the
-difference of lengths (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 5).
+The scorers are those of pycocoevalcap and the tokens those of `capjax.metrics.ptb`, so that only
+METEOR needs Java. pycocoevalcap's `Cider`, called CIDEr in reports, is CIDEr-D: it clips n-gram
+counts of the hypothesis to those of the reference and multiplies by a Gaussian penalty (sigma 6) on
+the difference of lengths (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 5).
 """
 
 import contextlib
@@ -22,13 +22,13 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from capjax.metrics.ptb import tokenize
 
-_METEOR_SECONDS = 1800.0  # 5,000 images take about a minute; past this the process is stuck
+_METEOR_SECONDS = 1800.0  # 5,000 images take about a minute; a longer run hangs
 
 _Tokens = dict[Hashable, list[str]]
 
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
-"""What `score` gives everywhere; METEOR needs Java."""
+"""The scores that need no Java."""
 
 
 def score(
@@ -37,30 +37,29 @@ def score(
     *,
     meteor: bool | None = None,
 ) -> dict[str, float]:
-    """Scores of a whole split, times 100.
+    """Scores of a split, times 100.
 
-    Corpus-level as in coco-caption: BLEU's brevity penalty uses the closest reference length,
-    ROUGE-L (beta 1.2) and CIDEr-D are means over images, and CIDEr's idf comes from `references`,
-    so a part of a split has other values than the whole. With one image every idf, and so
-    CIDEr-D, is 0.
+    As in coco-caption, BLEU is corpus-level with the closest reference length in its brevity
+    penalty, and ROUGE-L (beta 1.2) and CIDEr-D are means over images. CIDEr's idf comes from
+    `references`, so its values depend on the split; with one image every idf, and so CIDEr-D, is 0.
 
     Args:
-      references: raw captions by image id, one or more an image.
-      hypotheses: a raw caption by image id. An empty one is legal and scores 0
-        (but for coco-caption's ROUGE-L, to which nothing matches a reference without a word).
-      meteor: whether to run METEOR 1.5; None runs it where `why_no_meteor()` finds no obstacle.
+      references: raw captions by image id, one or more per image.
+      hypotheses: one raw caption by image id. An empty caption is valid and scores 0, except for
+        ROUGE-L if a reference has no words either.
+      meteor: whether to run METEOR 1.5; None runs it if `why_no_meteor()` returns None.
 
     Returns:
-      "BLEU-1" to "BLEU-4", "ROUGE-L", "CIDEr-D" and, where it was run, "METEOR".
+      "BLEU-1" to "BLEU-4", "ROUGE-L", "CIDEr-D" and, if it was run, "METEOR".
 
     Raises:
-      ValueError: the two have different image ids, there are none, an image has no reference, or
-        no reference holds a word.
-      RuntimeError: METEOR was asked for and there is no Java, or its process failed.
+      ValueError: the image ids differ, there are none, an image has no reference, or no reference
+        has a word.
+      RuntimeError: `meteor` is True and there is no Java, or METEOR's process failed.
     """
     obstacle = why_no_meteor() if meteor is not False else None
     if meteor and obstacle:
-        raise RuntimeError(f"{obstacle}; pass meteor=False to go without")
+        raise RuntimeError(f"{obstacle}; pass meteor=False to leave it out")
     gts, res = _tokens(references, hypotheses)
     bleus, _ = Bleu(4).compute_score(gts, res, verbose=0)
     values = {f"BLEU-{n}": bleu for n, bleu in enumerate(bleus, start=1)}
@@ -74,20 +73,21 @@ def score(
 def per_image_cider(
     references: Mapping[Hashable, Sequence[str]], hypotheses: Mapping[Hashable, str]
 ) -> dict[Hashable, float]:
-    """CIDEr-D of each image, times 100; their mean is `score`'s. Arguments and errors as there."""
+    """CIDEr-D of each image, times 100, with the mean of `score`; arguments and errors as there."""
     gts, res = _tokens(references, hypotheses)
     _, scores = Cider().compute_score(gts, res)
     return {image_id: 100.0 * float(value) for image_id, value in zip(gts, scores, strict=True)}
 
 
 class ImageScores(NamedTuple):
-    """The scores of single images, and what the BLEU of any sample of them is made of.
+    """Scores and BLEU statistics of each image.
 
     Attributes:
-      image_ids: one an image, I in all.
-      metrics: float [I] by name, "ROUGE-L" and "CIDEr-D", times 100; their means are `score`'s.
-      bleu: int [I, 9]: matching n-grams of lengths 1 to 4, n-grams of the hypothesis of these
-        lengths, and words of the reference that is the closest in length. `bleu_of` takes sums.
+      image_ids: of the I images.
+      metrics: float [I] by name, "ROUGE-L" and "CIDEr-D", times 100; their means are those of
+        `score`.
+      bleu: int [I, 9]: matching n-grams for n = 1 to 4, n-grams of the hypothesis for n = 1 to 4,
+        and the closest reference length. `bleu_of` takes sums over images.
     """
 
     image_ids: tuple[Hashable, ...]
@@ -98,7 +98,7 @@ class ImageScores(NamedTuple):
 def per_image(
     references: Mapping[Hashable, Sequence[str]], hypotheses: Mapping[Hashable, str]
 ) -> ImageScores:
-    """Scores of each image, with CIDEr's idf of them all. Arguments and errors as of `score`."""
+    """Scores of each image, with CIDEr's idf of all images; arguments and errors as of `score`."""
     gts, res = _tokens(references, hypotheses)
     _, rouge = Rouge().compute_score(gts, res)
     _, cider = Cider().compute_score(gts, res)
@@ -108,7 +108,7 @@ def per_image(
 
 
 def bleu_of(statistics: np.ndarray) -> np.ndarray:
-    """BLEU-1 to BLEU-4 of samples of images, times 100: pycocoevalcap's arithmetic.
+    """BLEU-1 to BLEU-4 of samples of images, times 100, computed as in pycocoevalcap.
 
     Args:
       statistics: [..., 9], sums of `ImageScores.bleu` over the images of each sample.
@@ -116,10 +116,10 @@ def bleu_of(statistics: np.ndarray) -> np.ndarray:
     Returns:
       float [..., 4].
     """
-    tiny, small = 1e-15, 1e-9  # 0 of 0 n-grams is 0.
+    tiny, small = 1e-15, 1e-9  # Those of pycocoevalcap; 0 / 0 gives about 0.
     matches, totals, reference = np.split(np.asarray(statistics, float), [4, 8], axis=-1)
     precisions = np.cumprod((matches + tiny) / (totals + small), axis=-1)
-    ratio = (totals[..., :1] + tiny) / (reference + small)  # The first totals are words.
+    ratio = (totals[..., :1] + tiny) / (reference + small)  # Unigram totals are lengths.
     penalty = np.exp(np.minimum(0.0, 1 - 1 / ratio))
     return 100.0 * (precisions ** (1 / np.arange(1, 5)) * penalty)
 
@@ -131,9 +131,9 @@ def _bleu_statistics(hypothesis: str, references: Sequence[str]) -> list[int]:
 
 @cache
 def why_no_meteor() -> str | None:
-    """What keeps METEOR from running here, as a sentence's start; None where nothing does."""
+    """The reason why METEOR cannot run, for the beginning of an error text; None if it can."""
     try:
-        # To run it is the only test: macOS has a `java` that does nothing but ask for one.
+        # Finding `java` is not enough: that of macOS is a stub that asks to install Java.
         subprocess.run(["java", "-version"], check=True, capture_output=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
         return f"METEOR needs a `java` that runs ({type(error).__name__})"
@@ -143,9 +143,9 @@ def why_no_meteor() -> str | None:
 def _tokens(
     references: Mapping[Hashable, Sequence[str]], hypotheses: Mapping[Hashable, str]
 ) -> tuple[_Tokens, _Tokens]:
-    """What pycocoevalcap's scorers take: tokens joined by spaces, in lists, by image id."""
+    """Arguments of pycocoevalcap's scorers: lists of tokens joined by spaces, by image id."""
     if not references and not hypotheses:
-        raise ValueError("references and hypotheses are empty: there is no image to score")
+        raise ValueError("references and hypotheses are empty: there are no images to score")
     for name, missing in (
         ("hypotheses", references.keys() - hypotheses.keys()),
         ("references", hypotheses.keys() - references.keys()),
@@ -156,24 +156,24 @@ def _tokens(
     for image_id, captions in references.items():
         if isinstance(captions, str):
             raise ValueError(
-                f"references[{image_id!r}] is a string: it should be a sequence of captions"
+                f"references[{image_id!r}] is a string: it must be a sequence of captions"
             )
         if not captions:
-            raise ValueError(f"references[{image_id!r}] is empty: an image needs one or more")
+            raise ValueError(f"references[{image_id!r}] is empty: each image needs a reference")
     gts = {
         image_id: [" ".join(tokenize(caption)) for caption in captions]
         for image_id, captions in references.items()
     }
     if not any(any(captions) for captions in gts.values()):
-        raise ValueError("references hold no word: all of their captions are empty or punctuation")
+        raise ValueError("references have no words: all captions are empty or punctuation")
     return gts, {image_id: [" ".join(tokenize(hypotheses[image_id]))] for image_id in gts}
 
 
 def _meteor(gts: _Tokens, res: _Tokens) -> float:
-    """METEOR 1.5 of the split, in 0 to 1, with its process gone whatever happens."""
+    """METEOR 1.5 of the split, in [0, 1]; its process is ended even if it fails or hangs."""
     scorer = Meteor()
     process = scorer.meteor_p
-    # A dead process makes the scorer's reads return nothing, which it cannot parse: no hang.
+    # Reads from a killed process return nothing, so the scorer raises instead of waiting.
     watchdog = threading.Timer(_METEOR_SECONDS, process.kill)
     watchdog.daemon = True
     watchdog.start()
@@ -181,17 +181,17 @@ def _meteor(gts: _Tokens, res: _Tokens) -> float:
         value, _ = scorer.compute_score(gts, res)
     except (OSError, ValueError) as error:
         process.kill()
-        said = process.stderr.read().decode(errors="replace").strip()[-500:] or "it said nothing"
+        said = process.stderr.read().decode(errors="replace").strip()[-500:] or "nothing on stderr"
         raise RuntimeError(
-            f"METEOR's Java process failed ({said}); pass meteor=False to go without"
+            f"METEOR's Java process failed ({said}); pass meteor=False to leave it out"
         ) from error
     finally:
         watchdog.cancel()
         process.kill()
         for pipe in (process.stdin, process.stdout, process.stderr):
-            with contextlib.suppress(OSError):  # what it did not read is lost with it
+            with contextlib.suppress(OSError):  # flushing to an ended process fails
                 pipe.close()
         process.wait()
-        if scorer.lock.locked():  # the scorer's own clean-up would wait for it for ever
+        if scorer.lock.locked():  # otherwise the scorer's __del__ waits for it for ever
             scorer.lock.release()
     return value

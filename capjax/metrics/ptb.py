@@ -1,10 +1,9 @@
-"""The tokens that coco-caption scores, without Java.
+"""The PTB tokens of coco-caption, without Java.
 
 coco-caption runs Stanford's `PTBTokenizer -preserveLines -lowerCase` (CoreNLP 3.4.1) and drops a
-list of punctuation. Stanford's tokenizer is a lexer: at every place all rules are tried, the one
-that reaches farthest wins (what it only looks ahead at counts too), and of equals the first. Here
-each rule is one regular expression, and a shorter way is taken through the plain words that make
-up most of a caption.
+list of punctuation. Stanford's tokenizer is a lexer: at each position the rule with the longest
+match wins, counting its lookahead, and the first of equal length. Here each rule is one regular
+expression, and a faster expression matches the plain words that make up most of a caption.
 """
 
 import re
@@ -32,7 +31,7 @@ from capjax.metrics.ptb_tables import (
 PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", *".?!,:-;", "--", "..."]
 )
-"""What coco-caption drops. (Its brackets never match: by then tokens are in lower case.)"""
+"""Tokens that coco-caption drops. (Its brackets never match lower-cased tokens.)"""
 
 _BRACKETS = {
     "(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"
@@ -76,12 +75,12 @@ def _phone(text: str) -> str:
 
 
 class _Rule(NamedTuple):
-    """One kind of token.
+    """A rule of the lexer.
 
     Attributes:
-      pattern: matches the token with what the rule looks ahead at; the token is the group that
-        took part in the match, or all of it where the pattern has none.
-      spell: from the token's characters to the Treebank's way of writing them.
+      pattern: matches the token and its lookahead; the token is the group that matched, or the
+        whole match if the pattern has no group.
+      spell: maps the token to the Treebank's spelling.
     """
 
     pattern: re.Pattern[str]
@@ -92,7 +91,7 @@ def _rule(pattern: str, spell: Callable[[str], str] = str) -> _Rule:
     return _Rule(re.compile(pattern), spell)
 
 
-# Pieces of rules. `(?i:...)` where the lexer ignores case, which it never does in brackets.
+# Parts of rules. `(?i:...)` where the lexer ignores case, which it never does in brackets.
 _W = f"(?:[{LETTER}{MARK}]|&[aeiouAEIOU](?i:acute|grave|uml);)"
 _WD = f"(?:[{LETTER}{MARK}{DIGIT}]|&[aeiouAEIOU](?i:acute|grave|uml);)"
 _WORD = f"{_W}{_WD}*(?:[.!?]{_W}{_WD}*)*"
@@ -125,7 +124,7 @@ _HYPHENATED = f"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_MANY_INITIALS}\\.|[A-Za-
 
 _RULES = (
     _rule(f"(?:[{SPACE}]|(?i:&nbsp;))+", lambda _: ""),
-    # Contractions that are cut in two, and words.
+    # Contractions that are split in two, and words.
     _rule(r"(?i:c\+\+|[cf]#)"),
     _rule("(?i:(can)not|('t)was)"),
     _rule("(?i:('t)is|(gon|wan)na|(got)ta|(lem|gim)me)"),
@@ -153,7 +152,7 @@ _RULES = (
         '(?:[^ \t\n\f\r"<>|(){}.\u00a0]+\\.)*[^ \t\n\f\r"<>|(){}.\u00a0]+(?:(?i:&gt;)|>)?'
     ),
     _rule(f"@[A-Za-z_][A-Za-z0-9_]*|\\#{_W}+"),
-    # What an apostrophe leaves behind.
+    # Parts of contractions after the split.
     _rule(f"({_AUX})[^A-Za-z]", _quote),
     _rule(f"({_NOT})[^A-Za-z]", _quote),
     # Numbers.
@@ -221,8 +220,8 @@ _RULES = (
 )
 
 _PLAIN = re.compile("[A-Za-z]+(?=[ \n])|,(?=[ \n])|\\.(?=\n)")
-# A rule may look to the end of the text from every sign of it; this keeps the time linear. No word
-# or address of a caption is as long, and one that is comes in pieces.
+# Bounds the match of a rule, which could otherwise scan to the end of the text at each position, so
+# that time is linear. A longer token, which no caption has, is split.
 _LONGEST_TOKEN = 300
 _CUT_ANYWAY = frozenset(["cannot", "gonna", "wanna", "gotta", "lemme", "gimme"])
 _BLANK = re.compile(f"(?:[ \t]++(?![{SPACE}]|(?i:&nbsp;)))?")
@@ -230,7 +229,7 @@ _LINE_BREAK = re.compile(f"[{NEWLINE}]")
 
 
 def _longest(text: str, start: int) -> tuple[str, int]:
-    """The token at `start` and where it ends; no token ("") where no rule holds."""
+    """The token at `start` and its end; the token is "" if no rule matches."""
     end = start + _LONGEST_TOKEN
     best, reach = None, start
     for rule in _RULES:
@@ -250,12 +249,12 @@ def _after_blank(text: str, start: int) -> int:
 
 
 def tokenize(caption: str) -> list[str]:
-    """Tokens of a caption as coco-caption's PTBTokenizer has them, in lower case.
+    """Tokens of a caption as from coco-caption's PTBTokenizer, in lower case.
 
-    A line break of any kind counts as a space. Where Stanford's tokenizer looks past the end of a
-    line (a caption that ends in a letter and a period, say "vitamin C.") it sees the next caption
-    of its file; here it sees an empty line. Known to differ: letters that came after Unicode 6.1
-    are kept, not dropped, and a web address of nothing but one emoji is no address.
+    A line break of any kind counts as a space. If a caption ends in a letter and a period, such as
+    "vitamin C.", Stanford's tokenizer looks ahead into the next caption of its file; here it sees
+    an empty line. Known differences: letters added after Unicode 6.1 are kept, not dropped, and a
+    web address that is a single emoji is not an address.
     """
     text = _LINE_BREAK.sub(" ", caption) + "\n"
     tokens, last = [], len(text) - 1
@@ -268,6 +267,6 @@ def tokenize(caption: str) -> list[str]:
             token, at = _longest(text, at)
         tokens.append(token)
         at = _after_blank(text, at)
-    # coco-caption takes the tokens from a stripped line, so white space within one counts here.
+    # coco-caption splits a stripped line, so white space within a token splits it too.
     words = " ".join(tokens).lower().rstrip().split(" ")
     return [word for word in words if word and word not in PUNCTUATION]

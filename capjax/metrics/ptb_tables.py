@@ -1,20 +1,19 @@
-"""Facts about Stanford's PTBTokenizer 3.4.1: its character classes and word lists.
+"""Character classes and word lists of Stanford's PTBTokenizer 3.4.1.
 
-They were found by running its jar, the one that coco-caption ships, over every character of the
-Basic Multilingual Plane and over word lists, guided by the grammar that Stanford publishes with
-CoreNLP (`PTBLexer.flex`).
+They were determined by running coco-caption's jar over every character of the Basic Multilingual
+Plane and over word lists, guided by the grammar published with CoreNLP (`PTBLexer.flex`).
 
-A character class is the inside of a regular expression's brackets; a word list is the inside of
-a group whose case is ignored, but for what stands in `(?-i:...)`.
+A character class is the content of a regular expression's brackets; a word list is the content of
+a group that ignores case, except within `(?-i:...)`.
 """
 
 import unicodedata
 
 
 def _category(prefix: str) -> str:
-    """The characters of a Unicode category, runs written as ranges."""
+    """The characters of a Unicode category, with runs as ranges."""
     runs: list[list[int]] = []
-    for code in range(0x10000):  # the lexer reads UTF-16 units: beyond, nothing has a class
+    for code in range(0x10000):  # the lexer reads UTF-16 units, so no other character has a class
         if not unicodedata.category(chr(code)).startswith(prefix):
             continue
         if runs and code == runs[-1][1] + 1:
@@ -25,10 +24,10 @@ def _category(prefix: str) -> str:
 
 
 LETTER = _category("L") + "\u1885\u1886"
-"""Unicode's letters. (The jar stops at Unicode 6.1: it drops the letters that came later.)"""
+"""Letters of Unicode. (The jar has Unicode 6.1 and drops letters added later.)"""
 
 DIGIT = _category("Nd") + "\u07c0-\u07c9"
-"""Unicode's decimal digits."""
+"""Decimal digits of Unicode."""
 
 MARK = (
     "\u00ad\u02c2-\u02c5\u02d2-\u02df\u02e5-\u02eb\u02ed\u02ef-\u036f\u0375\u0378\u0379\u0384"
@@ -40,13 +39,13 @@ MARK = (
     "\u0bc6-\u0bc8\u0bca-\u0bcd\u0c01-\u0c03\u0c3e-\u0c56\u0d3e-\u0d44\u0d46-\u0d48\u0e31"
     "\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ecd"
 )
-"""What is no letter in Unicode but stands inside a word: the soft hyphen, vowel signs, accents."""
+"""Non-letters that can be part of a word: the soft hyphen, vowel signs, accents."""
 
 SPACE = " \t\u00a0\u2000-\u200a\u3000"
 """White space within a line."""
 
 NEWLINE = "\n\r\x0b\x0c\u2028\u2029"
-"""What the lexer takes for the end of a line."""
+"""Characters that end a line."""
 
 SYMBOL = (
     r"%+&~^|\\\u00a1\u00a6-\u00a9\u00ac\u00ae-\u00b4\u00b6-\u00b9\u00bf\u00d7\u00f7\u037e\u0387"
@@ -56,7 +55,7 @@ SYMBOL = (
     r"\u2100-\u214f\u2190-\u2bff\u3001\u3002\u3012\u30fb\uff01-\uff0f\uff1a-\uff20"
     r"\uff3b-\uff40\uff5b-\uff65"
 )
-"""Signs that are tokens by themselves."""
+"""Symbols that are tokens by themselves."""
 
 CURRENCY = "\x80\u00a2-\u00a5\u060b\u0e3f\u20a0\u20a4\u20ac\uffe0\uffe1\uffe5\uffe6"
 """Currency signs other than the dollar."""
@@ -69,10 +68,10 @@ CURRENCY_NAMES = {
     "\u20a0": "$",
     "\u20ac": "$",
 }
-"""The Treebank's way of writing some of them."""
+"""The Treebank's spelling of some currency signs."""
 
 FRACTIONS = {"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"}
-"""Fractions of one character that are spelt out; the others stay as they are."""
+"""One-character fractions that are spelt out; others are unchanged."""
 
 ENDS_CLAUSE = (
     "Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|Mon|Tues?|Wed|Thu|Thurs|Fri"
@@ -82,10 +81,10 @@ ENDS_CLAUSE = (
     "|Wyo|Inc|Cos?|Corp|Pp?t(?-i:[ye])s?|Ltd|Plc|Rt|Blvd|Rd|Bancorp|Bhd|Assn|Univ|Intl|Sys"
     "|tel|est|ext|sq|Jr|Sr|Bros|Ed\\.D|Ph\\.D|Esq|etc|al|seq|Bldg"
 )
-"""Abbreviations that may end a clause."""
+"""Abbreviations that can end a clause."""
 
 NAMED_INITIALS = r"(?i:(?:Canada|Sino|Korean|EU|Japan|non)-U\.S|U\.S\.-U\.(?:K|S\.S\.R))"
-"""Compounds of letters with periods between them."""
+"""Compounds of initials."""
 
 PRECEDES_NAME = (
     "Mrs?|Ms|(?-i:M)iss|Drs?|Profs?|Sens?|Reps?|Attys?|Lt|Col|Gen|Messrs|Govs?|Adm|Rev|Maj|Sgt"
@@ -96,17 +95,17 @@ PRECEDES_NAME = (
 """Abbreviations that seldom end a clause."""
 
 PRECEDES_NUMBER = "ca|figs?|prop|nos?|art|bldg|pp|op"
-"""Abbreviations only where a number follows."""
+"""Abbreviations only before a number."""
 
 OPENERS = (
     "About|According|Additionally|After|An|A|As|At|But|Earlier|He|Her|Here|However|If|In|It|Last"
     "|Many|More|Mr\\.|Ms\\.|Now|Once|One|Other|Our|She|Since|So|Some|Such|That|The|Their|Then"
     "|There|These|They|This|We|When|While|What|Yet|You"
 )
-"""Words, case kept, that begin a sentence: the single letter and period before one part."""
+"""Case-sensitive words that begin a sentence; a letter and period before one are two tokens."""
 
 FILE_ENDINGS = (
     "bat|bmp|class|cgi|cpp|c|docx|doc|dll|exe|gif|gz|html|htm|h|java|jar|jpeg|jpg|mov|mp3|pdf"
     "|php|pl|png|ppt|ps|py|sql|tar|txt|wav|xml|x|zip"
 )
-"""What a file's name ends in."""
+"""Extensions of file names."""

@@ -1,9 +1,10 @@
-"""Fits the features of a pretrained encoder to a decoder trained from scratch.
+"""Adapts the features of a pretrained encoder to a decoder trained from scratch.
 
-A network trained to name what a picture shows tells little of where its features lie, and has no
-reason to relate them. The adapter norms and projects them, adds positions, and may let them attend
-to each other, as the encoders of the transformer captioners on frozen features do (Herdade et al.
-2019; Cornia et al. 2020, section 3.1).
+Features of an image classifier carry little about their position and nothing about each other. The
+adapter normalises and projects them, adds positions, and can apply self-attention, as transformer
+captioners on frozen features do (Herdade et al. 2019; Cornia et al. 2020, section 3.1).
+
+Shapes: see docs/architecture.md.
 """
 
 from typing import Any, Literal
@@ -18,21 +19,21 @@ from capjax.parts.types import Count, DepthOrZero, Given, Positive, Rate
 
 
 class Adapter(Part):
-    """Norm, projection, grid positions and a few transformer blocks: Memory [B, P, F] -> [B, P, D].
+    """Norm, projection, grid positions and transformer blocks: Memory [B, P, F] -> [B, P, D].
 
-    Without norms and positions, and with "relu", it is the dense layer of the TensorFlow and Keras
+    With "relu" and without norms and positions, it is the dense layer of the TensorFlow and Keras
     captioners.
 
     Attributes:
       width: D.
-      depth: self-attention blocks; 0 has none.
-      num_heads: attention heads a block; must divide the width.
+      depth: self-attention blocks; 0 for none.
+      num_heads: attention heads per block; must divide the width.
       mlp_ratio: inner width of a feed-forward block over D.
-      positions: "learned", "sincos" or "none", added on the grid alone.
-      input_dropout: rate on the features as they come.
+      positions: "learned", "sincos" or "none"; added to the grid only, not to the prefix.
+      input_dropout: rate on the input features.
       dropout: rate on the projected features and on residuals.
-      norms: whether layer norms stand before and after.
-      activation: of the projection, a name in `flax.linen`; "" has none.
+      norms: whether to apply layer norm to the input and the output.
+      activation: of the projection, a name in `flax.linen`; "" for none.
       dtype: of the computation; parameters are float32.
     """
 
@@ -57,7 +58,7 @@ class Adapter(Part):
 
     @nn.compact
     def __call__(self, memory: Memory, *, train: bool) -> Memory:
-        """Adapts a memory; its grid and prefix stay."""
+        """Adapts the values of a memory; its grid and prefix are unchanged."""
         x = memory.values.astype(self.dtype)
         if self.norms:
             x = nn.LayerNorm(dtype=self.dtype, name="input_norm")(x)

@@ -1,7 +1,6 @@
 """Additive attention (Bahdanau et al. 2015, appendix A.1.2).
 
-Legend: B images, C captions an image, P memory positions, D memory width, H width of the state,
-A width of the attention.
+Shapes: see docs/architecture.md; `width` is that of the attention.
 """
 
 import functools
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-# Sums, in numbers, that a CPU's cache holds: 4 MiB.
+# Floats of intermediate sums that fit in a CPU's cache: 4 MiB.
 _CACHED = 1 << 20
 
 Activation = Literal["tanh", "relu"]
@@ -20,9 +19,9 @@ Activation = Literal["tanh", "relu"]
 def additive_scores(
     keys: jax.Array, query: jax.Array, score: jax.Array, activation: Activation
 ) -> jax.Array:
-    """score . activation(key + query): keys [B, P, A], query [B, C, A] -> float32 [B, C, P]."""
+    """score . activation(key + query): [B, P, width], [B, C, width] -> float32 [B, C, P]."""
     mixed = getattr(nn, activation)(keys[:, None] + query[:, :, None])
-    # As a matrix product: the same sum as a fused reduction took ten times as long on CPUs.
+    # A matrix product, because the fused reduction took ten times as long on CPUs.
     return jnp.einsum("bcpa,a->bcp", mixed, score, preferred_element_type=jnp.float32)
 
 
@@ -30,10 +29,10 @@ def additive_scores(
 def scores_by_image(
     keys: jax.Array, query: jax.Array, score: jax.Array, activation: Activation
 ) -> jax.Array:
-    """`additive_scores` for CPUs: a few images at a time, whose sums stay in the cache.
+    """`additive_scores` for CPUs: maps over a few images at a time, so that sums stay in the cache.
 
-    The backward pass computes the sums again. With five captions over 196 positions both passes
-    take half the time.
+    The backward pass recomputes the sums. With five captions per image and 196 positions, forward
+    and backward take half the time.
     """
     image = query.shape[1] * keys.shape[1] * keys.shape[2]
 
@@ -60,7 +59,7 @@ def _backward(activation, saved, gradient):
         else:
             slope = (mixed > 0).astype(mixed.dtype)
             mixed = nn.relu(mixed)
-        # Made once: otherwise each of the three sums makes them again.
+        # Without the barrier XLA recomputes them for each of the three sums.
         mixed, slope = jax.lax.optimization_barrier((mixed, slope))
         by_key = jnp.einsum("cp,cpa->pa", g, slope) * score
         by_query = jnp.einsum("cp,cpa->ca", g, slope) * score
@@ -75,13 +74,13 @@ scores_by_image.defvjp(_forward, _backward)
 
 
 class AdditiveAttention(nn.Module):
-    """Where a recurrent state looks: softmax of v . activation(W a_p + U h).
+    """Attention of a recurrent state to the memory: softmax over p of v . activation(W a_p + U h).
 
     Attributes:
-      width: A.
+      width: of the sums W a_p + U h.
       activation: "tanh" as in the paper, or "relu".
-      remat: whether the backward pass computes the sums [B, C, P, A] of a step again. Keeping them
-        takes that much memory at each of the steps, and more time on CPUs.
+      remat: whether the backward pass recomputes the sums [B, C, P, width] of a step. Keeping them
+        takes that much memory per step, and more time on CPUs.
       dtype: of the computation; weights are float32.
     """
 
@@ -93,16 +92,16 @@ class AdditiveAttention(nn.Module):
     def setup(self):
         self.memory = nn.Dense(self.width, dtype=self.dtype)
         self.state = nn.Dense(self.width, dtype=self.dtype)
-        # A bias would add the same to every score, which a softmax does not see.
+        # No bias: softmax is invariant to a constant added to all scores.
         init = nn.initializers.normal(self.width**-0.5)
         self.score = self.param("score", init, (self.width,))
 
     def keys(self, values: jax.Array) -> jax.Array:
-        """W a_p of a memory [B, P, D], once an image: [B, P, A]."""
+        """W a_p of a memory [B, P, D], computed once per image: [B, P, width]."""
         return self.memory(values)
 
     def __call__(self, keys: jax.Array, state: jax.Array) -> jax.Array:
-        """Log weights float32 [B, C, P] of a state [B, C, H] on keys [B, P, A]."""
+        """Log weights, float32 [B, C, P], of states [B, C, D] on keys [B, P, width]."""
         scores = additive_scores
         if self.remat and jax.default_backend() == "cpu":
             scores = scores_by_image

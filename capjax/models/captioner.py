@@ -1,4 +1,7 @@
-"""An encoder and a decoder as one model, with the decoder's contract on top."""
+"""A captioner: encoder, adapter and decoder as one model that keeps the decoder contract.
+
+Shapes: see docs/architecture.md.
+"""
 
 import functools
 import re
@@ -18,12 +21,12 @@ Variables = dict[str, Any]
 def split_frozen(
     variables: Variables, freeze: Sequence[str] = (), thaw: Sequence[str] = ()
 ) -> tuple[Any, Variables]:
-    """The parameters to train, and the variables that stay.
+    """Splits variables into (parameters to train, frozen variables).
 
-    Statistics of batch norms stay always (see `encoders.mobilenet_v2`), and the parts named by
-    `freeze`, such as "encoder" or "decoder/tokens". Of these, parts named by `thaw` train, such as
-    "encoder/layer4" for `layer4` and all whose names begin with `layer4_`; but not their norms that
-    have statistics, since scales without them would fit nothing.
+    Frozen are the statistics of batch norms (see `encoders.mobilenet_v2`) and the parts named by
+    `freeze`, such as "encoder" or "decoder/tokens", except for those named by `thaw`, matched by
+    `is_part`: "encoder/layer4" thaws `layer4` and `layer4_0_conv1`. Batch norms inside thawed parts
+    stay frozen, because their scales belong to fixed statistics.
     """
     frozen = {name: value for name, value in variables.items() if name != "params"}
     flat = traverse_util.flatten_dict(dict(variables["params"]), sep="/")
@@ -43,22 +46,22 @@ def split_frozen(
 
 
 def is_part(name: str, part: str) -> bool:
-    """Whether a parameter, "encoder/layer4_0_conv1/kernel", is of a part, "encoder/layer4".
+    """True if `name`, "encoder/layer4_0_conv1/kernel", begins with `part`, "encoder/layer4".
 
-    A name may go on, but for a longer number: "block1" is no beginning of "block10".
+    A digit must not follow: "block1" does not match "block10".
     """
     return re.match(rf"{re.escape(part)}(?![0-9])", name) is not None
 
 
 def join_frozen(params: Any, frozen: Variables) -> Variables:
-    """The variables that `split_frozen` took apart."""
+    """Inverse of `split_frozen`."""
     flat = traverse_util.flatten_dict(dict(frozen.get("params", {})), sep="/")
     flat |= traverse_util.flatten_dict(dict(params), sep="/")
     return {**frozen, "params": traverse_util.unflatten_dict(flat, sep="/")}
 
 
 def without_encoder(variables: Variables) -> Variables:
-    """The variables of the rest of a model; a collection of the encoder's alone goes."""
+    """The variables of all other parts; drops collections that only the encoder has."""
     rest = {
         name: {part: leaves for part, leaves in value.items() if part != "encoder"}
         for name, value in variables.items()
@@ -67,12 +70,12 @@ def without_encoder(variables: Variables) -> Variables:
 
 
 def encoder_variables(variables: Variables) -> Variables:
-    """The encoder's own variables, as its `apply` takes them."""
+    """The encoder's variables, in the form that its `apply` takes."""
     return {name: value["encoder"] for name, value in variables.items() if "encoder" in value}
 
 
 class FeatureEncoder(nn.Module):
-    """Takes features that a frozen network made before: [B, P, F] over a known grid.
+    """Wraps precomputed features [B, P, F] of a frozen encoder as a memory.
 
     Attributes:
       grid: (h, w) of the spatial positions.
@@ -87,17 +90,17 @@ class FeatureEncoder(nn.Module):
         del train
         positions = self.prefix + self.grid[0] * self.grid[1]
         if features.shape[1] != positions:
-            raise ValueError(f"features of {features.shape[1]} positions for {positions}")
+            raise ValueError(f"features have {features.shape[1]} positions, not {positions}")
         return Memory(features, self.grid, self.prefix)
 
 
 class Captioner(nn.Module):
-    """Images in, caption logits out.
+    """Maps images and caption tokens to logits.
 
     Attributes:
       encoder: images -> Memory, such as `PatchEncoder`.
-      decoder: keeps the contract of `capjax.models.contract`.
-      adapter: Memory -> Memory between the two, such as `Adapter`; or None.
+      decoder: a `Decoder`; see `capjax.models.contract`.
+      adapter: Memory -> Memory between encoder and decoder, such as `Adapter`; or None.
     """
 
     encoder: nn.Module
@@ -116,7 +119,7 @@ class Captioner(nn.Module):
     ) -> DecoderOutput:
         """Teacher forcing: images [B, ...], tokens [B, C, T] -> logits [B, C, T, V].
 
-        The decoder takes `own_words` where it is given; see `capjax.models.contract`.
+        `packing` and `own_words` go to the decoder; see `capjax.models.contract`.
         """
         memory = self.encode(images, train=train)
         sampling = {} if own_words is None else {"own_words": own_words}
@@ -125,7 +128,7 @@ class Captioner(nn.Module):
         )
 
     def encode(self, images: jax.Array, *, train: bool = False) -> Memory:
-        """Encodes images, once for all their captions."""
+        """Encodes images [B, ...], once for all captions of each."""
         memory = self.encoder(images, train=train)
         return memory if self.adapter is None else self.adapter(memory, train=train)
 
@@ -146,7 +149,7 @@ class Captioner(nn.Module):
         return self.decoder.step(carry, token, attention=attention)
 
     def init_variables(self, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
-        """Fresh variables for images of `image_shape` (H, W, 3) or features (P, F)."""
+        """Random variables for images of `image_shape` (H, W, 3) or features (P, F)."""
         dtype = jnp.uint8 if len(image_shape) == 3 else jnp.float32
         images = jnp.zeros((1, *image_shape), dtype)
         tokens = jnp.zeros((1, 1, 2), jnp.int32)
@@ -157,9 +160,9 @@ class Captioner(nn.Module):
 def init_around(
     model: Captioner, key: jax.Array, image_shape: tuple[int, ...], encoder: Variables | None
 ) -> Variables:
-    """The model's variables: the encoder's as given, the others fresh as `init_variables` has them.
+    """The encoder's variables as given, all others random as from `init_variables`.
 
-    Without `encoder` its variables are zeros, to be overwritten. The encoder is not run, which
+    With `encoder` None its variables are zeros, to be overwritten. The encoder is not run, which
     saves its compilation.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)

@@ -1,30 +1,27 @@
-"""What every encoder gives and every decoder keeps.
+"""The contract between encoders and decoders.
 
-Legend: B images, P memory positions, D memory width, C captions an image (beams, K, while
-decoding), T tokens, V vocabulary, N attention maps (layers x heads, or 1).
+Shapes: see docs/architecture.md.
 
 A decoder is a `Decoder`, a `flax.linen.Module` with three methods:
 
     __call__(memory, tokens [B, C, T], *, train, attention=False, packing=None) -> DecoderOutput
-    init_carry(memory, width, max_length) -> Carry         # width = beams an image
+    init_carry(memory, width, max_length) -> Carry         # width = K
     step(carry, token [B, K], *, attention=False) -> (carry, logits [B, K, V], attention | None)
 
-and two laws: stepping gives the logits of teacher forcing, and a future token never changes an
-earlier logit. The memory of an image is never repeated for its captions or beams.
+Stepping must give the logits of teacher forcing, and a token must never change an earlier logit.
+An image's memory is never repeated for its captions or beams.
 
-With a `packing`, int32 [B, S], a decoder gives its logits, attention and aux at those places
-alone, as [B, 1, S, ...]: c * T + t for the token t of caption c, by caption and place; -1 where a
-row has no more, whose values mean nothing. It may save all work on other places, since captions are
-causal and no other place is seen from these. `gather_packed` brings targets into the same order,
-and `scatter_packed` brings results back to captions.
+`packing`, int32 [B, S], holds the indices c * T + t of tokens t of captions c, in increasing order,
+padded with -1. With it, logits, attention and aux are [B, 1, S, ...] at those tokens, and undefined
+at the padding. Packed tokens depend on no others, so a decoder can skip the others.
+`gather_packed` packs targets the same way; `scatter_packed` unpacks results.
 
-A decoder with `takes_own_words` also takes `own_words`, the share of fed words that are its own
-draws (scheduled sampling). Its draws come from the random stream "sample".
+A decoder with `takes_own_words` also takes `own_words`, the probability that a fed token is its own
+draw (scheduled sampling), drawn from the random stream "sample".
 
-The fields of an encoder or a decoder are the fields of its config section. Their annotations
-(`capjax.parts.types`) say what values they take; those marked as `Given` come from the code that
-builds the module: vocab_size, banned, output_bias, dtype, and max_length, which is the longest
-training caption.
+The fields of an encoder or a decoder are the fields of its config section, and their annotations
+(`capjax.parts.types`) give the allowed values. Fields marked `Given` come from the code that builds
+the module: vocab_size, banned, output_bias, dtype, and max_length, the longest training caption.
 """
 
 import dataclasses
@@ -41,18 +38,18 @@ from capjax.parts.types import Count, Name, Names
 
 @dataclasses.dataclass(frozen=True)
 class NoFields:
-    """The training fields of a part that has none."""
+    """No training fields."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedFields:
-    """The training fields of an encoder with published weights.
+    """Training fields of an encoder with published weights.
 
     Attributes:
-      weights: where they are: see the encoder's loader.
-      trainable: names of stages, or beginnings of the names of parts, that training changes.
-      cache: type of the features of a frozen encoder, which are kept; "" keeps none.
-      cache_views: features kept of each training image.
+      weights: their location; see the encoder's loader.
+      trainable: stages, or prefixes of the names of parts, that are trained.
+      cache: type of the cached features of a frozen encoder; "" for no cache.
+      cache_views: augmented views cached per training image.
     """
 
     weights: Name
@@ -63,10 +60,10 @@ class PretrainedFields:
 
 @dataclasses.dataclass(frozen=True)
 class SmartBias:
-    """The training fields of a decoder with an output bias.
+    """Training fields of a decoder with an output bias.
 
     Attributes:
-      smart_bias: whether it starts at the log frequency of the train split's tokens.
+      smart_bias: whether to initialise it to the log frequencies of the train split's tokens.
     """
 
     smart_bias: bool
@@ -74,11 +71,11 @@ class SmartBias:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedDecoderFields:
-    """The training fields of a decoder with published weights.
+    """Training fields of a decoder with published weights.
 
     Attributes:
-      weights: where they are; "" starts fresh.
-      frozen: whether only what the published weights do not have is trained.
+      weights: their location; "" for random initialisation.
+      frozen: whether to train only the parts that the published weights lack.
     """
 
     weights: str
@@ -89,24 +86,24 @@ class Part(nn.Module):
     """A module that a config section names.
 
     Attributes:
-      training: the section's fields that the module does not have, a dataclass.
+      training: dataclass of the section's fields that are not fields of the module.
     """
 
     training: ClassVar[type] = NoFields
 
     @nn.nowrap
     def validate(self) -> None:
-        """Raises ValueError for fields that do not fit each other; its text starts with a field."""
+        """Raises ValueError for inconsistent fields; its text must start with a field's name."""
 
 
 class Encoder(Part):
-    """Images uint8 [B, H, W, 3] to a `Memory`: `__call__(images, *, train)`.
+    """An encoder: `__call__(images, *, train)` maps uint8 [B, H, W, 3] to a `Memory`.
 
     Attributes:
       loader: "module:function" that reads published weights: (encoder, weights, image_size) ->
-        variables; "" where there are none.
-      stages: beginnings of the names of the parts of each stage, where these do not begin with the
-        stage's own name.
+        variables; "" for none.
+      stages: prefixes of the names of each stage's parts, for stages whose parts do not begin with
+        the stage's name.
     """
 
     loader: ClassVar[str] = ""
@@ -123,10 +120,10 @@ class Decoder(Part):
     """A decoder; see the module's docstring for its methods.
 
     Attributes:
-      attention_layers: layers that its N attention maps are of, a layer's heads together.
+      attention_layers: layers of the N attention maps, which are ordered by layer, then head.
       attention_maps: N; 1 for a recurrent decoder.
-      word_axes: axis of the vocabulary in each parameter that has one, by the parameter's name.
-      takes_own_words: whether it takes `own_words`.
+      word_axes: vocabulary axis of each parameter that has one, by the parameter's name.
+      takes_own_words: whether `__call__` takes `own_words`.
     """
 
     attention_layers: ClassVar[int] = 1
@@ -136,41 +133,41 @@ class Decoder(Part):
 
     @property
     def longest_caption(self) -> int | None:
-        """Tokens that can be fed, bos counted; None where there is no limit."""
+        """Most tokens that can be fed, counting bos; None for no limit."""
         return None
 
     @property
     def has_attention(self) -> bool:
-        """Whether it attends to the image at each word."""
+        """True if it attends to the image at each step."""
         return True
 
     @property
     def draws_locations(self) -> bool:
-        """Whether training draws where it attends, so that its `aux` has the draws."""
+        """True if training samples the attended positions, with results in `aux`."""
         return False
 
     @property
     def ties_embeddings(self) -> bool:
-        """Whether the output layer is the token embedding."""
+        """True if the output layer is the token embedding."""
         return False
 
     @property
     def unpublished(self) -> tuple[str, ...]:
-        """Beginnings of the names of the parts that published weights do not have.
+        """Prefixes of the names of the parts that published weights lack.
 
-        They train where `PretrainedDecoderFields.frozen` leaves the rest as it is.
+        They are trained even if `PretrainedDecoderFields.frozen` is set.
         """
         return ()
 
 
 @struct.dataclass
 class Memory:
-    """What an encoder hands to a decoder.
+    """The output of an encoder, attended to by a decoder.
 
     Attributes:
-      values: float [B, P, D], one vector a position: `prefix` positions, then the grid by rows.
+      values: float [B, P, D], or F before an adapter: `prefix` positions, then the grid by rows.
       grid: (h, w) of the spatial positions; P == prefix + h * w.
-      prefix: positions, such as a class token, that lie outside the grid.
+      prefix: number of positions outside the grid, such as a class token.
     """
 
     values: jax.Array
@@ -180,13 +177,13 @@ class Memory:
 
 @struct.dataclass
 class DecoderOutput:
-    """What a decoder says of whole captions.
+    """The output of a decoder under teacher forcing.
 
     Attributes:
       logits: float32 [B, C, T, V]; position t predicts token t + 1.
-      attention: float32 [B, C, T, N, P], each row summing to 1, or None when not asked for.
-      aux: what an objective needs beside the logits, by name, each [B, C, T]: "location_log_prob"
-        and "location_entropy" of hard attention.
+      attention: float32 [B, C, T, N, P], summing to 1 over P; None if not requested.
+      aux: further inputs of an objective by name, each [B, C, T]: "location_log_prob" and
+        "location_entropy" of hard attention.
     """
 
     logits: jax.Array
@@ -196,15 +193,14 @@ class DecoderOutput:
 
 @struct.dataclass
 class Carry:
-    """What a decoder remembers between steps.
+    """The state of a decoder between steps.
 
-    The structure says which leaves follow the beams: a search reorders `per_beam` along K and
-    leaves `per_image` alone.
+    A search reorders `per_beam` along K and leaves `per_image` unchanged.
 
     Attributes:
-      per_image: a tree with leaves [B, ...], shared by an image's beams.
-      per_beam: a tree with leaves [B, K, ...].
-      position: int32 scalar, the number of tokens already fed.
+      per_image: tree with leaves [B, ...], shared by an image's beams.
+      per_beam: tree with leaves [B, K, ...].
+      position: int32 scalar, the number of tokens fed so far.
     """
 
     per_image: Any
@@ -213,9 +209,9 @@ class Carry:
 
 
 def gather_packed(x: jax.Array, packing: jax.Array) -> jax.Array:
-    """What x [B, C, T, ...] holds at the places of a packing [B, S]: [B, 1, S, ...].
+    """Gathers x [B, C, T, ...] at the indices of a packing [B, S]: [B, 1, S, ...].
 
-    The fill, -1, takes the first place: mask it out.
+    The padding, -1, gathers index 0 and must be masked by the caller.
     """
     flat = x.reshape(x.shape[0], -1, *x.shape[3:])
     places = jnp.maximum(packing, 0).reshape(*packing.shape, *(1,) * (flat.ndim - 2))
@@ -223,11 +219,11 @@ def gather_packed(x: jax.Array, packing: jax.Array) -> jax.Array:
 
 
 def scatter_packed(x: jax.Array, packing: jax.Array, captions: int, length: int) -> jax.Array:
-    """The inverse of `gather_packed`: x [B, 1, S, ...] to [B, C, T, ...], zero elsewhere."""
+    """Inverse of `gather_packed`: x [B, 1, S, ...] to [B, C, T, ...], zero elsewhere."""
 
     def put(rows: jax.Array, places: jax.Array) -> jax.Array:
         empty = jnp.zeros((captions * length, *rows.shape[1:]), rows.dtype)
-        # A place of -1 would count from the end: one past the end is dropped.
+        # -1 would index the last element; an index out of bounds is dropped.
         places = jnp.where(places < 0, captions * length, places)
         return empty.at[places].set(rows, mode="drop")
 

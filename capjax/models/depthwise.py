@@ -1,4 +1,4 @@
-"""A depthwise convolution in the form that is fastest on the backend at hand."""
+"""Depthwise convolution, in the form that is fastest on the current backend."""
 
 from typing import Any
 
@@ -8,21 +8,21 @@ from flax import linen as nn
 
 
 def _padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's "SAME" along one axis, as `jax.lax` counts it too."""
+    """(before, after) of "SAME" padding along one axis, as in TensorFlow and `jax.lax`."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
 
 def shifts(x: jax.Array, sides: tuple[int, int], stride: int) -> list[list[jax.Array]]:
-    """What each place of a kernel sees of an image padded as "SAME".
+    """Strided slices of x, one per element of a kernel, under "SAME" padding.
 
     Args:
-      x: [B, H, W, C].
+      x: [B, rows, columns, F].
       sides: rows and columns of the kernel.
       stride: of both axes.
 
     Returns:
-      For each row and column of the kernel [B, ceil(H / stride), ceil(W / stride), C].
+      By row and column of the kernel, [B, ceil(rows / stride), ceil(columns / stride), F].
     """
     rows, columns = x.shape[1:3]
     x = jnp.pad(
@@ -40,18 +40,18 @@ def shifts(x: jax.Array, sides: tuple[int, int], stride: int) -> list[list[jax.A
 
 
 def shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """A sum over the kernel's places of a shifted image times a row of weights, channel by channel.
+    """Depthwise convolution as a sum of `shifts` times their weights.
 
-    XLA fuses it, with the norm and the activation that follow, into one pass over the image. Rows
-    are summed first: adding all places one after the other took up to a third longer for 5x5.
+    XLA fuses it, with the norm and the activation that follow, into one pass over x. Each kernel
+    row is summed first, because one long chain of additions took up to a third longer for 5x5.
 
     Args:
-      x: [B, H, W, C].
-      kernel: [h, w, 1, C].
+      x: [B, rows, columns, F].
+      kernel: [side, side, 1, F].
       stride: of both axes.
 
     Returns:
-      [B, ceil(H / stride), ceil(W / stride), C], padded as "SAME".
+      [B, ceil(rows / stride), ceil(columns / stride), F], padded as "SAME".
     """
     return sum(
         sum(image * kernel[i, j, 0] for j, image in enumerate(row))
@@ -60,7 +60,7 @@ def shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The same by a convolution with as many groups as channels."""
+    """`shifted` as a convolution with one group per channel."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -72,10 +72,10 @@ def grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 class DepthwiseConv(nn.Module):
-    """A depthwise convolution without bias, [B, H, W, C] -> [B, H / stride, W / stride, C].
+    """A depthwise convolution without bias; shapes as for `shifted`.
 
-    On CPUs, where XLA's grouped convolution is slow, it is `shifted`; elsewhere `grouped`, for
-    which cuDNN and the TPU compiler have kernels. Measurements are in `benchmarks/README.md`.
+    Uses `shifted` on CPUs, where XLA's grouped convolution is slow, and `grouped` elsewhere, where
+    cuDNN and the TPU compiler have kernels for it. Measurements: `benchmarks/README.md`.
     """
 
     kernel_size: int = 3
@@ -85,7 +85,7 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
-        # The fan-in of a channel is the kernel's area alone.
+        # The fan-in of a channel is the kernel's area.
         init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
         kernel = self.param("kernel", init, shape).astype(self.dtype)
         return jax.lax.platform_dependent(

@@ -1,6 +1,6 @@
-"""Layers that the encoders and the decoders share: dropout, attention and the feed-forward block.
+"""Layers shared by encoders and decoders: dropout, attention and the feed-forward block.
 
-Legend: B images, Q queries, S keys, D width, H heads, E width of a head.
+Shapes: see docs/architecture.md.
 """
 
 import functools
@@ -13,21 +13,21 @@ import numpy as np
 from einops import rearrange
 from flax import linen as nn
 
-# Added to the logit of what must not be seen. Finite, so that a row of nothing else is no NaN.
+# Logit of a masked key or a banned token. Finite, so that softmax of a fully masked row is not NaN.
 NEVER = -1e9
 
-# Of kernels, as `nn.Dense` has it: a variance of 1 / inputs.
+# The default of `nn.Dense`: variance 1 / fan_in.
 FAN_IN = nn.initializers.lecun_normal()
 
-# Logits in bfloat16 would tie, and ties decide a search.
+# Logits in bfloat16 would often tie, and a search would break the ties arbitrarily.
 float32_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
 
 def fixed_init(start: Sequence[float] | None):
-    """Starts a parameter at given numbers; at zero where there are none."""
+    """Initialiser that returns the numbers of `start`, or zeros for None."""
 
     def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        del key  # A fixed start, not a random one.
+        del key  # Not random.
         numbers = np.zeros(shape) if start is None else np.asarray(start)
         return jnp.asarray(numbers.reshape(shape), jnp.float32)
 
@@ -35,10 +35,10 @@ def fixed_init(start: Sequence[float] | None):
 
 
 def with_bans(bias: jax.Array, banned: Sequence[int]) -> jax.Array:
-    """An output bias [V] that puts banned tokens out of reach.
+    """An output bias [V] with -1e9 for banned tokens.
 
-    By the bias, since a `where` over all logits is a pass over memory each way. Next to -1e9 a
-    float32 forgets any logit of a model.
+    Masking the bias saves the pass over all logits that a `where` costs in each direction. Added to
+    -1e9, any logit of a model is lost to float32 rounding.
     """
     mask = np.zeros(bias.shape, bool)
     mask[list(banned)] = True
@@ -46,30 +46,33 @@ def with_bans(bias: jax.Array, banned: Sequence[int]) -> jax.Array:
 
 
 def check_activation(name: str) -> None:
-    """Raises ValueError for a name that is no function of numbers, of any shape, in flax.linen."""
+    """Raises ValueError unless flax.linen has an elementwise function of this name."""
     array = jax.ShapeDtypeStruct((2,), jnp.float32)
     try:
         if jax.eval_shape(getattr(nn, name), array) == array:
             return
-    except (AttributeError, TypeError, ValueError):  # No function, or one of something else.
+    except (AttributeError, TypeError, ValueError):  # Not a function, or not of one array.
         pass
-    raise ValueError(f"activation={name!r} is no activation of flax.linen")
+    raise ValueError(f"activation={name!r} is not an activation of flax.linen")
 
 
 def check_heads(num_heads: int, width: int) -> None:
-    """Raises ValueError where a width can't be cut into so many heads."""
+    """Raises ValueError unless num_heads divides width."""
     if width % num_heads:
         raise ValueError(f"num_heads={num_heads} must divide width={width}")
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
-    """Fixed 2-D positions [h * w, width]: sines and cosines of the column and of the row.
+    """Fixed 2-D position embeddings, float32 [h * w, width].
 
-    Follows the 2-D form of MoCo v3 (Chen et al. 2021, section 5): a quarter of the width each
-    for the sine and cosine of x and of y, with wavelengths up to 10,000.
+    As in MoCo v3 (Chen et al. 2021, section 5): a quarter of the width each for the sine and the
+    cosine of the column and of the row, with frequencies from 1 down to 1 / 10,000.
+
+    Raises:
+      ValueError: width is not divisible by 4.
     """
     if width % 4:
-        raise ValueError(f"sin-cos positions need a width divisible by 4, and it is {width}")
+        raise ValueError(f"sincos positions need a width divisible by 4, not {width}")
     rows, columns = np.mgrid[: grid[0], : grid[1]].reshape(2, -1, 1)
     omega = 10_000.0 ** -(np.arange(width // 4) / max(width // 4 - 1, 1))
     parts = [f(axis * omega) for axis in (columns, rows) for f in (np.sin, np.cos)]
@@ -77,7 +80,7 @@ def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
 
 
 class GridPositions(nn.Module):
-    """Adds to features [B, h * w, D] where they lie: a table that is learned, or sines."""
+    """Adds position embeddings, learned or `sincos_positions`, to features [B, h * w, D]."""
 
     kind: Literal["learned", "sincos"]
     grid: tuple[int, int]
@@ -89,15 +92,15 @@ class GridPositions(nn.Module):
         elif self.kind == "learned":
             table = self.param("table", nn.initializers.normal(0.02), x.shape[1:])
         else:
-            raise ValueError(f"positions is {self.kind!r}; it may be 'learned' or 'sincos'")
+            raise ValueError(f"positions={self.kind!r} must be 'learned' or 'sincos'")
         return x + table.astype(x.dtype)
 
 
 class Dropout(nn.Module):
-    """Inverted dropout whose mask costs one byte of random bits an element, not four.
+    """Inverted dropout with 8 random bits per element.
 
-    Drawing 32 bits an element made dropout a fifth of a training step on CPUs. The rate is
-    rounded to a 256th (0.1 becomes 26/256) and survivors are scaled by the exact inverse.
+    With 32 bits per element, dropout took a fifth of a training step on CPUs. The rate is rounded
+    to a multiple of 1 / 256 (0.1 becomes 26 / 256), and kept elements are scaled to match.
     """
 
     rate: float
@@ -119,12 +122,12 @@ def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | None) 
     """Scaled dot-product attention weights (Vaswani et al. 2017, section 3.2.1).
 
     Args:
-      query: [..., H, Q, E].
-      key: [..., H, S, E].
-      mask: bool, broadcastable to [..., H, Q, S], True where a query may look; or None.
+      query: [..., A, Q, E].
+      key: [..., A, M, E].
+      mask: bool, broadcastable to [..., A, Q, M], True where a query attends to a key; or None.
 
     Returns:
-      float32 [..., H, Q, S], summing to 1 over S.
+      float32 [..., A, Q, M], summing to 1 over M.
     """
     query = query * query.shape[-1] ** -0.5
     scores = jnp.einsum("...qe,...se->...qs", query, key, preferred_element_type=jnp.float32)
@@ -134,20 +137,20 @@ def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | None) 
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose keys and values are computed apart from its queries.
+    """Multi-head attention with keys and values computed apart from queries.
 
-    Apart, because what is attended to is often known once for many queries: an image's memory
-    for all its captions, or the tokens already decoded. And with the heads before the positions,
-    as the matrix products take them: otherwise each query would move them all.
+    Keys and values are computed once and used for many queries: an image's memory for all its
+    captions, or the tokens decoded so far. Heads come before positions, the layout of the matrix
+    products, so that no query transposes the keys.
 
     Attributes:
-      num_heads: H.
+      num_heads: A.
       width: of the output.
-      head_dim: E; by default width / num_heads.
+      head_dim: E; width / num_heads if None.
       dropout: rate on the attention weights.
       dtype: of the computation.
-      kernel_init: of all kernels but the last projection's.
-      out_init: of that.
+      kernel_init: of the query, key and value kernels.
+      out_init: of the output kernel.
     """
 
     num_heads: int
@@ -160,7 +163,7 @@ class Attention(nn.Module):
 
     def setup(self):
         if not self.head_dim and self.width % self.num_heads:
-            raise ValueError(f"num_heads {self.num_heads} does not divide the width {self.width}")
+            raise ValueError(f"num_heads={self.num_heads} must divide width={self.width}")
         head_dim = self.head_dim or self.width // self.num_heads
         inner = self.num_heads * head_dim
         self.query = nn.Dense(inner, dtype=self.dtype, kernel_init=self.kernel_init)
@@ -169,7 +172,7 @@ class Attention(nn.Module):
         self.drop_weights = Dropout(self.dropout)
 
     def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Keys and values [..., H, S, E] of x [..., S, D]."""
+        """Keys and values [..., A, M, E] of x [..., M, D]."""
         key, value = jnp.split(self.key_value(x), 2, axis=-1)
         return self._heads(key), self._heads(value)
 
@@ -185,7 +188,7 @@ class Attention(nn.Module):
         *,
         train: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        """Attends from x [..., Q, D]; gives [..., Q, width] and the weights [..., H, Q, S]."""
+        """Attends from x [..., Q, D]; returns [..., Q, width] and weights [..., A, Q, M]."""
         weights = attention_weights(self._heads(self.query(x)), key, mask)
         dropped = self.drop_weights(weights, train=train).astype(value.dtype)
         attended = jnp.einsum("...qs,...se->...qe", dropped, value)
@@ -193,7 +196,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Dense, activation, dense; `hidden` is the inner width."""
+    """Dense layer to `hidden`, activation, dense layer to `width`."""
 
     hidden: int
     width: int

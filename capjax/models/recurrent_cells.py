@@ -1,8 +1,9 @@
-"""LSTM and GRU cells whose input comes in two parts: a word, known beforehand, and a context.
+"""LSTM and GRU cells with two inputs: an embedded token and a context.
 
-The word's part is one matrix product over all words of all captions, outside of the time loop.
+`word_part`, the projection of the token, is computed for all tokens of all captions at once,
+outside the time loop.
 
-Legend: H width of the state, E of the word's embedding, D of the context; `...` are leading axes.
+Shapes: see docs/architecture.md; `width` is that of the state.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ State = dict[str, jax.Array]
 
 
 def _per_gate_orthogonal(gates: int):
-    """Orthogonal [H, H] for each gate, side by side."""
+    """Initialiser of an orthogonal kernel [width, width] per gate, concatenated by columns."""
 
     def init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
         width = shape[0]
@@ -29,11 +30,11 @@ def _per_gate_orthogonal(gates: int):
 class LSTMCell(nn.Module):
     """Long short-term memory (Hochreiter and Schmidhuber 1997).
 
-    Gates lie in torch's order, i f g o; the forget gate's bias starts at 1 (Jozefowicz et al. 2015,
-    section 2.2).
+    Gates are in torch's order, i f g o; the forget gate's bias is initialised to 1 (Jozefowicz et
+    al. 2015, section 2.2).
 
     Attributes:
-      width: H.
+      width: of the state.
       dtype: of the products; the state is float32.
     """
 
@@ -49,15 +50,15 @@ class LSTMCell(nn.Module):
         )
 
     def _bias_init(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        del key  # A fixed start, not a random one.
+        del key  # Not random.
         return jnp.zeros(shape, dtype).at[self.width : 2 * self.width].set(1.0)
 
     def word_part(self, x: jax.Array) -> jax.Array:
-        """What a word [..., E] adds to the gates: [..., 4 H]."""
+        """Gate inputs [..., 4 * width] of an embedded token [..., D]."""
         return self.word(x)
 
     def __call__(self, state: State, word_part: jax.Array, context: jax.Array | None) -> State:
-        """The next {"hidden", "cell"} [..., H]; `context` is [..., D], or None for no input."""
+        """The next {"hidden", "cell"} [..., width]; `context` is [..., D], or None."""
         gates = word_part.astype(jnp.float32) + self.hidden(state["hidden"])
         if context is not None:
             gates += self.context(context)
@@ -69,11 +70,11 @@ class LSTMCell(nn.Module):
 class GRUCell(nn.Module):
     """Gated recurrent unit (Cho et al. 2014).
 
-    Gates lie in torch's order, r z n. The reset gate acts after the product with the state, as in
-    cuDNN, torch and Keras.
+    Gates are in torch's order, r z n. The reset gate is applied after the product with the state,
+    as in cuDNN, torch and Keras.
 
     Attributes:
-      width: H.
+      width: of the state.
       dtype: of the products; the state is float32.
     """
 
@@ -87,11 +88,11 @@ class GRUCell(nn.Module):
         self.hidden = nn.Dense(size, dtype=self.dtype, kernel_init=_per_gate_orthogonal(3))
 
     def word_part(self, x: jax.Array) -> jax.Array:
-        """What a word [..., E] adds to the gates: [..., 3 H]."""
+        """Gate inputs [..., 3 * width] of an embedded token [..., D]."""
         return self.word(x)
 
     def __call__(self, state: State, word_part: jax.Array, context: jax.Array | None) -> State:
-        """The next {"hidden"} [..., H]; `context` is [..., D], or None for no input."""
+        """The next {"hidden"} [..., width]; `context` is [..., D], or None."""
         given = word_part.astype(jnp.float32)
         if context is not None:
             given += self.context(context)

@@ -1,4 +1,4 @@
-"""The first convolution of a network, in the form that is fastest on the backend at hand."""
+"""The first convolution of a network, in the form that is fastest on the current backend."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ _SIDE, _STRIDE = 3, 2
 
 
 def summed(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A sum over the kernel's places and the few input channels of an image times a row of weights.
+    """Convolution of stride 2 as a sum over kernel elements and input channels.
 
     XLA fuses it, with the norm and the activation that follow, into one pass over the image.
 
     Args:
-      x: [B, H, W, I].
-      kernel: [3, 3, I, O].
+      x: [B, H, W, channels].
+      kernel: [3, 3, channels, features].
 
     Returns:
-      [B, ceil(H / 2), ceil(W / 2), O], padded as "SAME".
+      [B, ceil(H / 2), ceil(W / 2), features], padded as "SAME".
     """
 
     def place(image: jax.Array, weights: jax.Array) -> jax.Array:
@@ -34,17 +34,17 @@ def summed(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same by a convolution."""
+    """`summed` as an XLA convolution."""
     return jax.lax.conv_general_dilated(
         x, kernel, (_STRIDE, _STRIDE), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 class StemConv(nn.Module):
-    """A 3x3 convolution of stride 2 without bias, [B, H, W, I] -> [B, H / 2, W / 2, features].
+    """A 3x3 convolution of stride 2 without bias; shapes as for `summed`.
 
-    On CPUs it is `summed`, which took 0.43 (16 features) and 0.66 (32) of the time of XLA's
-    convolution at 224x224x3; elsewhere `convolved`.
+    Uses `summed` on CPUs, where it took 0.43 (16 features) and 0.66 (32) of the time of XLA's
+    convolution at 224x224x3, and `convolved` elsewhere.
     """
 
     features: int

@@ -1,4 +1,4 @@
-"""A table of a model's modules, their output shapes and their parameters."""
+"""A table of a model's modules, with output shapes and parameter counts."""
 
 import math
 from typing import Any
@@ -15,11 +15,13 @@ _DEPTH = 2
 def model_summary(
     model: Captioner, image_shape: tuple[int, ...], captions: int, length: int
 ) -> str:
-    """The modules down to two levels, in the order in which they are called.
+    """Table of the modules of the top two levels, in call order.
 
     Nothing is computed: shapes come from tracing one image, uint8 of `image_shape`, with
-    `captions` captions of `length` tokens. Raises ValueError where the model's fields or the
-    image's size do not fit together.
+    `captions` captions of `length` tokens.
+
+    Raises:
+      ValueError: fields of the model, or a field and the image size, are inconsistent.
     """
     outputs: dict[tuple[str, ...], tuple[str, str]] = {}
 
@@ -53,7 +55,7 @@ def model_summary(
 
 
 def _order(path: tuple[str, ...], outputs: dict) -> tuple:
-    """A parent before its children, which stay in the order in which they were called."""
+    """Sort key: parents before children, siblings in call order."""
     calls = list(outputs)
     return tuple(calls.index(path[: depth + 1]) for depth in range(len(path)))
 

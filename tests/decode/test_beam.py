@@ -388,7 +388,7 @@ def test_lowers_for_accelerators(toy, platform):
         ({"early_stopping": 1}, "early_stopping"),
         ({"max_length": 1}, "max_length"),
         ({"num_beams": 3}, "num_beams=3"),
-        ({"eos_id": 9}, "eos_id 9"),
+        ({"eos_id": 9}, "eos_id=9"),
         ({"return_attention": True}, "attention=True"),
         ({"chunk": 0}, "chunk"),
     ],

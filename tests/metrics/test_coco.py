@@ -152,12 +152,12 @@ def test_order_of_the_images_does_not_matter(order: list[str]) -> None:
 @pytest.mark.parametrize(
     ("references", "hypotheses", "message"),
     [
-        ({}, {}, "no image to score"),
+        ({}, {}, "no images to score"),
         ({1: ["a"], 2: ["b"]}, {1: "a"}, r"hypotheses lack 1 .* 2"),
         ({1: ["a"]}, {1: "a", "dog.jpg": "b"}, r"references lack 1 .* 'dog.jpg'"),
         ({1: ["a"], 2: []}, {1: "a", 2: "b"}, r"references\[2\] is empty"),
         ({1: "a dog"}, {1: "a"}, r"references\[1\] is a string"),
-        ({1: ["."], 2: [""]}, {1: "a", 2: "b"}, "no word"),
+        ({1: ["."], 2: [""]}, {1: "a", 2: "b"}, "no words"),
     ],
 )
 def test_mistakes_are_named(function, references, hypotheses, message) -> None:

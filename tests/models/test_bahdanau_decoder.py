@@ -80,7 +80,7 @@ def test_without_attention_the_image_comes_in_once_and_everywhere_alike():
     np.testing.assert_allclose(moved.logits, output.logits, atol=1e-5)
     other = run(model, params, features + 1, tokens)
     assert np.abs(other.logits - output.logits)[..., 4:].max() > 1e-2
-    with pytest.raises(ValueError, match="attention 'none' sees the image in its initial state"):
+    with pytest.raises(ValueError, match="attention='none' sees the image in the initial state"):
         variables(captioner(attention="none", initial_state="zero"))
 
 

@@ -180,10 +180,10 @@ def test_output_bias_is_the_first_prediction():
 def test_too_many_tokens_are_refused():
     model, (features, _) = DECODERS["pre"], data()
     variables = model.init_variables(jax.random.key(0), (P, F))
-    with pytest.raises(ValueError, match="max_length 9"):
+    with pytest.raises(ValueError, match="max_length=9"):
         model.apply(variables, features, jnp.zeros((B, 1, 10), jnp.int32), train=False)
     memory = compiled(model)(variables, features, method="encode")
-    with pytest.raises(ValueError, match="max_length 9"):
+    with pytest.raises(ValueError, match="max_length=9"):
         model.apply(variables, memory, 2, 10, method="init_carry")
 
 

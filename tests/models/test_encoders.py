@@ -82,7 +82,7 @@ def test_sincos_positions_tell_rows_and_columns_apart():
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [
-        (PatchEncoder(7, 16, 1, 2), "patch_size 7 does not divide the image size 16x32"),
+        (PatchEncoder(7, 16, 1, 2), "patch_size=7 must divide the image size 16x32"),
         (PatchEncoder(8, 16, 1, 2, positions="none"), "'learned' or 'sincos'"),
         (PatchEncoder(8, 18, 1, 2, positions="sincos"), "divisible by 4"),
         (ConvEncoder((10,), 1, groups=4), r"widths \(10,\) must be multiples of groups 4"),
@@ -94,7 +94,7 @@ def test_errors_say_what_would_work(encoder, message):
 
 
 def test_features_must_fit_their_grid():
-    with pytest.raises(ValueError, match="5 positions for 6"):
+    with pytest.raises(ValueError, match="5 positions, not 6"):
         FeatureEncoder((2, 3)).apply({}, jnp.zeros((1, 5, 4)), train=False)
 
 

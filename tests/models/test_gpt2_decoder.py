@@ -53,7 +53,7 @@ def test_fresh_kernels_have_gpt2s_size():
 
 
 def test_a_bias_that_is_not_there_can_not_start():
-    with pytest.raises(ValueError, match="output_bias starts a bias that use_output_bias=False"):
+    with pytest.raises(ValueError, match="output_bias needs use_output_bias=True"):
         shapes(GPT2Decoder(vocab_size=2, width=8, num_heads=2, output_bias=(0.0, 1.0)))
 
 
@@ -75,7 +75,9 @@ def test_the_config_makes_it():
     whole = base.gpt2_decoder()
     for name in set(whole) - {"name", "dropout", "attention_dropout", "weights", "frozen"}:
         assert whole[name] == getattr(GPT2Decoder(), name), name
-    with pytest.raises(ConfigError, match=r"config\.decoder\.activation='glue' is no activation"):
+    with pytest.raises(
+        ConfigError, match=r"config\.decoder\.activation='glue' is not an activation"
+    ):
         build.captioner(config(activation="glue"), tokenizer)
 
 

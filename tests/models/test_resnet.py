@@ -104,7 +104,7 @@ def test_training_computes_the_same(pair):
 
 
 def test_there_is_no_other_depth():
-    with pytest.raises(ValueError, match=r"no ResNet of depth 18; it may be \[50, 101, 152\]"):
+    with pytest.raises(ValueError, match=r"no depth=18; it must be one of \[50, 101, 152\]"):
         ResNet(18).init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.uint8), train=False)
 
 

@@ -149,10 +149,10 @@ def test_half_precision_is_close_and_keeps_float32_parameters():
 @pytest.mark.parametrize(
     ("changes", "size", "message"),
     [
-        ({}, (3, 18), "patch_size 4 is more than the image size 3x18; choose .* of 4 or more"),
-        ({"activation": "relu"}, (12, 20), "activation is 'relu'; it may be 'gelu', 'gelu_tanh'"),
-        ({"resample": "nearest"}, (16, 20), "resample is 'nearest'; it may be 'bicubic'"),
-        ({"num_heads": 3}, (12, 20), "num_heads 3 does not divide the width 16"),
+        ({}, (3, 18), "patch_size=4 exceeds the image size 3x18; choose .* of 4 or more"),
+        ({"activation": "relu"}, (12, 20), "activation='relu' must be one of 'gelu', 'gelu_tanh'"),
+        ({"resample": "nearest"}, (16, 20), "resample='nearest' must be 'bicubic'"),
+        ({"num_heads": 3}, (12, 20), "num_heads=3 must divide width=16"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, size, message):

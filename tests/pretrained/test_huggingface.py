@@ -212,7 +212,7 @@ def test_an_encoder_of_other_fields_is_told_which(saved):
             ("mean", (0.5, 0.5, 0.5), (0.4, 0.5, 0.6)),
         ]
     )
-    with pytest.raises(ValueError, match="patch_size 4 is more than the image size 3x3"):
+    with pytest.raises(ValueError, match="patch_size=4 exceeds the image size 3x3"):
         load_vit(ViT(**fields), str(folder), 3)
 
 

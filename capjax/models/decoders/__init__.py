@@ -1,1 +1,1 @@
-"""The decoders, a file each."""
+"""The decoders, one per file."""

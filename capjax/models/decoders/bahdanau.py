@@ -1,10 +1,9 @@
-"""Recurrent caption decoders that look at the image before each word.
+"""Recurrent caption decoders with attention to the image at each step.
 
-"Neural Machine Translation by Jointly Learning to Align and Translate" (Bahdanau et al. 2015) gave
-the additive attention, "Show, Attend and Tell" (Xu et al. 2015; SAT below) brought it to images.
+Additive attention is from "Neural Machine Translation by Jointly Learning to Align and Translate"
+(Bahdanau et al. 2015), its use on images from "Show, Attend and Tell" (Xu et al. 2015; SAT below).
 
-Legend: B images, C captions an image, K beams an image, T tokens, S packed tokens, P memory
-positions, D memory width, E width of a word's embedding, H width of the state, V vocabulary.
+Shapes: see docs/architecture.md.
 """
 
 from typing import Any, Literal
@@ -26,7 +25,7 @@ from capjax.models.layers import Dropout, fixed_init, float32_dot, with_bans
 from capjax.models.recurrent_cells import GRUCell, LSTMCell, State
 from capjax.parts.types import Count, Given, Rate, Share
 
-# What an image gives to all steps, and what a step leaves behind: trees of arrays.
+# Arrays computed once per image for all steps, and arrays that a step returns, by name.
 PerImage = dict[str, jax.Array]
 Seen = dict[str, jax.Array]
 
@@ -34,47 +33,47 @@ _CELLS = {"gru": GRUCell, "lstm": LSTMCell}
 
 
 class ContextGate(nn.Module):
-    """Says how much the image matters for a word: one number, or one a feature."""
+    """Gates the context by a sigmoid of the state: one number, or one per feature."""
 
     vector: bool
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, hidden: jax.Array, context: jax.Array) -> jax.Array:
-        """Scales a context [..., D] by what the state [..., H] makes of it."""
+        """Scales a context [..., D] by a gate of the state, `hidden` [..., D]."""
         size = context.shape[-1] if self.vector else 1
         return nn.sigmoid(nn.Dense(size, dtype=self.dtype, name="dense")(hidden)) * context
 
 
 class BahdanauDecoder(Decoder):
-    """A GRU or LSTM over words and what it looks at in the image.
+    """A GRU or LSTM over embedded tokens and attended image contexts.
 
-    At each step the state h_{t-1} weighs the memory's positions, the cell takes the word and the
-    weighted mean (the context), and an output layer gives the logits.
+    At each step the state h_{t-1} gives attention weights over the memory's positions, the cell
+    takes the token and the context (the weighted mean), and the output layer gives the logits.
 
     Attributes:
       vocab_size: V.
-      width: H.
-      embed_dim: E.
+      width: of the state.
+      embed_dim: width of the token embedding.
       cell: "gru" or "lstm".
-      attention: "soft" takes the weighted mean of all positions (SAT section 4.2), "hard" one
-        position, drawn from the weights in training and the likeliest afterwards (section 4.1),
-        and "none" shows the image in the initial state alone.
+      attention: "soft" for the weighted mean of all positions (SAT section 4.2); "hard" for one
+        position, sampled from the weights in training and their argmax otherwise (section 4.1);
+        "none" for the image in the initial state only.
       attention_dim: width of the attention.
       attention_activation: "tanh" or "relu".
-      initial_state: "mean" is an affine map of the memory's mean (section 3.1.2), or "zero".
-      gate: scales the context by a sigmoid of the state: "scalar" as in SAT section 4.2.1, "vector"
-        by one number a feature, or "none".
-      output: "linear" of the state; "hidden" has a dense layer before; "deep" is linear in the
-        sum of the word's embedding and maps of state and context (SAT equation 7).
-      embedding_dropout: rate on the words' embeddings.
-      dropout: rate on what the output layer takes.
-      expected_rate: share of images that take the weighted mean while training hard attention,
-        which steadies its gradient (section 4.1).
-      banned: token ids that are never generated (pad, bos, unk; never the eos).
-      output_bias: [V], where the output layer's bias starts; zeros when None.
-      remat: whether the backward pass computes the attention of a step again; see
-        `AdditiveAttention`.
+      initial_state: "mean" for an affine map of the memory's mean (section 3.1.2), or "zero".
+      gate: factor of the context, a sigmoid of the state: "scalar" (SAT section 4.2.1), "vector"
+        for one per feature, or "none".
+      output: input of the output layer: "linear" for the state; "hidden" for a dense layer of the
+        state; "deep" for the sum of token embedding and projected state and context (SAT equation
+        7).
+      embedding_dropout: rate on token embeddings.
+      dropout: rate on the input of the output layer.
+      expected_rate: share of images that take the weighted mean in training of hard attention,
+        which reduces the variance of its gradient (section 4.1).
+      banned: ids of tokens that are never generated (pad, bos, unk), without eos.
+      output_bias: [V], initial bias of the output layer; zeros if None.
+      remat: whether the backward pass recomputes the attention of a step; see `AdditiveAttention`.
       dtype: of the products; parameters, states and logits are float32.
     """
 
@@ -126,7 +125,7 @@ class BahdanauDecoder(Decoder):
             self.hidden_to_output = dense(self.embed_dim, use_bias=False)
             if self.attention != "none":
                 self.context_to_output = dense(self.embed_dim, use_bias=False)
-        # Small, so that the bias alone makes the first predictions.
+        # Small, so that the bias determines the first predictions.
         self.logits = dense(
             self.vocab_size,
             use_bias=False,
@@ -142,8 +141,8 @@ class BahdanauDecoder(Decoder):
         """See `Part`."""
         if self.attention == "none" and (self.initial_state, self.gate) != ("mean", "none"):
             raise ValueError(
-                "attention='none' sees the image in the initial state alone: initial_state must be "
-                f"'mean' and gate 'none', and they are {self.initial_state!r} and {self.gate!r}"
+                "attention='none' sees the image in the initial state only: it needs "
+                f"initial_state='mean', gate='none', not {self.initial_state!r}, {self.gate!r}"
             )
 
     @property
@@ -157,15 +156,15 @@ class BahdanauDecoder(Decoder):
         return self.attention == "hard"
 
     def _per_image(self, memory: Memory) -> PerImage:
-        """The memory and its keys, made once an image; its mean where nothing is looked at."""
+        """Memory and attention keys; without attention, uniform weights [B, P]."""
         values = memory.values.astype(self.dtype)
         if self.attention == "none":
-            # Kept for the number of positions: all weigh the same in the attention reported.
+            # The attention that is reported, uniform over the positions.
             return {"weights": jnp.full(values.shape[:2], 1 / values.shape[1], jnp.float32)}
         return {"values": values, "keys": self.attend.keys(values)}
 
     def _start(self, values: jax.Array, captions: int) -> State:
-        """The state before the first word [B, C, H], of a memory [B, P, D]."""
+        """The initial state, leaves [B, C, width], for a memory [B, P, D]."""
         shape = (values.shape[0], captions, self.width)
         names = ("hidden", "cell") if self.cell == "lstm" else ("hidden",)
         if self.initial_state == "zero":
@@ -178,10 +177,10 @@ class BahdanauDecoder(Decoder):
         return {name: jnp.broadcast_to(value, shape) for name, value in start.items()}
 
     def _look(self, state: State, per_image: PerImage, expected: jax.Array | None) -> Seen:
-        """What the state sees: "context" [B, C, D] and "log_weights" float32 [B, C, P].
+        """Attends to the memory: "context" [B, C, D] and "log_weights" float32 [B, C, P].
 
-        `expected`, bool [B], is given in training with hard attention alone: whether an image
-        takes the weighted mean. Then "location_log_prob" and "location_entropy" [B, C] are there.
+        `expected`, bool [B], marks the images that take the weighted mean; it is given only in
+        training with hard attention and adds "location_log_prob" and "location_entropy" [B, C].
         """
         log_weights = self.attend(per_image["keys"], state["hidden"])
         seen = {"log_weights": log_weights}
@@ -202,7 +201,7 @@ class BahdanauDecoder(Decoder):
             mixed = expected[:, None, None]
             context = jnp.where(mixed, mean(), at(location))
             picked = jnp.take_along_axis(log_weights, location[..., None], axis=-1)
-            # Where nothing was drawn there is nothing to reinforce.
+            # The weighted mean draws no position, so REINFORCE has no term for it.
             seen["location_log_prob"] = jnp.where(mixed, 0.0, picked)[..., 0]
             seen["location_entropy"] = -(weights * log_weights).sum(axis=-1)
         if self.gate != "none":
@@ -217,7 +216,7 @@ class BahdanauDecoder(Decoder):
         per_image: PerImage,
         expected: jax.Array | None = None,
     ) -> tuple[State, Seen]:
-        """One word a caption, of embedding [B, C, E]: the next state and what was seen for it."""
+        """Feeds one embedded token per caption, [B, C, D]; returns the state and the arrays."""
         if self.attention == "none":
             weights = per_image["weights"][:, None]
             shape = (*state["hidden"].shape[:2], weights.shape[-1])
@@ -228,7 +227,7 @@ class BahdanauDecoder(Decoder):
         return state, {**seen, "hidden": state["hidden"], "embedded": embedded}
 
     def _logits(self, seen: Seen, *, train: bool) -> jax.Array:
-        """float32 [..., V] of what a step left; what is banned is out of reach."""
+        """Logits, float32 [..., V], of a step's arrays; those of banned tokens are about -1e9."""
         x = seen["hidden"]
         if self.output == "hidden":
             x = self.before_output(x)
@@ -250,8 +249,8 @@ class BahdanauDecoder(Decoder):
     ) -> DecoderOutput:
         """Teacher forcing: tokens int32 [B, C, T] -> logits [B, C, T, V]; packed, [B, 1, S, V].
 
-        With `own_words`, float scalar, each token after the first is the decoder's own draw with
-        that probability (Bengio et al. 2015, "Scheduled Sampling", section 2.4).
+        Each token after the first is replaced by the decoder's own draw with probability
+        `own_words`, a float scalar (Bengio et al. 2015, "Scheduled Sampling", section 2.4).
         """
         per_image = self._per_image(memory)
         state = self._start(memory.values.astype(self.dtype), tokens.shape[1])
@@ -259,7 +258,7 @@ class BahdanauDecoder(Decoder):
         if self.attention == "hard" and train:
             images = tokens.shape[:1]
             expected = jax.random.bernoulli(self.make_rng("sample"), self.expected_rate, images)
-        # What is left of each step. What the output does not need is not kept.
+        # Only arrays that the output needs are stacked over the steps.
         kept = {"hidden", "location_log_prob", "location_entropy"}
         kept |= {"embedded", "context"} if self.output == "deep" else set()
         kept |= {"log_weights"} if attention else set()
@@ -282,12 +281,12 @@ class BahdanauDecoder(Decoder):
 
         if own_words is None:
             embedded = self._embed(tokens, train)
-            # All words at once, outside of the time loop.
+            # One matrix product for all tokens, outside the time loop.
             inputs = (embedded, self.recurrence.word_part(embedded))
             seen = self._scan(follow, state, inputs)
         else:
             own = jax.random.bernoulli(self.make_rng("sample"), own_words, tokens.shape)
-            own = own.at[..., 0].set(False)  # Before bos nothing could be drawn.
+            own = own.at[..., 0].set(False)  # bos has no previous step to draw it.
             seen = self._scan(draw, (state, tokens[..., 0]), (tokens, own))
         if packing is not None:
             seen = {name: gather_packed(value, packing) for name, value in seen.items()}
@@ -296,7 +295,7 @@ class BahdanauDecoder(Decoder):
         return DecoderOutput(self._logits(seen, train=train), weights, aux)
 
     def _scan(self, body: Any, carried: Any, inputs: tuple[jax.Array, ...]) -> Seen:
-        """Runs over the tokens of `inputs` [B, C, T, ...]; gives what `body` left, the same way."""
+        """Scans `body` over axis T of `inputs` [B, C, T, ...]; returns its outputs, stacked."""
         scan = nn.scan(
             body,
             variable_broadcast="params",
@@ -310,7 +309,7 @@ class BahdanauDecoder(Decoder):
         return self.drop_words(self.tokens(tokens), train=train).astype(self.dtype)
 
     def init_carry(self, memory: Memory, width: int, max_length: int) -> Carry:
-        """The first state for `width` beams an image; there is no limit to the tokens fed."""
+        """The initial carry for `width` beams per image; `max_length` has no effect."""
         del max_length
         state = self._start(memory.values.astype(self.dtype), width)
         return Carry(self._per_image(memory), state, jnp.zeros((), jnp.int32))
@@ -318,7 +317,7 @@ class BahdanauDecoder(Decoder):
     def step(
         self, carry: Carry, token: jax.Array, *, attention: bool = False
     ) -> tuple[Carry, jax.Array, jax.Array | None]:
-        """Feeds one token a beam, int32 [B, K]; gives logits [B, K, V] for the next."""
+        """Feeds one token per beam, int32 [B, K]; returns logits [B, K, V] of the next."""
         embedded = self._embed(token, train=False)
         word_part = self.recurrence.word_part(embedded)
         state, seen = self._advance(carry.per_beam, embedded, word_part, carry.per_image)

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019) as a caption decoder: with attention to the image in each block."""
+"""GPT-2 (Radford et al. 2019) as a caption decoder, with cross-attention in each block."""
 
 from capjax.models.contract import PretrainedDecoderFields
 from capjax.models.decoders.transformer import TransformerDecoder
@@ -6,13 +6,13 @@ from capjax.parts.types import Count, Depth, Given, Length, NotNegative
 
 
 class GPT2Decoder(TransformerDecoder):
-    """`TransformerDecoder` with GPT-2's fields; as they stand, those of its smallest.
+    """`TransformerDecoder` with the fields of GPT-2 small as defaults.
 
-    Medium, large and XL have a `width` of 1024, 1280 and 1600, `num_layers` of 24, 36 and 48, and
-    `num_heads` of 16, 20 and 25. The attention to the image follows the self-attention, with a
-    norm of its own, as in transformers' `GPT2LMHeadModel` with `add_cross_attention`. "gelu" is the
-    approximation by tanh, which GPT-2 has. Fresh kernels follow section 2.3: those that end a
-    residual branch are scaled by 1 / sqrt(N), N counting two branches a block.
+    Medium, large and XL have `width` 1024, 1280 and 1600, `num_layers` 24, 36 and 48, and
+    `num_heads` 16, 20 and 25. Cross-attention follows self-attention, with its own norm, as in
+    transformers' `GPT2LMHeadModel` with `add_cross_attention`. "gelu" is the tanh approximation, as
+    in GPT-2. Initialisation follows section 2.3: the last kernel of each residual branch is scaled
+    by 1 / sqrt(2 num_layers).
     """
 
     vocab_size: Given[int] = 50257
@@ -29,7 +29,7 @@ class GPT2Decoder(TransformerDecoder):
 
     @property
     def unpublished(self) -> tuple[str, ...]:
-        """The attention to the image, which a GPT-2 does not have; see `Decoder`."""
+        """The cross-attention, which GPT-2 lacks; see `Decoder`."""
         blocks = range(self.num_layers)
         return tuple(
             f"blocks_{i}/{part}" for i in blocks for part in ("cross_attention", "norms_1")

@@ -1,7 +1,6 @@
 """The transformer caption decoder (Vaswani et al. 2017, section 3; pre-norm by default).
 
-Legend: B images, C captions an image, K beams an image, T tokens, P memory positions, D width,
-V vocabulary, L layers, H heads, E head width, M positions that a cache holds.
+Shapes: see docs/architecture.md; M is the number of tokens that a cache holds.
 """
 
 from collections.abc import Callable
@@ -37,7 +36,7 @@ KeyValue = tuple[jax.Array, jax.Array]
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention, attention to the image, feed-forward, each with a residual."""
+    """Causal self-attention, cross-attention and feed-forward, each with a residual."""
 
     width: int
     num_heads: int
@@ -75,7 +74,7 @@ class DecoderBlock(nn.Module):
         return x if self.norm == "pre" else self.norms[index](x)
 
     def _look(self, x: jax.Array, memory: KeyValue, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Attends to the image and feeds forward: x [B, Q, D] -> x, weights [B, H, Q, P]."""
+        """Cross-attention and feed-forward: x [B, Q, D] -> x, attention weights [B, A, Q, P]."""
         y, weights = self.cross_attention(self._before(1, x), *memory, train=train)
         x = self._residual(1, x, y, train)
         y = self.feed_forward(self._before(2, x))
@@ -84,17 +83,17 @@ class DecoderBlock(nn.Module):
     def __call__(
         self, x: jax.Array, memory: KeyValue, mask: jax.Array, *, train: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """Whole captions: x [B, C, T, D] -> x, weights on the image [B, H, C * T, P].
+        """Whole captions: x [B, C, T, D] -> x, cross-attention weights [B, A, C * T, P].
 
-        `mask`, broadcastable to [B * C, H, T, T], says which tokens a token sees.
+        `mask`, broadcastable to [B * C, A, T, T], is True where a token attends to a token.
         """
         batch, captions, _, _ = x.shape
-        # Self-attention stays in a caption, so captions are its batch ...
+        # Self-attention stays within a caption, so captions are part of the batch ...
         x = rearrange(x, "b c t d -> (b c) t d")
         y = self._before(0, x)
         y, _ = self.self_attention(y, *self.self_attention.keys_values(y), mask, train=train)
         x = self._residual(0, x, y, train)
-        # ... and an image's captions are queries to one memory, which is never repeated.
+        # ... and tokens of all captions are queries to one memory, which is never repeated.
         x = rearrange(x, "(b c) t d -> b (c t) d", b=batch)
         x, weights = self._look(x, memory, train)
         return rearrange(x, "b (c t) d -> b c t d", c=captions), weights
@@ -102,7 +101,7 @@ class DecoderBlock(nn.Module):
     def step(
         self, x: jax.Array, memory: KeyValue, cache: KeyValue, position: jax.Array
     ) -> tuple[jax.Array, KeyValue, jax.Array]:
-        """One token a beam: x [B, K, D], cache leaves [B, K, H, M, E], weights [B, H, K, P]."""
+        """One token per beam: x [B, K, D], cache leaves [B, K, A, M, E], weights [B, A, K, P]."""
         y = rearrange(self._before(0, x), "b k d -> b k 1 d")
         new = self.self_attention.keys_values(y)
         cache = jax.tree.map(
@@ -111,8 +110,8 @@ class DecoderBlock(nn.Module):
             new,
         )
         seen = jnp.arange(cache[0].shape[3]) <= position
-        # With images and beams apart: as one axis for this reader alone, XLA would make the update
-        # twice, on a copy of the cache each.
+        # Images and beams stay separate axes: merging them here made XLA copy the cache and
+        # update both copies.
         y, _ = self.self_attention(y, *cache, seen, train=False)
         x = self._residual(0, x, rearrange(y, "b k 1 d -> b k d"), train=False)
         x, weights = self._look(x, memory, train=False)
@@ -120,28 +119,28 @@ class DecoderBlock(nn.Module):
 
 
 class TransformerDecoder(Decoder):
-    """Token and position embeddings, decoder blocks, an output layer over the vocabulary.
+    """Token and position embeddings, decoder blocks and an output layer.
 
     Attributes:
       vocab_size: V.
-      max_length: positions, the longest caption that can be fed (bos and all words).
+      max_length: number of position embeddings; most tokens that can be fed, counting bos.
       width: D.
-      num_layers: L.
-      num_heads: H.
-      head_dim: E; 0 is width / num_heads.
+      num_layers: decoder blocks.
+      num_heads: A.
+      head_dim: E; 0 for width / num_heads.
       mlp_ratio: inner width of a feed-forward block over D.
-      norm: "pre" (with a last norm) or "post", as in the paper.
+      norm: "pre" (with a final norm) or "post", as in the paper.
       activation: of the feed-forward blocks, a name in `flax.linen`.
       dropout: rate on embeddings and residuals.
       attention_dropout: rate on attention weights.
       tie_embeddings: whether the output layer is the token embedding, transposed.
-      banned: token ids that are never generated (pad, bos, unk; never the eos).
-      output_bias: [V], where the output layer's bias starts; zeros when None.
+      banned: ids of tokens that are never generated (pad, bos, unk), without eos.
+      output_bias: [V], initial bias of the output layer; zeros if None.
       dtype: of the computation; parameters and logits are float32.
       epsilon: of the norms.
       use_output_bias: whether the output layer has a bias.
-      kernel_std: standard deviation of fresh kernels, over sqrt(2 L) for those that end a residual
-        branch; 0 has a variance of 1 / inputs for all.
+      kernel_std: standard deviation of initial kernels, divided by sqrt(2 num_layers) for the last
+        of each residual branch; 0 for a variance of 1 / fan_in.
     """
 
     vocab_size: Given[int]
@@ -168,7 +167,7 @@ class TransformerDecoder(Decoder):
 
     def setup(self):
         if self.output_bias is not None and not self.use_output_bias:
-            raise ValueError("output_bias starts a bias that use_output_bias=False leaves out")
+            raise ValueError("output_bias needs use_output_bias=True")
         kernel_init = residual_init = FAN_IN
         if self.kernel_std:
             kernel_init = nn.initializers.normal(self.kernel_std)
@@ -197,7 +196,7 @@ class TransformerDecoder(Decoder):
             self.last_norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
         if not self.tie_embeddings:
             self.output = nn.Dense(
-                # Small, so that the bias alone makes the first predictions.
+                # Small, so that the bias determines the first predictions.
                 self.vocab_size,
                 use_bias=False,
                 kernel_init=embedding_init,
@@ -240,7 +239,7 @@ class TransformerDecoder(Decoder):
         return self.drop(x, train=train).astype(self.dtype)
 
     def _logits(self, x: jax.Array) -> jax.Array:
-        """float32 [..., V] from [..., D]; what is banned is out of reach."""
+        """Logits, float32 [..., V], of x [..., D]; those of banned tokens are about -1e9."""
         if self.norm == "pre":
             x = self.last_norm(x)
         if self.tie_embeddings:
@@ -268,7 +267,7 @@ class TransformerDecoder(Decoder):
         """Teacher forcing: tokens int32 [B, C, T] -> logits [B, C, T, V]; packed, [B, 1, S, V]."""
         length = tokens.shape[-1]
         if length > self.max_length:
-            raise ValueError(f"{length} tokens for a decoder of max_length {self.max_length}")
+            raise ValueError(f"{length} tokens exceed the decoder's max_length={self.max_length}")
         if packing is None:
             positions = jnp.arange(length)
             mask = jnp.tril(jnp.ones((length, length), bool))
@@ -276,7 +275,7 @@ class TransformerDecoder(Decoder):
             tokens = gather_packed(tokens, packing)
             positions = (packing % length)[:, None]
             mask = jnp.tril(jnp.ones((packing.shape[1],) * 2, bool))
-            # One long sequence an image, in which a caption sees itself alone.
+            # One sequence per image, in which a token attends to its own caption only.
             caption = packing // length
             mask = mask & (caption[:, None, :, None] == caption[:, None, None, :])
         x = self._embed(tokens, positions, train)
@@ -290,10 +289,10 @@ class TransformerDecoder(Decoder):
         return DecoderOutput(self._logits(x), stacked)
 
     def init_carry(self, memory: Memory, width: int, max_length: int) -> Carry:
-        """An empty cache for `width` beams an image and up to `max_length` tokens fed."""
+        """An empty cache for `width` beams per image and up to `max_length` fed tokens."""
         if max_length > self.max_length:
             raise ValueError(
-                f"a search over {max_length} tokens for a decoder of max_length {self.max_length}"
+                f"decoding {max_length} tokens exceeds the decoder's max_length={self.max_length}"
             )
         heads = self.num_heads
         shape = (memory.values.shape[0], width, heads, max_length)
@@ -306,7 +305,7 @@ class TransformerDecoder(Decoder):
     def step(
         self, carry: Carry, token: jax.Array, *, attention: bool = False
     ) -> tuple[Carry, jax.Array, jax.Array | None]:
-        """Feeds one token a beam, int32 [B, K]; gives logits [B, K, V] for the next."""
+        """Feeds one token per beam, int32 [B, K]; returns logits [B, K, V] of the next."""
         x = self._embed(token, carry.position, train=False)
         caches, maps = [], []
         for block, keys, cache in zip(self.blocks, carry.per_image, carry.per_beam, strict=True):

@@ -1,1 +1,1 @@
-"""The encoders, a file each."""
+"""The encoders, one per file."""

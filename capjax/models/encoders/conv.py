@@ -1,7 +1,7 @@
 """A small residual CNN with group normalisation, for training from scratch.
 
-Pre-activation residual blocks (He et al. 2016b) with group norm (Wu and He 2018), which needs
-no batch statistics, so that a step is a pure function of its batch on any number of devices.
+Pre-activation residual blocks (He et al. 2016b) with group norm (Wu and He 2018), which has no
+batch statistics, so that a step gives the same result on any number of devices.
 """
 
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ from capjax.parts.types import Count, Depth, Given, Lengths, Side
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with norm and ReLU before each; the first may stride."""
+    """Two 3x3 convolutions with norm and ReLU before each; the first has the stride."""
 
     width: int
     stride: int
@@ -47,15 +47,15 @@ class ResidualBlock(nn.Module):
 
 
 class ConvEncoder(Encoder):
-    """A strided stem, then stages of residual blocks; every stage after the first halves the grid.
+    """A strided stem and stages of residual blocks; each stage but the first halves the grid.
 
     Attributes:
-      widths: channels of each stage; the last is the memory's D.
-      blocks: residual blocks a stage.
-      stem_stride: of the first convolution, whose kernel is one larger than twice the stride.
-      groups: of the group norms; each width must be its multiple.
-      positions: "learned" or "sincos", added to the memory: attention has no other way to know
-        where a feature lies, and captions say left and right.
+      widths: channels of each stage; the last is F.
+      blocks: residual blocks per stage.
+      stem_stride: of the first convolution, whose kernel side is 2 * stem_stride + 1.
+      groups: of the group norms; must divide each width.
+      positions: "learned" or "sincos", added to the memory, because attention is invariant to
+        position and captions name positions.
       dtype: of the computation; parameters are float32.
     """
 
@@ -74,8 +74,8 @@ class ConvEncoder(Encoder):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
-        """Encodes images, uint8 [B, H, W, 3], to a memory over the last stage's grid."""
-        del train  # Nothing here is random or keeps statistics.
+        """Encodes images, uint8 [B, H, W, 3], to a memory on the last stage's grid."""
+        del train  # No dropout, no batch statistics.
         side = 2 * self.stem_stride + 1
         x = nn.Conv(
             self.widths[0],

@@ -1,7 +1,9 @@
 """EfficientNet-B0 (Tan & Le 2019), without its classifier.
 
-The same network as `keras.applications.EfficientNetB0(include_top=False)`, layer for layer and by
-the same names, so that its weights fit.
+Layers and their names are those of `keras.applications.EfficientNetB0(include_top=False)`, so that
+its weights fit.
+
+Shapes: see docs/architecture.md.
 """
 
 from typing import Any
@@ -27,13 +29,13 @@ STAGES = (
     (3, 6, 320, 1, 1),
 )
 _LAST = 1280
-# Of ImageNet's pixels over 255, by channel.
+# Per channel, of ImageNet's pixels / 255.
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 class _Normalization(nn.Module):
-    """Pixels of 0 to 255 as floats of mean 0 and variance 1, by stored statistics."""
+    """Normalises pixels in [0, 255] by stored statistics."""
 
     dtype: Any
 
@@ -46,11 +48,11 @@ class _Normalization(nn.Module):
 
 
 class EfficientNetB0(PretrainedEncoder):
-    """Images uint8 [B, H, W, 3] to a memory of F = 1280 over ceil(H / 32) x ceil(W / 32) places.
+    """Images uint8 [B, H, W, 3] to a memory with F = 1280, h = ceil(H / 32), w = ceil(W / 32).
 
-    Its batch norms always use their stored statistics, as MobileNetV2's, and there is no dropout
-    of whole blocks. The statistics of pixels, which also come with the weights, are `batch_stats`
-    of `normalization`: mean and variance of the pixels over 255.
+    Batch norms always use their stored statistics, as in MobileNetV2, and there is no stochastic
+    depth. The mean and variance of pixels / 255, which come with the weights, are `batch_stats` of
+    `normalization`.
 
     Attributes:
       dtype: of the computation; parameters are float32.
@@ -63,8 +65,8 @@ class EfficientNetB0(PretrainedEncoder):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
-        """Encodes images; the features are those of Keras's `top_activation`."""
-        del train  # Nothing here is random or updates its statistics.
+        """Encodes images; features are the output of Keras's `top_activation`."""
+        del train  # No dropout; batch statistics are fixed.
 
         def norm(x: jax.Array, name: str) -> jax.Array:
             return nn.BatchNorm(
@@ -76,7 +78,7 @@ class EfficientNetB0(PretrainedEncoder):
             return nn.Dense(channels, use_bias=use_bias, dtype=self.dtype, name=name)(x)
 
         def excite(x: jax.Array, inner: int, name: str) -> jax.Array:
-            """Scales each channel by what all channels' means say (Hu et al. 2018)."""
+            """Squeeze and excitation (Hu et al. 2018)."""
             y = x.mean((1, 2), keepdims=True)
             y = nn.swish(pointwise(y, inner, f"{name}_reduce", True))
             return x * nn.sigmoid(pointwise(y, x.shape[-1], f"{name}_expand", True))

@@ -1,8 +1,10 @@
 """InceptionV3 (Szegedy et al. 2016), without its classifier.
 
-The same network as `keras.applications.InceptionV3(include_top=False)`. Its layers have the names
-that Keras gives them in a fresh process, conv2d, conv2d_1, ..., by the order of their creation, so
-the order of the calls below is part of the format.
+The network of `keras.applications.InceptionV3(include_top=False)`. Layers have the names that Keras
+gives in a new process, conv2d, conv2d_1, ..., numbered in order of creation, so the order of the
+calls below is part of the format.
+
+Shapes: see docs/architecture.md.
 """
 
 import itertools
@@ -17,12 +19,12 @@ from capjax.models.contract import Memory, PretrainedEncoder
 from capjax.models.encoders.patch import scale_pixels
 from capjax.parts.types import Given
 
-# Below it, nothing is left of an image before the last block.
+# A smaller image has an empty feature map before the last block.
 MIN_SIZE = 75
 
 _Conv = Callable[..., jax.Array]
 
-# Convolutions of the stem and of each block, mixed0 to mixed10.
+# Number of convolutions of the stem and of each block, mixed0 to mixed10.
 _COUNTS = (5, 7, 7, 7, 4, 10, 10, 10, 10, 6, 9, 9)
 
 
@@ -36,14 +38,14 @@ def _stages() -> dict[str, tuple[str, ...]]:
     }
 
 
-# The parts of each block, by Keras's name of the block.
+# Parts of each block, by the block's name in Keras.
 STAGES = _stages()
 
 
 class InceptionV3(PretrainedEncoder):
-    """Images uint8 [B, H, W, 3] to a memory of F = 2048; 299x299 gives 8x8 places.
+    """Images uint8 [B, H, W, 3] to a memory with F = 2048; 299x299 pixels give an 8x8 grid.
 
-    Its batch norms, which have no scale, always use their stored statistics, as MobileNetV2's.
+    Batch norms, which have no scale, always use their stored statistics, as in MobileNetV2.
 
     Attributes:
       dtype: of the computation; parameters are float32.
@@ -58,17 +60,17 @@ class InceptionV3(PretrainedEncoder):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
-        """Encodes images; the features are those of the last block, which Keras calls mixed10.
+        """Encodes images; features are the output of the last block, mixed10.
 
         Raises:
           ValueError: a side is below 75 pixels.
         """
-        del train  # Nothing here is random or updates its statistics.
+        del train  # No dropout; batch statistics are fixed.
         height, width = images.shape[1:3]
         if min(height, width) < MIN_SIZE:
             raise ValueError(
-                f"InceptionV3 needs images of {MIN_SIZE}x{MIN_SIZE} or more, and the image size is "
-                f"{height}x{width}; 299 is what it was trained on"
+                f"InceptionV3 needs an image size of {MIN_SIZE}x{MIN_SIZE} or more, not "
+                f"{height}x{width}; it was trained on 299x299"
             )
         numbers = itertools.count()
 
@@ -114,7 +116,7 @@ def _max_pool(x: jax.Array) -> jax.Array:
 
 
 def _average(x: jax.Array) -> jax.Array:
-    """The mean around each place; at the border, of the places that exist."""
+    """3x3 average pooling; padding is not counted."""
     return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
 
 
@@ -123,7 +125,7 @@ def _concatenate(*branches: jax.Array) -> jax.Array:
 
 
 def _squares(conv: _Conv, x: jax.Array, pooled: int) -> jax.Array:
-    """mixed0 to mixed2 (figure 5 of the paper): 3x3 and 5x5."""
+    """mixed0 to mixed2 (figure 5 of the paper): 3x3 and 5x5 convolutions."""
     single = conv(x, 64)
     five = conv(conv(x, 48), 64, 5, 5)
     double = conv(conv(conv(x, 64), 96, 3, 3), 96, 3, 3)
@@ -131,14 +133,14 @@ def _squares(conv: _Conv, x: jax.Array, pooled: int) -> jax.Array:
 
 
 def _shrink_squares(conv: _Conv, x: jax.Array) -> jax.Array:
-    """mixed3, of half the rows and columns."""
+    """mixed3, which halves rows and columns."""
     three = conv(x, 384, 3, 3, 2, "VALID")
     double = conv(conv(conv(x, 64), 96, 3, 3), 96, 3, 3, 2, "VALID")
     return _concatenate(three, double, _max_pool(x))
 
 
 def _sevens(conv: _Conv, x: jax.Array, inner: int) -> jax.Array:
-    """mixed4 to mixed7 (figure 6): 7x7 as a row and a column."""
+    """mixed4 to mixed7 (figure 6): 7x7 convolutions factorised into 1x7 and 7x1."""
     single = conv(x, 192)
     seven = conv(conv(conv(x, inner), inner, 1, 7), 192, 7, 1)
     double = conv(conv(conv(x, inner), inner, 7, 1), inner, 1, 7)
@@ -147,14 +149,14 @@ def _sevens(conv: _Conv, x: jax.Array, inner: int) -> jax.Array:
 
 
 def _shrink_sevens(conv: _Conv, x: jax.Array) -> jax.Array:
-    """mixed8, of half the rows and columns."""
+    """mixed8, which halves rows and columns."""
     three = conv(conv(x, 192), 320, 3, 3, 2, "VALID")
     seven = conv(conv(conv(x, 192), 192, 1, 7), 192, 7, 1)
     return _concatenate(three, conv(seven, 192, 3, 3, 2, "VALID"), _max_pool(x))
 
 
 def _forks(conv: _Conv, x: jax.Array) -> jax.Array:
-    """mixed9 and mixed10 (figure 7): branches that end in a row beside a column."""
+    """mixed9 and mixed10 (figure 7): branches that end in parallel 1x3 and 3x1 convolutions."""
     single = conv(x, 320)
     three = conv(x, 384)
     three = _concatenate(conv(three, 384, 1, 3), conv(three, 384, 3, 1))

@@ -1,7 +1,9 @@
 """MobileNetV2 (Sandler et al. 2018), without its classifier.
 
-The same network as `keras.applications.MobileNetV2(include_top=False)`, layer for layer and by the
-same names, so that its weights fit.
+Layers and their names are those of `keras.applications.MobileNetV2(include_top=False)`, so that its
+weights fit.
+
+Shapes: see docs/architecture.md.
 """
 
 from typing import Any
@@ -30,19 +32,19 @@ _LAST = 1280
 
 
 def round_channels(channels: float) -> int:
-    """To a multiple of 8, never below nine tenths of what was asked for."""
+    """Rounds to a multiple of 8 that is at least 8 and at least 0.9 * channels."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
 class MobileNetV2(PretrainedEncoder):
-    """Images uint8 [B, H, W, 3] to a memory over ceil(H / 32) x ceil(W / 32) places.
+    """Images uint8 [B, H, W, 3] to a memory with h = ceil(H / 32), w = ceil(W / 32).
 
-    Its batch norms always use their stored statistics, which lie in the collection `batch_stats`
-    and never change: fine-tuning trains the weights around them.
+    Batch norms always use their stored statistics, in the collection `batch_stats`, which
+    fine-tuning does not update.
 
     Attributes:
-      alpha: multiplies the channels of all layers; 1.0 gives F = 1280.
+      alpha: multiplies the channels of all layers; F = 1280 up to alpha 1.
       dtype: of the computation; parameters are float32.
     """
 
@@ -54,8 +56,8 @@ class MobileNetV2(PretrainedEncoder):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
-        """Encodes images; the features are those after the last activation."""
-        del train  # Nothing here is random or updates its statistics.
+        """Encodes images; features are the output of the last activation."""
+        del train  # No dropout; batch statistics are fixed.
 
         def norm(x: jax.Array, name: str) -> jax.Array:
             return nn.BatchNorm(

@@ -1,7 +1,9 @@
 """MobileNetV3-Small and -Large (Howard et al. 2019), without their classifier.
 
-The same networks as `keras.applications.MobileNetV3Small(include_top=False)` and its Large, layer
-for layer and by the same names, so that their weights fit.
+Layers and their names are those of `MobileNetV3Small` and `MobileNetV3Large` of
+`keras.applications` with include_top=False, so that their weights fit.
+
+Shapes: see docs/architecture.md.
 """
 
 from typing import Any, Literal
@@ -17,8 +19,8 @@ from capjax.models.encoders.patch import scale_pixels
 from capjax.models.stem import StemConv
 from capjax.parts.types import Given, Positive
 
-# Tables 1 and 2 of the paper: kernel, expansion, channels, whether there is squeeze and excite,
-# whether the activation is hard swish (else ReLU), and the stride.
+# Tables 1 and 2 of the paper: kernel, expansion, channels, squeeze and excitation, hard swish (else
+# ReLU), stride.
 _LARGE = (
     (3, 1, 16, False, False, 1),
     (3, 4, 24, False, False, 2),
@@ -53,12 +55,12 @@ BLOCKS = {"small": _SMALL, "large": _LARGE}
 
 
 class MobileNetV3(PretrainedEncoder):
-    """Images uint8 [B, H, W, 3] to a memory over ceil(H / 32) x ceil(W / 32) places.
+    """Images uint8 [B, H, W, 3] to a memory with h = ceil(H / 32), w = ceil(W / 32).
 
-    Its batch norms always use their stored statistics, as MobileNetV2's.
+    Batch norms always use their stored statistics, as in MobileNetV2.
 
     Attributes:
-      size: "small", of F = 576 with alpha 1, or "large", of F = 960.
+      size: "small" or "large"; F = 576 or 960 for alpha 1.
       alpha: multiplies the channels of all blocks.
       dtype: of the computation; parameters are float32.
     """
@@ -72,15 +74,15 @@ class MobileNetV3(PretrainedEncoder):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
-        """Encodes images; the features are those after the last activation.
+        """Encodes images; features are the output of the last activation.
 
         Raises:
-          ValueError: there is no MobileNetV3 of this size.
+          ValueError: `size` is neither "small" nor "large".
         """
-        del train  # Nothing here is random or updates its statistics.
+        del train  # No dropout; batch statistics are fixed.
         if self.size not in BLOCKS:
             raise ValueError(
-                f"there is no MobileNetV3 of size {self.size!r}; it may be {[*BLOCKS]}"
+                f"MobileNetV3 has no size={self.size!r}; it must be one of {[*BLOCKS]}"
             )
 
         def norm(x: jax.Array, name: str) -> jax.Array:
@@ -93,7 +95,7 @@ class MobileNetV3(PretrainedEncoder):
             return nn.Dense(channels, use_bias=use_bias, dtype=self.dtype, name=name)(x)
 
         def excite(x: jax.Array, name: str) -> jax.Array:
-            """Scales each channel by what all channels' means say (section 5.3)."""
+            """Squeeze and excitation (section 5.3)."""
             channels = x.shape[-1]
             y = x.mean((1, 2), keepdims=True)
             y = nn.relu(pointwise(y, round_channels(channels / 4), f"{name}_conv", True))

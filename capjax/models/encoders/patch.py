@@ -1,6 +1,6 @@
 """A vision transformer over image patches (Dosovitskiy et al. 2021), without a pooling head.
 
-Legend: B images, H x W pixels, S patch side, h x w the grid of patches, P positions, D width.
+Shapes: see docs/architecture.md.
 """
 
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from capjax.parts.types import Count, Depth, Given, Positive, Rate, Side
 
 
 def scale_pixels(images: jax.Array, dtype: Any) -> jax.Array:
-    """Pixels of 0 to 255 as floats in [-1, 1]."""
+    """Scales pixels from [0, 255] to [-1, 1]."""
     return (images.astype(jnp.float32) / 127.5 - 1.0).astype(dtype)
 
 
@@ -41,16 +41,16 @@ class EncoderBlock(nn.Module):
 
 
 class PatchEncoder(Encoder):
-    """Patches, positions, `depth` pre-norm transformer blocks, a last norm.
+    """Patch and position embeddings, `depth` pre-norm transformer blocks and a final norm.
 
     Attributes:
-      patch_size: S; the image's sides must be its multiples.
+      patch_size: side of a patch in pixels; must divide the image's sides.
       width: D.
       depth: blocks.
-      num_heads: heads a block.
+      num_heads: A.
       mlp_ratio: inner width of a feed-forward block over D.
       positions: "learned" or "sincos" (fixed, two-dimensional).
-      class_token: whether a learned position outside the grid comes first.
+      class_token: whether to prepend a learned position outside the grid.
       dropout: rate on embeddings and residuals.
       dtype: of the computation; parameters are float32.
     """
@@ -77,11 +77,11 @@ class PatchEncoder(Encoder):
         height, width = images.shape[1:3]
         if height % size or width % size:
             raise ValueError(
-                f"patch_size {size} does not divide the image size {height}x{width}; choose a "
-                f"divisor of it, or an image_size that is a multiple of {size}"
+                f"patch_size={size} must divide the image size {height}x{width}; choose a divisor "
+                f"of it, or an image_size that is a multiple of {size}"
             )
         grid = (height // size, width // size)
-        # A strided convolution by another name: one matrix product, and faster on CPUs.
+        # A strided convolution as one matrix product, which is faster on CPUs.
         patches = rearrange(
             scale_pixels(images, self.dtype),
             "b (h i) (w j) c -> b (h w) (i j c)",

@@ -1,9 +1,11 @@
 """ResNet-50, -101 and -152 (He et al. 2016), without pooling and classifier.
 
-The same networks as torchvision's: the 3x3 convolution of a block has its stride (not the first
-1x1), and padding is torch's, equal on both sides. Modules are named as in torchvision, with
-underscores: conv1, bn1, layer1_0_conv1, layer1_0_bn1, ..., layer1_0_downsample_conv and
-layer1_0_downsample_bn (torchvision's layer1.0.downsample.0 and .1).
+The networks of torchvision: the stride of a block is in its 3x3 convolution, not in the first 1x1,
+and padding is equal on both sides. Modules are named as in torchvision, with underscores: conv1,
+bn1, layer1_0_conv1, layer1_0_bn1, ..., layer1_0_downsample_conv and layer1_0_downsample_bn
+(torchvision's layer1.0.downsample.0 and .1).
+
+Shapes: see docs/architecture.md.
 """
 
 from typing import Any, Literal
@@ -19,19 +21,19 @@ from capjax.parts.types import Given, SideOrZero
 
 # Table 1 of the paper: blocks of each stage, by depth.
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-# Of ImageNet's pixels over 255, by channel, as torchvision's weights expect.
+# Per channel, of ImageNet's pixels / 255, as torchvision's weights expect.
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 class ResNet(PretrainedEncoder):
-    """Images uint8 [B, H, W, 3] to a memory of F = 2048 over ceil(H / 32) x ceil(W / 32) places.
+    """Images uint8 [B, H, W, 3] to a memory with F = 2048, h = ceil(H / 32), w = ceil(W / 32).
 
-    Its batch norms always use their stored statistics, as MobileNetV2's.
+    Batch norms always use their stored statistics, as in MobileNetV2.
 
     Attributes:
       depth: 50, 101 or 152 layers.
-      grid: g for an adaptive average pooling to g x g places; 0 leaves the map as it is.
+      grid: h = w after adaptive average pooling; 0 for no pooling.
       dtype: of the computation; parameters are float32.
     """
 
@@ -44,14 +46,14 @@ class ResNet(PretrainedEncoder):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
-        """Encodes images; the features are those of the last block.
+        """Encodes images; features are the output of the last block.
 
         Raises:
-          ValueError: there is no ResNet of this depth.
+          ValueError: `depth` is not 50, 101 or 152.
         """
-        del train  # Nothing here is random or updates its statistics.
+        del train  # No dropout; batch statistics are fixed.
         if self.depth not in BLOCKS:
-            raise ValueError(f"there is no ResNet of depth {self.depth}; it may be {[*BLOCKS]}")
+            raise ValueError(f"ResNet has no depth={self.depth}; it must be one of {[*BLOCKS]}")
 
         def norm(x: jax.Array, name: str) -> jax.Array:
             return nn.BatchNorm(

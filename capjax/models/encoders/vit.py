@@ -1,8 +1,9 @@
-"""The vision transformer (Dosovitskiy et al. 2021) and its published relatives, without a head.
+"""The vision transformer (Dosovitskiy et al. 2021) and published variants, without a head.
 
-One module is ViT, DeiT, the vision towers of CLIP and SigLIP, and DINOv2 with and without
-registers: its fields say which. Legend: B images, H x W pixels, h x w the grid of patches, g x k
-the grid that the positions were trained on, D width.
+By its fields, the module is ViT, DeiT, the vision tower of CLIP or SigLIP, or DINOv2 with or
+without registers.
+
+Shapes: see docs/architecture.md.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from capjax.parts.types import (
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
-    # Of CLIP (github.com/openai/CLIP, model.py).
+    # From CLIP (github.com/openai/CLIP, model.py).
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "silu": nn.silu,
 }
@@ -39,17 +40,17 @@ Resampling = Literal["bicubic", "bicubic_antialias", "linear"]
 
 
 def resampling_matrix(old: int, new: int, method: Resampling) -> np.ndarray:
-    """What turns `old` samples of one axis into `new`: float64 [new, old], rows summing to 1.
+    """The linear map that resamples one axis: float64 [new, old], rows summing to 1.
 
     Args:
-      old: samples along the axis.
-      new: samples wanted.
+      old: number of samples along the axis.
+      new: number of samples after resampling.
       method: "bicubic" and "bicubic_antialias" as torch.nn.functional.interpolate without and
-        with antialias (align_corners=False); "linear" as scipy.ndimage.zoom(order=1), whose first
-        and last samples stay where they are.
+        with antialias (align_corners=False); "linear" as scipy.ndimage.zoom(order=1), which keeps
+        the first and the last sample.
 
     Raises:
-      ValueError: there is no such method.
+      ValueError: unknown method.
     """
     if method == "linear":
         places = np.linspace(0, old - 1, new) if new > 1 else np.zeros(1)
@@ -57,24 +58,22 @@ def resampling_matrix(old: int, new: int, method: Resampling) -> np.ndarray:
     elif method in ("bicubic", "bicubic_antialias"):
         antialias = method == "bicubic_antialias"
         places = (np.arange(new) + 0.5) * (old / new) - 0.5
-        # A wider kernel, for fewer samples, is what antialiasing is.
+        # Antialiasing widens the kernel when downsampling.
         stretch = max(old / new, 1) if antialias else 1
-        # Beyond the ends torch repeats the last sample; with antialias it leaves them out.
+        # Outside the axis torch repeats the end sample; with antialias it ignores those samples.
         beyond = 0 if antialias else 2
         samples = np.arange(-beyond, old + beyond)
-        # torch has another cubic for antialiasing (Pillow's).
+        # With antialias torch uses Pillow's coefficient, -0.5.
         kernel = _cubic((places[:, None] - samples) / stretch, -0.5 if antialias else -0.75)
         weights = np.zeros((new, old))
         np.add.at(weights.T, np.clip(samples, 0, old - 1), kernel.T)
     else:
-        raise ValueError(
-            f"resample is {method!r}; it may be 'bicubic', 'bicubic_antialias' or 'linear'"
-        )
+        raise ValueError(f"resample={method!r} must be 'bicubic', 'bicubic_antialias' or 'linear'")
     return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _cubic(x: np.ndarray, a: float) -> np.ndarray:
-    """The convolution kernel of Keys 1981, equation 15, of support 2."""
+    """The cubic convolution kernel of Keys 1981, equation 15, zero for |x| >= 2."""
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = a * (((x - 5) * x + 8) * x - 4)
@@ -84,7 +83,7 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
 def resample_positions(
     table: jax.Array, old: tuple[int, int], new: tuple[int, int], method: Resampling
 ) -> jax.Array:
-    """Positions [g * k, D] of the grid `old` = (g, k) for the grid `new` = (h, w): [h * w, D]."""
+    """Resamples position embeddings [old h * w, D] of one grid to another: [new h * w, D]."""
     if old == new:
         return table
     rows, columns = (
@@ -92,7 +91,7 @@ def resample_positions(
         for o, n in zip(old, new, strict=True)
     )
     table = rearrange(table, "(g k) d -> g k d", g=old[0])
-    # At full precision, which accelerators do not take of themselves.
+    # Accelerators default to a lower precision.
     found = jnp.einsum("hg,wk,gkd->hwd", rows, columns, table, precision="highest")
     return rearrange(found, "h w d -> (h w) d")
 
@@ -100,8 +99,8 @@ def resample_positions(
 class ViTBlock(nn.Module):
     """Pre-norm self-attention and feed-forward, each with a residual; fields as of `ViT`.
 
-    Takes and gives one matrix of the positions of all images, [B * P, D]. XLA on the CPU adds up
-    the gradient of the residuals anew for each block, from all later ones; of [B, P, D] more often.
+    Input and output are [B * P, D], because XLA on CPUs recomputes the sum of the residuals'
+    gradients in each block, more often for [B, P, D].
     """
 
     width: int
@@ -136,37 +135,37 @@ class ViTBlock(nn.Module):
 
 
 def _norm(epsilon: float, dtype: Any, name: str) -> nn.LayerNorm:
-    # The fast variance, a difference of two sums, loses digits where a few channels are huge, as
-    # they are in trained ViTs.
+    # The fast variance, a difference of two means, loses precision when a few channels are huge, as
+    # in trained ViTs.
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
 
 class ViT(PretrainedEncoder):
-    """Images uint8 [B, H, W, 3] to a memory over H / patch_size x W / patch_size places.
+    """Images uint8 [B, H, W, 3] to a memory with h = H // patch_size, w = W // patch_size.
 
-    Nothing in it is random, so that it is the same in training.
+    There is no dropout.
 
     Attributes:
-      patch_size: side of a patch; pixels to the right and below that make no whole patch are left
-        out, as by the strided convolution of the reference.
+      patch_size: side of a patch in pixels; pixels at the right and bottom that do not fill a patch
+        are dropped, as by the strided convolution of the original.
       width: D.
       depth: blocks.
-      num_heads: heads a block.
+      num_heads: A.
       mlp_dim: inner width of a feed-forward block.
-      position_grid: (rows, columns) that the positions were trained on.
-      prefix: learned positions before the grid: a class token, DeiT's distillation token (Touvron
-        et al. 2021, section 4), DINOv2's registers (Darcet et al. 2024), in this order. Where one
-        has a position embedding, that is part of it.
-      patch_bias: whether the embedding of patches has a bias; CLIP's has none.
-      pre_norm: whether a norm stands before the first block (CLIP).
-      final_norm: whether a norm stands after the last block.
-      layer_scale: whether each residual is scaled a channel (CaiT, Touvron et al. 2021, 2.1).
-      gated: whether the feed-forward block's activation gates a second projection (Shazeer 2020).
+      position_grid: (rows, columns) of the trained position embeddings.
+      prefix: learned positions before the grid: class token, DeiT's distillation token (Touvron et
+        al. 2021, section 4), DINOv2's registers (Darcet et al. 2024), in this order. Each includes
+        its position embedding, if it has one.
+      patch_bias: whether the patch embedding has a bias; CLIP's has none.
+      pre_norm: whether there is a norm before the first block (CLIP).
+      final_norm: whether there is a norm after the last block.
+      layer_scale: whether branches are scaled per channel (CaiT, Touvron et al. 2021, section 2.1).
+      gated: whether the feed-forward block is a gated linear unit (Shazeer 2020).
       activation: "gelu", "gelu_tanh" (its approximation), "quick_gelu" or "silu".
       epsilon: of the norms.
-      mean: of pixels over 255, by channel, which is taken away.
-      std: by which the rest is divided.
-      resample: how positions are brought to another grid; see `resampling_matrix`.
+      mean: per channel, subtracted from pixels / 255.
+      std: per channel, divides the difference.
+      resample: method that resamples positions to another grid; see `resampling_matrix`.
       dtype: of the computation; parameters are float32.
     """
 
@@ -202,25 +201,25 @@ class ViT(PretrainedEncoder):
         """Encodes images to a memory of prefix + h * w positions.
 
         Raises:
-          ValueError: the images are smaller than a patch, or a field has no such choice.
+          ValueError: an image is smaller than a patch, or `activation` or `resample` is unknown.
         """
-        del train  # Nothing here is random.
+        del train  # No dropout, no batch statistics.
         size = self.patch_size
         height, width = images.shape[1:3]
         if min(height, width) < size:
             raise ValueError(
-                f"patch_size {size} is more than the image size {height}x{width}; choose an "
-                f"image_size of {size} or more"
+                f"patch_size={size} exceeds the image size {height}x{width}; choose an image_size "
+                f"of {size} or more"
             )
         if self.activation not in ACTIVATIONS:
             raise ValueError(
-                f"activation is {self.activation!r}; it may be {', '.join(map(repr, ACTIVATIONS))}"
+                f"activation={self.activation!r} must be one of {', '.join(map(repr, ACTIVATIONS))}"
             )
         grid = (height // size, width // size)
         images = images[:, : grid[0] * size, : grid[1] * size]
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         pixels = ((images.astype(jnp.float32) / 255 - mean) / std).astype(self.dtype)
-        # A strided convolution by another name: one matrix product, and faster on CPUs.
+        # A strided convolution as one matrix product, which is faster on CPUs.
         patches = rearrange(pixels, "b (h i) (w j) c -> b (h w) (i j c)", i=size, j=size)
         x = nn.Dense(
             self.width, use_bias=self.patch_bias, dtype=self.dtype, name="patch_embedding"
