@@ -20,16 +20,13 @@ from absl import logging
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax.cli.flags import fail
+from capjax.cli.errors import ERRORS, fail
 from capjax.config import build
-from capjax.config.errors import ConfigError
 from capjax.data.captions import CaptionTable
-from capjax.data.images import ImageError
 from capjax.data.source import Source
 from capjax.files.atomic import write_atomic
-from capjax.files.errors import DataError
-from capjax.pretrained.weights import WeightsError
-from capjax.run.workdir import Workdir, WorkdirError
+from capjax.files.errors import ReportedError
+from capjax.run.workdir import Workdir
 from experiments import report_attention, report_pictures
 from experiments.comparison import compare, differing_fields
 from experiments.report_data import (
@@ -41,23 +38,13 @@ from experiments.report_data import (
     shown_evaluations,
 )
 from experiments.report_pictures import Picture
-from experiments.sweep_files import Evaluation, ResultsError, Run, Sweep
+from experiments.sweep_files import Evaluation, Run, Sweep
 
 _PAGE = Path(__file__).parent / "report_page"
 _INDEX = "data/report.js"
 
 # Images whose attention is in one file, which the page loads when one of them is looked at.
 _CHUNK = 50
-
-_ERRORS = (
-    ConfigError,
-    DataError,
-    ImageError,
-    ReportError,
-    ResultsError,
-    WeightsError,
-    WorkdirError,
-)
 
 
 def write_report(
@@ -212,7 +199,7 @@ def _write_run(
                 page["words"] = _write_attention(
                     run, evaluation, config, page["captions"], data, out, f"{number}-{place}"
                 )
-            except _ERRORS as error:
+            except ReportedError as error:
                 _warn(f"{run.name} is shown without attention: {error}")
         _write(out, f"data/{name}.js", name, page)
 
@@ -350,7 +337,7 @@ def main() -> None:
             pictures=flags.pictures,
             attention=flags.attention,
         )
-    except (*_ERRORS, OSError) as error:
+    except ERRORS as error:
         fail(str(error))
     print(f"wrote {os.path.join(flags.to, 'index.html')}: {size:.1f} MB")
 

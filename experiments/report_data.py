@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from capjax.files.errors import ReportedError
 from capjax.files.text import parse_json
 from capjax.run.workdir import Workdir
 from capjax.train.writer import read_metrics
@@ -15,7 +16,7 @@ from experiments.sweep_files import Evaluation, Run, Sweep, read_sweep, read_wor
 _POINTS = 400
 
 
-class ReportError(ValueError):
+class ReportError(ReportedError, ValueError):
     """What a report can't be made of; the message names the file and says what would work."""
 
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from capjax.cli.flags import fail
+from capjax.cli.errors import ERRORS, fail
 from capjax.files.atomic import write_atomic, write_json
 from experiments.comparison import RESAMPLES, SEED, Row, Score, compare, differing_fields
 from experiments.resampling import CONFIDENCE
@@ -101,7 +101,7 @@ def main() -> None:
         text = write_results(
             arguments.directory, metric=arguments.metric, resamples=arguments.resamples
         )
-    except ResultsError as error:
+    except ERRORS as error:
         fail(str(error))
     print(text, end="")
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from capjax.files.errors import ReportedError
 from capjax.files.text import dotted, member, parse_json
 
 WAITING = "waiting"
@@ -25,7 +26,7 @@ OUTDATED = "outdated"
 _Read = TypeVar("_Read")
 
 
-class ResultsError(ValueError):
+class ResultsError(ReportedError, ValueError):
     """A sweep whose results can't be had; the message names the file and says what would work."""
 
 

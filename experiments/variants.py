@@ -33,13 +33,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from capjax.cli.flags import field_names
+from capjax.files.errors import ReportedError
 from capjax.files.text import nearest
 
 Overrides = Mapping[str, Any] | Callable[[ConfigDict], None]
 Draw = Callable[[np.random.Generator], Any]
 
 
-class SweepError(ValueError):
+class SweepError(ReportedError, ValueError):
     """A sweep that can't be; the message names the variant or the field."""
 
 
