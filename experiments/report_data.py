@@ -10,7 +10,7 @@ from capjax.files.errors import ReportedError
 from capjax.files.text import parse_json
 from capjax.run.workdir import Workdir
 from capjax.train.writer import read_metrics
-from experiments.sweep_files import Evaluation, Run, Sweep, read_sweep, read_workdir
+from experiments.sweep_files import SWEEP, Evaluation, Run, Sweep, read_sweep, read_workdir
 
 # Of a curve, points at most: a screen shows no more.
 _POINTS = 400
@@ -27,7 +27,7 @@ def collect(directory: str) -> Sweep:
       ResultsError: it is neither, or a file of it is damaged.
       ReportError: runs were evaluated on different data.
     """
-    is_sweep = os.path.isfile(os.path.join(directory, "sweep.json"))
+    is_sweep = os.path.isfile(os.path.join(directory, SWEEP))
     sweep = read_sweep(directory) if is_sweep else read_workdir(directory)
     seen: dict[str, str] = {}
     for run in sweep.runs:

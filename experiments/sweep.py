@@ -33,11 +33,8 @@ from capjax.train.signals import EXIT_STATUS, Interruption
 from experiments.results import write_results
 from experiments.shares import Job, make_shares, run_jobs
 from experiments.sizes import Size, size_by_words
+from experiments.sweep_files import BEGUN, DONE, FAILED, LOG
 from experiments.sweep_plan import (
-    BEGUN,
-    DONE,
-    FAILED,
-    LOG,
     Run,
     RunRecord,
     is_evaluated,

@@ -17,11 +17,16 @@ import numpy as np
 from capjax.files.errors import ReportedError
 from capjax.files.text import dotted, member, parse_json
 
-WAITING = "waiting"
-"""The status of a run that has not started."""
+SWEEP, RECORD, LOG, LOCK = "sweep.json", "sweep_run.json", "log.txt", "sweep_run.lock"
 
-OUTDATED = "outdated"
-"""That of one whose workdir is of another config than the sweep now has."""
+SPLIT = "validation"
+"""The split that runs are evaluated on."""
+
+BEGUN, DONE, FAILED = "begun", "done", "failed"
+"""Statuses in sweep_run.json: a run that has begun may run or be interrupted."""
+
+WAITING, OUTDATED = "waiting", "outdated"
+"""Statuses that follow from other files: not started, and a workdir of another config."""
 
 _Read = TypeVar("_Read")
 
@@ -125,10 +130,10 @@ def read_sweep(directory: str) -> Sweep:
     Raises:
       ResultsError: there is no sweep, or a file is damaged.
     """
-    file = os.path.join(directory, "sweep.json")
+    file = os.path.join(directory, SWEEP)
     if not os.path.isfile(file):
         raise ResultsError(
-            f"{directory} is no sweep: it has no sweep.json. Make one with "
+            f"{directory} is no sweep: it has no {SWEEP}. Make one with "
             "`python -m experiments.sweep experiments/shapes_variants.py --workdir DIR`"
         )
 
@@ -154,13 +159,13 @@ def read_workdir(directory: str) -> Sweep:
     file = os.path.join(directory, "config.json")
     if not os.path.isfile(file):
         raise ResultsError(
-            f"{directory} is no sweep and no run: it has no sweep.json and no config.json"
+            f"{directory} is no sweep and no run: it has no {SWEEP} and no config.json"
         )
     name = os.path.basename(os.path.abspath(directory))
     row = {"name": name, "variant": name, "seed": 0, "workdir": "", "overrides": {}}
     run = _run(directory, row, file)
     again = "evaluate the run again"
-    stems = glob.glob("validation-*.metrics.json", root_dir=os.path.join(directory, "evaluation"))
+    stems = glob.glob(f"{SPLIT}-*.metrics.json", root_dir=os.path.join(directory, "evaluation"))
     found = [
         _evaluation(
             os.path.join(directory, "evaluation", stem.removesuffix(".metrics.json")), again
@@ -170,11 +175,11 @@ def read_workdir(directory: str) -> Sweep:
     # The latest step first, whose checkpoint is likely still there.
     found.sort(key=lambda evaluation: -evaluation.record["step"])
     evaluations = {
-        os.path.basename(evaluation.stem).removeprefix("validation-"): evaluation
+        os.path.basename(evaluation.stem).removeprefix(f"{SPLIT}-"): evaluation
         for evaluation in found
     }
     run = dataclasses.replace(
-        run, seed=run.config.get("seed", 0), status="done", evaluations=evaluations
+        run, seed=run.config.get("seed", 0), status=DONE, evaluations=evaluations
     )
     asked = {label: {} for label in evaluations} or {"none yet": {}}
     return Sweep(directory, "", None, name, asked, (run,))
@@ -201,7 +206,7 @@ def _run(directory: str, row: Any, file: str) -> Run:
         status = member(found, "status", str, state)
         if outdated:
             # Until the sweep goes on and says so as an error.
-            status = status if status == "failed" else OUTDATED
+            status = status if status == FAILED else OUTDATED
             stems, found = {}, {"error": found.get("error")}
         return {
             "status": status,
@@ -214,7 +219,7 @@ def _run(directory: str, row: Any, file: str) -> Run:
             },
         }
 
-    state = os.path.join(workdir, "sweep_run.json")
+    state = os.path.join(workdir, RECORD)
     return Run(
         member(row, "name", str, file),
         member(row, "variant", str, file),

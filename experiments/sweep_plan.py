@@ -24,11 +24,8 @@ from capjax.config.identity import fixed_fields, flat
 from capjax.evaluate.results import code_version
 from capjax.files.atomic import write_json
 from capjax.files.text import nearest, parse_json
+from experiments.sweep_files import BEGUN, RECORD, SWEEP
 from experiments.variants import Sweep, SweepError, Variant, apply, check
-
-SPLIT = "validation"
-RECORD, LOG, LOCK = "sweep_run.json", "log.txt", "sweep_run.lock"
-DONE, FAILED, BEGUN = "done", "failed", "begun"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,31 +121,29 @@ def make_runs(sweep: Sweep, arguments: Sequence[str] = ()) -> list[Run]:
     """
     for text in arguments:
         _field(text)  # What is no field is no variant's fault.
-    return [
-        _make_run(sweep, variant, seed, arguments)
-        for seed in sweep.seeds
-        for variant in sweep.variants
-    ]
+    return [_make_run(sweep, name, *chosen, arguments) for name, chosen in _named(sweep).items()]
 
 
 def make_run(sweep: Sweep, name: str, arguments: Sequence[str] = ()) -> Run:
     """One run of those that `make_runs` makes; raises SweepError also where there is none such."""
-    found = {
-        run_name(variant, seed): (variant, seed)
+    found = _named(sweep)
+    if name not in found:
+        raise SweepError(f"there is no run {name!r}; there are {', '.join(found)}")
+    return _make_run(sweep, name, *found[name], arguments)
+
+
+def _named(sweep: Sweep) -> dict[str, tuple[Variant, int]]:
+    """Each run's variant and seed by the name of the run and its folder, in the order of runs."""
+    return {
+        f"{variant.name}-seed{seed}": (variant, seed)
         for seed in sweep.seeds
         for variant in sweep.variants
     }
-    if name not in found:
-        raise SweepError(f"there is no run {name!r}; there are {', '.join(found)}")
-    return _make_run(sweep, *found[name], arguments)
 
 
-def run_name(variant: Variant, seed: int) -> str:
-    """What a run and its folder are called."""
-    return f"{variant.name}-seed{seed}"
-
-
-def _make_run(sweep: Sweep, variant: Variant, seed: int, arguments: Sequence[str]) -> Run:
+def _make_run(
+    sweep: Sweep, name: str, variant: Variant, seed: int, arguments: Sequence[str]
+) -> Run:
     try:
         # Copied: the function may give one and the same object each time.
         config = sweep.config().copy_and_resolve_references()
@@ -161,17 +156,16 @@ def _make_run(sweep: Sweep, variant: Variant, seed: int, arguments: Sequence[str
         set_fields(base, [text for text in arguments if _field(text) in there])
         checks.check(config)
         evaluations = {
-            name: _evaluated(config, name, fields) for name, fields in sweep.evaluations.items()
+            label: _evaluated(config, label, fields) for label, fields in sweep.evaluations.items()
         }
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         raise SweepError(f"variant {variant.name}: {error}") from error
     same = flat(base)
     overrides = {
-        name: value
-        for name, value in flat(config).items()
-        if name != "seed" and (name not in same or same[name] != value)
+        field: value
+        for field, value in flat(config).items()
+        if field != "seed" and (field not in same or same[field] != value)
     }
-    name = run_name(variant, seed)
     return Run(name, variant.name, seed, config, evaluations, overrides)
 
 
@@ -241,12 +235,12 @@ def sweep_record(file: str, sweep: Sweep, runs: Sequence[Run]) -> dict[str, Any]
 
 def write_sweep(directory: str, record: Mapping[str, Any]) -> None:
     """Writes sweep.json."""
-    write_json(os.path.join(directory, "sweep.json"), record)
+    write_json(os.path.join(directory, SWEEP), record)
 
 
 def check_unchanged(directory: str, run: Run) -> None:
     """Raises SweepError where sweep.json is missing, or was made of another config of this run."""
-    file = os.path.join(directory, "sweep.json")
+    file = os.path.join(directory, SWEEP)
     try:
         with open(file, "rb") as stream:
             entries = {entry["name"]: entry for entry in parse_json(stream.read())["runs"]}

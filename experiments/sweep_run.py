@@ -30,13 +30,8 @@ from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
 from capjax.train.writer import read_metrics
 from experiments.shares import leave_with_parent
 from experiments.sizes import size
+from experiments.sweep_files import BEGUN, DONE, FAILED, LOCK, LOG, SPLIT
 from experiments.sweep_plan import (
-    BEGUN,
-    DONE,
-    FAILED,
-    LOCK,
-    LOG,
-    SPLIT,
     Run,
     RunRecord,
     check_unchanged,
