@@ -25,6 +25,12 @@ RESAMPLES = 2000
 SEED = 0
 """Of the resamples, which all rows of an evaluation share."""
 
+PERCENT = (*coco.METRICS, "METEOR")
+"""Metrics times 100; others are shares."""
+
+LESS_IS_BETTER = ("loss", "shuffled_truth_rate", "unscored_images")
+"""Of all other metrics more is better."""
+
 _BLEU = tuple(f"BLEU-{n}" for n in range(1, 5))
 
 

@@ -28,7 +28,7 @@ from capjax.files.atomic import write_atomic
 from capjax.files.errors import ReportedError
 from capjax.run.workdir import Workdir
 from experiments import report_attention, report_pictures
-from experiments.comparison import compare, differing_fields
+from experiments.comparison import LESS_IS_BETTER, PERCENT, compare, differing_fields
 from experiments.report_data import (
     ReportError,
     collect,
@@ -254,6 +254,8 @@ def _index(sweep: Sweep) -> dict[str, Any]:
         "baseline": sweep.baseline if len(sweep.variants) > 1 else None,
         "evaluations": list(sweep.evaluations),
         "fields": differing_fields(sweep),
+        "percent": PERCENT,
+        "less_is_better": LESS_IS_BETTER,
         "rows": [dataclasses.asdict(row) for row in compare(sweep)],
         "runs": [_run(run) for run in sweep.runs],
     }

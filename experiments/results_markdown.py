@@ -5,13 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from capjax.metrics import coco
-from experiments.comparison import Row, Score
+from experiments.comparison import LESS_IS_BETTER, PERCENT, Row, Score
 from experiments.resampling import CONFIDENCE
 from experiments.sweep_files import Sweep
 
-_PERCENT = {*coco.METRICS, "METEOR"}  # Metrics times 100; others are shares.
-_LESS_IS_BETTER = {"loss", "shuffled_truth_rate", "unscored_images"}
 _MOST_FIELDS = 6  # More are no columns, but a list below the tables.
 
 Column = tuple[str, Callable[[Row], str]]
@@ -59,7 +56,7 @@ def _rank(row: Row, metric: str) -> float:
 def _good(row: Row, metric: str) -> float:
     """A metric's value, or where less of it is better its negative."""
     value = row.scores[metric].value
-    return -value if metric in _LESS_IS_BETTER else value
+    return -value if metric in LESS_IS_BETTER else value
 
 
 def _title(evaluation: str, decoding: dict[str, Any], rows: Sequence[Row]) -> str:
@@ -108,7 +105,7 @@ def _shown(rows: Sequence[Row], metric: str) -> list[str]:
         name
         for row in rows
         for name, score in row.scores.items()
-        if score.low is not None or name in {*_PERCENT, metric}
+        if score.low is not None or name in {*PERCENT, metric}
     )
     return list(dict.fromkeys(names))
 
@@ -167,7 +164,7 @@ def _table(columns: Sequence[Column], rows: Sequence[Row]) -> str:
 
 
 def _digits(metric: str) -> int:
-    return 1 if metric in _PERCENT else 3
+    return 1 if metric in PERCENT else 3
 
 
 def _number(value: float | None) -> str:

@@ -3,9 +3,8 @@
 
 (() => {
   const { el, byId, show, colour } = report;
-  const { rows: all, runs, fields, baseline, evaluations } = report.get("report");
+  const { rows: all, runs, fields, baseline, evaluations, percent, less_is_better: lessIsBetter } = report.get("report");
   const SHOWN = ["CIDEr-D", "BLEU-4", "ROUGE-L", "METEOR", "truth_rate"];
-  const FALLING = ["loss", "shuffled_truth_rate", "unscored_images"];
   const SURE = 0.05;
   let sorted = { key: null, falling: true };
 
@@ -39,7 +38,7 @@
       { key: "name", title: "Run", of: nameOf, text: true },
       ...(several ? [{ key: "evaluation", title: "Decoding", of: (row) => row.evaluation, text: true }] : []),
       ...named.map((name) => ({
-        key: name, title: name, metric: true, rising: FALLING.includes(name), of: (row) => row.scores[name]?.value,
+        key: name, title: name, metric: true, rising: lessIsBetter.includes(name), of: (row) => row.scores[name]?.value,
       })),
       ...COSTS.filter(there),
       ...fields.map((field) => ({
@@ -70,8 +69,7 @@
     const [least, most] = [Math.min(...known), Math.max(...known)];
     const ends = rows.flatMap((row) => [row.scores[column.key]?.low, row.scores[column.key]?.high]);
     const all = [...known, ...ends.filter((value) => typeof value === "number")];
-    const percent = /^(BLEU|ROUGE|CIDEr|METEOR)/.test(column.key);
-    const digits = percent || Math.max(Math.abs(least), Math.abs(most)) > 10 ? 1 : 3;
+    const digits = percent.includes(column.key) || Math.max(Math.abs(least), Math.abs(most)) > 10 ? 1 : 3;
     const format = column.format ?? ((value) => value.toFixed(digits));
     const best = column.metric && most > least ? (column.rising ? least : most) : null;
     return { format, low: Math.min(...all), high: Math.max(...all), best, alone: known.length < 2 };
