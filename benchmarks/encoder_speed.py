@@ -16,9 +16,7 @@ a ratio is the median of the rounds' ratios.
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.feature_speed import SIDE
+from benchmarks.sides import measure, peak_memory_mib
 
 BATCHES = 8
 SIDES = {"inception_v3": 299}
@@ -131,16 +130,14 @@ def run_side(name: str, is_peer: bool, batch: int) -> dict[str, float]:
         encode(pixels)
     return {
         "images_per_second": BATCHES * batch / (time.perf_counter() - start),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": peak_memory_mib(),
     }
 
 
-def measure(name: str, side: str, batch: int) -> dict[str, float]:
+def measure_side(name: str, side: str, batch: int) -> dict[str, float]:
     """The figures of one side in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.encoder_speed", "--side", side]
-    command += ["--encoders", name, "--batch", str(batch)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found = json.loads(done.stdout.splitlines()[-1])
+    options = ["--side", side, "--encoders", name, "--batch", str(batch)]
+    found = measure("encoder_speed", *options)
     print(name, side, found, file=sys.stderr)
     return found
 
@@ -160,7 +157,7 @@ def main() -> None:
     print("|---" * 6 + "|")
     for name in arguments.encoders:
         rounds = [
-            [measure(name, side, arguments.batch) for side in ("peer", "capjax")]
+            [measure_side(name, side, arguments.batch) for side in ("peer", "capjax")]
             for _ in range(arguments.rounds)
         ]
 

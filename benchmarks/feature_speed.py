@@ -15,14 +15,13 @@ the norm and activation that follow, on the backend at hand.
 import argparse
 import json
 import os
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
 import numpy as np
+
+from benchmarks.sides import measure, medians, peak_memory_mib
 
 IMAGES, BATCH, SIDE = 544, 32, 224
 
@@ -152,23 +151,16 @@ def main() -> None:
     if arguments.side:
         run = run_keras if arguments.side == "keras" else run_capjax
         rate = run(arguments.folder)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"images_per_second": rate, "peak_memory_mib": peak}))
+        print(json.dumps({"images_per_second": rate, "peak_memory_mib": peak_memory_mib()}))
         return
     found = {"keras": [], "capjax": []}
     with tempfile.TemporaryDirectory() as folder:
         write_images(folder)
         for _ in range(arguments.rounds):
             for side, runs in found.items():
-                command = [sys.executable, "-m", "benchmarks.feature_speed", "--side", side]
-                command += ["--folder", folder]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                runs.append(json.loads(done.stdout.splitlines()[-1]))
+                runs.append(measure("feature_speed", "--side", side, "--folder", folder))
                 print(side, runs[-1], file=sys.stderr)
-    median = {
-        side: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        for side, runs in found.items()
-    }
+    median = {side: medians(runs) for side, runs in found.items()}
     print("| side | images/s | ratio | peak MiB |\n|---|---|---|---|")
     for side, values in median.items():
         ratio = values["images_per_second"] / median["keras"]["images_per_second"]

@@ -30,14 +30,13 @@ The peer needs PyTorch: pip install -e ".[parity]".
 
 import argparse
 import json
-import os
-import resource
 import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
+
+from benchmarks.sides import measure, peak_memory_mib, use_two_cores
 
 GRID, FEATURES, WIDTH, VOCABULARY = (14, 14), 2048, 512, 9490
 POSITIONS = GRID[0] * GRID[1]
@@ -105,8 +104,8 @@ def draw_weights() -> dict[str, np.ndarray]:
 
 
 def figures(seconds: float, count: int, **more) -> dict:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"captions_per_second": count / seconds, "peak_memory_mib": peak, **more}
+    rate = count / seconds
+    return {"captions_per_second": rate, "peak_memory_mib": peak_memory_mib(), **more}
 
 
 def passed_over(steps: int, step) -> float:
@@ -354,8 +353,7 @@ def compare(peer: list, ours: list) -> str:
 
 
 def run_side(task: str, side: str, count: int) -> dict:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    use_two_cores()
     if task == "beam":
         return search_peer() if side == "peer" else search_capjax()
     return train_peer(task, count) if side == "peer" else train_capjax(task, count, side)
@@ -376,10 +374,8 @@ def main() -> None:
     found = {(task, side): [] for task in arguments.task for side in sides[task]}
     for _ in range(arguments.rounds):
         for (task, side), runs in found.items():
-            command = [sys.executable, "-m", "benchmarks.recurrent_speed", "--task", task]
-            command += ["--side", side, "--captions", str(arguments.captions)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            runs.append(json.loads(done.stdout.splitlines()[-1]))
+            options = ["--task", task, "--side", side, "--captions", str(arguments.captions)]
+            runs.append(measure("recurrent_speed", *options))
             print(task, side, {k: v for k, v in runs[-1].items() if k != "found"}, file=sys.stderr)
     print("| task | side | captions/s | ratio | peak MiB |\n" + "|---" * 5 + "|")
     for (task, side), runs in found.items():

@@ -17,13 +17,12 @@ the batches included. Figures are medians over rounds.
 import argparse
 import json
 import os
-import resource
-import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
+
+from benchmarks.sides import measure, medians, peak_memory_mib
 
 IMAGES, CAPTIONS, LENGTH, VOCABULARY = 16, 5, 20, 2541
 POSITIONS, FEATURES = 49, 576
@@ -59,7 +58,7 @@ def timed(step, make) -> dict[str, float]:
         "captions_per_second": IMAGES * CAPTIONS / seconds,
         "step_ms": 1e3 * seconds,
         "first_step_s": first,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": peak_memory_mib(),
     }
 
 
@@ -208,14 +207,9 @@ def main() -> None:
     found = {side: [] for side in SIDES}
     for _ in range(arguments.rounds):
         for side in SIDES:
-            command = [sys.executable, "-m", "benchmarks.train_speed", "--side", side]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[side].append(json.loads(done.stdout.splitlines()[-1]))
+            found[side].append(measure("train_speed", "--side", side))
             print(side, found[side][-1], file=sys.stderr)
-    median = {
-        side: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        for side, runs in found.items()
-    }
+    median = {side: medians(runs) for side, runs in found.items()}
     print("| side | captions/s | ratio | step ms | first step s | peak MiB |\n" + "|---" * 6 + "|")
     for side, values in median.items():
         ratio = values["captions_per_second"] / median["keras"]["captions_per_second"]

@@ -19,7 +19,6 @@ pip install -e ".[parity]".
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,8 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+
+from benchmarks.sides import measure, peak_memory_mib, use_two_cores
 
 IMAGES, BEAMS, TOKENS, VOCABULARY = 8, 4, 16, 50257
 END = VOCABULARY - 1
@@ -220,22 +221,18 @@ SIDES = {
 
 
 def run_side(side: str, task: str, folder: str, repeats: int) -> dict:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    use_two_cores()
     figures = {}
     for name, call in SIDES[side][task](folder).items():
         first, seconds, found = timed(repeats, call)
         figures[name] = {"first": first, "seconds": seconds, "found": found}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"figures": figures, "peak_memory_mib": peak}
+    return {"figures": figures, "peak_memory_mib": peak_memory_mib()}
 
 
-def measure(task: str, side: str, folder: str, repeats: int) -> dict:
+def measure_side(task: str, side: str, folder: str, repeats: int) -> dict:
     """The figures of one side in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.vit_gpt2_speed", "--side", side, "--task", task]
-    command += ["--folder", folder, "--repeats", str(repeats)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found = json.loads(done.stdout.splitlines()[-1])
+    options = ["--side", side, "--task", task, "--folder", folder, "--repeats", str(repeats)]
+    found = measure("vit_gpt2_speed", *options)
     seconds = {name: round(one["seconds"], 3) for name, one in found["figures"].items()}
     print(side, seconds, file=sys.stderr)
     return found
@@ -285,7 +282,7 @@ def main() -> None:
         print("|---" * 7 + "|", flush=True)
         for task in arguments.task:
             rounds = [
-                [measure(task, side, folder, arguments.repeats) for side in SIDES]
+                [measure_side(task, side, folder, arguments.repeats) for side in SIDES]
                 for _ in range(arguments.rounds)
             ]
             compare(task, rounds)
