@@ -58,7 +58,7 @@ def left_to_do(run: Run, directory: str) -> list[str]:
         Workdir(path).check_same_run(run.config)
         trained = record.parameters is not None
     except WorkdirError:
-        trained = False  # No run, or another one, which training refuses with the fields that differ.
+        trained = False  # No run, or a run of another config, which training refuses.
     rest = [
         name for name in run.evaluations if not (trained and is_evaluated(run, path, record, name))
     ]
@@ -251,9 +251,13 @@ def main() -> None:
     parser.add_argument("file", help="sweep file, such as experiments/shapes_variants.py")
     parser.add_argument("--workdir", help="folder of the sweep (default: runs/NAME of the file)")
     parser.add_argument("--only", default="*", metavar="GLOB", help="only runs whose names match")
-    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="number of runs at once")
+    parser.add_argument(
+        "--parallel", type=int, default=1, metavar="N", help="number of runs at once"
+    )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--dry_run", action="store_true", help="list the remaining work and model sizes")
+    what.add_argument(
+        "--dry_run", action="store_true", help="list the remaining work and model sizes"
+    )
     what.add_argument("--commands", action="store_true", help="print a shell command for each run")
     options, fields = parser.parse_known_args()
     options.workdir = options.workdir or default_workdir(options.file)
