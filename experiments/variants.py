@@ -11,8 +11,8 @@ A sweep file is Python with a function `get_sweep() -> Sweep`:
             seeds=(0, 1),
         )
 
-An axis is a list of variants. `values` makes an axis of a field's values. Elsewhere an
-override may also be a whole section or a function that changes the config:
+An axis is a list of variants, made by `values` or written out. An override may also be a whole
+section, or a function that changes the config:
 
     decoders = [
         Variant("transformer"),

@@ -293,7 +293,7 @@ def test_commands_are_printed_for_a_job_array(folder, tmp_path, monkeypatch, cap
     ("arguments", "status", "message"),
     [
         (["nowhere.py"], 2, "there is no file 'nowhere.py'"),
-        (["FILE", "--only", "x*"], 2, "--only=x* matches no run; there are plain-seed3, "),
+        (["FILE", "--only", "x*"], 2, "--only=x* matches no run; the runs are plain-seed3, "),
         (["FILE", "--config.num_step=3"], 2, "did you mean num_steps"),
         (["FILE", "--dryrun"], 2, "error: unexpected argument '--dryrun'; fields are "),
         (["FILE", "--parallel", "0"], 2, "--parallel=0"),
