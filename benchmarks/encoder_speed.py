@@ -1,16 +1,16 @@
-"""Images a second of each pretrained encoder, capjax beside the library that it comes from.
+"""Images per second of each pretrained encoder, in capjax and in the library of its origin.
 
     python -m benchmarks.encoder_speed [--encoders mobilenet_v3_small ...] [--batch 32] [--rounds 5]
 
-Both sides have random weights and take the same random uint8 pixels, 224x224 (InceptionV3: 299x299
-in place of that), to the feature map before pooling, float32, as a NumPy array. The peer is
-`keras.applications` on TensorFlow, called in a `tf.function`; for the ResNet (101 layers) the torch
-network that the tests compare with, in channels-last memory; and for ViT-B/16 `transformers`, both
-in inference mode. capjax runs what its feature cache runs.
+Both sides have random weights and map the same random uint8 pixels, 224x224 (InceptionV3: 299x299),
+to the feature map before pooling, a float32 NumPy array. The peer is `keras.applications` on
+TensorFlow in a `tf.function`; for the ResNet (101 layers) the torch network of the tests, in
+channels-last memory; and for ViT-B/16 `transformers`; the last two in inference mode. capjax runs
+the function of its feature cache.
 
-Each side runs in a process of its own, in turn, so that a round's two figures see the same
-machine; the first two batches, which compile, are not counted. Figures are medians over rounds, and
-a ratio is the median of the rounds' ratios.
+The sides take turns in processes of their own, so that both figures of a round are from the same
+state of the machine. The first two batches, which compile, are not counted. Figures are medians
+over rounds, and a ratio is the median of the rounds' ratios.
 """
 
 import argparse
@@ -35,7 +35,7 @@ KERAS = {
     "efficientnet_b0": "EfficientNetB0",
     "inception_v3": "InceptionV3",
 }
-# Keras's models that scale pixels themselves.
+# Keras models that scale pixels themselves.
 SCALING = ("MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0")
 ENCODERS = (*KERAS, "resnet", "vit")
 RESNET_DEPTH = 101
@@ -97,7 +97,7 @@ def make_torch(name: str) -> Encode:
     if name == "resnet":
         model = TorchResNet(RESNET_DEPTH).eval().to(memory_format=torch.channels_last)
     else:
-        declare_operators()  # transformers imports torchvision where there is one.
+        declare_operators()  # transformers imports torchvision if it is installed.
         import transformers
 
         vit = transformers.ViTModel(transformers.ViTConfig(), add_pooling_layer=False).eval()
@@ -135,7 +135,7 @@ def run_side(name: str, is_peer: bool, batch: int) -> dict[str, float]:
 
 
 def measure_side(name: str, side: str, batch: int) -> dict[str, float]:
-    """The figures of one side in a process of its own."""
+    """Measures one side in a process of its own."""
     options = ["--side", side, "--encoders", name, "--batch", str(batch)]
     found = measure("encoder_speed", *options)
     print(name, side, found, file=sys.stderr)
@@ -145,9 +145,9 @@ def measure_side(name: str, side: str, batch: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
-    parser.add_argument("--batch", type=int, default=32, help="images a call")
-    parser.add_argument("--rounds", type=int, default=5, help="times each side runs")
-    parser.add_argument("--side", choices=("peer", "capjax"), help="run one side of one here")
+    parser.add_argument("--batch", type=int, default=32, help="images per call")
+    parser.add_argument("--rounds", type=int, default=5, help="number of runs of each side")
+    parser.add_argument("--side", choices=("peer", "capjax"), help="run one side in this process")
     arguments = parser.parse_args()
     if arguments.side:
         is_peer = arguments.side == "peer"

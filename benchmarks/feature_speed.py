@@ -1,15 +1,15 @@
-"""Features of a frozen MobileNetV2: images a second, capjax beside Keras; and depthwise forms.
+"""Images per second of a frozen MobileNetV2 in capjax and in Keras; depthwise convolutions.
 
     python -m benchmarks.feature_speed [--rounds 3] [--depthwise]
 
 Both sides read the same JPEG files (random, 224x224), decode them with Pillow and compute 7x7x1280
-float32 features of random weights, 32 images a batch. Keras calls its model in a `tf.function`,
-which was faster than `predict`; capjax runs the extraction of its feature cache, writing and
-checksums included. Each side runs in a process of its own, in turn; the first batch, which
-compiles, is not counted. Figures are medians over rounds.
+float32 features with random weights, 32 images per batch. Keras calls its model in a `tf.function`,
+which was faster than `predict`. capjax runs the extraction of its feature cache, including writing
+and checksums. The sides take turns in processes of their own; the first batch, which compiles, is
+not counted. Figures are medians over rounds.
 
---depthwise times the two forms of `capjax.models.depthwise` on the sizes that MobileNetV2 has, with
-the norm and activation that follow, on the backend at hand.
+--depthwise times the two implementations of `capjax.models.depthwise` on the sizes of MobileNetV2,
+with the norm and activation that follow, on JAX's default backend.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def write_images(folder: str) -> None:
 
 
 class Files:
-    """The images as a source."""
+    """The image files as a source."""
 
     name, fingerprint, selection = "random images", "0", {}
 
@@ -140,10 +140,10 @@ def depthwise() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="times each side runs")
-    parser.add_argument("--depthwise", action="store_true", help="time the depthwise forms instead")
-    parser.add_argument("--side", choices=("keras", "capjax"), help="run one side here")
-    parser.add_argument("--folder", help="images for --side")
+    parser.add_argument("--rounds", type=int, default=3, help="number of runs of each side")
+    parser.add_argument("--depthwise", action="store_true", help="time the depthwise convolutions")
+    parser.add_argument("--side", choices=("keras", "capjax"), help="run one side in this process")
+    parser.add_argument("--folder", help="folder of the images, for --side")
     arguments = parser.parse_args()
     if arguments.depthwise:
         depthwise()

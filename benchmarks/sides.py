@@ -1,4 +1,4 @@
-"""Runs a side of a benchmark in a process of its own, and condenses its figures."""
+"""Runs each side of a benchmark in a process of its own."""
 
 import json
 import os
