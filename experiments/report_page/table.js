@@ -1,5 +1,5 @@
 "use strict";
-/* The table of results: it sorts, filters, and takes means over seeds. */
+/* The table of results, with sorting, filtering and means over seeds. */
 
 (() => {
   const { el, byId, show, colour } = report;
@@ -10,12 +10,12 @@
 
   const metrics = [...new Set(all.flatMap((row) => Object.keys(row.scores)))];
   const several = evaluations.length > 1;
-  // Of what is not evaluated yet one row is enough.
+  // Runs without an evaluation are shown once.
   const told = all.filter((row) => Object.keys(row.scores).length || row.evaluation === evaluations[0]);
   const isMean = (row) => row.run === null;
   const nameOf = (row) => row.run ?? row.variant;
 
-  /** The numbers of the runs that a row is of. */
+  /** The numbers of the runs of a row. */
   function runsOf(row) {
     return [...runs.keys()].filter((number) =>
       (isMean(row) ? runs[number].variant === row.variant : runs[number].name === row.run));
@@ -56,14 +56,14 @@
   function compare(column, falling) {
     return (a, b) => {
       const [one, two] = [valueOf(column, a), valueOf(column, b)];
-      if (one === null || two === null) return (one === null) - (two === null); // Last, both ways.
+      if (one === null || two === null) return (one === null) - (two === null); // Missing values come last in both orders.
       const both = typeof one === "number" && typeof two === "number";
       const order = both ? one - two : String(one).localeCompare(String(two), "en", { numeric: true });
       return falling ? -order : order;
     };
   }
 
-  /** How values of a column are written, the range of them and of their intervals, and which is best. */
+  /** The format of a column, the range of its values and intervals, and its best value. */
   function scale(column, rows) {
     const known = rows.map((row) => column.of(row)).filter((value) => typeof value === "number");
     const [least, most] = [Math.min(...known), Math.max(...known)];
@@ -96,7 +96,7 @@
       format(value), deviation, beside(score, format), drawn(score, range));
   }
 
-  /** A dot for a value and a line for its interval, on the column's scale: where lines overlap is seen. */
+  /** Draws a value as a dot and its interval as a line, on the scale of the column. */
   function drawn(score, { low, high, alone }) {
     if (alone || high <= low) return null;
     const share = (value) => `${(100 * (value - low) / (high - low)).toFixed(1)}%`;
@@ -105,7 +105,7 @@
     return el("div", { class: "range", style, "aria-hidden": "true" });
   }
 
-  /** What is known beside a value: its interval, or its difference from the baseline. */
+  /** Shows the interval of a value, or its difference from the baseline. */
   function beside(score, format) {
     if (!byId("differences").checked) {
       return score.low === null ? null : el("small", { class: "beside" }, `${format(score.low)} – ${format(score.high)}`);
