@@ -78,7 +78,7 @@ def make_shares(count: int) -> list[Share]:
 
 
 def split(items: Sequence[T], count: int, named: str) -> list[Sequence[T]]:
-    """Splits into parts of equal length up to one; raises SweepError if one would be empty."""
+    """Splits into parts whose lengths differ by at most one; raises SweepError if one is empty."""
     if count > len(items):
         raise SweepError(f"--parallel={count}: there are {len(items)} {named}")
     bounds = [len(items) * part // count for part in range(count + 1)]
@@ -113,7 +113,7 @@ def run_jobs(
     Args:
       jobs: the jobs.
       shares: their devices; with a single share, a job's output also goes to stderr.
-      interruption: an entered context.
+      interruption: entered, after a call of `poll`.
       begin: called with a job's number before it starts.
       end: called with its number and exit status after it has ended.
     """

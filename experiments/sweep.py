@@ -46,7 +46,7 @@ from experiments.sweep_plan import (
 )
 from experiments.variants import SweepError
 
-# Last lines of the log that are reported where a process ended without an error in its record.
+# Last lines of the log that are reported if a process ended without an error in its record.
 _LAST_LINES = 5
 
 
@@ -119,7 +119,7 @@ class Progress:
                 record.status, record.error = FAILED, why
                 write_record(path, record)
             # On one line: the error of a changed config lists fields on several.
-            self.failed[run.name] = " ".join((record.error or "it does not say why").split())
+            self.failed[run.name] = " ".join((record.error or "no reason given").split())
             self.say(run, f"failed: {self.failed[run.name]}")
         else:
             self.say(run, f"done, {_said(record)}")

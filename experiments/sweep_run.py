@@ -54,7 +54,7 @@ def run_one(run: Run, workdir: str, interruption: Interruption) -> None:
     Args:
       run: the run of a sweep.
       workdir: the folder of the run.
-      interruption: an entered context.
+      interruption: entered.
 
     Raises:
       Interrupted, SystemExit: a signal came; all is saved, except for an unfinished evaluation.
@@ -158,7 +158,7 @@ def main() -> None:
     try:
         os.makedirs(workdir, exist_ok=True)
         lock = os.path.join(workdir, LOCK)
-        # Training has a lock of its own; this one also covers the evaluations.
+        # Training handles signals itself; elsewhere a write may be cut short anywhere.
         with Interruption() as interruption, one_at_a_time(lock, _WAITING.format(run.name)):
             run_one(run, workdir, interruption)
     except Interrupted:
