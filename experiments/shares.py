@@ -145,7 +145,7 @@ def run_jobs(
 def _start(job: Job, share: Share, *, show: bool) -> tuple[subprocess.Popen, threading.Thread]:
     os.makedirs(os.path.dirname(job.log), exist_ok=True)
     log = open(job.log, "a", encoding="utf-8")  # noqa: SIM115 closed by the reader
-    with _on(share.processors):
+    with _pinned(share.processors):
         process = subprocess.Popen(
             job.command,
             stdin=subprocess.PIPE,
@@ -179,7 +179,7 @@ def leave_with_parent(log: str) -> None:
 
 
 @contextlib.contextmanager
-def _on(processors: tuple[int, ...]) -> Iterator[None]:
+def _pinned(processors: tuple[int, ...]) -> Iterator[None]:
     """Restricts this thread, and the processes that it starts, to some CPU cores."""
     if not processors:
         yield

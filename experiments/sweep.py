@@ -115,14 +115,14 @@ class Progress:
             self.say(run, "stopped by a signal, to be continued")
         elif status:
             if record.status != FAILED:
-                why = _why(status, os.path.join(path, LOG), self._starts[run.name])
+                why = _reason(status, os.path.join(path, LOG), self._starts[run.name])
                 record.status, record.error = FAILED, why
                 write_record(path, record)
             # On one line: the error of a changed config lists fields on several.
             self.failed[run.name] = " ".join((record.error or "no reason given").split())
             self.say(run, f"failed: {self.failed[run.name]}")
         else:
-            self.say(run, f"done, {_said(record)}")
+            self.say(run, f"done, {_summary(record)}")
         self.write_results()
 
     def write_results(self) -> None:
@@ -133,7 +133,7 @@ class Progress:
             print(f"warning: no table of results: {error}", file=sys.stderr)
 
 
-def _why(status: int, log: str, start: int) -> str:
+def _reason(status: int, log: str, start: int) -> str:
     """The error at the end of a log, from the byte `start` on, where this process began."""
     with open(log, "rb") as file:
         file.seek(start)
@@ -147,7 +147,7 @@ def _why(status: int, log: str, start: int) -> str:
     return " | ".join([how, *last])
 
 
-def _said(record: RunRecord) -> str:
+def _summary(record: RunRecord) -> str:
     train = record.seconds["train"] / 60
     evaluate = sum(record.seconds.values()) / 60 - train
     rate = "" if record.captions_per_second is None else f"{record.captions_per_second:.0f} "

@@ -84,12 +84,12 @@ def values(field: str, options: Sequence[Any]) -> list[Variant]:
 
 def grid(*axes: Sequence[Variant]) -> list[Variant]:
     """All combinations of one variant from each axis; later axes override earlier ones."""
-    return [_together(variants) for variants in itertools.product(*axes)]
+    return [_combination(variants) for variants in itertools.product(*axes)]
 
 
 def one_by_one(base: Variant, *axes: Sequence[Variant]) -> list[Variant]:
     """`base`, followed by each single variant of all axes applied to it."""
-    changed = (Variant(other.name, _both(base, other)) for axis in axes for other in axis)
+    changed = (Variant(other.name, _combined(base, other)) for axis in axes for other in axis)
     return [base, *changed]
 
 
@@ -198,12 +198,12 @@ def _label(field: str, value: Any) -> str:
     return field.rpartition(".")[2] + re.sub(r"[^\w.+-]+", "_", text).strip("_")
 
 
-def _together(variants: Sequence[Variant]) -> Variant:
+def _combination(variants: Sequence[Variant]) -> Variant:
     name = "-".join(variant.name for variant in variants)
-    return Variant(name, _both(*variants))
+    return Variant(name, _combined(*variants))
 
 
-def _both(*variants: Variant) -> Callable[[ConfigDict], None]:
+def _combined(*variants: Variant) -> Callable[[ConfigDict], None]:
     def change(config: ConfigDict) -> None:
         for variant in variants:
             apply(config, variant.overrides)
