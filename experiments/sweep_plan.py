@@ -246,7 +246,8 @@ def check_unchanged(directory: str, run: Run) -> None:
             entries = {entry["name"]: entry for entry in parse_json(stream.read())["runs"]}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise SweepError(
-            f"{file} can't be read ({error}); python -m experiments.sweep writes it, with --commands too"
+            f"{file} can't be read ({error}); write it with python -m experiments.sweep, or its "
+            "--commands"
         ) from error
     # Through JSON, so that tuples compare with lists.
     now = json.loads(json.dumps(fixed_fields(run.config)))
