@@ -1,1 +1,1 @@
-"""Measurements: speed and memory beside a peer, in one run. See README.md."""
+"""Benchmarks of speed and memory against other libraries. See README.md."""

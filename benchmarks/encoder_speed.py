@@ -1,24 +1,22 @@
-"""Images a second of each pretrained encoder, capjax beside the library that it comes from.
+"""Images per second of each pretrained encoder, in capjax and in the library of its origin.
 
     python -m benchmarks.encoder_speed [--encoders mobilenet_v3_small ...] [--batch 32] [--rounds 5]
 
-Both sides have random weights and take the same random uint8 pixels, 224x224 (InceptionV3: 299x299
-in place of that), to the feature map before pooling, float32, as a NumPy array. The peer is
-`keras.applications` on TensorFlow, called in a `tf.function`; for the ResNet (101 layers) the torch
-network that the tests compare with, in channels-last memory; and for ViT-B/16 `transformers`, both
-in inference mode. capjax runs what its feature cache runs.
+Both sides have random weights and map the same random uint8 pixels, 224x224 (InceptionV3: 299x299),
+to the feature map before pooling, a float32 NumPy array. The peer is `keras.applications` on
+TensorFlow in a `tf.function`; for the ResNet (101 layers) the torch network of the tests, in
+channels-last memory; and for ViT-B/16 `transformers`; the last two in inference mode. capjax runs
+the function of its feature cache.
 
-Each side runs in a process of its own, in turn, so that a round's two figures see the same
-machine; the first two batches, which compile, are not counted. Figures are medians over rounds, and
-a ratio is the median of the rounds' ratios.
+The sides take turns in processes of their own, so that both figures of a round are from the same
+state of the machine. The first two batches, which compile, are not counted. Figures are medians
+over rounds, and a ratio is the median of the rounds' ratios.
 """
 
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.feature_speed import SIDE
+from benchmarks.sides import measure, peak_memory_mib
 
 BATCHES = 8
 SIDES = {"inception_v3": 299}
@@ -36,7 +35,7 @@ KERAS = {
     "efficientnet_b0": "EfficientNetB0",
     "inception_v3": "InceptionV3",
 }
-# Keras's models that scale pixels themselves.
+# Keras models that scale pixels themselves.
 SCALING = ("MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0")
 ENCODERS = (*KERAS, "resnet", "vit")
 RESNET_DEPTH = 101
@@ -98,7 +97,7 @@ def make_torch(name: str) -> Encode:
     if name == "resnet":
         model = TorchResNet(RESNET_DEPTH).eval().to(memory_format=torch.channels_last)
     else:
-        declare_operators()  # transformers imports torchvision where there is one.
+        declare_operators()  # transformers imports torchvision if it is installed.
         import transformers
 
         vit = transformers.ViTModel(transformers.ViTConfig(), add_pooling_layer=False).eval()
@@ -131,16 +130,14 @@ def run_side(name: str, is_peer: bool, batch: int) -> dict[str, float]:
         encode(pixels)
     return {
         "images_per_second": BATCHES * batch / (time.perf_counter() - start),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": peak_memory_mib(),
     }
 
 
-def measure(name: str, side: str, batch: int) -> dict[str, float]:
-    """The figures of one side in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.encoder_speed", "--side", side]
-    command += ["--encoders", name, "--batch", str(batch)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found = json.loads(done.stdout.splitlines()[-1])
+def measure_side(name: str, side: str, batch: int) -> dict[str, float]:
+    """Measures one side in a process of its own."""
+    options = ["--side", side, "--encoders", name, "--batch", str(batch)]
+    found = measure("encoder_speed", *options)
     print(name, side, found, file=sys.stderr)
     return found
 
@@ -148,9 +145,9 @@ def measure(name: str, side: str, batch: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
-    parser.add_argument("--batch", type=int, default=32, help="images a call")
-    parser.add_argument("--rounds", type=int, default=5, help="times each side runs")
-    parser.add_argument("--side", choices=("peer", "capjax"), help="run one side of one here")
+    parser.add_argument("--batch", type=int, default=32, help="images per call")
+    parser.add_argument("--rounds", type=int, default=5, help="number of runs of each side")
+    parser.add_argument("--side", choices=("peer", "capjax"), help="run one side in this process")
     arguments = parser.parse_args()
     if arguments.side:
         is_peer = arguments.side == "peer"
@@ -160,7 +157,7 @@ def main() -> None:
     print("|---" * 6 + "|")
     for name in arguments.encoders:
         rounds = [
-            [measure(name, side, arguments.batch) for side in ("peer", "capjax")]
+            [measure_side(name, side, arguments.batch) for side in ("peer", "capjax")]
             for _ in range(arguments.rounds)
         ]
 

@@ -1,28 +1,27 @@
-"""Features of a frozen MobileNetV2: images a second, capjax beside Keras; and depthwise forms.
+"""Images per second of a frozen MobileNetV2 in capjax and in Keras; depthwise convolutions.
 
     python -m benchmarks.feature_speed [--rounds 3] [--depthwise]
 
 Both sides read the same JPEG files (random, 224x224), decode them with Pillow and compute 7x7x1280
-float32 features of random weights, 32 images a batch. Keras calls its model in a `tf.function`,
-which was faster than `predict`; capjax runs the extraction of its feature cache, writing and
-checksums included. Each side runs in a process of its own, in turn; the first batch, which
-compiles, is not counted. Figures are medians over rounds.
+float32 features with random weights, 32 images per batch. Keras calls its model in a `tf.function`,
+which was faster than `predict`. capjax runs the extraction of its feature cache, including writing
+and checksums. The sides take turns in processes of their own; the first batch, which compiles, is
+not counted. Figures are medians over rounds.
 
---depthwise times the two forms of `capjax.models.depthwise` on the sizes that MobileNetV2 has, with
-the norm and activation that follow, on the backend at hand.
+--depthwise times the two implementations of `capjax.models.depthwise` on the sizes of MobileNetV2,
+with the norm and activation that follow, on JAX's default backend.
 """
 
 import argparse
 import json
 import os
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
 import numpy as np
+
+from benchmarks.sides import measure, medians, peak_memory_mib
 
 IMAGES, BATCH, SIDE = 544, 32, 224
 
@@ -37,7 +36,7 @@ def write_images(folder: str) -> None:
 
 
 class Files:
-    """The images as a source."""
+    """The image files as a source."""
 
     name, fingerprint, selection = "random images", "0", {}
 
@@ -141,10 +140,10 @@ def depthwise() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="times each side runs")
-    parser.add_argument("--depthwise", action="store_true", help="time the depthwise forms instead")
-    parser.add_argument("--side", choices=("keras", "capjax"), help="run one side here")
-    parser.add_argument("--folder", help="images for --side")
+    parser.add_argument("--rounds", type=int, default=3, help="number of runs of each side")
+    parser.add_argument("--depthwise", action="store_true", help="time the depthwise convolutions")
+    parser.add_argument("--side", choices=("keras", "capjax"), help="run one side in this process")
+    parser.add_argument("--folder", help="folder of the images, for --side")
     arguments = parser.parse_args()
     if arguments.depthwise:
         depthwise()
@@ -152,23 +151,16 @@ def main() -> None:
     if arguments.side:
         run = run_keras if arguments.side == "keras" else run_capjax
         rate = run(arguments.folder)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"images_per_second": rate, "peak_memory_mib": peak}))
+        print(json.dumps({"images_per_second": rate, "peak_memory_mib": peak_memory_mib()}))
         return
     found = {"keras": [], "capjax": []}
     with tempfile.TemporaryDirectory() as folder:
         write_images(folder)
         for _ in range(arguments.rounds):
             for side, runs in found.items():
-                command = [sys.executable, "-m", "benchmarks.feature_speed", "--side", side]
-                command += ["--folder", folder]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                runs.append(json.loads(done.stdout.splitlines()[-1]))
+                runs.append(measure("feature_speed", "--side", side, "--folder", folder))
                 print(side, runs[-1], file=sys.stderr)
-    median = {
-        side: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        for side, runs in found.items()
-    }
+    median = {side: medians(runs) for side, runs in found.items()}
     print("| side | images/s | ratio | peak MiB |\n|---|---|---|---|")
     for side, values in median.items():
         ratio = values["images_per_second"] / median["keras"]["images_per_second"]

@@ -1,43 +1,41 @@
-"""Show, Attend and Tell: training and beam search, capjax beside a PyTorch decoder.
+"""Training and beam search of Show, Attend and Tell in capjax and in PyTorch.
 
     python -m benchmarks.recurrent_speed [--rounds 3] [--task 32x1 32x5 6x5 beam] [--captions 320]
 
-Both sides have the decoder that the well-known PyTorch tutorial trains: an LSTM with soft ReLU
-attention on 14x14x2048 features, all else 512 wide, a vocabulary of 9490. The peer is arranged as
-there: a Python loop over an LSTM cell projects the features again at each step, over captions
-sorted by length of which ever fewer are left. capjax is its own decoder, training step, batches
-and search.
+Both sides have the decoder of the well-known PyTorch tutorial: an LSTM with soft ReLU attention on
+14x14x2048 features, otherwise 512 wide, with a vocabulary of 9490. The peer follows the tutorial: a
+Python loop over an LSTM cell projects the features again at each step, over captions sorted by
+length, and drops those that have ended. capjax runs its own decoder, training step, batches and
+search.
 
-Training, "images x captions of each" a step: 32x1, 32x5 and 6x5. The peer takes a caption with
-features of its own, so it repeats an image's for its captions. Both sides train on the same
-captions of 8 words and a Poisson variable's more, 10.5 on average as COCO's, with Adam, gradients
-clipped to 5 by value, dropout 0.5 and doubly stochastic attention. capjax's batches are "padded"
-(21 tokens a caption), "bucketed" (`dataset.length_bucket=2`) and "packed" (`dataset.packed`, bucket
-8). Each side passes over its batches twice, the peer first over one alone since it compiles
-nothing; the last pass is measured as a whole, the making of batches included.
+Training tasks are named "images x captions per image" of a step: 32x1, 32x5 and 6x5. The peer
+repeats an image's features for each of its captions. Both sides train on the same captions of 8
+words plus a Poisson number of words, 10.5 on average as in COCO, with Adam, gradients clipped to 5
+by value, dropout 0.5 and doubly stochastic attention. capjax's batches are "padded" (21 tokens per
+caption), "bucketed" (`dataset.length_bucket=2`) or "packed" (`dataset.packed`, bucket 8). The last
+of two passes over the batches is measured, including the making of batches; the peer, which
+compiles nothing, takes a single batch as its first pass.
 
-Beam search, "beam": 5 beams over 32 images, 50 tokens at most, with the same weights on both sides:
-random ones, but for one number of the state that counts words and ends captions after about 12.
-The peer searches one image at a time, as the tutorial's script does, whose beams become fewer as
-captions end; capjax all 32 at once. Both rank captions by the plain sum of their log-probabilities.
-How many of the best captions agree is printed.
+The task "beam" searches with 5 beams over 32 images, at most 50 tokens, with the same weights on
+both sides: random, except for one unit of the state that counts words and ends captions after about
+12. The peer searches one image at a time, as the tutorial's script does, with fewer beams as
+captions end; capjax searches all 32 at once. Both rank captions by the sum of their
+log-probabilities. The number of equal best captions is printed.
 
-Each side runs in a process of its own with two threads, in turn. Figures are medians over rounds.
+The sides take turns in processes of their own with two threads. Figures are medians over rounds.
 Measure on an idle machine: beside one busy process the peer's search was five times slower, since
-PyTorch's threads wait for each other.
-The peer needs PyTorch: pip install -e ".[parity]".
+PyTorch's threads wait for each other. The peer needs PyTorch: pip install -e ".[parity]".
 """
 
 import argparse
 import json
-import os
-import resource
 import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
+
+from benchmarks.sides import measure, peak_memory_mib, use_two_cores
 
 GRID, FEATURES, WIDTH, VOCABULARY = (14, 14), 2048, 512, 9490
 POSITIONS = GRID[0] * GRID[1]
@@ -45,14 +43,14 @@ MOST_WORDS = 20
 RATE, CLIP, DROPOUT, PENALTY = 4e-4, 5.0, 0.5, 1.0
 TASKS = {"32x1": (32, 1), "32x5": (32, 5), "6x5": (6, 5)}
 LAYOUTS = {"padded": None, "bucketed": 2, "packed": 8}
-POOL = 64  # Images with features, taken in turn.
+POOL = 64  # Number of images with features; they repeat.
 BEAMS, BEAM_IMAGES, MOST_STEPS = 5, 32, 50
 PAD, BOS, EOS, UNK = range(4)
-END = 100.0, -50.0  # The end's weight of the number that counts words, and its bias.
+END = 100.0, -50.0  # Weight from the unit that counts words to EOS, and the bias of EOS.
 
 
 def draw_captions(task: str, count: int) -> list[list[np.ndarray]]:
-    """Ids "bos words eos" of each image's captions, about `count` in whole training batches."""
+    """Draws token ids "bos words eos" of about `count` captions, in whole training batches."""
     images, captions = TASKS[task]
     rng = np.random.default_rng(0)
     words = 8 + rng.poisson(2.5, (max(count // (images * captions), 1) * images, captions))
@@ -63,14 +61,14 @@ def draw_captions(task: str, count: int) -> list[list[np.ndarray]]:
 
 
 def make_features(images: int) -> np.ndarray:
-    """Float32 [images, P, F], not negative, each image with channels of its own."""
+    """Draws float32 features [images, P, F], not negative, scaled per image and channel."""
     rng = np.random.default_rng(1)
     features = rng.random((images, POSITIONS, FEATURES), np.float32)
     return features * rng.exponential(1.0, (images, 1, FEATURES)).astype(np.float32)
 
 
 def draw_weights() -> dict[str, np.ndarray]:
-    """Weights of the decoder by the peer's names, under which an image's caption is its own."""
+    """Draws weights of the decoder, by the peer's names, such that captions depend on the image."""
     rng = np.random.default_rng(2)
 
     def dense(name: str, outputs: int, inputs: int, scale: float = 1.0) -> dict[str, np.ndarray]:
@@ -92,8 +90,8 @@ def draw_weights() -> dict[str, np.ndarray]:
         "decode_step.bias_hh": np.zeros(gates),
         **dense("fc", VOCABULARY, WIDTH, 6.0),
     }
-    weights["fc.bias"][[PAD, BOS, UNK]] = -1e4  # capjax never says these.
-    # The state's first number counts words, by 0.05 each, and brings the end about.
+    weights["fc.bias"][[PAD, BOS, UNK]] = -1e4  # capjax bans these tokens.
+    # The first unit of the state grows by 0.05 per word, and finally triggers EOS.
     for gate, bias in enumerate((10.0, 10.0, 0.05, 10.0)):
         weights["decode_step.weight_ih"][gate * WIDTH] = 0.0
         weights["decode_step.weight_hh"][gate * WIDTH] = 0.0
@@ -105,12 +103,12 @@ def draw_weights() -> dict[str, np.ndarray]:
 
 
 def figures(seconds: float, count: int, **more) -> dict:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"captions_per_second": count / seconds, "peak_memory_mib": peak, **more}
+    rate = count / seconds
+    return {"captions_per_second": rate, "peak_memory_mib": peak_memory_mib(), **more}
 
 
 def passed_over(steps: int, step) -> float:
-    """Seconds that step(0) ... step(steps - 1) take."""
+    """Times step(0) ... step(steps - 1), in seconds."""
     start = time.perf_counter()
     for number in range(steps):
         step(number)
@@ -118,7 +116,7 @@ def passed_over(steps: int, step) -> float:
 
 
 def make_peer():
-    """The peer's decoder, in PyTorch."""
+    """Builds the peer's decoder in PyTorch."""
     import torch
     from torch import nn
 
@@ -159,7 +157,7 @@ def make_peer():
             return self.decode_step(torch.cat([embedded, context], dim=1), state), weights
 
         def forward(self, features, tokens, lengths):
-            """Logits [B, T, V] and weights [B, T, P] of captions that come longest first."""
+            """Returns logits [B, T, V] and attention [B, T, P] of captions sorted by length."""
             steps = int(lengths[0])
             logits = torch.zeros(len(tokens), steps, VOCABULARY)
             seen = torch.zeros(len(tokens), steps, POSITIONS)
@@ -191,7 +189,7 @@ def train_peer(task: str, count: int) -> dict:
     def step(number: int) -> float:
         index = np.arange(number * images, (number + 1) * images)
         texts = [torch.from_numpy(ids) for image in index for ids in captions[image]]
-        # Features of its own for each caption, as the tutorial's loader gives them.
+        # Features are repeated for each caption, as by the tutorial's loader.
         features = torch.from_numpy(pool[np.repeat(index % POOL, each)])
         lengths, order = torch.tensor([len(ids) - 1 for ids in texts]).sort(descending=True)
         features, tokens = features[order], pad_sequence(texts, batch_first=True)[order]
@@ -290,14 +288,14 @@ def search_peer() -> dict:
 
     @torch.no_grad()
     def search(one):
-        """The best caption of features [P, F], ids without the end, and its log-probability."""
+        """Returns the best caption of features [P, F], ids without EOS, and its log-probability."""
         one = one.expand(BEAMS, *one.shape)
         state, tokens = decoder.start(one), torch.full((BEAMS,), BOS)
         sums, captions, ended = torch.zeros(BEAMS), [[]] * BEAMS, []
         for number in range(MOST_STEPS):
             state, _ = decoder.advance(one, decoder.embedding(tokens), state)
             reached = sums[:, None] + decoder.fc(state[0]).log_softmax(dim=1)
-            # At first all beams are the same.
+            # All beams are equal at the first step.
             reached = reached[:1] if number == 0 else reached
             sums, places = reached.flatten().topk(len(captions))
             beams, tokens = places // VOCABULARY, places % VOCABULARY
@@ -312,7 +310,7 @@ def search_peer() -> dict:
                 break
             captions, sums, tokens = [captions[row] for row in left], sums[left], tokens[left]
             one, state = one[beams[left]], tuple(part[beams[left]] for part in state)
-        # Where none has ended, the best of those that are left.
+        # If no caption has ended, the best of the unfinished ones.
         return max(ended or [(sums[0].item(), captions[0])])[::-1]
 
     search(features[0])
@@ -341,21 +339,20 @@ def search_capjax() -> dict:
 
 
 def compare(peer: list, ours: list) -> str:
-    """How far the two sides' best captions agree."""
+    """Describes how far the best captions of both sides agree."""
     pairs = list(zip(peer, ours, strict=True))
     apart = [abs(x - y) for (a, x), (b, y) in pairs if a == b]
     better = sum(y > x for (a, x), (b, y) in pairs if a != b)
     words = [np.mean([len(caption) for caption, _ in side]) for side in (peer, ours)]
     return (
-        f"the same best caption for {len(apart)} of {len(pairs)} images, of log-probabilities at "
+        f"the same best caption for {len(apart)} of {len(pairs)} images, with log-probabilities at "
         f"most {max(apart, default=0):.0e} apart; of the others capjax's is likelier for {better}; "
-        f"words a caption: {words[0]:.1f} and {words[1]:.1f}"
+        f"words per caption: {words[0]:.1f} and {words[1]:.1f}"
     )
 
 
 def run_side(task: str, side: str, count: int) -> dict:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    use_two_cores()
     if task == "beam":
         return search_peer() if side == "peer" else search_capjax()
     return train_peer(task, count) if side == "peer" else train_capjax(task, count, side)
@@ -364,10 +361,10 @@ def run_side(task: str, side: str, count: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     tasks = (*TASKS, "beam")
-    parser.add_argument("--rounds", type=int, default=3, help="times each side runs")
-    parser.add_argument("--task", nargs="+", choices=tasks, default=tasks, help="what to measure")
-    parser.add_argument("--captions", type=int, default=320, help="captions of a training pass")
-    parser.add_argument("--side", help="run one side of one task here and print its figures")
+    parser.add_argument("--rounds", type=int, default=3, help="number of runs of each side")
+    parser.add_argument("--task", nargs="+", choices=tasks, default=tasks, help="tasks to measure")
+    parser.add_argument("--captions", type=int, default=320, help="captions per training pass")
+    parser.add_argument("--side", help="run one side of a task in this process")
     arguments = parser.parse_args()
     if arguments.side:
         print(json.dumps(run_side(arguments.task[0], arguments.side, arguments.captions)))
@@ -376,10 +373,8 @@ def main() -> None:
     found = {(task, side): [] for task in arguments.task for side in sides[task]}
     for _ in range(arguments.rounds):
         for (task, side), runs in found.items():
-            command = [sys.executable, "-m", "benchmarks.recurrent_speed", "--task", task]
-            command += ["--side", side, "--captions", str(arguments.captions)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            runs.append(json.loads(done.stdout.splitlines()[-1]))
+            options = ["--task", task, "--side", side, "--captions", str(arguments.captions)]
+            runs.append(measure("recurrent_speed", *options))
             print(task, side, {k: v for k, v in runs[-1].items() if k != "found"}, file=sys.stderr)
     print("| task | side | captions/s | ratio | peak MiB |\n" + "|---" * 5 + "|")
     for (task, side), runs in found.items():

@@ -1,9 +1,9 @@
-"""Time to the first training step, cold and with the compilation cache, and peak memory.
+"""Time to the first training step, with an empty and a filled compilation cache.
 
     python -m benchmarks.startup [--config configs/shapes_transformer.py]
 
-Runs `capjax.main` for 20 steps, twice: with an empty compilation cache, and with what the first
-left there. The data are prepared before the clock starts.
+Runs `capjax.main` for 20 steps twice: with an empty compilation cache, and with the cache that the
+first run has filled. The data are prepared before. Also prints the peak memory.
 """
 
 import argparse
@@ -18,7 +18,7 @@ STEPS = 20
 
 
 def run(config: str, workdir: str, cache: str) -> dict[str, float]:
-    """Seconds from the start of the process to its first step's log line, and to its end."""
+    """Times a process, in seconds, to the log of its first step and to its end."""
     command = [sys.executable, "-m", "capjax.main", "--config", config, "--workdir", workdir]
     command += ["--compilation_cache", cache, f"--config.num_steps={STEPS}"]
     command += ["--config.optimizer.warmup_steps=5", "--config.evaluation.num_samples=0"]

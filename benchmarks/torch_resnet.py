@@ -1,4 +1,4 @@
-"""A ResNet of torch modules, arranged and named as torchvision's, for comparison."""
+"""A ResNet in torch with the modules and names of torchvision's, for comparison."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 class Bottleneck(nn.Module):
-    """Three convolutions and what skips them."""
+    """A residual block of three convolutions."""
 
     def __init__(self, inputs, channels, stride):
         super().__init__()
@@ -29,7 +29,7 @@ class Bottleneck(nn.Module):
 
 
 class TorchResNet(nn.Module):
-    """Normalised images [B, 3, H, W] to the last block's map; its classifier is not used."""
+    """Maps normalised images [B, 3, H, W] to the last block's features; `fc` is not used."""
 
     def __init__(self, depth):
         super().__init__()
@@ -51,7 +51,7 @@ class TorchResNet(nn.Module):
 
 
 def random_resnet(depth, seed=0):
-    """Weights and batch statistics are random, so that features stay near 1."""
+    """Builds a ResNet with random weights and batch statistics whose features stay near 1."""
     torch.manual_seed(seed)
     model = TorchResNet(depth).eval()
     with torch.no_grad():
@@ -59,7 +59,7 @@ def random_resnet(depth, seed=0):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
             elif isinstance(module, nn.BatchNorm2d):
-                # A block adds to its input: where all added much, features would grow.
+                # Smaller, since each block adds to its input and features would grow.
                 size = 0.3 if name.endswith("bn3") else 1.0
                 module.weight.uniform_(0.5 * size, 1.5 * size)
                 module.bias.normal_(0, 0.3)

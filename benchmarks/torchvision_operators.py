@@ -1,10 +1,10 @@
-"""What torchvision looks for in torch when it is imported."""
+"""Declares the torch operators that torchvision requires on import."""
 
 import functools
 import importlib.util
 
-# torchvision's ordinary wheel has them compiled for one build of torch alone, and names them all
-# when it is imported. Only detection has need of them.
+# torchvision's wheel has them compiled for a single build of torch, but looks up all of them on
+# import. Only detection uses them.
 _OPERATORS = (
     "nms(Tensor a, Tensor b, float c) -> Tensor",
     "qnms(Tensor a, Tensor b, float c) -> Tensor",
@@ -17,9 +17,9 @@ _OPERATORS = (
 )
 
 
-@functools.cache  # And so kept: an operator goes with its library.
+@functools.cache  # Keeps the library, with which its operators would vanish.
 def declare_operators():
-    """Lets torchvision be imported beside the torch there is."""
+    """Makes torchvision importable with any build of torch."""
     import torch
 
     library = torch.library.Library("torchvision", "FRAGMENT")

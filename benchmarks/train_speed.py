@@ -1,41 +1,40 @@
-"""Training captions a second: capjax beside a Keras model with the TensorFlow tutorial's layers.
+"""Training speed of capjax and of a Keras model with the TensorFlow tutorial's layers.
 
     python -m benchmarks.train_speed [--rounds 3]
 
-Both train 2 post-norm layers of 256 units, 2 heads with key_dim 256, feed-forward 512, dropout
-0.5, on cached 7x7x576 features, 16 images x 5 captions a step, the same vocabulary of 2541, the
-same captions of T = 20 tokens at most, and Adam. Keras repeats an image's features for each of its
-captions and pads every caption to T, as the tutorial does, and compiles with `model.compile`'s
-defaults. capjax runs its real training step, fed by its real batches: "padded" to T as Keras,
-"bucketed" (`dataset.length_bucket=4`), and "packed" (`dataset.packed`, bucket 8).
+Both train 2 post-norm layers of 256 units, 2 heads with key_dim 256, feed-forward 512, dropout 0.5,
+on cached 7x7x576 features, 16 images x 5 captions per step, with the same vocabulary of 2541, the
+same captions of at most T = 20 tokens, and Adam. Keras repeats an image's features for each of its
+captions and pads every caption to T, as the tutorial does, and compiles with the defaults of
+`model.compile`. capjax runs its own training step on its own batches: "padded" to T as in Keras,
+"bucketed" (`dataset.length_bucket=4`), or "packed" (`dataset.packed`, bucket 8).
 
-Each side runs in a process of its own, in turn. A process trains on the same STEPS batches twice,
-which compiles every shape the first time; the second time is measured as a whole, the making of
-the batches included. Figures are medians over rounds.
+The sides take turns in processes of their own. A process trains on the same STEPS batches twice:
+the first pass compiles every shape, the second is measured, including the making of batches.
+Figures are medians over rounds.
 """
 
 import argparse
 import json
 import os
-import resource
-import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
 
+from benchmarks.sides import measure, medians, peak_memory_mib
+
 IMAGES, CAPTIONS, LENGTH, VOCABULARY = 16, 5, 20, 2541
 POSITIONS, FEATURES = 49, 576
 UNITS, HEADS, LAYERS, DROPOUT = 256, 2, 2, 0.5
-# Flickr8k's train captions, punctuation out: words on average, and their deviation.
+# Mean and deviation of the words per caption in Flickr8k's train split, without punctuation.
 MEAN_WORDS, DEVIATION_WORDS = 10.8, 3.8
-POOL = 3200  # Images that the batches are drawn from.
+POOL = 3200  # Number of images from which batches are drawn.
 STEPS = 60
 
 
 def captions(seed: int = 0) -> list[list[np.ndarray]]:
-    """Token ids "words ... eos" of each image's captions."""
+    """Draws token ids "words ... eos" of each image's captions."""
     rng = np.random.default_rng(seed)
     words = rng.normal(MEAN_WORDS, DEVIATION_WORDS, (POOL, CAPTIONS)).round()
     return [
@@ -45,7 +44,7 @@ def captions(seed: int = 0) -> list[list[np.ndarray]]:
 
 
 def timed(step, make) -> dict[str, float]:
-    """Trains on batches make(0) ... make(STEPS - 1) twice; figures of the second time."""
+    """Trains on batches make(0) ... make(STEPS - 1) twice; measures the second pass."""
     start = time.perf_counter()
     step(make(0))
     first = time.perf_counter() - start
@@ -59,12 +58,12 @@ def timed(step, make) -> dict[str, float]:
         "captions_per_second": IMAGES * CAPTIONS / seconds,
         "step_ms": 1e3 * seconds,
         "first_step_s": first,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": peak_memory_mib(),
     }
 
 
 def run_capjax(layout: str) -> dict[str, float]:
-    """The real step on real batches of a layout."""
+    """Measures capjax's training step on its batches of a layout."""
     import jax
     import optax
 
@@ -132,7 +131,7 @@ def run_capjax(layout: str) -> dict[str, float]:
 
 
 def run_keras() -> dict[str, float]:
-    """The tutorial's layers under `train_on_batch`, compiled at Keras's defaults."""
+    """Measures the tutorial's layers in `train_on_batch`, compiled with Keras's defaults."""
     os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
     import keras
     from keras import layers, ops
@@ -198,8 +197,8 @@ SIDES = ("keras", "padded", "bucketed", "packed")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="times each side runs")
-    parser.add_argument("--side", choices=SIDES, help="run one side here and print its figures")
+    parser.add_argument("--rounds", type=int, default=3, help="number of runs of each side")
+    parser.add_argument("--side", choices=SIDES, help="run one side in this process")
     arguments = parser.parse_args()
     if arguments.side:
         keras = arguments.side == "keras"
@@ -208,14 +207,9 @@ def main() -> None:
     found = {side: [] for side in SIDES}
     for _ in range(arguments.rounds):
         for side in SIDES:
-            command = [sys.executable, "-m", "benchmarks.train_speed", "--side", side]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[side].append(json.loads(done.stdout.splitlines()[-1]))
+            found[side].append(measure("train_speed", "--side", side))
             print(side, found[side][-1], file=sys.stderr)
-    median = {
-        side: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        for side, runs in found.items()
-    }
+    median = {side: medians(runs) for side, runs in found.items()}
     print("| side | captions/s | ratio | step ms | first step s | peak MiB |\n" + "|---" * 6 + "|")
     for side, values in median.items():
         ratio = values["captions_per_second"] / median["keras"]["captions_per_second"]

@@ -1,9 +1,9 @@
-"""Memory while ugly captions are read, tokenized and encoded, over and over.
+"""Memory while malformed captions are repeatedly read, tokenized and encoded.
 
     python -m benchmarks.ugly_captions --captions 10000 --rounds 5
 
-Each round writes a table of captions, reads it, makes a tokenizer and encodes them. Prints the
-process's resident memory after each: it stays where the first rounds left it.
+Each round writes a table of captions, reads it, trains a tokenizer and encodes the captions. Prints
+the resident memory of the process after each round, which must not grow after the first ones.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _PARTS = ("dog", "<eos>", "[PAD]", "\0", "\x1b[2J", "\u202eכלב", "e\u0301", "
 
 
 def ugly(count: int, seed: int) -> list[str]:
-    """Captions of one sign to 10,000 words, each different."""
+    """Makes different captions of up to 10,000 words."""
     draw = random.Random(seed)
     return [
         f"{seed} {i} " + " ".join(draw.choices(_PARTS, k=10_000 if i % 500 == 0 else i % 40))
@@ -34,12 +34,12 @@ def ugly(count: int, seed: int) -> list[str]:
 
 
 def resident() -> float:
-    """Memory of this process now, in MB."""
+    """The resident memory of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE / 1e6
 
 
 def one_round(folder: Path, captions: list[str]) -> int:
-    """Reads, tokenizes and encodes; returns how many captions were kept."""
+    """Reads, tokenizes and encodes captions; returns the number of kept ones."""
     rows = [{"image": "a.jpg", "caption": text, "split": "train"} for text in captions]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = Folder(str(folder / "rows.jsonl")).open("train")
@@ -53,7 +53,7 @@ def one_round(folder: Path, captions: list[str]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--captions", type=int, default=10_000, help="of a round")
+    parser.add_argument("--captions", type=int, default=10_000, help="captions per round")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

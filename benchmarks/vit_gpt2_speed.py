@@ -1,25 +1,23 @@
-"""A ViT-B/16 with GPT-2 small: captions and training, capjax beside transformers on torch.
+"""Captioning and training of ViT-B/16 with GPT-2 small in capjax and in transformers.
 
     python -m benchmarks.vit_gpt2_speed [--rounds 3] [--task caption train] [--repeats 3]
 
-Both sides read the same folder of random weights, float32, and take the same 8 pictures of 224x224.
-Captioning is a beam search of 4 over 16 tokens, which no caption ends before, because the end
-token's row makes it unlikely: the encoder, the decoding given what the encoder gave, and both
-together (`generate`). Training is a step of AdamW over all parameters with a caption of 16 tokens
-an image, neither dropout nor clipping. torch runs eagerly, in inference mode for captions, with its
-`fused` AdamW, the fastest that it has; capjax is its own search and its own training step,
-compiled before.
+Both sides read the same folder of random float32 weights, and take the same 8 images of 224x224.
+Captioning is a beam search with 4 beams over 16 tokens; the weights of the end token make it so
+unlikely that no caption ends before. Its parts are the encoder, the decoding of its output, and
+both together (`generate`). Training is a step of AdamW on all parameters with one caption of 16
+tokens per image, without dropout or clipping. torch runs eagerly, in inference mode for captions,
+with `fused` AdamW, its fastest; capjax runs its own search and training step, compiled before.
 
-Each side runs in a process of its own with two threads, in turn. A process's figures are medians
-over repeats after a first, those printed medians over rounds. How many captions agree is printed,
-and the losses of the first steps. The peer needs torch and transformers:
-pip install -e ".[parity]".
+The sides take turns in processes of their own with two threads. The figures of a process are
+medians over repeats after a first call, and the printed ones medians over rounds. The number of
+equal captions and the losses of the first steps are printed too. The peer needs torch and
+transformers: pip install -e ".[parity]".
 """
 
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +27,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.sides import measure, peak_memory_mib, use_two_cores
+
 IMAGES, BEAMS, TOKENS, VOCABULARY = 8, 4, 16, 50257
 END = VOCABULARY - 1
 RATE = 1e-5
@@ -36,7 +36,7 @@ TASKS = {"caption": ("encoder", "decoding", "generate"), "train": ("training ste
 
 
 def save_pair(folder: str) -> None:
-    """Writes the captioner that both sides read."""
+    """Writes the random captioner that both sides read."""
     import torch
     import transformers
 
@@ -51,10 +51,10 @@ def save_pair(folder: str) -> None:
     )
     decoder = model.decoder.transformer
     with torch.no_grad():
-        # A last state is a normed vector and this bias.
+        # The last hidden state is a normalised vector plus this bias.
         decoder.ln_f.bias.normal_()
         decoder.wte.weight[END] = -20 / decoder.ln_f.bias.square().sum() * decoder.ln_f.bias
-        # So that captions differ, between pictures and from word to word.
+        # Makes captions differ between images and from word to word.
         decoder.wpe.weight.mul_(3)
         for block in decoder.h:
             block.crossattention.c_attn.weight.mul_(4)
@@ -66,7 +66,7 @@ def save_pair(folder: str) -> None:
 
 
 def draw() -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 [B, H, W, 3] and captions int32 [B, 1 + T] that begin with the start."""
+    """Draws images uint8 [B, H, W, 3] and captions int32 [B, 1 + T] after the start token."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, END, (IMAGES, TOKENS + 1), np.int32)
     tokens[:, 0] = END
@@ -74,7 +74,7 @@ def draw() -> tuple[np.ndarray, np.ndarray]:
 
 
 def timed(repeats: int, call: Callable[[], object]) -> tuple[float, float, object]:
-    """Seconds of the first call, the median of `repeats` more, and what the first gave."""
+    """Returns seconds of the first call, the median of `repeats` more, and the first result."""
     seconds = []
     for number in range(1 + repeats):
         start = time.perf_counter()
@@ -114,7 +114,7 @@ def caption_peer(folder: str) -> dict[str, Callable[[], object]]:
         return model.generate(**inputs, **options)[:, 1:].tolist()
 
     memory = encode()
-    # `generate` adds the beams to what it is given.
+    # A copy, since `generate` expands its input to the beams in place.
     return {
         "encoder": encoded,
         "decoding": lambda: generate(encoder_outputs=type(memory)(**memory)),
@@ -140,7 +140,7 @@ def train_peer(folder: str) -> dict[str, Callable[[], object]]:
 
 
 def read_capjax(folder: str):
-    """The model, its variables on the device, and a batch."""
+    """Reads the model, its variables on the device, and a batch."""
     import jax
 
     from capjax.pretrained.captioners.encoder_decoder import captioner, read_fields, read_variables
@@ -220,29 +220,25 @@ SIDES = {
 
 
 def run_side(side: str, task: str, folder: str, repeats: int) -> dict:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    use_two_cores()
     figures = {}
     for name, call in SIDES[side][task](folder).items():
         first, seconds, found = timed(repeats, call)
         figures[name] = {"first": first, "seconds": seconds, "found": found}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"figures": figures, "peak_memory_mib": peak}
+    return {"figures": figures, "peak_memory_mib": peak_memory_mib()}
 
 
-def measure(task: str, side: str, folder: str, repeats: int) -> dict:
-    """The figures of one side in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.vit_gpt2_speed", "--side", side, "--task", task]
-    command += ["--folder", folder, "--repeats", str(repeats)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found = json.loads(done.stdout.splitlines()[-1])
+def measure_side(task: str, side: str, folder: str, repeats: int) -> dict:
+    """Measures one side in a process of its own."""
+    options = ["--side", side, "--task", task, "--folder", folder, "--repeats", str(repeats)]
+    found = measure("vit_gpt2_speed", *options)
     seconds = {name: round(one["seconds"], 3) for name, one in found["figures"].items()}
     print(side, seconds, file=sys.stderr)
     return found
 
 
 def compare(task: str, rounds: list[list[dict]]) -> None:
-    """Prints the rows of a task's parts, and how far the two sides agree."""
+    """Prints a row for each part of a task, and how far both sides agree."""
 
     peaks = [statistics.median(pair[side]["peak_memory_mib"] for pair in rounds) for side in (0, 1)]
     for name in TASKS[task]:
@@ -258,18 +254,18 @@ def compare(task: str, rounds: list[list[dict]]) -> None:
     peer, ours = (rounds[0][side]["figures"][TASKS[task][-1]]["found"] for side in range(2))
     if task == "caption":
         same = sum(a == b for a, b in zip(peer, ours, strict=True))
-        print(f"the same caption for {same} of {IMAGES} pictures", file=sys.stderr)
+        print(f"the same caption for {same} of {IMAGES} images", file=sys.stderr)
     else:
         print(f"first losses: {peer:.5f} and {ours:.5f}", file=sys.stderr)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="times each side runs")
-    parser.add_argument("--repeats", type=int, default=3, help="times a process repeats a part")
-    parser.add_argument("--task", nargs="+", choices=TASKS, default=TASKS, help="what to measure")
-    parser.add_argument("--folder", help="of the weights; they are drawn where there is none")
-    parser.add_argument("--side", choices=(*SIDES, "save"), help="run one side here")
+    parser.add_argument("--rounds", type=int, default=3, help="number of runs of each side")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of each part in a process")
+    parser.add_argument("--task", nargs="+", choices=TASKS, default=TASKS, help="tasks to measure")
+    parser.add_argument("--folder", help="folder of the weights, for --side")
+    parser.add_argument("--side", choices=(*SIDES, "save"), help="run one side in this process")
     arguments = parser.parse_args()
     if arguments.side == "save":
         save_pair(arguments.folder)
@@ -285,7 +281,7 @@ def main() -> None:
         print("|---" * 7 + "|", flush=True)
         for task in arguments.task:
             rounds = [
-                [measure(task, side, folder, arguments.repeats) for side in SIDES]
+                [measure_side(task, side, folder, arguments.repeats) for side in SIDES]
                 for _ in range(arguments.rounds)
             ]
             compare(task, rounds)

@@ -1,9 +1,9 @@
-"""Memory of `capjax.caption` over thousands of images, half of which can't be used. Linux only.
+"""Memory of `capjax.caption` over thousands of images, half of them invalid. Linux only.
 
     python -m benchmarks.worker_memory --workdir runs/shapes_transformer [--images 10000]
 
-Writes a few files of each kind to a temporary folder, gives a worker their names again and again
-through a pipe, and reads its resident memory after every tenth of its answers.
+Writes a few files of each kind to a temporary folder, repeatedly sends their names to a worker, and
+prints its resident memory after every tenth of its answers.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# Width and height of the photographs: as Flickr's.
+# Width and height, as of Flickr's photographs.
 _SIZE = (500, 375)
 _FILES = 20
 
 
 def _files() -> Iterator[tuple[str, bytes]]:
-    """(name, content) of whole pictures, and of as many that are none."""
+    """Yields (name, content) of valid images, and of as many invalid ones."""
     rng = np.random.default_rng(0)
     for number in range(_FILES):
         coarse = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)

@@ -1,12 +1,12 @@
-"""The headline on COCO, Karpathy's splits, beside smaller and larger ones and other decoders.
+"""The COCO config compared with other sizes and decoders.
 
     python -m experiments.sweep experiments/coco_variants.py
     python -m experiments.sweep experiments/coco_variants.py:karpathy \
         --config.dataset.file=dataset_coco.json --config.dataset.root=coco
 
-The argument is that of `configs/coco_transformer.py`. All read one cache of a frozen MobileNetV2's
-features; `--commands` prints a command a run for a cluster's job array, where one run is best
-started first, to fill that cache.
+The argument is that of `configs/coco_transformer.py`. All runs read one cache of a frozen
+MobileNetV2's features. `--commands` prints a command for each run, for a cluster's job array; start
+one run first, to fill the cache.
 """
 
 from configs import base, coco_transformer
@@ -48,12 +48,12 @@ def _use_gru(config):
 
 
 def _use_gpt2(config):
-    """From scratch, with the headline's width and layers."""
+    """GPT-2 from scratch, with the baseline's width and layers."""
     config.decoder = base.gpt2_decoder()
     config.decoder.update(width=512, num_layers=3, num_heads=8, max_length=32)
 
 
 def _use_crops(config):
-    """Features of two crops of each image as well: 28 GB more."""
+    """Adds features of two crops of each image, 28 GB."""
     config.dataset.crop_area = 0.5
     config.encoder.cache_views = 3

@@ -1,4 +1,4 @@
-"""The rows of a sweep's table: each variant and each run, scored and held against the baseline."""
+"""The rows of a sweep's table: scores of variants and runs, compared with the baseline."""
 
 import dataclasses
 import json
@@ -20,10 +20,16 @@ from experiments.resampling import (
 from experiments.sweep_files import Evaluation, Images, Run, Sweep
 
 RESAMPLES = 2000
-"""Of images: p values are then known to about 0.01 at 0.05."""
+"""Number of resamples; a p value of 0.05 then has an error of about 0.01."""
 
 SEED = 0
-"""Of the resamples, which all rows of an evaluation share."""
+"""Seed of the resamples, which all rows of an evaluation share."""
+
+PERCENT = (*coco.METRICS, "METEOR")
+"""Metrics given in percent; others are fractions."""
+
+LESS_IS_BETTER = ("loss", "shuffled_truth_rate", "unscored_images")
+"""Metrics of which less is better."""
 
 _BLEU = tuple(f"BLEU-{n}" for n in range(1, 5))
 
@@ -33,12 +39,12 @@ class Score:
     """One metric of a row.
 
     Attributes:
-      value: of a run, or the mean over a variant's seeds.
-      low, high: its 95% interval over images; None where single images are not known.
-      deviation: sample deviation over seeds; None of one seed.
-      difference: from the baseline, over the seeds that both have; None of the baseline itself.
+      value: the value of a run, or the mean over a variant's seeds.
+      low, high: its 95% interval over images; None without results by image.
+      deviation: sample deviation over seeds; None for one seed.
+      difference: from the baseline, over the seeds of both; None for the baseline itself.
       difference_low, difference_high: its 95% interval over images.
-      p: of no difference, two-sided, not corrected for the number of rows.
+      p: two-sided p value of the difference, not corrected for the number of rows.
     """
 
     value: float
@@ -56,17 +62,17 @@ class Row:
     """A run, or all runs of a variant, in one evaluation.
 
     Attributes:
-      run: the run's name; None of a variant's row.
-      seeds: those with this evaluation; of a run, its own.
-      status: of the run, or of how many runs: "1 done, 1 failed".
-      error: of the first run that failed.
-      fields: the values of `differing_fields`; None where one has no such field, or is not known
-        before the run starts.
-      images: how many were captioned.
-      seconds: "train" and "evaluate", of this evaluation; these and captions_per_second are means
-        over the runs with it, peak_memory_mib is their largest. None where it is not measured.
-      scores: metric -> Score, of metrics that all runs with this evaluation have; empty before
-        there is this evaluation.
+      run: the run's name; None in a variant's row.
+      seeds: the seeds with this evaluation; in a run's row, its own.
+      status: the run's status, or counts such as "1 done, 1 failed".
+      error: the message of the first failed run.
+      fields: the values of `differing_fields`; None if the config has no such field, or if the run
+        has not started.
+      images: number of captioned images.
+      seconds: "train" and "evaluate". These and captions_per_second are means over the runs with
+        this evaluation, peak_memory_mib is their maximum; None if not measured.
+      scores: metric -> Score of metrics that all runs with this evaluation have; empty without
+        evaluations.
     """
 
     variant: str
@@ -86,17 +92,17 @@ class Row:
 
 
 def differing_fields(sweep: Sweep) -> list[str]:
-    """The config's fields that differ between variants; the seed is no such field."""
+    """The config's fields that differ between variants, except the seed."""
     values = defaultdict(set)
     overrides = [_first(sweep, variant).overrides for variant in sweep.variants]
     for field in dict.fromkeys(field for own in overrides for field in own if field != "seed"):
-        # A variant that leaves a field as it is has another value than all that override it.
+        # A variant without an override has another value than all variants with one.
         values[field] = {json.dumps(own[field]) if field in own else None for own in overrides}
     return [field for field, found in values.items() if len(found) > 1]
 
 
 def compare(sweep: Sweep, resamples: int = RESAMPLES) -> list[Row]:
-    """The rows of a sweep: by evaluation, by variant, its own row and then its runs'."""
+    """Makes the rows: by evaluation, by variant, the variant's row before those of its runs."""
     fields = differing_fields(sweep)
     rows = []
     for evaluation in sweep.evaluations:
@@ -130,7 +136,7 @@ def _row(
     counts = Counter(run.status for run in group)
     status = ", ".join(f"{count} {status}" for status, count in counts.items())
     evaluated = [run for run in group if run.name in found]
-    counted = evaluated or group  # What failed half way would look quick.
+    counted = evaluated or group  # A run that failed half way would look fast.
     return Row(
         variant=first.variant,
         run=name,
@@ -156,11 +162,11 @@ def _row(
 
 @dataclasses.dataclass(frozen=True)
 class _Resampled:
-    """Runs that captioned the same images, on the same resamples of them.
+    """Resampled scores of runs that captioned the same images.
 
     Attributes:
       bootstrap: run -> metric -> [R].
-      swapped: run -> metric -> [R], its difference from the baseline's run after swaps.
+      swapped: run -> metric -> [R], differences from the baseline's run after swaps.
     """
 
     bootstrap: dict[str, dict[str, np.ndarray]]
@@ -170,7 +176,7 @@ class _Resampled:
 def _resample(
     found: Mapping[str, Evaluation], pairs: Mapping[str, str], resamples: int
 ) -> list[_Resampled]:
-    """Resamples the runs of an evaluation, together those of the same images and references."""
+    """Resamples the runs of an evaluation, grouped by equal images and references."""
     together: dict[Hashable, dict[str, Images]] = defaultdict(dict)
     for name, evaluation in found.items():
         if images := evaluation.images:
@@ -217,12 +223,12 @@ def _scores(
     pairs: Mapping[str, str],
     resampled: Sequence[_Resampled],
 ) -> Iterator[tuple[str, Score]]:
-    """The scores of a group of runs, those of one variant or one run."""
+    """Yields (metric, score) of a group of runs: those of a variant, or a single run."""
     if not members:
         return
     for metric in found[members[0]].metrics:
         if not all(metric in found[name].metrics for name in members):
-            continue  # A mean over others than the row's seeds.
+            continue  # Its mean would be over other seeds than the row's.
         values = [found[name].metrics[metric] for name in members]
         score = {"value": np.mean(values), "deviation": sample_deviation(values)}
         if same := _together(resampled, members, metric):
@@ -249,7 +255,7 @@ def _scores(
 def _together(
     resampled: Sequence[_Resampled], names: Sequence[str], metric: str
 ) -> _Resampled | None:
-    """The resamples that all these runs share."""
+    """Finds the resamples that all these runs share."""
     for same in resampled:
         if same.bootstrap.keys() >= set(names) and metric in same.bootstrap[names[0]]:
             return same
@@ -272,5 +278,5 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _known(values: Iterable[float | None]) -> list[float]:
-    """Those that were measured: none of them can be 0."""
+    """The measured values, none of which can be 0."""
     return [value for value in values if value]

@@ -1,9 +1,10 @@
-"""Recurrent decoders on Flickr8k and how they look at the picture, beside the transformer.
+"""Recurrent decoders with several kinds of attention on Flickr8k, and the transformer.
 
     python -m experiments.sweep experiments/flickr8k_recurrent.py --config.dataset.root=flickr8k
 
-All share the data, the cached features of a frozen MobileNetV2 and of crops of its images, the
-number of updates (5 1/3 epochs) and their rates. A run takes about ten minutes on two CPU cores.
+All variants share the data, the cached features of images and crops by a frozen MobileNetV2, the
+number of updates (5 1/3 epochs) and the learning rate. A run takes about ten minutes on two CPU
+cores.
 """
 
 from configs import base, flickr8k_transformer
@@ -11,7 +12,7 @@ from experiments.variants import Sweep, Variant
 
 
 def get_full_config():
-    """`flickr8k_transformer`, with fewer figures."""
+    """`flickr8k_transformer` with fewer evaluation samples."""
     config = flickr8k_transformer.get_config()
     config.evaluation.num_samples = 2
     config.evaluation.temperatures = (0.0,)
@@ -19,7 +20,7 @@ def get_full_config():
 
 
 def get_config():
-    """The same, shorter."""
+    """`get_full_config` with fewer updates."""
     config = get_full_config()
     config.num_steps = 2000
     config.eval_every = 1000
@@ -45,10 +46,10 @@ def get_sweep():
 
 
 def use_recurrent(penalty: float = 0.0, **fields):
-    """A change of a config: a GRU or LSTM of `base.bahdanau_decoder`'s `fields` for the decoder."""
+    """Returns an override: `base.bahdanau_decoder` with `fields` as the decoder."""
 
     def change(config):
-        # A recurrent decoder takes a caption a row, and its time is the longest one's.
+        # A recurrent decoder takes one caption per row, for as long as the batch's longest caption.
         config.dataset.packed = False
         config.dataset.length_bucket = 4
         config.decoder = base.bahdanau_decoder()

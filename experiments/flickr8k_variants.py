@@ -1,12 +1,12 @@
-"""Decoders, their sizes and a fine-tuned encoder on Flickr8k, at one small budget.
+"""Decoders of several sizes and a fine-tuned encoder on Flickr8k, at one small budget.
 
     python -m experiments.sweep experiments/flickr8k_variants.py --config.dataset.root=flickr8k
     python -m experiments.sweep experiments/flickr8k_variants.py:finalists \
         --config.dataset.root=flickr8k
 
-All have the same data, updates (1.6 epochs) and batches, and all but "fine_tuned" read one cache
-of a frozen MobileNetV2's features. On one CPU core a run takes 4 to 16 minutes, after 10 for the
-features. The finalists train as long as the default, 12 epochs: half an hour and more.
+All variants have the same data, updates (1.6 epochs) and batches. All except "fine_tuned" read one
+cache of a frozen MobileNetV2's features. On one CPU core the features take 10 minutes, and a run 4
+to 16. The finalists train for the default's 12 epochs: half an hour and more.
 """
 
 from configs import base
@@ -15,7 +15,7 @@ from experiments.variants import Sweep, Variant, one_by_one, values
 
 
 def get_config():
-    """`flickr8k_transformer`, shorter."""
+    """`flickr8k_transformer` with fewer updates."""
     config = get_full_config()
     config.num_steps = 600
     config.eval_every = 300
@@ -24,14 +24,14 @@ def get_config():
 
 
 def get_sweep(which: str = "all"):
-    """Ten variants, or the "finalists" that could be the default; two seeds.
+    """Ten variants, or the "finalists" for the default; two seeds.
 
     Raises:
-      ValueError: `which` is neither.
+      ValueError: `which` is unknown.
     """
     sweeps = {"all": (get_config, _variants), "finalists": (get_full_config, _finalists)}
     if which not in sweeps:
-        raise ValueError(f"there is no sweep {which!r}: say :all or :finalists")
+        raise ValueError(f"there is no sweep {which!r}; the sweeps are :all and :finalists")
     config, variants = sweeps[which]
     return Sweep(
         config=config,
@@ -66,14 +66,14 @@ def _width(width: int) -> dict[str, int]:
 
 
 def _use_gpt2(config):
-    """From scratch, on words of the data, with the baseline's width, layers and dropout."""
+    """GPT-2 from scratch over the dataset's vocabulary, with the baseline's width and dropout."""
     config.decoder = base.gpt2_decoder()
     config.decoder.update(width=256, num_layers=2, num_heads=4, max_length=32)
     config.decoder.update(dropout=0.25, attention_dropout=0.0)
 
 
 def _fine_tune(config):
-    """The encoder's last blocks train from the middle on: before, the decoder knows too little."""
+    """Trains the encoder's last blocks in the second half, after the decoder has learned."""
     config.encoder.trainable = ("block_15", "block_16", "Conv_1")
     config.encoder.cache, config.encoder.cache_views = "", 1
     config.optimizer.encoder_learning_rate = 5e-5

@@ -1,10 +1,10 @@
-"""Does attention point at the thing that is named? The pointing game, on `shapes`.
+"""The pointing game on `shapes`: how often attention at a shape word lies on such a shape.
 
     python -m experiments.pointing --workdir runs/shapes_transformer
 
-For every true caption, at every singular shape word, the attention's maximum is a hit where it
-falls on a thing of that shape (Zhang et al. 2018, "Top-down neural attention by excitation
-backprop", section 4.2). Chance is what the same maxima score against other pictures.
+At every singular shape word of a true caption, the attention's maximum is a hit if it lies on an
+object of that shape (Zhang et al. 2018, "Top-down neural attention by excitation backprop", section
+4.2). The chance level scores the same maxima against other images.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from capjax.evaluate.attention_maps import word_maps
 
 
 def hits(scene: Scene, shape: str, heat: np.ndarray) -> bool:
-    """Whether the maximum of heat [SIZE, SIZE] lies on a thing of a shape."""
+    """Tells whether the maximum of heat [SIZE, SIZE] lies on an object of the shape."""
     place = np.unravel_index(heat.argmax(), heat.shape)
     masks = [object_mask(scene, thing) for thing in scene.things if thing.shape == shape]
     return any(mask[place] for mask in masks)
 
 
 def pointing(workdir: str, images: int) -> dict[str, float]:
-    """Shares of hits over the first validation images: `pointing`, and `chance`."""
+    """Computes the hit rates `pointing` and `chance` over the first validation images."""
     run = capjax.load(workdir)
     source = open_source(run.config.dataset, "validation")
     examples = [source[index] for index in range(min(images, len(source)))]
@@ -46,10 +46,10 @@ def pointing(workdir: str, images: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints the shares."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", default="runs/shapes_transformer", help="folder of the run")
-    parser.add_argument("--images", type=int, default=300, help="validation images")
+    parser.add_argument("--images", type=int, default=300, help="number of validation images")
     arguments = parser.parse_args()
     found = pointing(arguments.workdir, arguments.images)
     print(" ".join(f"{name}={value:.3g}" for name, value in found.items()))

@@ -1,8 +1,8 @@
-"""Trains the embedded default, shows captions, and says how far they are true.
+"""Trains the default config on `shapes`, shows captions, and prints the share of true ones.
 
     python -m experiments.quickstart [--workdir runs/shapes_transformer]
 
-The same as `capjax.main` in mode train, then evaluate on validation and on heldout.
+Equivalent to `capjax.main` in mode train, then in mode evaluate on validation and on heldout.
 """
 
 import argparse
@@ -22,7 +22,7 @@ EXAMPLES = 4
 
 
 def show(workdir: str) -> None:
-    """Prints a few validation captions beside a reference, and draws where they looked."""
+    """Prints a few validation captions with a reference, and draws their attention."""
     run = capjax.load(workdir)
     source = open_source(run.config.dataset, "validation")
     examples = [source[index] for index in range(EXAMPLES)]
@@ -31,12 +31,12 @@ def show(workdir: str) -> None:
         pixels = load_pixels(example.image, run.config.dataset.image_size)
         path = os.path.join(workdir, "figures", f"{example.image_id}.png")
         save_figure(attention_figure(pixels, caption), path)
-        print(f"\n{example.image_id}, looked at: {path}")
+        print(f"\n{example.image_id}, attention: {path}")
         print(f"  model:     {caption}\n  reference: {example.captions[0]}")
 
 
 def main() -> None:
-    """Trains, evaluates and shows."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", default="runs/shapes_transformer", help="folder of the run")
     workdir = parser.parse_args().workdir

@@ -1,8 +1,8 @@
-"""Makes a page of a sweep, or of one run: table, curves, captions, and where they looked.
+"""Makes a page of a sweep or of a run: table, curves, captions and their attention.
 
     python -m experiments.report runs/variants --to report/
 
-The page is a folder of static files. It needs no network and opens from disk: report/index.html.
+The page is a folder of static files that opens from disk, without a network: report/index.html.
 """
 
 import argparse
@@ -20,18 +20,15 @@ from absl import logging
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax.cli.flags import fail
+from capjax.cli.errors import ERRORS, fail
 from capjax.config import build
-from capjax.config.errors import ConfigError
 from capjax.data.captions import CaptionTable
-from capjax.data.images import ImageError
 from capjax.data.source import Source
 from capjax.files.atomic import write_atomic
-from capjax.files.errors import DataError
-from capjax.pretrained.weights import WeightsError
-from capjax.run.workdir import Workdir, WorkdirError
+from capjax.files.errors import ReportedError
+from capjax.run.workdir import Workdir
 from experiments import report_attention, report_pictures
-from experiments.comparison import compare, differing_fields
+from experiments.comparison import LESS_IS_BETTER, PERCENT, compare, differing_fields
 from experiments.report_data import (
     ReportError,
     collect,
@@ -41,23 +38,13 @@ from experiments.report_data import (
     shown_evaluations,
 )
 from experiments.report_pictures import Picture
-from experiments.sweep_files import Evaluation, ResultsError, Run, Sweep
+from experiments.sweep_files import Evaluation, Run, Sweep
 
 _PAGE = Path(__file__).parent / "report_page"
 _INDEX = "data/report.js"
 
-# Images whose attention is in one file, which the page loads when one of them is looked at.
+# Images in one file of attention, which the page loads when one of them is viewed.
 _CHUNK = 50
-
-_ERRORS = (
-    ConfigError,
-    DataError,
-    ImageError,
-    ReportError,
-    ResultsError,
-    WeightsError,
-    WorkdirError,
-)
 
 
 def write_report(
@@ -68,27 +55,27 @@ def write_report(
     pictures: str = "thumbnails",
     attention: str = "first",
 ) -> float:
-    """Writes the page of a sweep's folder, or of one run's workdir.
+    """Writes the page of a sweep's folder or of a run's workdir.
 
     Args:
-      directory: the sweep or run.
-      out: the page's folder: a new one, an empty one, or that of an earlier report, which stays
-        as it is until this one is whole.
-      images: of the validation split, the first so many are shown; 0 shows all.
-      pictures: "thumbnails" of the page's own, or "links" to the dataset's files.
-      attention: of which of each run's evaluations it is computed: "first", "all" or "none".
+      directory: the folder of the sweep or run.
+      out: the folder of the page: new, empty, or an earlier report, which is replaced once the new
+        one is complete.
+      images: number of validation images shown, from the first; 0 shows all.
+      pictures: "thumbnails" in the page's folder, or "links" to the dataset's files.
+      attention: the evaluations of each run with attention: "first", "all" or "none".
 
     Returns:
       The size of the page in MB.
 
     Raises:
-      ResultsError: `directory` is no sweep and no run, or a file of it is damaged.
-      ReportError: `out` holds something else, or the runs are not of the same data.
-      DataError, ImageError: the dataset can't be used.
+      ResultsError: `directory` is no sweep and no run, or one of its files is damaged.
+      ReportError: `out` holds something else, or the runs used different data.
+      DataError, ImageError: the dataset cannot be used.
     """
     sweep = collect(directory)
     _check_out(out)
-    # Beside it, so that links lead to the same files.
+    # A temporary folder beside `out`, so that relative links stay valid.
     out = os.path.realpath(out)
     os.makedirs(os.path.dirname(out), exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".report-", dir=os.path.dirname(out)) as made:
@@ -96,7 +83,7 @@ def write_report(
         os.makedirs(out, exist_ok=True)
         for file in sorted(_PAGE.iterdir()):
             write_atomic(os.path.join(out, file.name), file.read_bytes())
-        # The data last, by which a folder is known as a report.
+        # The data last, since they mark a folder as a report.
         for folder in ("pictures", "data"):
             new, old = (os.path.join(place, folder) for place in (made, out))
             if os.path.isdir(old):
@@ -107,7 +94,7 @@ def write_report(
 
 
 def _write_data(sweep: Sweep, out: str, images: int, pictures: str, attention: str) -> None:
-    """Writes all of a page that is of this sweep into a folder."""
+    """Writes the data of the page into a folder."""
     shown = [run for run in sweep.runs if shown_evaluations(run)]
     gallery: dict[str, Any] = {"ids": [], "total": 0}
     if shown:
@@ -118,29 +105,29 @@ def _write_data(sweep: Sweep, out: str, images: int, pictures: str, attention: s
             print(f"captions of {run.name} ({number + 1} of {len(shown)})", flush=True)
     else:
         print(
-            f"{sweep.directory} has no evaluation of validation with single images yet: the page "
-            "has no gallery. `--mode evaluate` of capjax.main makes one of a run"
+            f"{sweep.directory} has no evaluation on validation with results by image: the page "
+            "has no gallery. `capjax.main --mode evaluate` makes one for a run"
         )
     _write(out, "data/images.js", "images", gallery)
     _write(out, _INDEX, "report", _index(sweep))
 
 
 def _check_out(out: str) -> None:
-    """Raises ReportError where something else would be overwritten."""
+    """Raises ReportError if anything but a report would be overwritten."""
     if os.path.isfile(out):
-        raise ReportError(f"{out} is a file: give --to a folder")
+        raise ReportError(f"{out} is a file: --to must be a folder")
     if os.path.isdir(out) and os.listdir(out) and not os.path.isfile(os.path.join(out, _INDEX)):
-        raise ReportError(f"{out} is not empty and no report: give --to a new folder")
+        raise ReportError(f"{out} is not empty and no report: --to must be a new folder")
 
 
 def _open(run: Run) -> tuple[ConfigDict, tuple[Source, CaptionTable]]:
-    """A run's config, and the data that it was evaluated on."""
+    """Returns a run's config, and the data on which it was evaluated."""
     first = _first(run)
     config = report_attention.config_of(run, first)
     data = report_attention.open_data(config)
     if data[0].fingerprint != first.record["source"]["fingerprint"]:
         raise ReportError(
-            f"{data[0].name} is no longer what {run.name} was evaluated on: bring the data back, "
+            f"{data[0].name} has changed since {run.name} was evaluated: restore the data, "
             "or evaluate again"
         )
     return config, data
@@ -153,7 +140,7 @@ def _first(run: Run) -> Evaluation:
 def _gallery(
     run: Run, config: ConfigDict, source: Source, images: int, out: str, kind: str
 ) -> tuple[dict[str, Any], list[Picture]]:
-    """What all runs share: the images to show with references and pictures, which it writes."""
+    """Writes the pictures; returns the images and references that all runs share."""
     count = min(images or len(source), len(source))
     evaluation = _first(run)
     ids = list(read_captions(evaluation))[:count]
@@ -179,7 +166,7 @@ def _pictures(source: Source, count: int, out: str, kind: str, threads: int) -> 
         print(f"{count} thumbnails of {source.name} will take about {size:.1f} MB", flush=True)
         found = report_pictures.write_thumbnails(source, count, out, threads)
     else:
-        print(f"{count} pictures of {source.name} stay where they are: links take no room")
+        print(f"{count} images of {source.name} are linked, which takes no space")
         found = report_pictures.link_pictures(source, count, out, threads)
     yield from tqdm(found, desc="pictures", total=count, unit="image")
 
@@ -193,7 +180,7 @@ def _write_run(
     out: str,
     attention: str,
 ) -> None:
-    """Writes the captions of a run's evaluations, and where they looked."""
+    """Writes the captions and the attention of a run's evaluations."""
     config = report_attention.config_of(run, _first(run))
     resize = build.resize(config.dataset)
     boxes = [_seen(resize, picture) for picture in pictures]
@@ -212,13 +199,13 @@ def _write_run(
                 page["words"] = _write_attention(
                     run, evaluation, config, page["captions"], data, out, f"{number}-{place}"
                 )
-            except _ERRORS as error:
+            except ReportedError as error:
                 _warn(f"{run.name} is shown without attention: {error}")
         _write(out, f"data/{name}.js", name, page)
 
 
 def _seen(resize: Any, picture: Picture) -> list[float] | None:
-    """What a model sees of a picture: left, top, width and height as shares; None for all."""
+    """The cropped part of an image: left, top, width and height as fractions; None for all."""
     left, top, right, bottom = resize.seen(picture.width, picture.height)
     box = [
         left / picture.width,
@@ -238,7 +225,7 @@ def _write_attention(
     out: str,
     name: str,
 ) -> list[list[str] | None]:
-    """Writes attention in chunks; the pieces of each caption, None where it came out otherwise."""
+    """Writes attention in chunks; returns the pieces of each caption, None if it has changed."""
     found = report_attention.captions_with_attention(
         config, run.workdir, evaluation, data, len(captions)
     )
@@ -253,7 +240,7 @@ def _write_attention(
         _write(out, f"data/{chunk}.js", chunk, maps[start : start + _CHUNK])
     if others := words.count(None):
         _warn(
-            f"{run.name}: {others} of {len(captions)} captions came out otherwise than in "
+            f"{run.name}: {others} of {len(captions)} captions differ from "
             f"{evaluation.stem}.captions.json, and are shown without attention"
         )
     return words
@@ -267,6 +254,8 @@ def _index(sweep: Sweep) -> dict[str, Any]:
         "baseline": sweep.baseline if len(sweep.variants) > 1 else None,
         "evaluations": list(sweep.evaluations),
         "fields": differing_fields(sweep),
+        "percent": PERCENT,
+        "less_is_better": LESS_IS_BETTER,
         "rows": [dataclasses.asdict(row) for row in compare(sweep)],
         "runs": [_run(run) for run in sweep.runs],
     }
@@ -295,13 +284,13 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _write(out: str, file: str, name: str, value: Any) -> None:
-    """A script that hands a value to the page: a page on disk may load no other data."""
+    """Writes a value as a script, the only data that a page opened from disk can load."""
     text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
     write_atomic(os.path.join(out, file), f"report.put({json.dumps(name)},{text});\n".encode())
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity."""
+    """Replaces numbers that JSON lacks, infinity and NaN, by None."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -318,24 +307,27 @@ def _warn(message: str) -> None:
 
 
 def main() -> None:
-    """Reads the flags and writes the page."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("directory", help="folder of a sweep, or workdir of a run")
+    parser.add_argument("directory", help="folder of a sweep or of a run")
     parser.add_argument("--to", required=True, help="folder of the page")
     parser.add_argument(
-        "--images", type=int, default=200, help="validation images shown, from the first; 0 for all"
+        "--images",
+        type=int,
+        default=200,
+        help="number of validation images shown, from the first; 0 for all",
     )
     parser.add_argument(
         "--pictures",
         choices=("thumbnails", "links"),
         default="thumbnails",
-        help="small copies in the page's folder, or links to the dataset's files",
+        help="copies in the page's folder, or links to the dataset's files",
     )
     parser.add_argument(
         "--attention",
         choices=("first", "all", "none"),
         default="first",
-        help="of which evaluations of each run it is computed",
+        help="the evaluations of each run with attention",
     )
     flags = parser.parse_args()
     if flags.images < 0:
@@ -350,7 +342,7 @@ def main() -> None:
             pictures=flags.pictures,
             attention=flags.attention,
         )
-    except (*_ERRORS, OSError) as error:
+    except ERRORS as error:
         fail(str(error))
     print(f"wrote {os.path.join(flags.to, 'index.html')}: {size:.1f} MB")
 

@@ -1,4 +1,4 @@
-"""Where the captions of an evaluation looked, computed again and stored compactly."""
+"""Recomputes the attention of an evaluation's captions, and stores it compactly."""
 
 import base64
 import itertools
@@ -24,7 +24,7 @@ from experiments.sweep_files import Evaluation, Run
 
 
 def config_of(run: Run, evaluation: Evaluation) -> ConfigDict:
-    """The run's config, with the dataset's paths of its evaluation, which may differ."""
+    """The run's config with the dataset paths of its evaluation, which may differ."""
     config = Workdir(run.workdir).load_config()
     used = evaluation.record["config"]["dataset"]
     free = [name.removeprefix("dataset.") for name in FREE if name.startswith("dataset.")]
@@ -33,10 +33,10 @@ def config_of(run: Run, evaluation: Evaluation) -> ConfigDict:
 
 
 def open_data(config: ConfigDict) -> tuple[Source, CaptionTable]:
-    """The images that a run's evaluation captioned, and their captions.
+    """Opens the images that a run's evaluation captioned, and their references.
 
     Raises:
-      DataError: they are not there or can't be used.
+      DataError: the dataset is missing or cannot be used.
     """
     source = check_images(config.dataset, open_source(config.dataset, "validation"))
     return source, open_captions(config.dataset, source)
@@ -49,23 +49,23 @@ def captions_with_attention(
     data: tuple[Source, CaptionTable],
     count: int,
 ) -> Iterator[Caption]:
-    """The first `count` images captioned as by `--mode evaluate`, with attention, in order.
+    """Captions the first `count` images in order as `--mode evaluate` does, with attention.
 
     Args:
-      config: of the run.
-      directory: its workdir.
-      evaluation: says checkpoint and decoding.
+      config: the run's config.
+      directory: the run's workdir.
+      evaluation: gives the checkpoint and the decoding.
       data: see `open_data`.
-      count: images, at most those of the split.
+      count: number of images, at most the size of the split.
 
     Raises:
-      WorkdirError: the checkpoint is not there, or damaged.
+      WorkdirError: the checkpoint is missing or damaged.
     """
     run = load(directory, evaluation.record["step"])
     split = make_split(config, *data, run.tokenizer)
     model, variables = run.model, run.variables
     if questions.is_cached(config):
-        # The same numbers as in the evaluation, whose features are float16.
+        # Cached features are float16, as in the evaluation, so that the captions are the same.
         split, model, variables = from_features(split, model, variables)
     decoding = {k: v for k, v in evaluation.record["decoding"].items() if k != "method"}
     method = build.beam_search(ConfigDict(decoding))
@@ -75,10 +75,10 @@ def captions_with_attention(
 
 
 def encode_maps(caption: Caption) -> list[Any]:
-    """A caption's attention for JSON: [h, w, base64 of uint8 words x h x w].
+    """Encodes a caption's attention for JSON: [h, w, base64 of uint8 words x h x w].
 
-    It is averaged over layers and heads, positions outside the grid are left out, and each word's
-    map is scaled by its own maximum to 255.
+    It is averaged over layers and heads, without positions outside the grid. Each word's map is
+    scaled so that its maximum is 255.
     """
     maps = grid_maps(caption).mean(axis=(1, 2))
     most = maps.max(axis=(1, 2), keepdims=True, initial=np.finfo(np.float32).tiny)
@@ -87,11 +87,11 @@ def encode_maps(caption: Caption) -> list[Any]:
 
 
 def pieces(text: str, words: Sequence[str]) -> list[str]:
-    """A caption's text cut where its tokens begin, as many pieces as tokens.
+    """Splits a caption's text at the beginning of each token, one piece for each token.
 
-    A piece has the spaces before it: of a tokenizer of words all but the first have one, of others
-    only those that begin a word. A token that is not in the text, such as a part of a character,
-    has an empty piece. Joined they are the text, unless there are none.
+    A piece includes the spaces before it: with a word tokenizer all but the first have one, with a
+    subword tokenizer only those that begin a word. A token that is not in the text, such as part of
+    a character, has an empty piece. Joined, the pieces are the text, unless there are no tokens.
     """
     found, place = [], 0
     for word in words:

@@ -1,4 +1,4 @@
-"""What a report shows of a sweep, or of one run, beside its table: captions, curves, provenance."""
+"""The data of a report beside its table: captions, curves and provenance."""
 
 import json
 import math
@@ -6,27 +6,28 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from capjax.files.errors import ReportedError
 from capjax.files.text import parse_json
 from capjax.run.workdir import Workdir
 from capjax.train.writer import read_metrics
-from experiments.sweep_files import Evaluation, Run, Sweep, read_sweep, read_workdir
+from experiments.sweep_files import SWEEP, Evaluation, Run, Sweep, read_sweep, read_workdir
 
-# Of a curve, points at most: a screen shows no more.
+# Maximum points of a curve, as many as a screen shows.
 _POINTS = 400
 
 
-class ReportError(ValueError):
-    """What a report can't be made of; the message names the file and says what would work."""
+class ReportError(ReportedError, ValueError):
+    """A report that cannot be made; the message names the file and the remedy."""
 
 
 def collect(directory: str) -> Sweep:
-    """Reads a sweep's folder, or the workdir of one run as a sweep of one.
+    """Reads a sweep's folder, or a run's workdir as a sweep of one.
 
     Raises:
-      ResultsError: it is neither, or a file of it is damaged.
+      ResultsError: it is neither, or one of its files is damaged.
       ReportError: runs were evaluated on different data.
     """
-    is_sweep = os.path.isfile(os.path.join(directory, "sweep.json"))
+    is_sweep = os.path.isfile(os.path.join(directory, SWEEP))
     sweep = read_sweep(directory) if is_sweep else read_workdir(directory)
     seen: dict[str, str] = {}
     for run in sweep.runs:
@@ -36,18 +37,18 @@ def collect(directory: str) -> Sweep:
     if len(seen) > 1:
         raise ReportError(
             f"{directory}: {' and '.join(list(seen.values())[:2])} were evaluated on different "
-            "data, and a gallery compares captions of the same pictures: report on each run alone"
+            "data, and a gallery compares captions of the same images: report on each run alone"
         )
     return sweep
 
 
 def shown_evaluations(run: Run) -> dict[str, Evaluation]:
-    """Those whose single images are known, by name."""
+    """The evaluations with results by image, by name."""
     return {name: found for name, found in run.evaluations.items() if found.images is not None}
 
 
 def read_captions(evaluation: Evaluation) -> dict[str, str]:
-    """Image id -> caption, in the split's order.
+    """Reads image id -> caption, in the split's order.
 
     Raises:
       ReportError: the file is damaged.
@@ -61,7 +62,7 @@ def read_captions(evaluation: Evaluation) -> dict[str, str]:
 
 
 def provenance(run: Run) -> dict[str, Any]:
-    """What made a run and its captions, by words for a person."""
+    """The dataset, checkpoint and versions of a run and its captions, by readable names."""
     found: dict[str, Any] = {"workdir": run.workdir}
     for evaluation in list(run.evaluations.values())[:1]:
         record = evaluation.record
@@ -75,20 +76,19 @@ def provenance(run: Run) -> dict[str, Any]:
         with open(file, encoding="utf-8") as stream:
             began = json.load(stream)
         found |= {f"began with {name}": value for name, value in began.items()}
-    except (OSError, ValueError, AttributeError):  # Of an earlier version: nothing rests on it.
+    except (OSError, ValueError, AttributeError):  # Absent in earlier versions, and only shown.
         pass
     return {name: value for name, value in found.items() if value is not None}
 
 
 def read_curves(file: str) -> dict[str, dict[str, list]]:
-    """A run's curves from its metrics.jsonl.
+    """Reads a run's curves from its metrics.jsonl.
 
     Returns:
       "train": "step", "seconds", "wall_seconds" and "loss"; "validation": these and "CIDEr-D";
-      lists of one length, with None where something was not logged. Seconds are those of training
-      since step 0: evaluations, saving and pauses are left out. Wall seconds, which earlier
-      versions did not log, leave out the pauses alone. Long curves are thinned by means of
-      neighbours.
+      lists of equal length, with None for what was not logged. Seconds count training since step
+      0, without evaluations, saving and pauses. Wall seconds, which earlier versions did not log,
+      exclude only pauses. Long curves are thinned to means of neighbouring points.
     """
     rows = read_metrics(file)
     train = [row for row in rows if row["group"] == "train"]
@@ -99,7 +99,7 @@ def read_curves(file: str) -> dict[str, dict[str, list]]:
         mine = [row for row in rows if row["group"] == group]
         steps = [row["step"] for row in mine]
         columns = {"step": steps, "seconds": [_time_of(step, knots) for step in steps]}
-        # A run that an earlier version began has them from where it was continued: too few.
+        # A run started by an earlier version has them only from where it was continued.
         columns["wall_seconds"] = [row["wall_seconds"] if walled else None for row in mine]
         columns |= {name: [row.get(name) for row in mine] for name in names}
         curves[group] = _thin(columns)
@@ -107,7 +107,7 @@ def read_curves(file: str) -> dict[str, dict[str, list]]:
 
 
 def _seconds(logged: Sequence[tuple[int, float | None]]) -> list[tuple[int, float]]:
-    """(step, seconds since step 0) at each log; nothing where a log has no time."""
+    """(step, seconds since step 0) of each log; empty if any log has no time."""
     knots, last, total = [], 0, 0.0
     for step, seconds in logged:
         if seconds is None:
@@ -119,7 +119,7 @@ def _seconds(logged: Sequence[tuple[int, float | None]]) -> list[tuple[int, floa
 
 
 def _time_of(step: int, knots: Sequence[tuple[int, float]]) -> float | None:
-    """When a step was done, between logs and after the last at their pace."""
+    """The time of a step, interpolated between logs and extrapolated after the last."""
     if not knots:
         return None
     before = (0, 0.0)

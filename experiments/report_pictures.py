@@ -1,4 +1,4 @@
-"""Pictures of a report: thumbnails of its own, or links to where the dataset's files lie."""
+"""The images of a report: thumbnails, or links to the dataset's files."""
 
 import io
 import os
@@ -15,21 +15,21 @@ from capjax.files.atomic import write_atomic
 from experiments.report_data import ReportError
 
 THUMBNAIL = 360
-"""Longest side of a thumbnail in pixels; smaller pictures stay as they are."""
+"""Longest side of a thumbnail in pixels; smaller images are not enlarged."""
 
 _QUALITY = 82
 
-# Smaller ones are drawings as a rule, and the page enlarges them pixel by pixel: the blocks and
-# smeared edges of JPEG would be seen.
+# Smaller images are usually drawings, which the page enlarges pixel by pixel: artefacts of JPEG
+# would be visible.
 _ENLARGED = 160
 _FOLDER = "pictures"
 
-# Pictures that an estimate looks at.
+# Number of images in the sample of an estimate.
 _SAMPLE = 8
 
 
 class Picture(NamedTuple):
-    """A picture of a page: its address from there, and width and height in pixels."""
+    """An image of the page: its address relative to the page, width and height in pixels."""
 
     address: str
     width: int
@@ -37,10 +37,10 @@ class Picture(NamedTuple):
 
 
 def thumbnail(image: bytes | str, name: str) -> tuple[bytes, int, int]:
-    """A picture as JPEG with its width and height; as PNG where it is small.
+    """Encodes a thumbnail as JPEG, or as PNG if small; returns it with width and height.
 
     Raises:
-      ImageError: it can't be used; the message names it.
+      ImageError: the image cannot be used; the message names it.
     """
     picture = load_image(image, name=name)
     picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
@@ -53,7 +53,7 @@ def thumbnail(image: bytes | str, name: str) -> tuple[bytes, int, int]:
 
 
 def estimate(source: Source, count: int) -> float:
-    """About how many MB the thumbnails of the first `count` images take."""
+    """Estimates the size of the first `count` thumbnails in MB."""
     step = max(count // _SAMPLE, 1)
     sample = [source[index] for index in range(0, count, step)][:_SAMPLE]
     sizes = [len(thumbnail(example.image, example.image_id)[0]) for example in sample]
@@ -64,13 +64,13 @@ def write_thumbnails(source: Source, count: int, out: str, threads: int) -> Iter
     """Writes thumbnails of the first `count` images below `out`, and yields them in order.
 
     Raises:
-      ImageError: an image can't be used.
+      ImageError: an image cannot be used.
     """
 
     def write(index: int) -> Picture:
         example = source[index]
         content, width, height = thumbnail(example.image, f"image {example.image_id!r}")
-        # Numbers: an image id may be anything.
+        # Named by number, since an image id may not be a valid file name.
         kind = "png" if content.startswith(b"\x89PNG") else "jpg"
         address = f"{_FOLDER}/{index}.{kind}"
         write_atomic(os.path.join(out, address), content)
@@ -80,21 +80,21 @@ def write_thumbnails(source: Source, count: int, out: str, threads: int) -> Iter
 
 
 def link_pictures(source: Source, count: int, out: str, threads: int) -> Iterator[Picture]:
-    """The first `count` images where they lie, by addresses from the folder `out`.
+    """Yields links to the first `count` images, relative to the folder `out`.
 
     Raises:
-      ImageError: an image can't be used.
-      ReportError: they lie in no files of their own.
+      ImageError: an image cannot be used.
+      ReportError: the images are not in files of their own.
     """
 
     def link(index: int) -> Picture:
         example: Example = source[index]
         if not isinstance(example.image, str):
             raise ReportError(
-                f"the pictures of {source.name} lie in no files of their own to link to: use "
+                f"the images of {source.name} are not in files that can be linked: use "
                 "--pictures thumbnails"
             )
-        # Decoded, for the size of the upright picture.
+        # Decoded for the size after rotation by EXIF.
         size = load_image(example.image, name=f"image {example.image_id!r}").size
         file = os.path.relpath(os.path.abspath(example.image), os.path.realpath(out))
         return Picture(urllib.parse.quote(os.fsencode(file)), *size)
@@ -109,5 +109,5 @@ def _in_order(
         try:
             yield from pool.map(work, indices)
         finally:
-            # Reached too when an image can't be used.
+            # Also reached if an image cannot be used.
             pool.shutdown(cancel_futures=True)

@@ -1,16 +1,15 @@
-"""How sure scores on a split are, by resampling its images.
+"""Confidence intervals and p values of scores, by resampling the images of a split.
 
-Scores come from sums over images: of BLEU's statistics for BLEU, so that it stays a corpus score in
-each resample, and of the images' own values for means such as ROUGE-L and CIDEr-D. CIDEr-D's idf
-stays that of the whole split: it weighs words by how the split uses them, which a resample that has
-an image twice would distort.
+Scores are computed from sums over images: of the n-gram statistics for BLEU, so that it stays a
+corpus score in each resample, and of values by image for means such as ROUGE-L and CIDEr-D. The idf
+of CIDEr-D stays that of the whole split, since repeated images in a resample would distort it.
 
-Intervals are percentiles of the bootstrap over images, of one score or of the difference of two on
-the same resamples (Koehn 2004, "Statistical significance tests for machine translation
-evaluation"). p values are of approximate randomisation (Riezler and Maxwell 2005, "On some pitfalls
-in automatic evaluation and significance testing for MT", section 4), which they found to err less
-towards significance than the bootstrap. Both speak of other images of the same kind, not of other
-seeds of training.
+Intervals are percentiles of the bootstrap over images, of a score or of the difference between two
+on the same resamples (Koehn 2004, "Statistical significance tests for machine translation
+evaluation"). p values come from approximate randomisation (Riezler and Maxwell 2005, "On some
+pitfalls in automatic evaluation and significance testing for MT", section 4), which they found less
+prone to false significance than the bootstrap. Both describe other images from the same
+distribution, not other training seeds.
 """
 
 import math
@@ -19,22 +18,22 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 CONFIDENCE = 0.95
-"""Of all intervals."""
+"""Confidence level of all intervals."""
 
 _BLOCK = 4_000_000  # Weights in memory at once, resamples times images.
 
-# Sums of equal numbers in another order may differ by less than this, and scores never matter so
-# little: a resample that is as far out as what was observed is to count.
+# Sums of equal numbers in another order may differ by less than this, far below any difference that
+# matters: a resample as extreme as the observation must count.
 _EQUAL = 1e-9
 
 
 def bootstrap_sums(statistics: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Sums over images drawn with replacement, as many as there are.
+    """Sums over bootstrap resamples of the images.
 
     Args:
-      statistics: [I, ...], of I images; what stands beside each other shares the resamples.
-      resamples: R.
-      seed: of the resamples.
+      statistics: [I, ...], statistics of I images; all of them share the resamples.
+      resamples: number of resamples R.
+      seed: seed of the resamples.
 
     Returns:
       float [R, ...].
@@ -53,16 +52,16 @@ def bootstrap_sums(statistics: np.ndarray, resamples: int, seed: int) -> np.ndar
 def swapped_sums(
     left: np.ndarray, right: np.ndarray, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over images after two systems exchanged each image's outputs by the toss of a coin.
+    """Sums over images after each image's outputs are swapped between two systems at random.
 
     Args:
-      left: [I, ...], statistics of one system; what stands beside each other shares the coins.
-      right: [I, ...], of the other.
-      resamples: R.
-      seed: of the coins.
+      left: [I, ...], statistics of one system; all of them share the swaps.
+      right: [I, ...], statistics of the other system.
+      resamples: number of resamples R.
+      seed: seed of the swaps.
 
     Returns:
-      float [R, ...] of the left and of the right.
+      float [R, ...] for the left and for the right system.
     """
     images = len(left)
     change = _flat(right - left)
@@ -74,28 +73,28 @@ def swapped_sums(
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile interval, low and high, of bootstrapped values [R, ...]."""
+    """The percentile interval (low, high) of bootstrapped values [R, ...]."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail], axis=0)
     return low, high
 
 
 def p_value(observed: np.ndarray, swapped: np.ndarray) -> np.ndarray:
-    """How often two systems that do not differ would differ by this much or more, either way.
+    """The two-sided p value of differences under approximate randomisation.
 
     Args:
-      observed: [...], differences.
-      swapped: [R, ...], the differences after swaps.
+      observed: [...], observed differences.
+      swapped: [R, ...], differences after swaps.
 
     Returns:
-      float [...], at least 1 / (R + 1): what was observed counts as one of the swaps.
+      float [...], at least 1 / (R + 1): the observation counts as one of the swaps.
     """
     as_far = np.sum(np.abs(swapped) >= np.abs(observed) - _EQUAL, axis=0)
     return (1 + as_far) / (1 + len(swapped))
 
 
 def sample_deviation(values: Sequence[float]) -> float | None:
-    """The sample standard deviation; None of fewer than two values."""
+    """The sample standard deviation; None for fewer than two values."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
@@ -105,7 +104,7 @@ def _flat(statistics: np.ndarray) -> np.ndarray:
 
 
 def _blocks(resamples: int, images: int) -> Iterator[int]:
-    """Sizes of the blocks that together are all resamples."""
+    """Yields the sizes of blocks that add up to all resamples."""
     size = max(1, _BLOCK // images)
     for first in range(0, resamples, size):
         yield min(size, resamples - first)

@@ -2,8 +2,8 @@
 
     python -m experiments.results runs/variants --metric BLEU-4
 
-writes the three from whatever of the sweep is done, and prints the Markdown. A variant's values are
-means over its seeds. `experiments.resampling` says what the intervals and p values are.
+writes the three from the finished runs, and prints the Markdown. A variant's values are means over
+its seeds. `experiments.resampling` defines the intervals and p values.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from capjax.cli.flags import fail
+from capjax.cli.errors import ERRORS, fail
 from capjax.files.atomic import write_atomic, write_json
 from experiments.comparison import RESAMPLES, SEED, Row, Score, compare, differing_fields
 from experiments.resampling import CONFIDENCE
@@ -23,12 +23,12 @@ from experiments.sweep_files import ResultsError, Sweep, read_sweep
 
 
 def write_results(directory: str, *, metric: str | None = None, resamples: int = RESAMPLES) -> str:
-    """Writes the three files.
+    """Writes results.csv, results.md and results.json.
 
     Args:
-      directory: of the sweep.
-      metric: orders the Markdown's rows, whose p values are its; CIDEr-D where there is one.
-      resamples: of images, for intervals and p values.
+      directory: the folder of the sweep.
+      metric: the metric that sorts the Markdown's rows and has its p values; default CIDEr-D.
+      resamples: number of resamples for intervals and p values.
 
     Returns:
       The Markdown.
@@ -42,7 +42,7 @@ def write_results(directory: str, *, metric: str | None = None, resamples: int =
     if metric is None:
         metric = "CIDEr-D" if "CIDEr-D" in metrics or not metrics else metrics[0]
     elif metric not in metrics:
-        there = ", ".join(metrics) or "none, since no run is evaluated"
+        there = ", ".join(metrics) or "none, since no run is evaluated yet"
         raise ResultsError(f"no evaluation has the metric {metric!r}; there are {there}")
     text = markdown(sweep, rows, metric, resamples)
     path = os.path.join(directory, "results")
@@ -53,7 +53,7 @@ def write_results(directory: str, *, metric: str | None = None, resamples: int =
 
 
 def as_json(sweep: Sweep, rows: Sequence[Row], resamples: int) -> dict[str, Any]:
-    """All rows and what made them."""
+    """The content of results.json: all rows, and the settings and versions that made them."""
     evaluated = [found for run in sweep.runs for found in run.evaluations.values()]
     codes = {str(found.record.get("code")): found.record.get("code") for found in evaluated}
     return {
@@ -69,7 +69,7 @@ def as_json(sweep: Sweep, rows: Sequence[Row], resamples: int) -> dict[str, Any]
 
 
 def as_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
-    """A line a row, of plain numbers; empty where there is none."""
+    """The content of results.csv: a line for each row; a missing number is empty."""
     lines = []
     for row in rows:
         line = dataclasses.asdict(row)
@@ -94,21 +94,21 @@ def main() -> None:
     """Writes the files and prints the Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("directory", help="folder of the sweep")
-    parser.add_argument("--metric", help="what the printed rows are ordered by, such as BLEU-4")
-    parser.add_argument("--resamples", type=_count, default=RESAMPLES, help="of images")
+    parser.add_argument("--metric", help="metric that sorts the printed rows, such as BLEU-4")
+    parser.add_argument("--resamples", type=_count, default=RESAMPLES, help="number of resamples")
     arguments = parser.parse_args()
     try:
         text = write_results(
             arguments.directory, metric=arguments.metric, resamples=arguments.resamples
         )
-    except ResultsError as error:
+    except ERRORS as error:
         fail(str(error))
     print(text, end="")
 
 
 def _count(text: str) -> int:
     if (count := int(text)) < 100:
-        raise argparse.ArgumentTypeError(f"{count} resamples say little: give 100 or more")
+        raise argparse.ArgumentTypeError(f"{count} resamples are too few: give at least 100")
     return count
 
 

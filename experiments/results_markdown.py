@@ -1,26 +1,23 @@
-"""A sweep's table for readers."""
+"""The Markdown tables of a sweep."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from capjax.metrics import coco
-from experiments.comparison import Row, Score
+from experiments.comparison import LESS_IS_BETTER, PERCENT, Row, Score
 from experiments.resampling import CONFIDENCE
 from experiments.sweep_files import Sweep
 
-_PERCENT = {*coco.METRICS, "METEOR"}  # Metrics times 100; others are shares.
-_LESS_IS_BETTER = {"loss", "shuffled_truth_rate", "unscored_images"}
-_MOST_FIELDS = 6  # More are no columns, but a list below the tables.
+_MOST_FIELDS = 6  # More fields become a list below the tables.
 
 Column = tuple[str, Callable[[Row], str]]
 
 
 def markdown(sweep: Sweep, rows: Sequence[Row], metric: str, resamples: int) -> str:
-    """Tables of the variants by evaluation, the best by `metric` first, and of the single runs.
+    """Makes a table of the variants for each evaluation, sorted by `metric`, and one of the runs.
 
-    They show the metrics that have intervals, METEOR, and `metric` in any case.
+    They show `metric`, METEOR, and the metrics with intervals.
     """
     counts = Counter(run.status for run in sweep.runs)
     states = ", ".join(f"{count} {status}" for status, count in counts.items())
@@ -28,10 +25,10 @@ def markdown(sweep: Sweep, rows: Sequence[Row], metric: str, resamples: int) -> 
         f"# {_escape(sweep.file)}",
         f"{len(sweep.runs)} runs: {states}. {_code(sweep.code)}".strip(),
         f"A variant's values are means over seeds ± their sample deviation, with {CONFIDENCE:.0%}"
-        f" intervals over images in brackets ({resamples:,} resamples) and the best in bold. Δ and"
-        f" p: {metric} beside the baseline *{_escape(sweep.baseline)}*; p is two-sided, of paired"
-        " approximate randomisation over images, and not corrected for the number of rows. Brackets"
-        " and p speak of other images and these trained models; of other seeds, ± does.",
+        f" intervals over images in brackets ({resamples:,} resamples); the best is in bold. Δ and"
+        f" p compare {metric} with the baseline *{_escape(sweep.baseline)}*; p is two-sided, by"
+        " paired approximate randomisation over images, not corrected for the number of rows."
+        " Brackets and p describe other images for these trained models; ± describes other seeds.",
     ]
     shown = _shown(rows, metric)
     fields = list(rows[0].fields) if rows else []
@@ -52,14 +49,14 @@ def markdown(sweep: Sweep, rows: Sequence[Row], metric: str, resamples: int) -> 
 
 
 def _rank(row: Row, metric: str) -> float:
-    """The best first, and last what has no value."""
+    """A sort key: the best first, rows without a value last."""
     return -_good(row, metric) if metric in row.scores else math.inf
 
 
 def _good(row: Row, metric: str) -> float:
-    """A metric's value, or where less of it is better its negative."""
+    """A metric's value, negated if less is better."""
     value = row.scores[metric].value
-    return -value if metric in _LESS_IS_BETTER else value
+    return -value if metric in LESS_IS_BETTER else value
 
 
 def _title(evaluation: str, decoding: dict[str, Any], rows: Sequence[Row]) -> str:
@@ -108,7 +105,7 @@ def _shown(rows: Sequence[Row], metric: str) -> list[str]:
         name
         for row in rows
         for name, score in row.scores.items()
-        if score.low is not None or name in {*_PERCENT, metric}
+        if score.low is not None or name in {*PERCENT, metric}
     )
     return list(dict.fromkeys(names))
 
@@ -143,7 +140,7 @@ def _p(score: Score | None) -> str:
 
 
 def _differences(sweep: Sweep, rows: Sequence[Row]) -> str:
-    """The baseline's fields, and those of others that are not as there."""
+    """Lists the baseline's fields, and those in which other variants differ."""
     fields = {row.variant: row.fields for row in rows if row.run is None}
     baseline = fields.get(sweep.baseline, {})
     lines = []
@@ -158,7 +155,7 @@ def _differences(sweep: Sweep, rows: Sequence[Row]) -> str:
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """A Markdown table; columns without any value are left out."""
+    """Makes a Markdown table without its empty columns."""
     filled = [(name, [_escape(say(row)) for row in rows]) for name, say in columns]
     filled = [(name, cells) for name, cells in filled if any(cells)]
     lines = [[name for name, _ in filled], ["---"] * len(filled)]
@@ -167,7 +164,7 @@ def _table(columns: Sequence[Column], rows: Sequence[Row]) -> str:
 
 
 def _digits(metric: str) -> int:
-    return 1 if metric in _PERCENT else 3
+    return 1 if metric in PERCENT else 3
 
 
 def _number(value: float | None) -> str:
@@ -197,5 +194,5 @@ def _code(code: Any) -> str:
 
 
 def _escape(text: str) -> str:
-    """On one line, and no end of a cell."""
+    """Makes a text fit in a cell: on one line, with escaped bars."""
     return " ".join(text.split()).replace("|", "\\|")

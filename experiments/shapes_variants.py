@@ -1,11 +1,11 @@
-"""Encoders and decoders on `shapes`, each for a few minutes on two CPU cores.
+"""Encoders and decoders on `shapes`, a few minutes each on two CPU cores.
 
     python -m experiments.sweep experiments/shapes_variants.py
 
-The baseline is the embedded default, a small CNN and a transformer, for a fifth of its updates.
-Patch sizes and depths are those of a vision transformer in its place; the decoders stand on the
-baseline's encoder, of about its size. GPT-2 has its own initialisation, activation of residuals and
-tied embeddings, and starts from scratch.
+The baseline is the default config, a small CNN and a transformer, with a fifth of its updates. The
+patch sizes and depths are those of a vision transformer that replaces the CNN. The other decoders
+keep the baseline's encoder and have about its decoder's size. GPT-2 trains from scratch with its
+own initialisation and tied embeddings.
 """
 
 from configs import base, shapes_transformer
@@ -13,7 +13,7 @@ from experiments.variants import Sweep, Variant, one_by_one, values
 
 
 def get_config():
-    """A fifth of the default's updates: two epochs."""
+    """`shapes_transformer` with a fifth of the updates: two epochs."""
     config = shapes_transformer.get_config()
     config.num_steps = 1000
     config.eval_every = 250
@@ -47,7 +47,7 @@ def get_sweep():
 
 
 def _recurrent(cell: str):
-    """Additive attention, soft, in a decoder as wide as the transformer."""
+    """A recurrent decoder with additive soft attention, as wide as the transformer."""
 
     def change(config):
         config.dataset.packed = False

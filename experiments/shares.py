@@ -1,4 +1,4 @@
-"""Processes at the same time, each with a share of the devices."""
+"""Runs processes in parallel, each on a share of the devices."""
 
 import contextlib
 import dataclasses
@@ -23,11 +23,11 @@ _TICK = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """What of the machine one process has.
+    """The part of the machine that one process uses.
 
     Attributes:
-      processors: numbers of the CPU cores that it may use; empty for all.
-      environment: variables that tell it its accelerators.
+      processors: numbers of its CPU cores; empty for all.
+      environment: environment variables that select its accelerators.
     """
 
     processors: tuple[int, ...] = ()
@@ -39,8 +39,8 @@ class Job:
     """A process to run.
 
     Attributes:
-      command: its arguments.
-      log: file that what it prints is added to.
+      command: its command line.
+      log: file to which its output is appended.
     """
 
     command: Sequence[str]
@@ -48,25 +48,25 @@ class Job:
 
 
 def make_shares(count: int) -> list[Share]:
-    """The machine in equal parts: of its GPUs, or without one of its CPU cores; 1 takes it whole.
+    """Divides the GPUs, or else the CPU cores, into equal shares; a single share is unrestricted.
 
     Raises:
-      SweepError: there are fewer devices than parts, or they can't be parted.
+      SweepError: there are fewer devices than shares, or they cannot be divided.
     """
     if count < 1:
-        raise SweepError(f"--parallel={count}: 1 is the least")
+        raise SweepError(f"--parallel={count} must be at least 1")
     if count == 1:
         return [Share()]
     backend, number = _devices()
     if backend == "cpu":
-        if not hasattr(os, "sched_getaffinity"):  # macOS has no such shares: all have all.
+        if not hasattr(os, "sched_getaffinity"):  # macOS cannot pin processes to cores.
             return [Share()] * count
         cores = split(sorted(os.sched_getaffinity(0)), count, "CPU cores")
         return [Share(processors=tuple(part)) for part in cores]
     if backend != "gpu":
         raise SweepError(
-            f"--parallel={count}: a {backend}'s devices are one process's; give --parallel=1, or "
-            "print the --commands for several machines"
+            f"--parallel={count}: a {backend}'s devices cannot be divided; use --parallel=1, or "
+            "--commands for several machines"
         )
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if names == [""]:
@@ -78,7 +78,7 @@ def make_shares(count: int) -> list[Share]:
 
 
 def split(items: Sequence[T], count: int, named: str) -> list[Sequence[T]]:
-    """Parts whose lengths differ by one at most; raises SweepError where one would be empty."""
+    """Splits into parts whose lengths differ by at most one; raises SweepError if one is empty."""
     if count > len(items):
         raise SweepError(f"--parallel={count}: there are {len(items)} {named}")
     bounds = [len(items) * part // count for part in range(count + 1)]
@@ -86,7 +86,7 @@ def split(items: Sequence[T], count: int, named: str) -> list[Sequence[T]]:
 
 
 def _devices() -> tuple[str, int]:
-    """JAX's backend and its number of devices; from a process that then lets go of them."""
+    """JAX's backend and number of devices, from a process of its own, which then releases them."""
     code = "import jax; print(jax.default_backend(), jax.local_device_count())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -104,17 +104,17 @@ def run_jobs(
     begin: Callable[[int], None],
     end: Callable[[int, int], None],
 ) -> None:
-    """Runs the jobs in their order, as many at once as there are shares.
+    """Runs jobs in order, as many at once as there are shares.
 
-    Once a signal has come, those that run are told by SIGTERM, and no other is begun. They have
-    sessions of their own, so that a terminal's Ctrl-C, which goes to all, does not reach them
-    twice. Their stdin has nothing in it and ends with this program: see `leave_with_parent`.
+    After a signal, running jobs get SIGTERM and no other is started. Each job has a session of its
+    own, so that a terminal's Ctrl-C does not reach it a second time. Its stdin is empty and ends
+    with this program: see `leave_with_parent`.
 
     Args:
-      jobs: what to run.
-      shares: of one alone, the job's output is shown on stderr, too.
-      interruption: entered and polled.
-      begin: called with a job's number before it is started.
+      jobs: the jobs.
+      shares: their devices; with a single share, a job's output also goes to stderr.
+      interruption: entered, after a call of `poll`.
+      begin: called with a job's number before it starts.
       end: called with its number and exit status after it has ended.
     """
     waiting, free = deque(range(len(jobs))), list(shares)
@@ -145,13 +145,13 @@ def run_jobs(
 def _start(job: Job, share: Share, *, show: bool) -> tuple[subprocess.Popen, threading.Thread]:
     os.makedirs(os.path.dirname(job.log), exist_ok=True)
     log = open(job.log, "a", encoding="utf-8")  # noqa: SIM115 closed by the reader
-    with _on(share.processors):
+    with _pinned(share.processors):
         process = subprocess.Popen(
             job.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # What it prints comes as it is printed, and in order.
+            # Unbuffered, so that stdout and stderr keep their order.
             env={**os.environ, "PYTHONUNBUFFERED": "1", **share.environment},
             start_new_session=True,
         )
@@ -161,10 +161,10 @@ def _start(job: Job, share: Share, *, show: bool) -> tuple[subprocess.Popen, thr
 
 
 def leave_with_parent(log: str) -> None:
-    """Has this process leave as by SIGTERM when its stdin ends, as one of `run_jobs` it is.
+    """Sends SIGTERM to this process, a job of `run_jobs`, when its stdin ends.
 
-    So it does not go on alone where the program that started it was killed and could tell it
-    nothing. What it says from then on goes to its log, since nobody reads it.
+    A job thus stops if the program that started it is killed. Its output then goes to the log,
+    since nobody reads its pipe.
     """
 
     def wait() -> None:
@@ -179,8 +179,8 @@ def leave_with_parent(log: str) -> None:
 
 
 @contextlib.contextmanager
-def _on(processors: tuple[int, ...]) -> Iterator[None]:
-    """Has this thread, and thus what it starts, on some CPU cores alone."""
+def _pinned(processors: tuple[int, ...]) -> Iterator[None]:
+    """Restricts this thread, and the processes that it starts, to some CPU cores."""
     if not processors:
         yield
         return
@@ -205,11 +205,11 @@ def _read(pipe: IO[bytes], log: IO[str], show: bool) -> None:
 
 
 def copy_output(parts: Iterable[bytes], log: IO[str]) -> None:
-    """Copies what a process prints to a log; of a progress bar only what was drawn last."""
+    """Copies the output of a process to a log; of a progress bar only its last state."""
     rest = b""
     for part in parts:
         *lines, rest = (rest + part).split(b"\n")
-        # While a bar is drawn over and over, its line does not end: the last is kept.
+        # A progress bar redraws its line without ending it: only the last state is kept.
         rest = rest[rest.rstrip(b"\r").rfind(b"\r") + 1 :]
         for line in lines:
             print(_last_drawn(line), file=log, flush=True)

@@ -3,14 +3,13 @@
     python -m experiments.sweep experiments/shapes_variants.py --workdir runs/shapes_variants
     python -m experiments.sweep experiments/flickr8k_variants.py --config.dataset.root=flickr8k
 
-Every --config.field=value is for all runs. The same command continues a sweep that was interrupted
-or that has grown: what is done is not done again. A run that fails is named, and the others go on.
-`experiments.variants` says how a sweep file is written, `experiments.sweep_plan` what lies in the
-workdir. Exit statuses:
+Every --config.field=value applies to all runs. The same command continues a sweep that was
+interrupted or extended, and skips what is done. A failed run is named, and the others continue.
+`experiments.variants` documents sweep files, `experiments.sweep_plan` the workdir. Exit statuses:
 
     0   all runs are done
-    1   some failed; stderr names them
-    2   the command line or the sweep file is wrong
+    1   some runs failed; stderr names them
+    2   an error in the command line or the sweep file
     75  stopped by a signal after saving; run the same command again
 """
 
@@ -33,11 +32,8 @@ from capjax.train.signals import EXIT_STATUS, Interruption
 from experiments.results import write_results
 from experiments.shares import Job, make_shares, run_jobs
 from experiments.sizes import Size, size_by_words
+from experiments.sweep_files import BEGUN, DONE, FAILED, LOG
 from experiments.sweep_plan import (
-    BEGUN,
-    DONE,
-    FAILED,
-    LOG,
     Run,
     RunRecord,
     is_evaluated,
@@ -50,19 +46,19 @@ from experiments.sweep_plan import (
 )
 from experiments.variants import SweepError
 
-# Lines of a log that say why a process ended without a word in its record.
+# Last lines of the log that are reported if a process ended without an error in its record.
 _LAST_LINES = 5
 
 
 def left_to_do(run: Run, directory: str) -> list[str]:
-    """What is left of a run: "train", the names of evaluations, or nothing."""
+    """The remaining work of a run: "train", names of evaluations, or nothing."""
     path = os.path.join(directory, run.workdir)
     record = read_record(path)
     try:
         Workdir(path).check_same_run(run.config)
         trained = record.parameters is not None
     except WorkdirError:
-        trained = False  # Nothing is there, or something else, which training refuses by field.
+        trained = False  # No run, or a run of another config, which training refuses.
     rest = [
         name for name in run.evaluations if not (trained and is_evaluated(run, path, record, name))
     ]
@@ -72,36 +68,36 @@ def left_to_do(run: Run, directory: str) -> list[str]:
 
 
 def command(file: str, run: Run, directory: str, fields: Sequence[str]) -> list[str]:
-    """The arguments of Python that do one run."""
+    """The arguments of the Python process that does one run."""
     place = ["--run", run.name, "--workdir", directory]
     return ["-m", "experiments.sweep_run", file, *place, *fields]
 
 
 class Progress:
-    """Says how a sweep comes on, and keeps what a run's own process could not.
+    """Prints the progress of a sweep, and records errors that a run's own process could not.
 
     Attributes:
-      failed: name -> error of runs that failed.
-      left: names of runs that were interrupted.
+      failed: name -> error of each failed run.
+      left: names of interrupted runs.
     """
 
     def __init__(self, directory: str, runs: Sequence[Run]):
-        """For the sweep of all `runs` in `directory`."""
+        """Follows the sweep of all `runs` in `directory`."""
         self.failed: dict[str, str] = {}
         self.left: list[str] = []
         self._directory = directory
-        # Of each run's log, where this visit begins.
+        # The byte of each run's log at which this process of it begins.
         self._starts: dict[str, int] = {}
         self._numbers = {run.name: number for number, run in enumerate(runs, 1)}
 
     def say(self, run: Run, text: str) -> None:
-        """A line of one run, on stdout."""
+        """Prints a line about one run."""
         total = len(self._numbers)
         number = str(self._numbers[run.name]).rjust(len(str(total)))
         print(f"[{number}/{total}] {run.name}: {text}", flush=True)
 
     def begin(self, run: Run) -> None:
-        """A run is about to be started."""
+        """Records that a run is about to start."""
         path = os.path.join(self._directory, run.workdir)
         record = read_record(path)
         record.status, record.error = BEGUN, None
@@ -111,7 +107,7 @@ class Progress:
         self.say(run, f"starts, to do: {', '.join(left_to_do(run, self._directory))}")
 
     def end(self, run: Run, status: int) -> None:
-        """A run's process has ended."""
+        """Records how a run's process has ended."""
         path = os.path.join(self._directory, run.workdir)
         record = read_record(path)
         if status in (EXIT_STATUS, -signal.SIGTERM, -signal.SIGINT):
@@ -119,26 +115,26 @@ class Progress:
             self.say(run, "stopped by a signal, to be continued")
         elif status:
             if record.status != FAILED:
-                why = _why(status, os.path.join(path, LOG), self._starts[run.name])
+                why = _reason(status, os.path.join(path, LOG), self._starts[run.name])
                 record.status, record.error = FAILED, why
                 write_record(path, record)
-            # On one line: of a changed config capjax lists the fields.
-            self.failed[run.name] = " ".join((record.error or "it does not say why").split())
+            # On one line: the error of a changed config lists fields on several.
+            self.failed[run.name] = " ".join((record.error or "no reason given").split())
             self.say(run, f"failed: {self.failed[run.name]}")
         else:
-            self.say(run, f"done, {_said(record)}")
+            self.say(run, f"done, {_summary(record)}")
         self.write_results()
 
     def write_results(self) -> None:
-        """Brings the tables up to date; no fault in them is worth the rest of a sweep."""
+        """Updates the tables; an error in them is a warning, so that the sweep continues."""
         try:
             write_results(self._directory)
         except (OSError, ValueError) as error:
             print(f"warning: no table of results: {error}", file=sys.stderr)
 
 
-def _why(status: int, log: str, start: int) -> str:
-    """What a log ends with; what comes before the byte `start` is of an earlier visit."""
+def _reason(status: int, log: str, start: int) -> str:
+    """The error at the end of a log, from the byte `start` on, where this process began."""
     with open(log, "rb") as file:
         file.seek(start)
         lines = file.read().decode("utf-8", "replace").splitlines()
@@ -151,7 +147,7 @@ def _why(status: int, log: str, start: int) -> str:
     return " | ".join([how, *last])
 
 
-def _said(record: RunRecord) -> str:
+def _summary(record: RunRecord) -> str:
     train = record.seconds["train"] / 60
     evaluate = sum(record.seconds.values()) / 60 - train
     rate = "" if record.captions_per_second is None else f"{record.captions_per_second:.0f} "
@@ -162,10 +158,10 @@ def _said(record: RunRecord) -> str:
 
 
 def show_plan(directory: str, runs: Sequence[Run]) -> None:
-    """Prints what is left to do, with the models' sizes.
+    """Prints the remaining work and the sizes of the models.
 
     Raises:
-      SweepError: a config makes no model.
+      SweepError: no model can be built from a config.
     """
     sizes: dict[str, list[str]] = {}
     rows = [("run", "parameters", "trainable", "to do")]
@@ -181,7 +177,7 @@ def show_plan(directory: str, runs: Sequence[Run]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
-    print(f"{len(runs)} runs; a word of the vocabulary adds what follows the +")
+    print(f"{len(runs)} runs; each word of the vocabulary adds the number after the +")
 
 
 def _size(fixed: Size, word: Size, of: int) -> str:
@@ -189,11 +185,11 @@ def _size(fixed: Size, word: Size, of: int) -> str:
 
 
 def choose(runs: Sequence[Run], pattern: str) -> list[Run]:
-    """Runs whose names match; raises SweepError where none does."""
+    """The runs whose names match; raises SweepError if none does."""
     chosen = [run for run in runs if fnmatch.fnmatchcase(run.name, pattern)]
     if not chosen:
         names = ", ".join(run.name for run in runs)
-        raise SweepError(f"--only={pattern} matches no run; there are {names}")
+        raise SweepError(f"--only={pattern} matches no run; the runs are {names}")
     return chosen
 
 
@@ -204,22 +200,22 @@ def run_sweep(
     chosen: Sequence[Run],
     record: Mapping[str, Any],
 ) -> int:
-    """Does what is left of the chosen of all runs; returns the exit status.
+    """Does the remaining work of the chosen runs; returns the exit status.
 
     Raises:
       SweepError: there are fewer devices than runs at once.
-      WorkdirError: another process is at it, or the disk is full.
+      WorkdirError: another process runs the sweep, or the disk is full.
     """
     shares = make_shares(options.parallel)
     directory = options.workdir
     with Interruption() as interruption, Workdir(directory).train_lock():
-        interruption.poll()  # What is left before the first run takes no time.
+        interruption.poll()  # Nothing before the first run takes long.
         write_sweep(directory, record)
         progress = Progress(directory, runs)
         todo = [run for run in chosen if left_to_do(run, directory)]
         for run in chosen:
             if run not in todo:
-                progress.say(run, "done before")
+                progress.say(run, "already done")
         jobs = [
             Job(
                 [sys.executable, *command(options.file, run, directory, fields), "--watch_stdin"],
@@ -246,23 +242,27 @@ def run_sweep(
 
 
 def main() -> None:
-    """Reads the command line and does what it says."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
         epilog="--config.FIELD=VALUE sets a field of all runs",
         allow_abbrev=False,
     )
     parser.add_argument("file", help="sweep file, such as experiments/shapes_variants.py")
-    parser.add_argument("--workdir", help="folder of the sweep; by default runs/<file's name>")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="runs of these names alone")
-    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="runs at once")
+    parser.add_argument("--workdir", help="folder of the sweep (default: runs/NAME of the file)")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="only runs whose names match")
+    parser.add_argument(
+        "--parallel", type=int, default=1, metavar="N", help="number of runs at once"
+    )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--dry_run", action="store_true", help="list what is left to do, and sizes")
-    what.add_argument("--commands", action="store_true", help="print a shell command a run")
+    what.add_argument(
+        "--dry_run", action="store_true", help="list the remaining work and model sizes"
+    )
+    what.add_argument("--commands", action="store_true", help="print a shell command for each run")
     options, fields = parser.parse_known_args()
     options.workdir = options.workdir or default_workdir(options.file)
     logging.set_verbosity(logging.WARNING)
-    # The devices are for the runs.
+    # Leaves the accelerators to the runs.
     jax.config.update("jax_platforms", "cpu")
     try:
         sweep = read_sweep_file(options.file)

@@ -1,9 +1,9 @@
-"""Reads the folder of a sweep.
+"""The folder of a sweep, read for tables and reports.
 
 sweep.json                          the runs, the baseline, and how each run is evaluated
 runs/NAME/                          the workdir of a run
-runs/NAME/sweep_run.json            how it went, and its evaluations; none before it starts
-runs/NAME/evaluation/STEM.*.json    what `python -m capjax.main --mode evaluate` writes
+runs/NAME/sweep_run.json            its status and evaluations; written when it starts
+runs/NAME/evaluation/STEM.*.json    written by `python -m capjax.main --mode evaluate`
 """
 
 import dataclasses
@@ -14,29 +14,35 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from capjax.files.errors import ReportedError
 from capjax.files.text import dotted, member, parse_json
 
-WAITING = "waiting"
-"""The status of a run that has not started."""
+SWEEP, RECORD, LOG, LOCK = "sweep.json", "sweep_run.json", "log.txt", "sweep_run.lock"
 
-OUTDATED = "outdated"
-"""That of one whose workdir is of another config than the sweep now has."""
+SPLIT = "validation"
+"""The split on which runs are evaluated."""
+
+BEGUN, DONE, FAILED = "begun", "done", "failed"
+"""Statuses in sweep_run.json; "begun" is running or interrupted."""
+
+WAITING, OUTDATED = "waiting", "outdated"
+"""Statuses of a run without sweep_run.json, and of a workdir with another config."""
 
 _Read = TypeVar("_Read")
 
 
-class ResultsError(ValueError):
-    """A sweep whose results can't be had; the message names the file and says what would work."""
+class ResultsError(ReportedError, ValueError):
+    """A sweep whose results cannot be read; the message names the file and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """An evaluation's single images, sorted by id.
+    """The results of an evaluation by image, sorted by image id.
 
     Attributes:
-      ids: of I images.
-      references: the raw captions of each.
-      metrics: name -> float [I], whose mean is the split's value.
+      ids: the ids of I images.
+      references: the raw references of each image.
+      metrics: name -> float [I]; their mean is the value of the split.
       bleu: int [I, 9], see `capjax.metrics.coco.bleu_of`.
     """
 
@@ -51,10 +57,10 @@ class Evaluation:
     """One evaluation of a run.
 
     Attributes:
-      stem: path of its files, less what follows the stem.
+      stem: path of its files without their endings.
       metrics: name -> value of the split.
-      record: all of STEM.metrics.json.
-      images: None where an earlier version of capjax evaluated, or no image has a reference.
+      record: the content of STEM.metrics.json.
+      images: None for evaluations of earlier versions, or if no image has a reference.
     """
 
     stem: str
@@ -68,14 +74,14 @@ class Run:
     """One run of a sweep.
 
     Attributes:
-      workdir: its path.
-      overrides: the fields that differ from the sweep's config, flat.
-      config: all fields, flat; empty before it starts.
-      status: "waiting", "begun", "done", "failed" or "outdated", which has nothing to show.
-      error: why it failed.
-      seconds: by what they were spent on: "train", and evaluations by their stems' names.
+      workdir: the path of its folder.
+      overrides: dotted field -> value where the config differs from the sweep's.
+      config: dotted field -> value; empty before the run starts.
+      status: "waiting", "begun", "done", "failed" or "outdated", which has no results.
+      error: the message of a failed run.
+      seconds: of "train", and of each evaluation by the name of its stem.
       captions_per_second: in training.
-      evaluations: those that there are, by name.
+      evaluations: the finished evaluations by name.
     """
 
     name: str
@@ -96,12 +102,12 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep and what there is of it.
+    """A sweep and its results so far.
 
     Attributes:
       file: the sweep's Python file.
-      code: the versions that it was last started with.
-      baseline: the variant that others are compared with.
+      code: the versions with which it was last started.
+      baseline: the variant with which others are compared.
       evaluations: name -> decoding fields.
     """
 
@@ -114,20 +120,20 @@ class Sweep:
 
     @property
     def variants(self) -> list[str]:
-        """Their names, in the sweep's order."""
+        """The names of the variants in the sweep's order."""
         return list(dict.fromkeys(run.variant for run in self.runs))
 
 
 def read_sweep(directory: str) -> Sweep:
-    """Reads a sweep's folder, whatever of it is there by now.
+    """Reads the folder of a sweep, which may be incomplete.
 
     Raises:
       ResultsError: there is no sweep, or a file is damaged.
     """
-    file = os.path.join(directory, "sweep.json")
+    file = os.path.join(directory, SWEEP)
     if not os.path.isfile(file):
         raise ResultsError(
-            f"{directory} is no sweep: it has no sweep.json. Make one with "
+            f"{directory} is no sweep: it has no {SWEEP}. Make one with "
             "`python -m experiments.sweep experiments/shapes_variants.py --workdir DIR`"
         )
 
@@ -145,7 +151,7 @@ def read_sweep(directory: str) -> Sweep:
 
 
 def read_workdir(directory: str) -> Sweep:
-    """The same of a run that is in no sweep, with its evaluations of validation.
+    """Reads the workdir of a single run as a sweep of one, with its evaluations on validation.
 
     Raises:
       ResultsError: there is no run, or a file is damaged.
@@ -153,27 +159,27 @@ def read_workdir(directory: str) -> Sweep:
     file = os.path.join(directory, "config.json")
     if not os.path.isfile(file):
         raise ResultsError(
-            f"{directory} is no sweep and no run: it has no sweep.json and no config.json"
+            f"{directory} is no sweep and no run: it has no {SWEEP} and no config.json"
         )
     name = os.path.basename(os.path.abspath(directory))
     row = {"name": name, "variant": name, "seed": 0, "workdir": "", "overrides": {}}
     run = _run(directory, row, file)
     again = "evaluate the run again"
-    stems = glob.glob("validation-*.metrics.json", root_dir=os.path.join(directory, "evaluation"))
+    stems = glob.glob(f"{SPLIT}-*.metrics.json", root_dir=os.path.join(directory, "evaluation"))
     found = [
         _evaluation(
             os.path.join(directory, "evaluation", stem.removesuffix(".metrics.json")), again
         )
         for stem in sorted(stems)
     ]
-    # The latest step first, whose checkpoint is likely still there.
+    # The latest step first: its checkpoint is the most likely to exist.
     found.sort(key=lambda evaluation: -evaluation.record["step"])
     evaluations = {
-        os.path.basename(evaluation.stem).removeprefix("validation-"): evaluation
+        os.path.basename(evaluation.stem).removeprefix(f"{SPLIT}-"): evaluation
         for evaluation in found
     }
     run = dataclasses.replace(
-        run, seed=run.config.get("seed", 0), status="done", evaluations=evaluations
+        run, seed=run.config.get("seed", 0), status=DONE, evaluations=evaluations
     )
     asked = {label: {} for label in evaluations} or {"none yet": {}}
     return Sweep(directory, "", None, name, asked, (run,))
@@ -182,25 +188,26 @@ def read_workdir(directory: str) -> Sweep:
 def _run(directory: str, row: Any, file: str) -> Run:
     workdir = os.path.join(directory, member(row, "workdir", str, file))
     again = f"copy it again from where the run was made, or delete {workdir} and train it again"
-    decodings = row.get("decodings") or {}  # Sweeps of earlier versions have none.
+    decodings = row.get("decodings") or {}  # Absent in sweeps of earlier versions.
     config = _read_if_there(os.path.join(workdir, "config.json"), dotted, again) or {}
-    # Fields that only one of them has are another version's, and sections have their names.
+    # A field that only one side has comes from another version, or from another part of a section,
+    # whose name differs then.
     wanted = row.get("config") or {}
     outdated = any(config[field] != wanted[field] for field in config.keys() & wanted.keys())
 
     def read(found: Any) -> dict[str, Any]:
-        # By now a name may mean another decoding, to be evaluated when the sweep goes on, or none.
+        # The sweep file may have changed or removed the decoding of a name since.
         stems = {
             name: os.path.join(workdir, "evaluation", stem)
             for name, stem in (found.get("evaluations") or {}).items()
             if stem.endswith(decodings.get(name, "")) and (name in decodings or not decodings)
         }
-        # Attributes that are not there are not known yet.
+        # Missing attributes are not known yet.
         names = ("captions_per_second", "peak_memory_mib", "parameters", "trainable_parameters")
         status = member(found, "status", str, state)
         if outdated:
-            # Until the sweep goes on and says so as an error.
-            status = status if status == "failed" else OUTDATED
+            # Until the sweep is continued and reports the difference as an error.
+            status = status if status == FAILED else OUTDATED
             stems, found = {}, {"error": found.get("error")}
         return {
             "status": status,
@@ -213,7 +220,7 @@ def _run(directory: str, row: Any, file: str) -> Run:
             },
         }
 
-    state = os.path.join(workdir, "sweep_run.json")
+    state = os.path.join(workdir, RECORD)
     return Run(
         member(row, "name", str, file),
         member(row, "variant", str, file),
@@ -239,7 +246,7 @@ def _evaluation(stem: str, again: str) -> Evaluation:
         for name, values in images.metrics.items():
             mean, whole = values.mean(), record["metrics"].get(name)
             if whole is None or abs(mean - whole) > 1e-6:
-                reason = f"its {name} is {mean:g}, that of {os.path.basename(file)} {whole}"
+                reason = f"its {name} is {mean:g}, but {os.path.basename(file)} has {whole}"
                 raise _damaged(f"{stem}.images.json", reason, again)
     return Evaluation(stem, record["metrics"], record, images)
 
@@ -254,7 +261,7 @@ def _images(found: Any) -> Images | None:
     metrics = {name: np.array(values, float) for name, values in found["metrics"].items()}
     shapes = {statistics.shape, *((*values.shape, 9) for values in metrics.values())}
     if shapes != {(len(ids), 9)}:
-        raise ValueError(f"it has {len(ids)} images, and values of shapes {sorted(shapes)}")
+        raise ValueError(f"it has {len(ids)} images, but values of shapes {sorted(shapes)}")
     ids = tuple(ids[index] for index in order)
     return Images(
         ids,
@@ -269,7 +276,7 @@ def _read_if_there(file: str, read: Callable[[Any], _Read], again: str) -> _Read
 
 
 def _read(file: str, read: Callable[[Any], _Read], again: str) -> _Read:
-    """What `read` makes of a JSON file; `again` says what would mend it."""
+    """Applies `read` to a JSON file; `again` is the remedy in the message of an error."""
     try:
         with open(file, "rb") as stream:
             return read(parse_json(stream.read()))
@@ -282,5 +289,5 @@ def _read(file: str, read: Callable[[Any], _Read], again: str) -> _Read:
 
 def _damaged(file: str, reason: str, again: str) -> ResultsError:
     reason = " ".join(reason.split())
-    # Some reasons begin with the file.
+    # Some messages name the file already.
     return ResultsError(f"{reason if file in reason else f'{file} is damaged: {reason}'}; {again}")

@@ -1,10 +1,10 @@
-"""From a sweep file and the fields of a command line to runs, and what is kept of both on disk.
+"""Makes the runs of a sweep file and a command line, and their records on disk.
 
-sweep.json              what was swept: see `sweep_record`
-runs/NAME/              an ordinary workdir each, and beside what `Workdir` says:
-    sweep_run.json      how far it is: see `RunRecord`
-    sweep_run.lock      held by the process that does it
-    log.txt             what it said
+sweep.json              the sweep: see `sweep_record`
+runs/NAME/              an ordinary workdir, see `Workdir`, with in addition:
+    sweep_run.json      the progress of the run: see `RunRecord`
+    sweep_run.lock      held by the process of the run
+    log.txt             its output
 """
 
 import dataclasses
@@ -24,11 +24,8 @@ from capjax.config.identity import fixed_fields, flat
 from capjax.evaluate.results import code_version
 from capjax.files.atomic import write_json
 from capjax.files.text import nearest, parse_json
+from experiments.sweep_files import BEGUN, RECORD, SWEEP
 from experiments.variants import Sweep, SweepError, Variant, apply, check
-
-SPLIT = "validation"
-RECORD, LOG, LOCK = "sweep_run.json", "log.txt", "sweep_run.lock"
-DONE, FAILED, BEGUN = "done", "failed", "begun"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +33,12 @@ class Run:
     """One run of a sweep.
 
     Attributes:
-      name: of its folder, the variant's name and the seed.
-      variant: its variant's name.
-      seed: its seed.
-      config: its whole config.
+      name: the variant's name and the seed; also the name of its folder.
+      variant: the variant's name.
+      seed: the seed.
+      config: the whole config.
       evaluations: name -> the config with the evaluation's decoding section.
-      overrides: dotted field -> value where the config is not the sweep's own, but for the seed.
+      overrides: dotted field -> value where the config differs from the sweep's, except the seed.
     """
 
     name: str
@@ -53,25 +50,25 @@ class Run:
 
     @property
     def workdir(self) -> str:
-        """Its folder, from the sweep's."""
+        """The folder of the run, relative to the sweep's."""
         return f"runs/{self.name}"
 
 
 @dataclasses.dataclass
 class RunRecord:
-    """How far a run is; sweep_run.json.
+    """The progress of a run: the content of sweep_run.json.
 
     Attributes:
-      status: "begun", which may run or be interrupted, "done" or "failed".
-      error: why it failed.
-      seconds: of "train", see `metrics.jsonl`'s "wall_seconds", which leave out the wait for
-        features and what a kill lost; and of each evaluation, by the beginning of its files' names.
-      captions_per_second: in training, the median of its log; None before there is one.
-      peak_memory_mib: on an accelerator of the first device; without one of the process, with what
-        it has mapped of cached features, which are gigabytes that other runs share.
-      parameters: of the whole model.
-      trainable_parameters: of those, what training changes.
-      evaluations: name -> beginning of the names of its files in evaluation/.
+      status: "begun" (running or interrupted), "done" or "failed".
+      error: the message of a failed run.
+      seconds: of "train", as "wall_seconds" of `metrics.jsonl`, without the wait for features and
+        without work lost to a kill; and of each evaluation by the stem of its files.
+      captions_per_second: the median in training; None before the first log.
+      peak_memory_mib: of the first accelerator; or else of the process, including mapped features,
+        which are gigabytes that other runs share.
+      parameters: number of parameters of the whole model.
+      trainable_parameters: number of those that training changes.
+      evaluations: name -> stem of its files in evaluation/.
     """
 
     status: str = BEGUN
@@ -85,15 +82,15 @@ class RunRecord:
 
 
 def read_sweep_file(source: str) -> Sweep:
-    """The sweep of a file, or with "FILE:ARGUMENT" what its get_sweep gives for an argument.
+    """Reads the sweep of a file; "FILE:ARGUMENT" passes its get_sweep an argument.
 
     Raises:
-      SweepError: there is no such file, or it gives no sweep.
+      SweepError: there is no such file, or it returns no sweep.
     """
     file, colon, argument = source.partition(":")
     if not os.path.isfile(file):
         raise SweepError(
-            f"there is no file {file!r}; a sweep is a Python file such as "
+            f"there is no file {file!r}; a sweep file is a Python file such as "
             "experiments/shapes_variants.py"
         )
     try:
@@ -113,65 +110,62 @@ def read_sweep_file(source: str) -> Sweep:
 
 
 def make_runs(sweep: Sweep, arguments: Sequence[str] = ()) -> list[Run]:
-    """All runs, the first seed's before the second's.
+    """Makes all runs, sorted by seed.
 
     Args:
-      sweep: of a file.
-      arguments: "--config.field=value", for every run, on top of its variant.
+      sweep: the sweep.
+      arguments: "--config.field=value" for every run, applied after its variant.
 
     Raises:
-      SweepError: a config can't be; names the variant and the field.
+      SweepError: a config is invalid; the message names the variant and the field.
     """
     for text in arguments:
-        _field(text)  # What is no field is no variant's fault.
-    return [
-        _make_run(sweep, variant, seed, arguments)
-        for seed in sweep.seeds
-        for variant in sweep.variants
-    ]
+        _field(text)  # Checked first, since this error concerns no variant.
+    return [_make_run(sweep, name, *chosen, arguments) for name, chosen in _named(sweep).items()]
 
 
 def make_run(sweep: Sweep, name: str, arguments: Sequence[str] = ()) -> Run:
-    """One run of those that `make_runs` makes; raises SweepError also where there is none such."""
-    found = {
-        run_name(variant, seed): (variant, seed)
+    """Makes one run of `make_runs`; raises SweepError also if no run has the name."""
+    found = _named(sweep)
+    if name not in found:
+        raise SweepError(f"there is no run {name!r}; the runs are {', '.join(found)}")
+    return _make_run(sweep, name, *found[name], arguments)
+
+
+def _named(sweep: Sweep) -> dict[str, tuple[Variant, int]]:
+    """Run name -> variant and seed, in the order of runs."""
+    return {
+        f"{variant.name}-seed{seed}": (variant, seed)
         for seed in sweep.seeds
         for variant in sweep.variants
     }
-    if name not in found:
-        raise SweepError(f"there is no run {name!r}; there are {', '.join(found)}")
-    return _make_run(sweep, *found[name], arguments)
 
 
-def run_name(variant: Variant, seed: int) -> str:
-    """What a run and its folder are called."""
-    return f"{variant.name}-seed{seed}"
-
-
-def _make_run(sweep: Sweep, variant: Variant, seed: int, arguments: Sequence[str]) -> Run:
+def _make_run(
+    sweep: Sweep, name: str, variant: Variant, seed: int, arguments: Sequence[str]
+) -> Run:
     try:
-        # Copied: the function may give one and the same object each time.
+        # Copied, since the function may return the same object each time.
         config = sweep.config().copy_and_resolve_references()
         base = config.copy_and_resolve_references()
         apply(config, variant.overrides)
         config.seed = seed
         set_fields(config, arguments)
-        # A field of the command line is no difference, but where the base has no such field.
+        # A field of the command line is an override only if the base config lacks it.
         there = set(field_names(base))
         set_fields(base, [text for text in arguments if _field(text) in there])
         checks.check(config)
         evaluations = {
-            name: _evaluated(config, name, fields) for name, fields in sweep.evaluations.items()
+            label: _evaluated(config, label, fields) for label, fields in sweep.evaluations.items()
         }
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         raise SweepError(f"variant {variant.name}: {error}") from error
     same = flat(base)
     overrides = {
-        name: value
-        for name, value in flat(config).items()
-        if name != "seed" and (name not in same or same[name] != value)
+        field: value
+        for field, value in flat(config).items()
+        if field != "seed" and (field not in same or same[field] != value)
     }
-    name = run_name(variant, seed)
     return Run(name, variant.name, seed, config, evaluations, overrides)
 
 
@@ -186,10 +180,10 @@ def _evaluated(config: ConfigDict, name: str, fields: Mapping[str, Any]) -> Conf
 
 
 def set_fields(config: ConfigDict, arguments: Sequence[str]) -> None:
-    """Sets fields as "--config.field=value" says.
+    """Sets the fields of "--config.field=value" arguments.
 
     Raises:
-      SweepError: there is no such field, or its value is of another kind.
+      SweepError: there is no such field, or the value has another type.
     """
     for text in arguments:
         field = _field(text)
@@ -209,16 +203,16 @@ def _field(text: str) -> str:
     match = re.fullmatch(r"--config\.([^=]+)=.*", text, re.DOTALL)
     if match is None:
         raise SweepError(
-            f"unexpected argument {text!r}; fields are --config.field=value, and --help says what "
-            "else there is"
+            f"unexpected argument {text!r}; fields are --config.field=value, and --help lists "
+            "the options"
         )
     return match[1]
 
 
 def sweep_record(file: str, sweep: Sweep, runs: Sequence[Run]) -> dict[str, Any]:
-    """What sweep.json says, which is all that tables and reports know of a sweep file."""
+    """The content of sweep.json, from which tables and reports are made."""
     code = code_version()
-    del code["backend"]  # Of this process, which trains nothing.
+    del code["backend"]  # The backend of this process, which does not train.
     return {
         "file": file,
         "code": code,
@@ -241,31 +235,31 @@ def sweep_record(file: str, sweep: Sweep, runs: Sequence[Run]) -> dict[str, Any]
 
 def write_sweep(directory: str, record: Mapping[str, Any]) -> None:
     """Writes sweep.json."""
-    write_json(os.path.join(directory, "sweep.json"), record)
+    write_json(os.path.join(directory, SWEEP), record)
 
 
 def check_unchanged(directory: str, run: Run) -> None:
-    """Raises SweepError where sweep.json is missing, or was made of another config of this run."""
-    file = os.path.join(directory, "sweep.json")
+    """Raises SweepError if sweep.json is missing or has another config of this run."""
+    file = os.path.join(directory, SWEEP)
     try:
         with open(file, "rb") as stream:
             entries = {entry["name"]: entry for entry in parse_json(stream.read())["runs"]}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise SweepError(
-            f"{file} can't be read ({error}); python -m experiments.sweep writes it, also with "
+            f"{file} can't be read ({error}); write it with python -m experiments.sweep, or its "
             "--commands"
         ) from error
-    # Through JSON, so that tuples compare as they come back.
+    # Through JSON, so that tuples compare with lists.
     now = json.loads(json.dumps(fixed_fields(run.config)))
     if run.name not in entries or entries[run.name].get("config") != now:
         raise SweepError(
-            f"{run.name} is not as {file} has it: the sweep file has changed since, or draws at "
+            f"{run.name} differs from {file}: the sweep file has changed since, or draws at "
             "random without a seed. Start the sweep again"
         )
 
 
 def read_record(workdir: str) -> RunRecord:
-    """How far a run is; a fresh record where there is none, or one that is damaged."""
+    """Reads the record of a run; a new one if it is missing or damaged."""
     try:
         with open(os.path.join(workdir, RECORD), "rb") as stream:
             return RunRecord(**parse_json(stream.read()))
@@ -274,23 +268,23 @@ def read_record(workdir: str) -> RunRecord:
 
 
 def write_record(workdir: str, record: RunRecord) -> None:
-    """Writes how far a run is."""
+    """Writes the record of a run."""
     write_json(os.path.join(workdir, RECORD), dataclasses.asdict(record))
 
 
 def is_evaluated(run: Run, workdir: str, record: RunRecord, name: str) -> bool:
-    """Whether a run was evaluated with the decoding that the sweep now has under a name."""
+    """Tells whether an evaluation is done with the sweep's current decoding of that name."""
     stem = record.evaluations.get(name, "")
     return stem.endswith(f"-{_decoding(run, name)}") and is_written(workdir, stem)
 
 
 def _decoding(run: Run, name: str) -> str:
-    """What the names of the files of an evaluation end with."""
+    """The label of an evaluation's decoding, with which its stem ends."""
     return build.beam_search(run.evaluations[name].decoding).label
 
 
 def is_written(workdir: str, stem: str) -> bool:
-    """Whether all files of an evaluation are there."""
+    """Tells whether all files of an evaluation exist."""
     stem = os.path.join(workdir, "evaluation", stem)
     kinds = ("captions", "images", "metrics")
     return all(os.path.isfile(f"{stem}.{kind}.json") for kind in kinds)

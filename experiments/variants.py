@@ -1,4 +1,4 @@
-"""What a sweep file is written with: named variants of a config, and the sweep that they make.
+"""Variants of a config and sweeps of them, for sweep files.
 
 A sweep file is Python with a function `get_sweep() -> Sweep`:
 
@@ -11,8 +11,8 @@ A sweep file is Python with a function `get_sweep() -> Sweep`:
             seeds=(0, 1),
         )
 
-Axes are lists of variants. `values` makes one of a field, and one can be written out, where an
-override may be a whole section or a function that changes the config as it likes:
+An axis is a list of variants, made by `values` or written out. An override may also be a whole
+section, or a function that changes the config:
 
     decoders = [
         Variant("transformer"),
@@ -33,14 +33,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from capjax.cli.flags import field_names
+from capjax.files.errors import ReportedError
 from capjax.files.text import nearest
 
 Overrides = Mapping[str, Any] | Callable[[ConfigDict], None]
 Draw = Callable[[np.random.Generator], Any]
 
 
-class SweepError(ValueError):
-    """A sweep that can't be; the message names the variant or the field."""
+class SweepError(ReportedError, ValueError):
+    """An invalid sweep; the message names the variant or the field."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Variant:
     """One config of a sweep.
 
     Attributes:
-      name: of letters, digits and "._-"; it names folders.
-      overrides: dotted field or section -> its value, in order, so that fields of a section can
-        follow the section; or a function that changes the config in place.
+      name: letters, digits and "._=+-", since it names folders.
+      overrides: dotted field or section -> value, applied in order, so that a section can be
+        followed by fields of it; or a function that changes the config in place.
     """
 
     name: str
@@ -59,14 +60,14 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """The runs of a sweep: every variant with every seed.
+    """A sweep: one run for every variant and seed.
 
     Attributes:
-      config: makes the config that the variants change.
-      variants: what is compared.
-      evaluations: name -> fields of `config.decoding`; each run is evaluated so on validation.
-      baseline: name of the variant that others are held against.
-      seeds: of the runs.
+      config: returns the config that the variants change.
+      variants: the configs that are compared.
+      evaluations: name -> fields of `config.decoding` for an evaluation of each run on validation.
+      baseline: name of the variant with which others are compared.
+      seeds: the seeds of the runs.
     """
 
     config: Callable[[], ConfigDict]
@@ -77,30 +78,30 @@ class Sweep:
 
 
 def values(field: str, options: Sequence[Any]) -> list[Variant]:
-    """One variant a value of a field, named by both: "width128"."""
+    """An axis: a variant for each value of a field, named by both, such as "width128"."""
     return [Variant(_label(field, value), {field: value}) for value in options]
 
 
 def grid(*axes: Sequence[Variant]) -> list[Variant]:
-    """Every combination of one variant an axis; later axes override earlier ones."""
-    return [_together(variants) for variants in itertools.product(*axes)]
+    """All combinations of one variant from each axis; later axes override earlier ones."""
+    return [_combination(variants) for variants in itertools.product(*axes)]
 
 
 def one_by_one(base: Variant, *axes: Sequence[Variant]) -> list[Variant]:
-    """`base`, and then each variant of each axis on top of it, no two together."""
-    changed = (Variant(other.name, _both(base, other)) for axis in axes for other in axis)
+    """`base`, followed by each single variant of all axes applied to it."""
+    changed = (Variant(other.name, _combined(base, other)) for axis in axes for other in axis)
     return [base, *changed]
 
 
 def draw(count: int, fields: Mapping[str, Draw], *, seed: int = 0) -> list[Variant]:
-    """`count` variants "draw0", "draw1", ... with a value drawn for each field.
+    """Random search: `count` variants "draw0", "draw1", ... with a value drawn for each field.
 
-    A draw depends on the seed, its number and its field alone: asking for more, or for a field
-    more, leaves those that were there as they are.
+    A value depends only on the seed, the draw's number and the field, so that more draws or fields
+    leave the existing ones unchanged.
     """
 
     def value(number: int, field: str) -> Any:
-        # A checksum, since Python's own hash of a text differs from process to process.
+        # A checksum, since Python's hash of a string differs between processes.
         return fields[field](np.random.default_rng((seed, number, zlib.crc32(field.encode()))))
 
     return [
@@ -110,9 +111,9 @@ def draw(count: int, fields: Mapping[str, Draw], *, seed: int = 0) -> list[Varia
 
 
 def log_uniform(low: float, high: float) -> Draw:
-    """Draws a number of which the logarithm is uniform; raises ValueError unless 0 < low <= high.
+    """Draws log-uniformly from [low, high]; raises ValueError unless 0 < low <= high.
 
-    It is rounded to four digits, for tables to be read.
+    Values are rounded to four significant digits, to keep tables readable.
     """
     if not 0 < low <= high < math.inf:
         raise ValueError(f"log_uniform({low}, {high}) needs 0 < low <= high")
@@ -125,24 +126,24 @@ def log_uniform(low: float, high: float) -> Draw:
 
 
 def uniform(low: float, high: float) -> Draw:
-    """Draws a number between; raises ValueError unless low <= high. Rounded as `log_uniform`."""
+    """Draws uniformly from [low, high], rounded to four digits; raises ValueError if low > high."""
     if not -math.inf < low <= high < math.inf:
         raise ValueError(f"uniform({low}, {high}) needs low <= high")
     return lambda rng: min(max(float(f"{rng.uniform(low, high):.4g}"), low), high)
 
 
 def one_of(options: Sequence[Any]) -> Draw:
-    """Draws one of the options; raises ValueError where there are none."""
+    """Draws one of the options; raises ValueError if there are none."""
     if not options:
         raise ValueError("one_of() needs an option")
     return lambda rng: options[int(rng.integers(len(options)))]
 
 
 def apply(config: ConfigDict, overrides: Overrides) -> None:
-    """Changes a config in place as a variant says.
+    """Applies a variant's overrides to a config in place.
 
     Raises:
-      SweepError: a field is none of the config, or its value is of another kind.
+      SweepError: the config has no such field, or the value has another type.
     """
     if callable(overrides):
         overrides(config)
@@ -152,42 +153,44 @@ def apply(config: ConfigDict, overrides: Overrides) -> None:
         section = config
         for part in sections:
             section = section.get(part) if isinstance(section, ConfigDict) else None
-        # A whole section may be new: an adapter, where the base config has none.
+        # A whole section may be new, such as an adapter.
         is_section = not sections and isinstance(value, ConfigDict)
         if not isinstance(section, ConfigDict) or (last not in section and not is_section):
             known = nearest(name, field_names(config))
             raise SweepError(f"{name}: there is no such field; {known}")
         try:
-            # A copy, since variants of one sweep share the section that they were given.
+            # Copied, since several variants may share the section.
             section[last] = value.copy_and_resolve_references() if is_section else value
         except TypeError as error:
             raise SweepError(f"{name}={value!r}: {error}") from error
 
 
 def check(sweep: Sweep) -> None:
-    """Raises SweepError for names that can't be, are given twice or are of nothing."""
+    """Raises SweepError for invalid, duplicate or unknown names, and for missing parts."""
     if not isinstance(sweep.variants, Sequence) or not sweep.variants:
-        raise SweepError("its variants are a list of one or more")
+        raise SweepError("variants must be a list of at least one Variant")
     for variant in sweep.variants:
         if not isinstance(variant, Variant):
             raise SweepError(
-                f"{variant!r:.60} among its variants is no Variant; a list goes in with a star, as "
+                f"{variant!r:.60} among the variants is no Variant; unpack a list with a star, as "
                 'in [*values("decoder.width", (64, 128))]'
             )
     names = [variant.name for variant in sweep.variants]
     for name in (*names, *sweep.evaluations):
-        # It names files: not hidden ones, nor a folder above.
+        # Names become file names, which must be neither hidden nor in a parent folder.
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.=+-]*", name, re.ASCII):
-            raise SweepError(f"the name {name!r}: letters, digits and ._=+- would do")
+            raise SweepError(f"the name {name!r} must consist of letters, digits and ._=+-")
     if doubled := [name for name in names if names.count(name) > 1]:
-        raise SweepError(f"two variants have the name {doubled[0]}: give each its own")
+        raise SweepError(f"two variants have the name {doubled[0]}: names must be unique")
     if sweep.baseline not in names:
-        raise SweepError(f"baseline={sweep.baseline!r} is no variant; there are {', '.join(names)}")
+        raise SweepError(
+            f"baseline={sweep.baseline!r} is no variant; the variants are {', '.join(names)}"
+        )
     if not sweep.evaluations:
-        raise SweepError('it has no evaluations: {"beam5": {"num_beams": 5}} would be one')
+        raise SweepError('evaluations must not be empty; try {"beam5": {"num_beams": 5}}')
     seeds = list(sweep.seeds)
     if not seeds or len({*seeds}) < len(seeds) or not all(type(seed) is int for seed in seeds):
-        raise SweepError(f"seeds={seeds}: give whole numbers, one or more, each once")
+        raise SweepError(f"seeds={seeds} must be one or more distinct integers")
 
 
 def _label(field: str, value: Any) -> str:
@@ -195,12 +198,12 @@ def _label(field: str, value: Any) -> str:
     return field.rpartition(".")[2] + re.sub(r"[^\w.+-]+", "_", text).strip("_")
 
 
-def _together(variants: Sequence[Variant]) -> Variant:
+def _combination(variants: Sequence[Variant]) -> Variant:
     name = "-".join(variant.name for variant in variants)
-    return Variant(name, _both(*variants))
+    return Variant(name, _combined(*variants))
 
 
-def _both(*variants: Variant) -> Callable[[ConfigDict], None]:
+def _combined(*variants: Variant) -> Callable[[ConfigDict], None]:
     def change(config: ConfigDict) -> None:
         for variant in variants:
             apply(config, variant.overrides)

@@ -1,5 +1,5 @@
 "use strict";
-/* Learning curves, drawn as SVG: loss and CIDEr-D by step or by time. */
+/* Learning curves as SVG: loss and CIDEr-D by step or by time. */
 
 (() => {
   const { el, byId, colour } = report;
@@ -18,19 +18,19 @@
       lines: [{ group: "validation", name: "CIDEr-D", kind: "firm", label: "" }],
     },
   ];
-  const DASHES = ["", "7 4", "2 4", "9 3 2 3"]; // Of a variant's seeds.
+  const DASHES = ["", "7 4", "2 4", "9 3 2 3"]; // One for each seed of a variant.
   const hidden = new Set();
   let filtered = new Set(runs.keys());
   let highlighted = null;
-  let WIDTH = 0; // Of a chart in pixels, so that its letters have one size on every screen.
+  let WIDTH = 0; // Of a chart in pixels, so that text has the same size on every screen.
 
   const logged = runs.filter((run) => run.curves.train.step.length);
-  // Runs of earlier versions have no wall time, and one axis is for all.
+  // All runs share an axis, and runs of earlier versions have no wall time.
   const walled = logged.every((run) => run.curves.train.wall_seconds[0] !== null);
   const TIME = walled ? { key: "wall_seconds", title: "wall time" } : { key: "seconds", title: "training time" };
   const byStep = () => document.querySelector("#axis input:checked").value === "step";
 
-  /** The lines of a panel with points in its own units: [{run, kind, label, points: [[x, y]]}]. */
+  /** The lines of a panel, with points in data units: [{run, kind, label, points: [[x, y]]}]. */
   function linesOf(panel) {
     const made = [];
     runs.forEach((run, number) => {
@@ -45,7 +45,7 @@
     return made;
   }
 
-  /** Round numbers that divide a range into about `count`. */
+  /** Round numbers that divide a range into about `count` parts. */
   function ticks(least, most, count) {
     const rough = (most - least) / count || 1;
     const power = 10 ** Math.floor(Math.log10(rough));
@@ -55,9 +55,9 @@
     return made;
   }
 
-  /** The range of the values; those that curves begin with, before an evaluation, may lie above it. */
+  /** The axis ranges. Values before the first evaluation may lie above the range. */
   function rangeOf(lines) {
-    const most = (values) => values.reduce((a, b) => Math.max(a, b)); // Of more than a call may have.
+    const most = (values) => values.reduce((a, b) => Math.max(a, b)); // Math.max(...values) fails on very long arrays.
     const right = most(lines.flatMap((line) => line.points.map(([x]) => x)));
     const first = Math.min(...lines.filter((line) => line.kind === "firm").map((line) => line.points[0][0]));
     const start = Math.min(Math.max(first, 0.04 * right), 0.15 * right);
@@ -70,7 +70,7 @@
     return { right: right || 1, low: Math.min(low >= 0 ? Math.max(low - pad, 0) : low - pad), high: high + pad };
   }
 
-  /** Draws a panel; gives back what pointing at it needs. */
+  /** Draws a panel; returns its figure. */
   function drawPanel(panel, place) {
     const lines = linesOf(panel);
     const label = `${panel.title}, by ${byStep() ? "step" : TIME.title}: ` +
@@ -113,7 +113,7 @@
     return el("figure", {}, el("figcaption", {}, panel.title, keyOf(lines)), svg, tip);
   }
 
-  /** What the looks of lines mean: training and validation, or which seed. */
+  /** The key of line styles: training and validation, or seeds. */
   function keyOf(lines) {
     const sample = (text, kind, dashes) => el("span", {}, el("svg", { viewBox: "0 0 26 8", width: 26, height: 8, "aria-hidden": "true" },
       el("line", { class: `sample ${kind}`, x1: 1, x2: 25, y1: 4, y2: 4, "stroke-dasharray": dashes })), text);
@@ -134,7 +134,7 @@
 
   const seedPlace = (number) => runs.filter((run, other) => other < number && run.variant === runs[number].variant).length;
 
-  /** Pointer and arrow keys over a chart. */
+  /** Handles the pointer and the arrow keys on a chart. */
   function point(svg, marker, tip, { lines, panel, toX, toY, written }) {
     let [line, at] = [lines.findIndex((one) => one.kind === "firm"), 0];
     if (line < 0) line = 0;
@@ -169,7 +169,7 @@
       const [px, py] = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
       let nearest = Infinity;
       lines.forEach((one, index) => one.points.forEach(([x, y], place) => {
-        // Faint lines have many points, and yield to firm ones.
+        // Firm lines take precedence over faint ones, which have many points.
         const distance = Math.hypot(toX(x) - px, toY(y) - py) * (one.kind === "firm" ? 1 : 2);
         if (distance < nearest) [nearest, line, at] = [distance, index, place];
       }));
@@ -177,7 +177,7 @@
     };
     svg.addEventListener("pointermove", nearestTo);
     svg.addEventListener("pointerdown", nearestTo);
-    // What a finger has shown stays until it points elsewhere.
+    // A value shown by touch stays until the next touch.
     svg.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && leave());
     svg.addEventListener("blur", leave);
     svg.addEventListener("focus", () => {
@@ -226,11 +226,11 @@
   }
 
   function drawPanels() {
-    // A grid of one column or two, less what a figure's frame takes.
+    // The width of a grid column without the frame of a figure.
     const columns = getComputedStyle(byId("panels")).gridTemplateColumns.split(" ");
     WIDTH = Math.max(parseFloat(columns[0]) - 28, 240) || 600;
     byId("panels").replaceChildren(...PANELS.map(drawPanel));
-    // Of many runs, noisy curves of training would hide those of validation.
+    // With many runs, noisy training curves would hide those of validation.
     byId("panels").classList.toggle("many", new Set(linesOf(PANELS[0]).map((line) => line.run)).size > 6);
     highlight(highlighted);
   }

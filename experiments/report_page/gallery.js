@@ -1,5 +1,5 @@
 "use strict";
-/* Captions beside pictures and references: sorted, searched, and with where each word looked. */
+/* Images with captions, references and attention by word; sorted and searched. */
 
 (() => {
   const { el, byId, wordsOf } = report;
@@ -8,7 +8,7 @@
   const AT_ONCE = 24;
   let [shown, order, drawing] = [[], [], 0];
 
-  /** All evaluations that have captions: [{run, place, label, name}]. */
+  /** All evaluations with captions: [{run, place, step, label, name}]. */
   const choices = runs.flatMap((run, number) => run.evaluations.map((evaluation, place) => ({
     run: number, place, step: evaluation.step, name: `captions-${number}-${place}`,
     label: run.evaluations.length > 1 ? `${run.name} · ${evaluation.name}` : run.name,
@@ -16,14 +16,14 @@
   const value = ({ run, place }) => `${run} ${place}`;
   const chosen = (id) => choices.find((choice) => value(choice) === byId(id).value);
 
-  /** The maps of a caption, where they were computed: {words, chunk} or null. */
+  /** The attention maps of a caption, {words, name, chunk}, or null if not computed. */
   function attention(choice, image) {
     const said = report.get(choice.name);
     if (said.words) {
       const words = said.words[image];
       return words && { words, name: `attention-${choice.run}-${choice.place}`, chunk: said.chunk };
     }
-    // Another way of decoding may have said the same, and then it looked at the same.
+    // Another decoding of the same checkpoint with the same caption has the same attention.
     const same = choices.find((other) => {
       const there = other.run === choice.run && other.step === choice.step && report.get(other.name);
       return there?.words?.[image] && there.captions[image] === said.captions[image];
@@ -81,7 +81,7 @@
       byId("cards").setAttribute("aria-busy", "false");
       return;
     }
-    if (mine !== drawing) return; // Something else was chosen while this was loaded.
+    if (mine !== drawing) return; // Another choice was made while this one was loading.
     shown = wanted;
     const asked = wordsOf(byId("search").value);
     order = sorted().filter((image) => matches(image, asked));
@@ -97,7 +97,7 @@
 
   const swatch = (choice) => el("span", { class: "swatch", style: `background:${report.colour(runs[choice.run].variant)}` });
 
-  /** Says in how many of the images that are listed each of two runs is the better one. */
+  /** Shows in how many of the listed images each of two runs is better. */
   function compare() {
     byId("comparison").hidden = shown.length < 2;
     if (shown.length < 2) return;
@@ -113,7 +113,7 @@
     const start = document.querySelectorAll("#cards .card").length;
     const asked = wordsOf(byId("search").value);
     byId("cards").append(...order.slice(start, start + AT_ONCE).map((image) => card(image, asked)));
-    // Observed anew, it says once more whether the end of the cards is near.
+    // Observing again reports again whether the end of the cards is near.
     nearEnd.unobserve(byId("more"));
     nearEnd.observe(byId("more"));
   }
@@ -135,7 +135,7 @@
     const looked = el("figcaption", { hidden: true });
     const frame = el("div", { class: "frame", style: `--ratio:${width / height}` }, picture, canvas);
     const figure = el("figure", {}, frame, looked);
-    // With and without what a tokenizer removes: "t-shirt" may be said as "tshirt".
+    // Words with and without punctuation: a tokenizer may turn "t-shirt" into "tshirt".
     const joined = references.flatMap((text) => text.split(/\s+/)).map((word) => wordsOf(word).join(""));
     const heard = new Set([...references.flatMap(wordsOf), ...joined]);
     const said = shown.map((choice, place) => saying(choice, place, image, { canvas, looked, heard, asked }));
@@ -147,10 +147,10 @@
         el("p", { class: "id" }, images.ids[image])));
   }
 
-  /** A text in which punctuation that stands alone, as tokens do, begins no line. */
+  /** Keeps punctuation that stands alone, as a token, from beginning a line. */
   const unbroken = (text) => text.replace(/ (?=[.,;:!?]+( |$))/g, "\u00a0");
 
-  /** A text with what was searched for marked. */
+  /** A text with the search terms marked. */
   function marked(text, asked) {
     if (!asked.length || !byId("in-references").checked) return [text];
     return text.split(/(\s+)/).map((word) => (found(word, asked) ? el("mark", {}, word) : word));
@@ -159,7 +159,7 @@
   const found = (text, asked) => wordsOf(text).some((word) =>
     asked.some((one) => word === one || (one.length > 2 && word.startsWith(one))));
 
-  /** For each piece of a caption the word that it is of: a piece with no space before it goes on. */
+  /** The whole word of each piece of a caption; a piece without a space before it continues a word. */
   function wholeWords(pieces) {
     const wholes = [];
     let start = 0;
@@ -202,7 +202,7 @@
     return el("div", { class: `said ${place ? "other" : ""}` }, head, line);
   }
 
-  /** By how much the other run's caption is better or worse. */
+  /** The CIDEr-D difference of the other run's caption. */
   function gain(image) {
     const [one, two] = shown.map((choice) => report.get(choice.name).cider[image]);
     if (difference(image) <= 0) return null;
@@ -210,7 +210,7 @@
     return el("span", { class: better ? "better" : "worse" }, ` ${better ? "+" : "−"}${Math.abs(two - one).toFixed(1)}`);
   }
 
-  /** Shows the map of the word that is pointed at or has the focus. */
+  /** Shows the attention map of the word under the pointer or with the focus. */
   function watch(line, maps, image, { canvas, looked, box }) {
     let current = null;
 
@@ -273,7 +273,7 @@
     });
   }
 
-  /** Moves the focus to the next caption that has attention, or the one before. */
+  /** Moves the focus to the next or previous caption with attention. */
   function leaveFor(line, by) {
     const cards = () => document.querySelectorAll("#cards .card").length;
     const search = () => {
@@ -302,7 +302,7 @@
     byId("order").querySelector('[value="different"]').disabled = choices.length < 2;
   }
 
-  /** "Most different" needs another run: the baseline, or else the next one. */
+  /** Chooses the other run for "most different": the baseline, or else the next run. */
   function chooseOther() {
     const run = chosen("run");
     if (chosen("other") && chosen("other") !== run) return;

@@ -1,8 +1,8 @@
 "use strict";
-/* Where a word looked, over the picture. */
+/* The attention map of a word, drawn over the image. */
 
 const heat = (() => {
-  // The colours of matplotlib's inferno at equal distances.
+  // Equally spaced colours of matplotlib's inferno.
   const COLOURS = [
     [0, 0, 4], [17, 10, 48], [50, 10, 94], [87, 16, 110], [120, 28, 109], [154, 40, 101],
     [188, 55, 84], [216, 76, 62], [237, 105, 37], [249, 142, 9], [251, 182, 26], [244, 223, 83],
@@ -18,7 +18,7 @@ const heat = (() => {
   }
   const TABLE = Array.from({ length: 256 }, (_, value) => colourOf(value));
 
-  /** The weights by which values on a grid of `size` make each of SIDE places between them. */
+  /** Bicubic weights from a grid of `size` values to SIDE positions: [[from, weight]] for each. */
   function weights(size) {
     const cubic = (t) => (t < 1 ? 1.5 * t ** 3 - 2.5 * t ** 2 + 1 : t < 2 ? -0.5 * t ** 3 + 2.5 * t ** 2 - 4 * t + 2 : 0);
     return Array.from({ length: SIDE }, (_, to) => {
@@ -33,7 +33,7 @@ const heat = (() => {
   const kept = new Map();
   const weightsOf = (size) => kept.get(size) ?? kept.set(size, weights(size)).get(size);
 
-  /** Draws one word's map, [h, w, base64 of words x h x w], on a canvas, bicubically enlarged. */
+  /** Draws the map of a word from [h, w, base64 of words x h x w], enlarged bicubically. */
   function draw(canvas, [height, width, text], word) {
     const bytes = atob(text);
     const start = word * height * width;

@@ -1,22 +1,22 @@
 "use strict";
-/* What the parts of the page share: data, small helpers, and what one part tells another. */
+/* Shared by the parts of the page: data, helpers and events. */
 
 const report = (() => {
   const values = new Map();
   const coming = new Map();
   const listeners = new Map();
 
-  /** Called by the scripts in data/: hands a value over. */
+  /** Stores a value; called by the scripts in data/. */
   function put(name, value) {
     values.set(name, value);
   }
 
-  /** A value that was handed over. */
+  /** Returns a stored value. */
   function get(name) {
     return values.get(name);
   }
 
-  /** A promise of a value that lies in data/NAME.js. A page on disk may load scripts alone. */
+  /** Loads the value of data/NAME.js, a script since a page opened from disk can load nothing else. */
   function load(name) {
     if (!coming.has(name)) {
       coming.set(name, new Promise((done, failed) => {
@@ -42,7 +42,7 @@ const report = (() => {
     for (const listener of listeners.get(event) ?? []) listener(...details);
   }
 
-  /** An element with attributes (functions are listeners) and children. */
+  /** Makes an element with attributes (functions become listeners) and children. */
   function el(tag, attributes = {}, ...children) {
     const svg = ["svg", "g", "path", "line", "circle", "text", "rect", "clipPath", "defs"];
     const node = svg.includes(tag)
@@ -59,7 +59,7 @@ const report = (() => {
 
   const byId = (id) => document.getElementById(id);
 
-  /** A value of a config as text. */
+  /** Formats a value of a config. */
   function show(value) {
     if (value === null || value === undefined) return "–";
     if (Array.isArray(value)) return value.length ? value.map(show).join(", ") : "none";
@@ -74,7 +74,7 @@ const report = (() => {
     return `${+(seconds / 3600).toPrecision(3)} h`;
   }
 
-  /** 4200000 as 4.2 M. */
+  /** Formats 4200000 as 4.2 M. */
   function compact(number) {
     for (const [unit, letter] of [[1e9, " G"], [1e6, " M"], [1e3, " k"]]) {
       if (number >= unit) return `${+(number / unit).toPrecision(3)}${letter}`;
@@ -84,7 +84,7 @@ const report = (() => {
 
   const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
-  /** A colour for each variant; neighbours differ in lightness, too. Hue, saturation, lightness. */
+  /** Hue, saturation and lightness of each variant; neighbours also differ in lightness. */
   const COLOURS = [
     [217, 75, 0], [25, 85, 3], [155, 75, -10], [335, 70, 6], [48, 85, -10],
     [195, 75, 0], [275, 60, 9], [90, 65, -9], [0, 70, -3], [220, 6, 4],
@@ -96,7 +96,7 @@ const report = (() => {
     return `hsl(${hue} ${saturation}% calc(var(--line-lightness) + ${lighter}%))`;
   }
 
-  /** The words of a text, in lower case and without punctuation, for searching. */
+  /** Splits a text into words for searching, in lower case and without punctuation. */
   function wordsOf(text) {
     return text.toLowerCase().match(/[\p{L}\p{M}\p{N}]+/gu) ?? [];
   }

@@ -1,11 +1,11 @@
 "use strict";
-/* The settings of a run, and what made it. */
+/* The settings and the provenance of a run. */
 
 (() => {
   const { el, byId, show } = report;
   const { runs } = report.get("report");
 
-  /** Fields that are not the same in all runs that have begun. */
+  /** Fields that differ between the runs that have begun. */
   const different = new Set();
   const begun = runs.filter((run) => Object.keys(run.config).length);
   for (const field of new Set(begun.flatMap((run) => Object.keys(run.config)))) {

@@ -1,22 +1,21 @@
 "use strict";
-/* The table of results: it sorts, filters, and takes means over seeds. */
+/* The table of results, with sorting, filtering and means over seeds. */
 
 (() => {
   const { el, byId, show, colour } = report;
-  const { rows: all, runs, fields, baseline, evaluations } = report.get("report");
+  const { rows: all, runs, fields, baseline, evaluations, percent, less_is_better: lessIsBetter } = report.get("report");
   const SHOWN = ["CIDEr-D", "BLEU-4", "ROUGE-L", "METEOR", "truth_rate"];
-  const FALLING = ["loss", "shuffled_truth_rate", "unscored_images"];
   const SURE = 0.05;
   let sorted = { key: null, falling: true };
 
   const metrics = [...new Set(all.flatMap((row) => Object.keys(row.scores)))];
   const several = evaluations.length > 1;
-  // Of what is not evaluated yet one row is enough.
+  // Runs without an evaluation are shown once.
   const told = all.filter((row) => Object.keys(row.scores).length || row.evaluation === evaluations[0]);
   const isMean = (row) => row.run === null;
   const nameOf = (row) => row.run ?? row.variant;
 
-  /** The numbers of the runs that a row is of. */
+  /** The numbers of the runs of a row. */
   function runsOf(row) {
     return [...runs.keys()].filter((number) =>
       (isMean(row) ? runs[number].variant === row.variant : runs[number].name === row.run));
@@ -39,7 +38,7 @@
       { key: "name", title: "Run", of: nameOf, text: true },
       ...(several ? [{ key: "evaluation", title: "Decoding", of: (row) => row.evaluation, text: true }] : []),
       ...named.map((name) => ({
-        key: name, title: name, metric: true, rising: FALLING.includes(name), of: (row) => row.scores[name]?.value,
+        key: name, title: name, metric: true, rising: lessIsBetter.includes(name), of: (row) => row.scores[name]?.value,
       })),
       ...COSTS.filter(there),
       ...fields.map((field) => ({
@@ -57,21 +56,20 @@
   function compare(column, falling) {
     return (a, b) => {
       const [one, two] = [valueOf(column, a), valueOf(column, b)];
-      if (one === null || two === null) return (one === null) - (two === null); // Last, both ways.
+      if (one === null || two === null) return (one === null) - (two === null); // Missing values come last in both orders.
       const both = typeof one === "number" && typeof two === "number";
       const order = both ? one - two : String(one).localeCompare(String(two), "en", { numeric: true });
       return falling ? -order : order;
     };
   }
 
-  /** How values of a column are written, the range of them and of their intervals, and which is best. */
+  /** The format of a column, the range of its values and intervals, and its best value. */
   function scale(column, rows) {
     const known = rows.map((row) => column.of(row)).filter((value) => typeof value === "number");
     const [least, most] = [Math.min(...known), Math.max(...known)];
     const ends = rows.flatMap((row) => [row.scores[column.key]?.low, row.scores[column.key]?.high]);
     const all = [...known, ...ends.filter((value) => typeof value === "number")];
-    const percent = /^(BLEU|ROUGE|CIDEr|METEOR)/.test(column.key);
-    const digits = percent || Math.max(Math.abs(least), Math.abs(most)) > 10 ? 1 : 3;
+    const digits = percent.includes(column.key) || Math.max(Math.abs(least), Math.abs(most)) > 10 ? 1 : 3;
     const format = column.format ?? ((value) => value.toFixed(digits));
     const best = column.metric && most > least ? (column.rising ? least : most) : null;
     return { format, low: Math.min(...all), high: Math.max(...all), best, alone: known.length < 2 };
@@ -98,7 +96,7 @@
       format(value), deviation, beside(score, format), drawn(score, range));
   }
 
-  /** A dot for a value and a line for its interval, on the column's scale: where lines overlap is seen. */
+  /** Draws a value as a dot and its interval as a line, on the scale of the column. */
   function drawn(score, { low, high, alone }) {
     if (alone || high <= low) return null;
     const share = (value) => `${(100 * (value - low) / (high - low)).toFixed(1)}%`;
@@ -107,7 +105,7 @@
     return el("div", { class: "range", style, "aria-hidden": "true" });
   }
 
-  /** What is known beside a value: its interval, or its difference from the baseline. */
+  /** Shows the interval of a value, or its difference from the baseline. */
   function beside(score, format) {
     if (!byId("differences").checked) {
       return score.low === null ? null : el("small", { class: "beside" }, `${format(score.low)} – ${format(score.high)}`);

@@ -294,7 +294,7 @@ def test_the_command_line_prints_what_it_writes(monkeypatch, capsys, sweep):
     ("arguments", "status", "message"),
     [
         (["--metric", "BLEU"], 1, "no evaluation has the metric 'BLEU'; there are loss, BLEU-1"),
-        (["--resamples", "10"], 2, "10 resamples say little: give 100 or more"),
+        (["--resamples", "10"], 2, "10 resamples are too few: give at least 100"),
     ],
 )
 def test_mistakes_are_answered(monkeypatch, capsys, whole, arguments, status, message):

@@ -47,7 +47,7 @@ def test_shares_are_of_what_there_is(monkeypatch):
     with pytest.raises(SweepError, match="there are 2 GPUs"):
         make_shares(3)
     monkeypatch.setattr(shares, "_devices", lambda: ("tpu", 4))
-    with pytest.raises(SweepError, match="a tpu's devices are one process's"):
+    with pytest.raises(SweepError, match="a tpu's devices cannot be divided"):
         make_shares(2)
 
 

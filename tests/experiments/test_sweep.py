@@ -151,7 +151,7 @@ def test_what_is_done_is_not_done_again(swept, folder, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "run_jobs", lambda jobs, *_, **__: started.extend(jobs))
     place = [sweep_of(folder), "--workdir", directory]
     assert command_line(monkeypatch, *place, "--only", "plain*") == 0
-    assert "[1/2] plain-seed3: done before" in capsys.readouterr().out
+    assert "[1/2] plain-seed3: already done" in capsys.readouterr().out
     assert not started
     # Other decoding is evaluated, nothing else done.
     runs = make_runs(read_sweep_file(sweep_of(folder)), ["--config.decoding.length_penalty=0.5"])
@@ -189,7 +189,7 @@ def test_a_run_waits_for_another_process_that_does_it(swept, folder, home):
             command, cwd=REPOSITORY, env=environment(home), stdout=subprocess.PIPE, text=True
         ) as other:
             said = other.stdout.readline()
-            assert said == "another process does plain-seed3: waiting for it\n"
+            assert said == "another process runs plain-seed3: waiting for it\n"
             other.terminate()
             assert other.wait() == 75
     assert read_record(str(path)) == before
@@ -293,7 +293,7 @@ def test_commands_are_printed_for_a_job_array(folder, tmp_path, monkeypatch, cap
     ("arguments", "status", "message"),
     [
         (["nowhere.py"], 2, "there is no file 'nowhere.py'"),
-        (["FILE", "--only", "x*"], 2, "--only=x* matches no run; there are plain-seed3, "),
+        (["FILE", "--only", "x*"], 2, "--only=x* matches no run; the runs are plain-seed3, "),
         (["FILE", "--config.num_step=3"], 2, "did you mean num_steps"),
         (["FILE", "--dryrun"], 2, "error: unexpected argument '--dryrun'; fields are "),
         (["FILE", "--parallel", "0"], 2, "--parallel=0"),

@@ -90,10 +90,10 @@ def cut(bleu):
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        ("images", lambda found: {"image_ids": found["image_ids"][1:]}, "11 images, and values"),
+        ("images", lambda found: {"image_ids": found["image_ids"][1:]}, "11 images, but values"),
         ("images", lambda found: {"bleu": {**found["bleu"], **cut(found["bleu"])}}, r"\(12, 7\)"),
         ("images", lambda found: {"references": {}}, "KeyError"),
-        ("images", lambda _: {"metrics": {"CIDEr-D": [1.0] * 12}}, "its CIDEr-D is 1, that of"),
+        ("images", lambda _: {"metrics": {"CIDEr-D": [1.0] * 12}}, "its CIDEr-D is 1, but"),
         ("metrics", lambda _: {"metrics": []}, "'metrics' is"),
         ("metrics", lambda _: {"metrics": {"CIDEr-D": "high"}}, "'high'"),
     ],

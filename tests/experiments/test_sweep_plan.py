@@ -108,7 +108,7 @@ def test_mistakes_name_the_variant_and_the_field(fields, arguments, message):
 
 
 def test_an_unknown_run_is_answered():
-    with pytest.raises(SweepError, match="there are plain-seed4, gru-seed4"):
+    with pytest.raises(SweepError, match="the runs are plain-seed4, gru-seed4"):
         make_run(small_sweep(), "plain-seed6")
 
 
