@@ -139,12 +139,10 @@ def _make(
             f"{', '.join(unknown or missing)}. configs/base.py has a function for each {section}"
         )
     named = given_fields(part)
-    module = part(**fields, **{name: value for name, value in given.items() if name in named})
     try:
-        module.validate()
+        return part(**fields, **{name: value for name, value in given.items() if name in named})
     except ValueError as error:
         raise ConfigError(f"config.{section}.{error}") from error
-    return module
 
 
 def shapes(config: ConfigDict, model: Captioner) -> Variables:

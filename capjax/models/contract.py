@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from capjax.parts.check import choices_of, fault
 from capjax.parts.types import Count, Name, Names
 
 
@@ -83,13 +84,20 @@ class PretrainedDecoderFields:
 
 
 class Part(nn.Module):
-    """A module that a config section names.
+    """A module that a config section names. A field of `Literal` type must be one of its choices.
 
     Attributes:
       training: dataclass of the section's fields that are not fields of the module.
     """
 
     training: ClassVar[type] = NoFields
+
+    def __post_init__(self):
+        for name, choice in choices_of(type(self)).items():
+            if message := fault(choice, getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r} {message}")
+        self.validate()
+        super().__post_init__()
 
     @nn.nowrap
     def validate(self) -> None:

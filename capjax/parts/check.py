@@ -1,6 +1,7 @@
 """Values against the types of fields, and the fields of a part."""
 
 import dataclasses
+import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -58,6 +59,13 @@ def given_fields(part: type) -> set[str]:
     """The names of a part's fields that are marked as `Given`."""
     types = typing.get_type_hints(part, include_extras=True)
     return {field.name for field in dataclasses.fields(part) if _is_given(types[field.name])}
+
+
+@functools.cache
+def choices_of(part: type) -> dict[str, Any]:
+    """The types of a part's fields that list choices, by name."""
+    fields = fields_of(part)
+    return {n: f.type for n, f in fields.items() if typing.get_origin(f.type) is Literal}
 
 
 def _is_given(annotation: Any) -> bool:

@@ -100,7 +100,6 @@ class BahdanauDecoder(Decoder):
     takes_own_words = True
 
     def setup(self):
-        self.validate()
 
         def dense(features: int, **fields: Any) -> nn.Dense:
             return nn.Dense(features, dtype=self.dtype, **fields)

@@ -74,16 +74,8 @@ class MobileNetV3(PretrainedEncoder):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
-        """Encodes images; features are the output of the last activation.
-
-        Raises:
-          ValueError: `size` is neither "small" nor "large".
-        """
+        """Encodes images; features are the output of the last activation."""
         del train  # No dropout; batch statistics are fixed.
-        if self.size not in BLOCKS:
-            raise ValueError(
-                f"MobileNetV3 has no size={self.size!r}; it must be one of {[*BLOCKS]}"
-            )
 
         def norm(x: jax.Array, name: str) -> jax.Array:
             return nn.BatchNorm(

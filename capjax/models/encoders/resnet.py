@@ -46,14 +46,8 @@ class ResNet(PretrainedEncoder):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Memory:
-        """Encodes images; features are the output of the last block.
-
-        Raises:
-          ValueError: `depth` is not 50, 101 or 152.
-        """
+        """Encodes images; features are the output of the last block."""
         del train  # No dropout; batch statistics are fixed.
-        if self.depth not in BLOCKS:
-            raise ValueError(f"ResNet has no depth={self.depth}; it must be one of {[*BLOCKS]}")
 
         def norm(x: jax.Array, name: str) -> jax.Array:
             return nn.BatchNorm(

@@ -201,7 +201,7 @@ class ViT(PretrainedEncoder):
         """Encodes images to a memory of prefix + h * w positions.
 
         Raises:
-          ValueError: an image is smaller than a patch, or `activation` or `resample` is unknown.
+          ValueError: an image is smaller than a patch.
         """
         del train  # No dropout, no batch statistics.
         size = self.patch_size
@@ -210,10 +210,6 @@ class ViT(PretrainedEncoder):
             raise ValueError(
                 f"patch_size={size} exceeds the image size {height}x{width}; choose an image_size "
                 f"of {size} or more"
-            )
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation={self.activation!r} must be one of {', '.join(map(repr, ACTIVATIONS))}"
             )
         grid = (height // size, width // size)
         images = images[:, : grid[0] * size, : grid[1] * size]
