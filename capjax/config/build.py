@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from capjax.config.errors import ConfigError
 from capjax.config.fields import part_of
 from capjax.config.questions import decoder_weights, encoder_stage, is_pretrained
+from capjax.config.sections import RunFields
 from capjax.data.dataset import ImageScorer, Scorer
 from capjax.data.images import Resize
 from capjax.data.tokenizer import Tokenizer
@@ -22,7 +23,7 @@ from capjax.evaluate.scoring import Metric
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
 from capjax.parts import METRICS
-from capjax.parts.check import Field, fields_of, given_fields
+from capjax.parts.check import fault, fields_of, given_fields
 from capjax.parts.registry import PartError
 from capjax.pretrained.captioners.gpt2 import read_gpt2
 from capjax.pretrained.encoders import load_encoder
@@ -88,8 +89,14 @@ def resize(dataset: ConfigDict) -> Resize:
 
 def encoder(config: ConfigDict) -> nn.Module:
     """The module of the config's encoder section."""
-    given = {"dtype": _DTYPES[config.dtype]}
-    return _make(config, "encoder", part_of(config, "encoder"), given)
+    return _make(config, "encoder", part_of(config, "encoder"), {"dtype": _dtype(config)})
+
+
+def _dtype(config: ConfigDict) -> Any:
+    """The type that the model computes in."""
+    if message := fault(fields_of(RunFields)["dtype"].type, config.dtype):
+        raise ConfigError(f"config.dtype={config.dtype!r} {message}")
+    return _DTYPES[config.dtype]
 
 
 def captioner(
@@ -115,7 +122,7 @@ def captioner_of(config: ConfigDict, vocab_size: int, **more: Any) -> Captioner:
       ConfigError: there is no such encoder or decoder, a field is another's or missing, or fields
         do not fit each other.
     """
-    dtype = {"dtype": _DTYPES[config.dtype]}
+    dtype = {"dtype": _dtype(config)}
     adapter = _make(config, "adapter", Adapter, dtype) if "adapter" in config else None
     # Positions: bos and the words of the longest caption.
     given = {**dtype, "vocab_size": vocab_size, "max_length": config.dataset.max_length, **more}
@@ -127,7 +134,7 @@ def _make(
     config: ConfigDict, section: str, part: type[nn.Module], given: dict[str, Any]
 ) -> nn.Module:
     """The module of a section; of `given` it takes what it has fields for."""
-    known: dict[str, Field] = fields_of(part)
+    known = fields_of(part)
     training = fields_of(part.training)
     fields = {n: v for n, v in config[section].items() if n != "name" and n not in training}
     unknown = sorted(fields.keys() - known.keys())

@@ -80,14 +80,14 @@ def part_of(config: ConfigDict, section: str) -> Any:
         raise ConfigError(f"config.{section}.name={name!r}: {error}") from error
 
 
-def part_fields(config: ConfigDict, section: str) -> dict[str, Field]:
+def part_fields(config: ConfigDict, section: str) -> Mapping[str, Field]:
     """The fields of a section that names a part, but for the name."""
     part = part_of(config, section)
     found = fields_of(part)
     if section == "dataset":
         return {**fields_of(CommonFields), **{n: Field(f.type, True) for n, f in found.items()}}
     if training := getattr(part, "training", None):
-        found |= fields_of(training)
+        return {**found, **fields_of(training)}
     return found
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from capjax.parts.types import BuilderField, Lengths, NotEmpty, Range
@@ -25,7 +25,8 @@ class Field:
     required: bool
 
 
-def fields_of(part: type | Callable) -> dict[str, Field]:
+@functools.cache
+def fields_of(part: type | Callable) -> Mapping[str, Field]:
     """The config fields of a dataclass, or the keyword-only parameters of a function, by name.
 
     Left out are fields marked as `Given`, those that begin with an underscore, and "name", by which
@@ -55,10 +56,12 @@ def fields_of(part: type | Callable) -> dict[str, Field]:
     }
 
 
-def given_fields(part: type) -> set[str]:
+@functools.cache
+def given_fields(part: type) -> frozenset[str]:
     """The names of a part's fields that are marked as `Given`."""
     types = typing.get_type_hints(part, include_extras=True)
-    return {field.name for field in dataclasses.fields(part) if _is_given(types[field.name])}
+    fields = dataclasses.fields(part)
+    return frozenset(field.name for field in fields if _is_given(types[field.name]))
 
 
 @functools.cache

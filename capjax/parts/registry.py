@@ -1,5 +1,6 @@
 """Parts by name: capjax's own, a file each in one folder, and those that a user registers."""
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -47,14 +48,14 @@ class Registry:
         Raises:
           PartError: capjax has a part of this name.
         """
-        if name in self._own():
+        if name in self._own:
             raise PartError(f"capjax has a {self.kind} {name!r} already: give yours another name")
         self._registered[name] = part
         return part
 
     def names(self) -> list[str]:
         """The names of all parts, sorted; imports none of them."""
-        return sorted({*self._own(), *self._registered, *self._entry_points()})
+        return sorted({*self._own, *self._registered, *self._entry_points()})
 
     def __contains__(self, name: str) -> bool:
         return name in self.names()
@@ -71,7 +72,7 @@ class Registry:
                 module, _, attribute = part.partition(":")
                 part = self._registered[name] = getattr(importlib.import_module(module), attribute)
             return part
-        if name in self._own():
+        if name in self._own:
             return importlib.import_module(f"{self._folder}.{name}").PART
         if load := self._entry_points().get(name):
             return self.register(name, load())
@@ -81,13 +82,15 @@ class Registry:
             f"command line, `import` in Python (docs/extending.md){self._hint}"
         )
 
-    def _own(self) -> set[str]:
+    @functools.cached_property
+    def _own(self) -> frozenset[str]:
         # Found without an import: the folder's package may need JAX.
         spec = importlib.util.find_spec(self._folder) if self._folder else None
         if spec is None:
-            return set()
+            return frozenset()
         found = pkgutil.iter_modules(spec.submodule_search_locations)
-        return {module.name for module in found if not module.name.startswith("_")}
+        names = (module.name for module in found)
+        return frozenset(name for name in names if not name.startswith("_"))
 
     def _entry_points(self) -> dict[str, Callable[[], Any]]:
         points = importlib.metadata.entry_points(group=f"capjax.{self.kind}s")

@@ -6,7 +6,7 @@ import numpy as np
 from capjax.config import build
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.models.captioner import split_frozen
-from capjax.run import workdir
+from capjax.run.workdir import Workdir
 from capjax.train.state import init_state
 from configs import base
 
@@ -15,12 +15,12 @@ WORDS = "a b c d e f g h i j k l m n o p"
 
 def write_run(directory, config, tokenizer, variables, **data) -> None:
     """Writes the workdir of a config with these variables, saved at step 0."""
-    directory = str(directory)
+    workdir = Workdir(directory)
     params, frozen = split_frozen(variables, *build.frozen_parts(config))
-    workdir.save(directory, config, tokenizer, {"tokenizer": tokenizer.fingerprint, **data})
-    workdir.save_frozen(directory, frozen)
+    workdir.save(config, tokenizer, {"tokenizer": tokenizer.fingerprint, **data})
+    workdir.save_frozen(frozen)
     state = jax.tree.map(np.asarray, init_state(params, build.optimizer(config), ema=False))
-    with build.checkpoints(directory, config) as checkpoints:
+    with workdir.checkpoints(config) as checkpoints:
         checkpoints.save(state, {"best": None, "waited": 0}, None)
 
 
