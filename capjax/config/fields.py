@@ -55,9 +55,10 @@ def check_fields(config: ConfigDict) -> None:
     for name in sorted(given.keys() - known.keys()):
         section, _, field = name.partition(".")
         if section in PARTS:
+            own = [other for other in known if other.startswith(f"{section}.")]
             raise ConfigError(
                 f"config.{section} of the name {config[section].get('name')!r} has no {field}; "
-                f"{nearest(name, known)}"
+                f"{nearest(name, own)}"
             )
         raise ConfigError(f"config.{name}: there is no such field; {nearest(name, known)}")
     missing = sorted(name for name in known.keys() - given.keys() if known[name].required)
