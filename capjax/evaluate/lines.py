@@ -9,7 +9,7 @@ from capjax.evaluate.captioning import Caption
 from capjax.evaluate.stream import Answer
 
 # Line ends, control characters and surrogates, which UTF-8 can't encode.
-_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def answer_row(answer: Answer) -> dict[str, Any]:
@@ -53,4 +53,4 @@ def text_line(answer: Answer) -> bytes:
 
 def printable(text: str) -> str:
     """Text on one line: control characters and bytes that are not UTF-8 as Python escapes."""
-    return _ODD.sub(lambda found: repr(found[0])[1:-1], text)
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)

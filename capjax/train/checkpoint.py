@@ -104,7 +104,7 @@ class Checkpoints:
             return
         self._finish()
         step = int(state.step)
-        trees = {"params": state.params, "optimizer": _rest(state)}
+        trees = {"params": state.params, "optimizer": _optimizer_item(state)}
         if state.ema is not None:
             trees["ema"] = state.ema
         checksums = {name: _checksum(tree) for name, tree in trees.items()}
@@ -175,7 +175,7 @@ class Checkpoints:
         Raises:
           CheckpointError: the checkpoint is damaged, or its structure is not that of `like`.
         """
-        trees = {"params": like.params, "optimizer": _rest(like)}
+        trees = {"params": like.params, "optimizer": _optimizer_item(like)}
         if like.ema is not None:
             trees["ema"] = like.ema
         progress = self.progress(step)
@@ -347,7 +347,7 @@ def _json_checksum(value: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
-def _rest(state: TrainState) -> dict[str, Any]:
+def _optimizer_item(state: TrainState) -> dict[str, Any]:
     """The part of the state that only training needs."""
     rest = {"step": state.step, "state": state.opt_state}
     return rest if state.baseline is None else {**rest, "baseline": state.baseline}

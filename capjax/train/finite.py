@@ -116,7 +116,7 @@ class Watch:
         self.read(state)
         for what, params in (("parameters", state.params), ("moving average", state.ema)):
             if params is not None and (bad := bad_parts(devices.unreplicate(params))):
-                where = _list(_whole(bad, part_names(params)))
+                where = _join(_merge_parts(bad, part_names(params)))
                 raise NonFiniteError(
                     f"after step {step} the {what} of {where} are not finite or are beyond 1e19. "
                     f"{ADVICE}"
@@ -134,9 +134,9 @@ def _reason(step: int, found: np.ndarray, params: Any, streak: int) -> str:
     names = part_names(params)
     parts = [name for name, bad in zip(names, found[1:], strict=True) if bad]
     what = ["the loss"] if found[0] else []
-    what += [f"the gradient of {_list(_whole(parts, names))}"] if parts else []
+    what += [f"the gradient of {_join(_merge_parts(parts, names))}"] if parts else []
     sick = bad_parts(params)
-    already = f"the parameters of {_list(sick)} were not finite" if sick else "the parameters were"
+    already = f"the parameters of {_join(sick)} were not finite" if sick else "the parameters were"
     again = f", after {streak - 1} other skipped updates" if streak > 1 else ""
     more = "" if sick else "; or skip such steps with config.optimizer.skip_nonfinite"
     verb = "are" if len(what) > 1 else "is"
@@ -149,7 +149,7 @@ def _by_part(tree: Any) -> Iterator[tuple[str, Any]]:
         yield jax.tree_util.keystr(at[:2], simple=True, separator="/"), leaf
 
 
-def _whole(bad: list[str], names: list[str]) -> list[str]:
+def _merge_parts(bad: list[str], names: list[str]) -> list[str]:
     """The names `bad`, where all parts of an encoder, adapter or decoder become its name."""
     whole = {name.split("/")[0] for name in names} - {
         name.split("/")[0] for name in names if name not in bad
@@ -157,7 +157,7 @@ def _whole(bad: list[str], names: list[str]) -> list[str]:
     return sorted({name.split("/")[0] if name.split("/")[0] in whole else name for name in bad})
 
 
-def _list(names: Iterable[str]) -> str:
+def _join(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

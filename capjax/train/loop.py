@@ -127,7 +127,7 @@ def train(
     clock = _Clock()
     step = start
 
-    def look() -> dict[str, float] | None:
+    def evaluate_and_log() -> dict[str, float] | None:
         """Evaluates and logs; returns the ranking metric, or None if a signal interrupted it."""
         bar.set_description_str("evaluate")
         try:
@@ -150,7 +150,7 @@ def train(
         checkpoints.save(saved, dataclasses.asdict(stopping) | watch.progress, ranked)
 
     if step > stopping.evaluated and cadence.evaluates(step):
-        save(look())
+        save(evaluate_and_log())
     leaves = interruption.requested
     while step < cadence.num_steps and not stopping.exhausted and not leaves:
         state, metrics = step_fn(state, next(batches))
@@ -178,7 +178,7 @@ def train(
         leaves = interruption.requested or processes.asked_to_stop(step)
         if due or leaves or regular:
             watch.check(step, state)
-        ranked = look() if due else None
+        ranked = evaluate_and_log() if due else None
         leaves = leaves or (due and interruption.requested)
         if due or leaves or regular:
             save(ranked)

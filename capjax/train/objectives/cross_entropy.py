@@ -73,7 +73,7 @@ class CrossEntropy:
             share += self.attention_penalty * penalty / counts["captions"]
             sums["attention_penalty"] = penalty
         if baseline is not None:
-            share += self._draws(output.aux, losses, batch, baseline) / counts["tokens"]
+            share += self._reinforce_loss(output.aux, losses, batch, baseline) / counts["tokens"]
         return share, sums
 
     def scalars(
@@ -87,7 +87,7 @@ class CrossEntropy:
             found["own_words"] = self.own_words(step)
         return found
 
-    def _draws(
+    def _reinforce_loss(
         self,
         aux: dict[str, jax.Array],
         losses: TokenLosses,
