@@ -1,1 +1,1 @@
-"""Caption a split, score it, and draw where the model looked."""
+"""Captions of a split, their scores, and figures of attention."""

@@ -1,4 +1,4 @@
-"""Figures of where each word of a caption looked, and how their files are called."""
+"""Figures of the attention at each word of a caption, and their file names."""
 
 import hashlib
 import os
@@ -17,21 +17,24 @@ from capjax.evaluate.captioning import Caption
 from capjax.evaluate.figures import save_figure, save_picture
 
 COLUMNS = 5
-# Of a picture in a table, in pixels: its longer side, and the margin around it.
+# Longer side of an image in a table, and the margin around it, in pixels.
 _CELL, _MARGIN = 128, 4
-# Of a column's name, about the width of a letter in pixels.
+# Approximate width of a letter of a column's name, in pixels.
 _LETTER = 9
 _DPI = 100
 _SCALE = "Each map is scaled from 0 to its own maximum."
 
-# Over what attention is averaged: layers and heads, heads, or nothing.
+# Attention is averaged over layers and heads, over heads, or not at all.
 By = Literal["mean", "layer", "head"]
 
 
 def attention_figure(pixels: np.ndarray, caption: Caption, view: View = overlay) -> Figure:
-    """The picture, uint8 [H, W, 3], and a view of it at each word of the caption.
+    """Draws the image and a view of it at each word, with attention averaged over layers and heads.
 
-    Attention is averaged over layers and heads; see `capjax.evaluate.attention_maps`.
+    Args:
+      pixels: the image, uint8 [H, W, 3].
+      caption: with attention.
+      view: see `capjax.evaluate.attention_maps.View`.
     """
     maps = grid_maps(caption).mean(axis=(1, 2))
     rows = -(-(len(maps) + 1) // COLUMNS)
@@ -45,18 +48,20 @@ def attention_figure(pixels: np.ndarray, caption: Caption, view: View = overlay)
     axes[0].imshow(pixels, interpolation="nearest")
     for axis, word, grid in zip(axes[1:], caption.words, maps, strict=False):
         axis.imshow(view(pixels, grid), interpolation="nearest")
-        # Words are text, never mathematics: a lone dollar sign must not start a formula.
+        # Words are plain text: a dollar sign must not start a formula.
         axis.set_title(word, fontsize=11, parse_math=False)
     _set_title(figure, caption.text)
     return figure
 
 
 def views_figure(pixels: np.ndarray, caption: Caption, views: Sequence[str]) -> Figure:
-    """A table of the picture at each word, with a row a view; see `attention_figure`.
+    """Draws a table with a column for each word and a row for each view.
+
+    Attention is averaged over layers and heads.
 
     Args:
-      pixels: the picture.
-      caption: with a word at least.
+      pixels: the image, uint8 [H, W, 3].
+      caption: with attention and at least one word.
       views: names in `capjax.evaluate.attention_maps.VIEWS`.
     """
     small = _small(pixels)
@@ -66,11 +71,11 @@ def views_figure(pixels: np.ndarray, caption: Caption, views: Sequence[str]) -> 
 
 
 def layers_figure(pixels: np.ndarray, caption: Caption, view: View = overlay) -> Figure:
-    """A table of the picture at each word, with a row a layer, whose heads are averaged.
+    """Draws a table with a column for each word and a row for each layer, averaged over heads.
 
     Args:
-      pixels: the picture.
-      caption: with a word at least.
+      pixels: the image, uint8 [H, W, 3].
+      caption: with attention and at least one word.
       view: see `attention_figure`.
     """
     small = _small(pixels)
@@ -81,7 +86,7 @@ def layers_figure(pixels: np.ndarray, caption: Caption, view: View = overlay) ->
 
 
 def heads_figure(pixels: np.ndarray, caption: Caption, word: int, view: View = overlay) -> Figure:
-    """A table of the picture at one word, with a row a layer and a column a head.
+    """Draws a table of one word, with a row for each layer and a column for each head.
 
     Raises:
       IndexError: the caption has no such word.
@@ -103,15 +108,15 @@ def _table(
     columns: Sequence[str],
     title: str,
 ) -> Figure:
-    """The picture beside a table of cells, uint8 [R, C, h, w, 3]."""
-    # As one image: hundreds of axes would take a minute to lay out.
-    # Columns of portraits are wider than these, or their names would run into each other.
+    """Draws the image beside cells, uint8 [rows, columns, height, width, 3]."""
+    # The cells become one image: the layout of hundreds of axes would take a minute. Narrow cells
+    # are padded to the width of the column names.
     side = (_LETTER * max(map(len, columns)) - cells.shape[3]) // 2
     margins = [(0, 0), (0, 0), (_MARGIN,) * 2, (max(_MARGIN, side),) * 2, (0, 0)]
     cells = np.pad(cells, margins, constant_values=255)
     count, width, height, across, _ = cells.shape
     table = cells.swapaxes(1, 2).reshape(count * height, width * across, 3)
-    # About a pixel a pixel, with room for the picture and the names.
+    # Cells keep their size in pixels; the rest is room for the image and the names.
     inches = table.shape[1] / _DPI + 3.4, max(table.shape[0] / _DPI, 1.6) + 0.9
     figure = Figure(figsize=inches, layout="constrained")
     FigureCanvasAgg(figure)
@@ -132,13 +137,13 @@ def _table(
 
 
 def _set_title(figure: Figure, text: str) -> None:
-    # Matplotlib's own wrapping takes dollar signs for mathematics all the same.
+    # Matplotlib's own wrapping would still read dollar signs as mathematics.
     lines = textwrap.fill(text, int(9 * figure.get_figwidth()))
     figure.suptitle(lines, fontsize=12, parse_math=False)
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:
-    """The picture at the size of a cell."""
+    """Reduces the image to the size of a cell."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((_CELL, _CELL))
     return np.asarray(picture)
@@ -153,19 +158,19 @@ def save_attention(
     by: By = "mean",
     words: Sequence[str] = (),
 ) -> None:
-    """Draws where each word of a caption looked.
+    """Writes figures of the attention at each word of a caption.
 
-    Attention averaged over layers and heads makes one file, STEM.png; by layer a file a view,
-    STEM-layers-overlay.png; by head a file a view and word, STEM-heads-overlay-01.png.
+    `by` "mean" writes STEM.png; "layer" one file for each view, STEM-layers-overlay.png; "head" one
+    file for each view and word, STEM-heads-overlay-01.png.
 
     Args:
-      stem: of the files; see `file_stem`.
-      pixels: the picture, uint8 [H, W, 3].
-      caption: of it, with attention.
+      stem: path of the files without their ends; see `file_stem`.
+      pixels: the image, uint8 [H, W, 3].
+      caption: of the image, with attention.
       views: names in `capjax.evaluate.attention_maps.VIEWS`.
-      by: what has a map of its own.
-      words: "first", "last" or a number from 1 on: each is laid over the picture in a file of its
-        own, STEM-first.png, if the caption has it.
+      by: averages attention over layers and heads ("mean"), over heads ("layer"), or not ("head").
+      words: "first", "last" or numbers from 1: the overlay of each, if the caption has that word,
+        is written to its own file, STEM-first.png.
     """
     for name, figure in _figures(pixels, caption, views, by):
         save_figure(figure, f"{stem}{name}.png", _DPI)
@@ -180,8 +185,8 @@ def save_attention(
 def _figures(
     pixels: np.ndarray, caption: Caption, views: Sequence[str], by: By
 ) -> Iterator[tuple[str, Figure]]:
-    """(what a file's name ends in, figure), each drawn when it is asked for."""
-    if not caption.words:  # There are no rows to draw.
+    """Yields (end of the file name, figure)."""
+    if not caption.words:  # There are no columns to draw.
         by, views = "mean", views[:1]
     if by == "mean" and len(views) == 1:
         yield "", attention_figure(pixels, caption, VIEWS[views[0]])
@@ -200,8 +205,8 @@ def _figures(
 
 
 def file_stem(directory: str, name: str) -> str:
-    """A path for a picture's figures that tells which it is, and that no two pictures share."""
-    # A file name's length has a limit in bytes.
+    """Builds a readable path for the figures of an image, unique by a hash of its name."""
+    # The length of a file name is limited in bytes.
     stem = re.sub(r"[^\w.-]+", "_", os.path.basename(name.rstrip("/"))).encode()[:80]
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()
     return os.path.join(directory, f"{stem.decode(errors='ignore')}-{digest[:8]}")

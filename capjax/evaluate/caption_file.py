@@ -1,4 +1,4 @@
-"""Captions on disk, a line an image, that a later process may add to."""
+"""JSON-lines files of captions that a later process can continue."""
 
 import fcntl
 import json
@@ -14,46 +14,46 @@ from capjax.files.text import dotted
 
 
 class CaptionFileError(ReportedError, ValueError):
-    """A file of captions that can't be used as asked; the message names it and what would work."""
+    """A file of captions can't be used as requested; the message names it and a remedy."""
 
 
 class CaptionFile:
-    """JSON lines of {"image": ..., "caption": ... or "error": ...}, each complete when written.
+    """JSON lines of {"image": ..., "caption": ... or "error": ...}, each written at once.
 
-    What made them lies beside, in FILE.meta.json. A process at a time writes.
+    FILE.meta.json holds the settings that made them. A lock admits one writing process.
 
     Attributes:
       done: images that had a caption when the file was opened.
     """
 
     def __init__(self, path: str, made_by: Mapping[str, Any], *, resume: bool):
-        """Opens a new file, or with `resume` goes on with one that is there.
+        """Opens a new file, or with `resume` an existing one.
 
-        From the latter a last line that was cut short and all errors are removed: these images are
-        to be tried again.
+        A truncated last line and all errors are removed from an existing file, so that these images
+        are captioned again.
 
         Args:
-          path: the file.
-          made_by: all that the captions depend on beside the images, for JSON.
-          resume: whether the file may have captions.
+          path: path of the file.
+          made_by: JSON values, all that the captions depend on besides the images.
+          resume: True to continue a file with captions.
 
         Raises:
-          CaptionFileError: there are captions and no `resume`; or they were made by something
-            else, by fields; or a line is none of this format; or another process writes.
-          OSError: it can't be written.
+          CaptionFileError: the file has captions and `resume` is False; `made_by` differs, with
+            the fields named; a line has another format; or another process writes the file.
+          OSError: the file can't be written.
         """
-        # A link is to stay one when its file is replaced.
+        # The target of a link is replaced, not the link.
         self.path = os.path.realpath(path)
         self._meta = f"{self.path}.meta.json"
         made_by = json.loads(json.dumps(made_by))
         if os.path.exists(self.path) and not os.path.isfile(self.path):
-            raise CaptionFileError(f"{path} is no file; give the name of a new one")
+            raise CaptionFileError(f"{path} is not a file; give the name of a new one")
         there = os.path.exists(self.path) and os.path.getsize(self.path) > 0
         if there and not resume:
-            raise CaptionFileError(f"{path} has captions; go on with --resume, or give a new name")
+            raise CaptionFileError(f"{path} has captions; continue with --resume or a new name")
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         self.done: set[str] = set()
-        # Of a file's bytes nothing waits in this process: each line is one write.
+        # Unbuffered: each line is one write.
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
         try:
             self._lock()
@@ -67,28 +67,28 @@ class CaptionFile:
             raise
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Adds a row.
+        """Appends a row.
 
         Raises:
-          CaptionFileError: the disk is full, or gone.
+          CaptionFileError: writing fails, such as on a full disk.
         """
         line = memoryview(json_line(row))
         try:
             while line:
                 line = line[self._file.write(line) :]
-        except OSError as error:  # What was written of the line is cut when the file is resumed.
+        except OSError as error:  # Resuming removes the truncated line.
             raise CaptionFileError(
-                f"{self.path}: {error.strerror}; mend that and go on with --resume"
+                f"{self.path}: {error.strerror}; fix that and continue with --resume"
             ) from error
 
     def close(self) -> None:
         self._file.close()
 
     def _lock(self) -> None:
-        """Keeps the file to this process until it is closed."""
+        """Locks the file until it is closed."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who had it may have put another in its place.
+            # The previous owner of the lock may have replaced the file.
             mine = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
         except BlockingIOError:
             mine = False
@@ -103,7 +103,7 @@ class CaptionFile:
                 saved = dotted(json.load(stream))
         except (OSError, ValueError, AttributeError) as error:
             raise CaptionFileError(
-                f"{self._meta}, which says what made {self.path}, can't be read: {error}; "
+                f"{self._meta}, with the settings of {self.path}, can't be read: {error}; "
                 "give a new name"
             ) from error
         given = dotted(made_by)
@@ -115,12 +115,12 @@ class CaptionFile:
         ]
         if changed:
             raise CaptionFileError(
-                f"{self.path} has captions that something else made; give a new name, or the "
+                f"{self.path} has captions made with other settings; give a new name, or the "
                 "same settings:\n" + "\n".join(changed)
             )
 
     def _keep_captions(self) -> None:
-        """Replaces the file by its captions alone, and remembers whose they are."""
+        """Removes all rows without a caption, and collects the images of the others."""
         rest = open(f"{self.path}.tmp", "wb")  # noqa: SIM115
         try:
             fcntl.flock(rest, fcntl.LOCK_EX)
@@ -140,7 +140,7 @@ class CaptionFile:
 
 
 def _captions(path: str) -> Iterator[tuple[str, bytes]]:
-    """(image, line) of the captions of a file whose last line may be incomplete."""
+    """Yields (image, line) of each caption of a file, without a truncated last line."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
@@ -149,10 +149,10 @@ def _captions(path: str) -> Iterator[tuple[str, bytes]]:
                 row = json.loads(line)
                 image, caption = row["image"], row.get("caption")
                 if not isinstance(image, str) or (caption is None and "error" not in row):
-                    raise ValueError("neither a caption nor an error of an image")
+                    raise ValueError("it has no image with a caption or an error")
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise CaptionFileError(
-                    f"{path}: line {number} is no row of captions ({error}); remove it, or give "
+                    f"{path}: line {number} is not a row of captions ({error}); remove it, or give "
                     "a new name"
                 ) from error
             if caption is not None:

@@ -1,7 +1,4 @@
-"""Captions for batches of images: a decoding method, mapped over devices.
-
-Legend: B images, K beams, T tokens, N attention maps, P memory positions.
-"""
+"""Captions for batches of images, decoded on all devices. Shapes: see docs/architecture.md."""
 
 import dataclasses
 import functools
@@ -27,15 +24,15 @@ from capjax.parallel import devices
 )
 @dataclasses.dataclass(frozen=True)
 class BeamSearch:
-    """Beam search with the meaning that `transformers.generate` gives its fields.
+    """Settings of beam search, with the meaning they have in `transformers.generate`.
 
-    A pytree without leaves: each setting is its own program.
+    A pytree without leaves: each setting is compiled separately.
 
     Attributes:
-      num_beams: 1 is greedy.
-      length_penalty: exponent of the length that divides a hypothesis's log-probability.
+      num_beams: K; 1 is greedy.
+      length_penalty: exponent of the length that divides the log-probability of a hypothesis.
       early_stopping: True, False or "never".
-      max_length: tokens at most, bos and eos counted.
+      max_length: largest number of tokens, with bos and eos.
     """
 
     num_beams: int
@@ -45,7 +42,7 @@ class BeamSearch:
 
     @property
     def label(self) -> str:
-        """Names a result file."""
+        """Part of the name of result files."""
         return (
             f"beam{self.num_beams}-lp{self.length_penalty:g}-max{self.max_length}-"
             f"early{str(self.early_stopping).lower()}"
@@ -59,14 +56,14 @@ class BeamSearch:
 )
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """One sample an image from the model's distribution.
+    """Settings of sampling one caption for each image.
 
-    A pytree: one program samples at every temperature and with every seed.
+    A pytree: all temperatures and seeds share one compiled program.
 
     Attributes:
       temperature: divides the logits; 0 is greedy.
-      max_length: tokens at most, bos and eos counted.
-      seed: of the samples.
+      max_length: largest number of tokens, with bos and eos.
+      seed: random seed.
     """
 
     temperature: float
@@ -75,7 +72,7 @@ class Sampling:
 
     @property
     def label(self) -> str:
-        """Names a result file."""
+        """Part of the name of result files."""
         return f"temperature{self.temperature:g}-max{self.max_length}-seed{self.seed}"
 
 
@@ -84,18 +81,18 @@ Method = BeamSearch | Sampling
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-    """What a model says of one image.
+    """A generated caption of one image.
 
     Attributes:
       text: the caption.
-      log_prob: its log-probability under the model, in nats.
-      score: what the search ranked by; for beam search the length-normalised log-probability.
-      finished: whether it ended with eos, or was cut at the length limit.
-      words: the text of each token, without eos.
-      attention: float32 [len(words), N, P], or None when not asked for.
-      grid: (h, w) of the memory's spatial positions; P == prefix + h * w.
-      prefix: memory positions outside the grid.
-      layers: of the N maps, N / layers are heads of the first, and so on.
+      log_prob: log-probability under the model, in nats.
+      score: length-normalised log-probability for beam search, otherwise `log_prob`.
+      finished: True if it ended with eos, False if it was truncated at the length limit.
+      words: text of each of the T tokens without eos.
+      attention: float32 [T, N, P], or None if not requested.
+      grid: (h, w) of the spatial memory positions; P == prefix + h * w.
+      prefix: number of memory positions before the grid.
+      layers: number of layers; the N maps are the heads of the first layer, then the second, ...
     """
 
     text: str
@@ -115,7 +112,7 @@ class Caption:
 class CaptionBatches:
     """Captions batches of images with one model.
 
-    It is compiled once for each shape of a batch, each beam search and each length of samples.
+    Compiles once for each batch shape, each `BeamSearch` and each `max_length` of `Sampling`.
     """
 
     def __init__(
@@ -126,14 +123,14 @@ class CaptionBatches:
         attention: bool = False,
         together: bool = False,
     ):
-        """Prepares to caption.
+        """Prepares the captioner; nothing is compiled yet.
 
         Args:
           model: the captioner.
-          tokenizer: makes texts of its tokens.
-          attention: asks for the weights of every word.
-          together: batches are this process's rows of larger ones, and every process is given the
-            captions of all rows; all processes take part.
+          tokenizer: converts tokens to text.
+          attention: True to return the attention of each word.
+          together: True if each batch holds the rows of this process only. Every process then
+            yields the captions of all rows, and all processes must take part.
         """
         self._tokenizer, self._together = tokenizer, together
         self._attention, self._layers = attention, model.decoder.attention_layers
@@ -143,7 +140,7 @@ class CaptionBatches:
             variables: Any, method: Method, images: jax.Array, index: jax.Array
         ) -> dict[str, jax.Array]:
             memory = model.apply(variables, images, method="encode")
-            self._grid = (memory.grid, memory.prefix)  # Static: known when this is traced.
+            self._grid = (memory.grid, memory.prefix)  # Static, so known at tracing.
             decode = make_decode(model, tokenizer, method, attention=attention)
             return decode(variables, memory, index)
 
@@ -152,13 +149,13 @@ class CaptionBatches:
     def __call__(
         self, variables: Any, batches: Iterable[Mapping[str, np.ndarray]], method: Method
     ) -> Iterator[tuple[int, Caption]]:
-        """Yields (index, caption) for every real row of the batches.
+        """Yields (index, caption) for every row of the batches that is not padding.
 
         Args:
           variables: replicated.
-          batches: "image" [B, H, W, 3] or "features" [B, P, F], and "index" int32 [B], -1 in rows
-            that only fill the batch; B divides over the local devices.
-          method: how to decode.
+          batches: "image" [B, H, W, 3] or "features" [B, P, F], and "index" int32 [B], -1 in
+            padding rows. B must be a multiple of the local devices.
+          method: the decoding method.
 
         Raises:
           ValueError: a temperature below 0.
@@ -178,7 +175,7 @@ class CaptionBatches:
 
     def _caption(self, result: dict[str, np.ndarray], row: int) -> Caption:
         finished = bool(result["finished"][row])
-        count = int(result["lengths"][row]) - finished  # The eos is no word.
+        count = int(result["lengths"][row]) - finished  # Without eos.
         ids = result["tokens"][row, :count].tolist()
         attention = result["attention"][row, :count] if self._attention else None
         grid, prefix = self._grid
@@ -198,11 +195,11 @@ class CaptionBatches:
 def make_decode(
     model: Captioner, tokenizer: Tokenizer, method: Method, *, attention: bool
 ) -> Callable[[Any, Memory, jax.Array], dict[str, jax.Array]]:
-    """A per-device (variables, memory, index [B]) -> the best caption of each image.
+    """Builds a per-device (variables, memory, index [B]) -> the best caption of each image.
 
-    A sample depends on its image's index, not on the batch or the device that it falls to.
-    Its result has tokens int32 [B, T] without bos, lengths int32 [B] with eos, scores and
-    log_probs float32 [B], finished bool [B], and attention float32 [B, T, N, P] when asked.
+    The result has tokens int32 [B, T] without bos, lengths int32 [B] with eos, scores and log_probs
+    float32 [B], finished bool [B], and attention float32 [B, T, N, P] if requested. A sample
+    depends on the index of its image, not on its batch or device.
     """
     ids = {name: getattr(tokenizer, name) for name in ("bos_id", "eos_id", "pad_id")}
 

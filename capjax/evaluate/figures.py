@@ -1,4 +1,4 @@
-"""Figures of a training, and files of figures and pictures."""
+"""Training curves, and PNG files of figures and images."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -12,31 +12,31 @@ from capjax.files.atomic import write_atomic
 
 
 def save_picture(pixels: np.ndarray, path: str) -> None:
-    """Writes uint8 [H, W, 3] as a PNG atomically, making its folder."""
+    """Writes uint8 [H, W, 3] as a PNG atomically, creating its folder."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, format="png")
     write_atomic(path, content.getvalue())
 
 
 def figure_pixels(figure: Figure) -> np.ndarray:
-    """A figure as uint8 [H, W, 3]."""
+    """Renders a figure as uint8 [H, W, 3]."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
 def save_figure(figure: Figure, path: str, dpi: int = 100) -> None:
-    """Writes a PNG atomically, making its folder."""
+    """Writes a figure as a PNG atomically, creating its folder."""
     content = io.BytesIO()
     figure.savefig(content, dpi=dpi, format="png")
     write_atomic(path, content.getvalue())
 
 
 def training_curve(rows: Sequence[Mapping], metric: str) -> Figure:
-    """Losses, and one validation metric, by step.
+    """Draws the losses, and one validation metric, by step.
 
     Args:
-      rows: of a run's `metrics.jsonl`.
-      metric: drawn on an axis of its own.
+      rows: rows of the `metrics.jsonl` of a run.
+      metric: validation metric of the second axis.
     """
     groups = {
         name: [row for row in rows if row["group"] == name and "loss" in row]

@@ -1,4 +1,4 @@
-"""Captions as lines of text, for people and for programs."""
+"""Captions as lines of text and of JSON."""
 
 import json
 import re
@@ -8,14 +8,14 @@ from typing import Any
 from capjax.evaluate.captioning import Caption
 from capjax.evaluate.stream import Answer
 
-# What ends a line, moves a terminal's cursor or is no UTF-8.
-_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Line ends, control characters and surrogates, which UTF-8 can't encode.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def answer_row(answer: Answer) -> dict[str, Any]:
-    """An answer for JSON: "image" with "caption" and its figures, or with "error".
+    """JSON row of an answer: "image" with "caption", "log_prob", ..., or with "error".
 
-    What the caption saw has its own under "attended", where it was captioned.
+    "attended" holds the caption of the attended image, if there is one.
     """
     if answer.error:
         return {"image": answer.name, "error": str(answer.error)}
@@ -35,14 +35,14 @@ def _caption_row(caption: Caption) -> dict[str, Any]:
 
 
 def json_line(row: Mapping[str, Any]) -> bytes:
-    """A row as a line of UTF-8 JSON; of a file name that is no UTF-8, JSON's escapes."""
+    """Encodes a row as a line of UTF-8 JSON; escapes the bytes of a name that is not UTF-8."""
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def text_line(answer: Answer) -> bytes:
-    """Name and caption of a captioned image, with a tab between, in UTF-8.
+    """UTF-8 line of the name and the caption of an image, separated by a tab.
 
-    The caption of what it saw, where there is one, has a second line: "attended: " and the caption.
+    The caption of the attended image, if there is one, has a second line with "attended: ".
     """
     name = printable(answer.name)
     lines = f"{name}\t{printable(answer.caption.text)}\n"
@@ -52,5 +52,5 @@ def text_line(answer: Answer) -> bytes:
 
 
 def printable(text: str) -> str:
-    """Text on one line: control characters and bytes that are no UTF-8 as Python spells them."""
-    return _ODD.sub(lambda found: repr(found[0])[1:-1], text)
+    """Text on one line: control characters and bytes that are not UTF-8 as Python escapes."""
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)

@@ -1,4 +1,4 @@
-"""Evaluation results on disk: COCO results JSON, and metrics with all that made them."""
+"""Evaluation results: COCO results JSON, and the code version that made them."""
 
 import importlib.metadata
 import re
@@ -13,7 +13,7 @@ from capjax.evaluate.captioning import Caption
 
 
 def coco_results(captions: Mapping[str, Caption]) -> list[dict[str, Any]]:
-    """The COCO results format; a plain decimal image id becomes the integer COCO wants."""
+    """Rows of the COCO results format; a plain decimal image id becomes an integer."""
     return [
         {
             "image_id": int(image_id) if re.fullmatch("0|[1-9][0-9]{0,17}", image_id) else image_id,
@@ -24,7 +24,7 @@ def coco_results(captions: Mapping[str, Caption]) -> list[dict[str, Any]]:
 
 
 def code_version() -> dict[str, str]:
-    """capjax's version, its git commit where it is a checkout, and JAX's version and backend."""
+    """The versions of capjax and JAX, the git commit of a checkout, and the backend of JAX."""
     return {
         "capjax": _package_version(),
         "commit": _commit(),
@@ -41,7 +41,7 @@ def _package_version() -> str:
 
 
 def _commit() -> str:
-    """The checkout's commit; not that of a repository that capjax is installed inside of."""
+    """Commit of the capjax checkout; not of a repository that has it in a virtual environment."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return "no checkout"

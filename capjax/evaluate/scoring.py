@@ -1,4 +1,4 @@
-"""Scores of captions against a split's references."""
+"""Scores of captions against the references of a split."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +11,11 @@ from capjax.metrics import coco
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A scorer of one metric, which a user registers as a function.
+    """Scorer of one metric, which a user registers as a function.
 
     Attributes:
-      name: of the metric.
-      function: (hypotheses, references), both by image id -> the metric's value.
+      name: name of the metric.
+      function: (hypotheses, references), both by image id -> value of the metric.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Metric:
     def __call__(
         self, hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
     ) -> dict[str, float]:
-        """The metric's value by its name."""
+        """Computes {name: value}."""
         return {self.name: float(self.function(hypotheses, references))}
 
 
@@ -35,11 +35,11 @@ def score_captions(
     *,
     meteor: bool | None = None,
 ) -> dict[str, float]:
-    """The COCO scores and those of `scorers`, by name.
+    """Computes the COCO scores and those of `scorers`, by name.
 
     Args:
-      table: the split's raw captions. An image without any can't be scored: such images are left
-        out and counted as "unscored_images".
+      table: raw captions of the split. Images without captions can't be scored; they are counted
+        as "unscored_images".
       hypotheses: image id -> caption.
       scorers: further metrics, of all hypotheses.
       meteor: see `coco.score`.
@@ -57,18 +57,18 @@ def score_captions(
 def image_results(
     table: CaptionTable, hypotheses: Mapping[str, str], scorers: Sequence[ImageScorer] = ()
 ) -> dict[str, Any]:
-    """What intervals, comparisons and galleries of single images need, ready for JSON.
+    """Computes scores of single images, as JSON values, for intervals, comparisons and galleries.
 
     Args:
-      table: as of `score_captions`; images without captions are left out.
+      table: as in `score_captions`; images without captions are omitted.
       hypotheses: image id -> caption.
       scorers: further metrics of each hypothesis: name -> image id -> value.
 
     Returns:
-      image_ids: those scored, I in all.
+      image_ids: the I scored images.
       references: image id -> raw captions.
-      metrics: name -> I values in the order of image_ids, whose mean is the split's value.
-      bleu: "matches" and "totals", I times 4 n-gram lengths, and I "reference_lengths": see
+      metrics: name -> I values in the order of image_ids, whose mean is the value of the split.
+      bleu: "matches" and "totals" [I, 4], by n-gram length, and "reference_lengths" [I]: see
         `coco.bleu_of`.
     """
     references = _references(table, hypotheses)
@@ -95,6 +95,6 @@ def image_results(
 
 
 def _references(table: CaptionTable, hypotheses: Mapping[str, str]) -> dict[str, Sequence[str]]:
-    """The captions of the images that were captioned, but for images without any."""
+    """References of the captioned images that have any, by image id."""
     captions = dict(zip(table.image_ids, table.captions, strict=True))
     return {image_id: captions[image_id] for image_id in hypotheses if captions[image_id]}

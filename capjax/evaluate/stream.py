@@ -1,4 +1,4 @@
-"""Captions of images that come one after the other, without end if need be."""
+"""Captions of a stream of images, which can be endless."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,18 +12,18 @@ from capjax.data.images import ImageError, Resize, load_pixels
 from capjax.evaluate.attention_maps import attended_picture
 from capjax.evaluate.captioning import Caption
 
-# Side of the picture that attention is drawn on.
+# Longer side of the image that attention is drawn on.
 _THUMBNAIL = 448
 
 Batch = Mapping[str, np.ndarray]
 
 
 class Picture(NamedTuple):
-    """What is kept of a photograph until it has its caption.
+    """An image that waits for its caption.
 
     Attributes:
-      pixels: the model's, uint8 [S, S, 3].
-      thumbnail: a small one to draw on, uint8 [h, w, 3], of what the model sees; or None.
+      pixels: input of the model, uint8 [H, W, 3].
+      thumbnail: uint8 image to draw attention on, cropped to what the model sees; or None.
     """
 
     pixels: np.ndarray
@@ -31,14 +31,14 @@ class Picture(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """What a caption saw, see `attended_picture`, uint8 [S, S, 3]; and the caption of that."""
+    """The image of `attended_picture`, uint8 [H, W, 3], and its caption."""
 
     pixels: np.ndarray
     caption: Caption
 
 
 class Answer(NamedTuple):
-    """What became of one name: a caption, with what else was asked for; or an error."""
+    """The caption of one named image, with what else was requested; or an error."""
 
     name: str
     caption: Caption | None = None
@@ -50,14 +50,14 @@ class Answer(NamedTuple):
 def picture_reader(
     read: Callable[[str], Image.Image], resize: Resize, *, thumbnail: bool
 ) -> Callable[[str], Picture]:
-    """From a name to its `Picture`; `read` gives what it names, upright and RGB."""
+    """Builds a reader, name -> `Picture`; `read` must return an upright RGB image."""
 
     def read_picture(name: str) -> Picture:
         picture = read(name)
         pixels = load_pixels(picture, resize, name=name)
         if not thumbnail:
             return Picture(pixels, None)
-        # Attention says nothing of what the model does not see.
+        # Attention covers only what the model sees.
         picture = picture.crop(resize.seen(*picture.size))
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
         return Picture(pixels, np.asarray(picture))
@@ -76,16 +76,16 @@ def caption_stream(
 ) -> Iterator[list[Answer]]:
     """Yields the answers to each batch of names, in order, as soon as it is captioned.
 
-    While a batch is captioned, threads read the next. Nothing of a picture is kept any longer.
+    While a batch is captioned, threads read the next one. Images are dropped after that.
 
     Args:
-      batches: up to `size` (index, name) each; an empty one says that no name is there yet.
-      read: raises ImageError where a name is of no use; called by several threads.
-      caption: from batches of "image" [size, S, S, 3] and "index" int32 [size] (-1 fills the
-        batch) to captions by index. Batches have one shape, so it is compiled once.
-      size: rows of a batch.
-      num_threads: threads that read.
-      attended: whether what each caption saw is captioned, too, for which captions need attention.
+      batches: up to B (index, name) pairs each; empty if no name is available yet.
+      read: raises ImageError if a name can't be used; called by several threads.
+      caption: maps batches of "image" [B, H, W, 3] and "index" int32 [B], -1 in padding rows, to
+        (index, caption). All batches have one shape, so it is compiled once.
+      size: B.
+      num_threads: number of threads that read.
+      attended: True to caption the attended image of each caption, too; needs attention.
     """
     pool = ThreadPoolExecutor(num_threads)
     ahead: deque[tuple[int, str, Future]] = deque()
@@ -96,14 +96,14 @@ def caption_stream(
             ahead = coming
         yield _answer(ahead, caption, size, attended)
     finally:
-        # Reached too when the caller stops early; what is read then is of no use.
+        # Also reached if the caller stops early; images read ahead are dropped.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _answer(
     ahead: deque[tuple[int, str, Future]], caption: Callable, size: int, attended: bool
 ) -> list[Answer]:
-    """The answers to what was read ahead, which is used up."""
+    """Empties `ahead` and returns the answers to its names."""
     answers, pixels, index = [], [], np.full(size, -1, np.int32)
     while ahead:
         place, name, picture = ahead.popleft()
@@ -130,7 +130,7 @@ def _answer(
 def _caption_attended(
     images: np.ndarray, index: np.ndarray, captions: list[Caption], caption: Callable
 ) -> list[Attended]:
-    """What the captions of a batch's first images saw, captioned in a batch of the same shape."""
+    """Captions the attended images of a batch, in a batch of the same shape."""
     images = images.copy()
     for row, first in enumerate(captions):
         images[row] = attended_picture(images[row], first)

@@ -1,1 +1,1 @@
-"""Several devices, and several processes."""
+"""Data parallelism over devices and processes."""

@@ -1,9 +1,9 @@
-"""Data parallelism: the one file that says `pmap`.
+"""Data parallelism; the only file that uses `pmap`.
 
-A per-device function sees its own share of a batch and talks to the others by `psum` alone. A
-"sharded" tree has leaves [local devices, per device, ...]; a "replicated" one has leaves
-[local devices, ...], all equal. Of several processes (`processes`) each holds what its own devices
-have, and all run the same mapped functions in the same order.
+A per-device function sees its share of a batch and communicates by `psum` only. A "sharded" tree
+has leaves [local devices, per device, ...]; a "replicated" tree has equal leaves
+[local devices, ...]. In a run of several processes (`processes`) each process holds the data of its
+own devices, and all must run the same mapped functions in the same order.
 """
 
 import collections
@@ -21,68 +21,68 @@ Tree = Any
 
 
 def map_devices(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable:
-    """`function` compiled for every device, over arguments with a leading axis of local devices.
+    """Maps `function` over all devices; arguments get a leading axis of local devices.
 
     Args:
-      function: of per-device arguments; may call `psum` and `device_index`.
-      donate: positions of arguments whose buffers the result may reuse.
+      function: takes per-device arguments; can call `psum` and `device_index`.
+      donate: positions of arguments whose buffers are donated to the result.
     """
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
 
 
 def map_local(function: Callable) -> Callable:
-    """`map_devices` over this process's devices alone, for what needs no other process."""
+    """Maps `function` over the devices of this process only."""
     return jax.pmap(function, axis_name=AXIS, devices=jax.local_devices())
 
 
 def psum(tree: Tree) -> Tree:
-    """The sum over all devices of all processes, inside a mapped function."""
+    """Sums over all devices of all processes, inside a mapped function."""
     if jax.lax.axis_size(AXIS) == 1:
         return tree  # XLA would copy it.
     return jax.lax.psum(tree, AXIS)
 
 
 def device_index() -> jax.Array:
-    """Which device this is, inside a mapped function: int32 scalar."""
+    """Index of the device inside a mapped function, int32 scalar."""
     return jax.lax.axis_index(AXIS)
 
 
 def _put(tree: Tree) -> Tree:
-    """Moves leaves [local devices, ...] to the devices, one slice each."""
+    """Moves one slice of leaves [local devices, ...] to each device."""
     devices = jax.local_devices()
     sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
     return jax.device_put(tree, sharding)
 
 
 def replicate(tree: Tree) -> Tree:
-    """A copy of every leaf on every local device."""
+    """Copies every leaf to every local device."""
     count = jax.local_device_count()
     return _put(jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (count, *np.shape(x))), tree))
 
 
 def unreplicate(tree: Tree) -> Tree:
-    """One copy of a replicated tree, as NumPy arrays on the host."""
+    """Returns one copy of a replicated tree, as NumPy arrays on the host."""
     return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
 
 
 def shard(batch: Tree) -> Tree:
-    """Splits leaves [b, ...] of this process's batch over its devices."""
+    """Splits leaves [B, ...] of the batch of this process over its devices."""
     count = jax.local_device_count()
     return _put(jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch))
 
 
 def unshard(tree: Tree) -> Tree:
-    """Joins leaves [local devices, per device, ...] to NumPy arrays [b, ...]."""
+    """Joins leaves [local devices, per device, ...] to NumPy arrays [B, ...]."""
     return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)
 
 
 def gather(tree: Tree) -> Tree:
-    """Joins NumPy leaves [b, ...] of all processes to [processes * b, ...], in all of them."""
+    """Joins NumPy leaves [B, ...] of all processes to [processes * B, ...] in each process."""
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def prefetch(batches: Iterable[Tree], ahead: int = 2) -> Iterator[Tree]:
-    """Shards batches to the devices `ahead` of their use, so that copies overlap compute."""
+    """Shards batches to the devices `ahead` batches early, so that copies overlap compute."""
     batches = iter(batches)
     queue = collections.deque(shard(batch) for batch in itertools.islice(batches, ahead))
     while queue:

@@ -1,12 +1,13 @@
-"""Several processes that train or evaluate one run together, by `jax.distributed`.
+"""Coordination of the processes of one run, by `jax.distributed`.
 
-Each process runs the same program on devices of its own. What they compute together is
-`parallel`'s matter; here is what they agree on: who writes, what the first one found out, and that
-an error of one ends all. With one process all of this does nothing.
+Each process runs the same program on its own devices. `devices` holds the computation; this file
+decides which process writes, broadcasts its results, and ends all processes after an error of one.
+With one process these functions do nothing.
 
-The processes talk through the key-value store of JAX's coordination service, which lives in the
-first process, waits without a limit and needs no device. Its client has no public name, so that it
-is taken from where orbax takes it, too.
+Processes communicate by the key-value store of JAX's coordination service, which runs in the first
+process, can wait without a timeout and needs no device. JAX 0.7 to 0.10 have no public name for its
+client, nor for the process index without starting a backend, hence the private `global_state`,
+which orbax uses, too.
 """
 
 import contextlib
@@ -27,28 +28,28 @@ from jax.experimental import multihost_utils
 
 from capjax.files.errors import ReportedError
 
-# Seconds without a sign of life after which a process counts as dead: JAX's own default.
+# Seconds without a heartbeat after which a process counts as dead; the default of JAX.
 TIMEOUT = 100
 
-# Seconds that a process has to end by itself after another's error, which may be its own, too.
+# Seconds for a process to end by its own error after another process failed.
 GRACE = 10
 
-# Seconds for which the first process, and with it the service, outlives the others after an error.
+# Seconds that the first process, which runs the service, outlives the others after an error.
 _LINGER = 3
 
-# JAX waits so many seconds for all processes to come up; a cluster's queue may be slow.
+# Seconds to wait for all processes to start; a cluster can start them late.
 _START_SECONDS = 300
 
-# Waiting has no limit: who waits in vain is ended by the error that he waits for.
+# In effect no timeout: a process that waits in vain is ended by `_watch`.
 _LONG_MILLISECONDS = 30 * 86400 * 1000
 _FAILED, _LEFT, _DONE = "capjax/failed", "capjax/left", "capjax/done"
 
-# Every process asks the same questions in the same order, so that their numbers are names.
+# All processes make the same calls in the same order, so a counter gives them equal keys.
 _numbers = itertools.count()
 
 
 class ProcessesError(ReportedError, ValueError):
-    """Processes that can't work together; the message says what would."""
+    """Processes can't work together; the message gives a remedy."""
 
 
 def start(
@@ -59,17 +60,17 @@ def start(
     automatic: bool = False,
     timeout: int = TIMEOUT,
 ) -> None:
-    """Joins the other processes of a run; comes before anything that asks for devices.
+    """Joins the other processes of a run. Must be called before any device is used.
 
-    Without arguments there is one process. Others than the first print nothing from here on: their
-    standard output goes nowhere, and errors go to stderr.
+    Without arguments the run has one process. Processes other than the first lose their standard
+    output; their errors go to stderr.
 
     Args:
-      coordinator: "host:port" of the first process, where it opens the port.
-      num_processes: of the run.
-      process_id: this one, from 0 for the first.
-      automatic: JAX finds the three, from SLURM, Open MPI, Kubernetes or the TPU's metadata.
-      timeout: seconds without a sign of life after which a process counts as dead.
+      coordinator: "host:port" of the first process, which opens the port.
+      num_processes: number of processes of the run.
+      process_id: index of this process, from 0.
+      automatic: JAX detects these three from SLURM, Open MPI, Kubernetes or the TPU metadata.
+      timeout: seconds without a heartbeat after which a process counts as dead.
 
     Raises:
       ProcessesError: arguments are missing or contradict each other, or the first process can't be
@@ -82,8 +83,7 @@ def start(
     if automatic and len(missing) < 3:
         there = [f"--{name}" for name, value in given.items() if value is not None]
         raise ProcessesError(
-            f"--distributed finds out by itself what {' and '.join(there)} would say: give one or "
-            "the other"
+            f"--distributed detects {' and '.join(there)} by itself: give one or the other"
         )
     if timeout < 1:
         raise ProcessesError(f"--process_timeout={timeout} must be 1 second or more")
@@ -94,14 +94,14 @@ def start(
                 f"{' and '.join(missing)} is missing"
             )
         _check(coordinator, num_processes, process_id)
-    # It takes SIGTERM, and `asked_to_stop` starts it once there is something to save.
+    # The service catches SIGTERM; `asked_to_stop` starts it once there is something to save.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator_address=coordinator,
             num_processes=num_processes,
             process_id=process_id,
-            # What is said is not to be mixed with what a cluster says.
+            # Given values must not be mixed with those of a detected cluster.
             cluster_detection_method=None if automatic else "deactivate",
             initialization_timeout=max(_START_SECONDS, timeout),
             heartbeat_timeout_seconds=timeout,
@@ -120,7 +120,7 @@ def start(
 
 
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:
-    """Raises ProcessesError for values out of range, and where nobody answers at the address."""
+    """Raises ProcessesError for values out of range or an address without an answer."""
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ProcessesError(f"--coordinator={coordinator} must be HOST:PORT, such as node1:9876")
@@ -136,7 +136,7 @@ def _check(coordinator: str, num_processes: int, process_id: int) -> None:
 
 
 def _await_answer(coordinator: str, host: str, port: int) -> None:
-    # JAX itself would end the process with a stack trace.
+    # Without an answer JAX would end the process with a stack trace.
     end = time.monotonic() + _START_SECONDS
     while True:
         try:
@@ -151,24 +151,24 @@ def _await_answer(coordinator: str, host: str, port: int) -> None:
 
 
 def count() -> int:
-    """Processes of the run."""
+    """Number of processes of the run."""
     return global_state.num_processes
 
 
 def index() -> int:
-    """Which of them this is; 0 is the first, which alone writes and prints."""
+    """Index of this process; only the first, 0, writes and prints."""
     return global_state.process_id
 
 
 def is_primary() -> bool:
-    """Whether this process writes and prints."""
+    """True in the first process, which writes and prints."""
     return index() == 0
 
 
 def broadcast_from_primary(compute: Callable[[], Any]) -> Any:
-    """What `compute` gives in the first process, for all of them; the others wait.
+    """Calls `compute` in the first process and returns its value in all; the others wait.
 
-    The value goes through JSON in every process, which keeps floats to the last bit.
+    With several processes the value passes through JSON in each, which keeps floats exactly.
     """
     if count() == 1:
         return compute()
@@ -180,10 +180,10 @@ def broadcast_from_primary(compute: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def primary_first() -> Iterator[None]:
-    """Runs its body in the first process, and then in the others at the same time.
+    """Runs the body in the first process, then in all others concurrently.
 
-    For what is made once and kept on disk: where the others see the same disk they find it there,
-    and where they do not they make their own.
+    For files that are created once: processes on a shared disk find them, and others create their
+    own.
     """
     key = f"capjax/{next(_numbers)}"
     if count() > 1 and not is_primary():
@@ -194,23 +194,23 @@ def primary_first() -> Iterator[None]:
 
 
 def check_equal(what: str, compute: Callable[[], Any]) -> None:
-    """Raises ProcessesError where what `compute` gives, JSON, is not the first process's."""
+    """Raises ProcessesError if the JSON value of `compute` differs from the first process."""
     if count() == 1:
         return
     value = compute()
     if json.loads(json.dumps(value)) != broadcast_from_primary(lambda: value):
         raise ProcessesError(
-            f"process {index()} has other {what} than the first process: start all with the same "
+            f"process {index()} and the first process differ in {what}: start all with the same "
             "command, on the same files"
         )
 
 
 def asked_to_stop(step: int) -> bool:
-    """Whether the run is to stop after this step, because a process was sent SIGTERM.
+    """True if the run must stop after this step because a process received SIGTERM.
 
-    True at the same step in all processes, which is one that none of them has passed; to be asked
-    after every step, and from the first time on SIGTERM does nothing else. With one process it is
-    False: then the signal is the caller's own matter.
+    All processes must call it after every step; it becomes True at the same step in all of them.
+    From the first call on, SIGTERM has no other effect. With one process it is always False, and
+    the caller handles the signal.
     """
     if count() == 1:
         return False
@@ -222,12 +222,11 @@ def asked_to_stop(step: int) -> bool:
 
 @contextlib.contextmanager
 def propagate_errors() -> Iterator[None]:
-    """Around all that a process does after `start`: an error of one ends all.
+    """Ends all processes after an error of one; must enclose all that a process does after `start`.
 
-    The others learn of it within seconds, say so on stderr and leave with status 1, whatever they
-    wait for. A process that dies without a word is found out by its silence (`start`'s timeout), or
-    before that by a broken connection. Leaving with a number as status, or at the end, waits for
-    the other processes to do the same.
+    Within seconds the others report the error on stderr and exit with status 1, even if they are
+    waiting. A killed process is detected by a broken connection or the timeout of `start`. A
+    process that exits with a numeric status, or completes, waits for the others.
     """
     if count() == 1:
         yield
@@ -243,11 +242,11 @@ def propagate_errors() -> Iterator[None]:
             _fail(error)
         raise
     finally:
-        # Before JAX's own barrier at the exit, which does not wait long.
+        # Before JAX's barrier at exit, which has a short timeout.
         _client().wait_at_barrier(_DONE, _LONG_MILLISECONDS)
         ending.set()
         if is_primary():
-            _client().key_value_set(_FAILED, "")  # Lets the watches go.
+            _client().key_value_set(_FAILED, "")  # Ends the watches.
         watch.join()
 
 
@@ -261,35 +260,35 @@ def _wait_for(key: str) -> str:
 
 
 def _fail(error: BaseException) -> None:
-    """Prints an error, tells the others, and ends this process when they have ended."""
+    """Prints an error, tells the other processes, and ends this one."""
     if isinstance(error, SystemExit):
         message = str(error.code).removeprefix("error: ")
         print(error.code, file=sys.stderr)
     else:
         message = "".join(traceback.format_exception_only(error)).strip()
         traceback.print_exception(error)
-    with contextlib.suppress(RuntimeError):  # Another process was faster.
+    with contextlib.suppress(RuntimeError):  # Another process failed first.
         _client().key_value_set(_FAILED, f"process {index()}: {message}")
     _leave()
 
 
 def _watch(ending: threading.Event) -> None:
-    """Ends this process after another one's error."""
+    """Ends this process after an error of another."""
     try:
         message = _wait_for(_FAILED)
     except RuntimeError:  # The service ends with the run.
         return
     if not ending.wait(GRACE):
-        print(f"error: stopped, because of an error in {message}", file=sys.stderr)
+        print(f"error: stopped because of an error in {message}", file=sys.stderr)
         _leave()
 
 
 def _leave() -> None:
-    # All stay connected until all know: a connection that breaks ends the others with JAX's own
-    # message and a stack trace. Python's way out would wait for them once more.
+    # All stay connected until all know: a broken connection would end the others with a stack
+    # trace of JAX. A normal exit of Python would wait for them once more.
     with contextlib.suppress(RuntimeError):
         _client().wait_at_barrier(_LEFT, 1000 * (GRACE + 5))
-        # The service ends with the first: who is not gone by then dies of SIGABRT.
+        # The service ends with the first process; processes still running then die of SIGABRT.
         time.sleep(_LINGER if is_primary() else 0)
     sys.stdout.flush()
     sys.stderr.flush()

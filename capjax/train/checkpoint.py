@@ -1,17 +1,17 @@
-"""Checkpoints by orbax: the latest two and the best, each one unreplicated NumPy copy.
+"""Orbax checkpoints of a run: the latest two and the best, as unreplicated NumPy arrays.
 
-Of several processes the first writes and all read, each by itself: orbax is told that it has no
-other process to wait for.
+In a run of several processes only the first writes. Each process reads independently, so orbax is
+configured without barriers between processes.
 
-A step's folder holds the items `params`, `ema` (where there is one), `optimizer` and `progress`
-(JSON: the early-stopping state, the metrics, and the checksums of all items). They are separate so
-that a captioner can load the one that it needs. A folder whose name is a plain number was written
-to its end; beside such folders there may lie
+The folder of a step holds the items `params`, `ema` (optional), `optimizer` and `progress` (JSON:
+the early-stopping state, the metrics, and the checksums of all items). The items are separate so
+that a captioner loads only the one it needs. A folder named by a plain number is complete. Other
+folders:
 
-N.orbax-checkpoint-tmp*    one that is being written, or was when the process was killed
-N.replaced                 the older of two of one step, until the newer is written to its end
-N.deleted                  one that is being removed
-N.damaged                  one that could not be used; training went on from an older one
+N.orbax-checkpoint-tmp*    being written, or incomplete after the process was killed
+N.replaced                 replaced by a newer checkpoint of the same step that is being written
+N.deleted                  being removed
+N.damaged                  unusable; training continued from an older checkpoint
 """
 
 import errno
@@ -34,38 +34,42 @@ from capjax.train.state import TrainState
 
 T = TypeVar("T")
 
-# So that there is one before the latest, should that be damaged.
+# If the latest is damaged, the one before it is used.
 _LATEST = 2
-# Bytes of a checkpoint beside its numbers, at most.
+# Upper bound on the bytes of a checkpoint without its arrays.
 _OVERHEAD = 1_000_000
-# What orbax, TensorStore and JSON raise on damaged files; an OSError comes of the disk, too.
+# Raised by orbax, TensorStore and JSON on damaged files; OSError also by the disk.
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
 
 class CheckpointError(ReportedError, ValueError):
-    """A checkpoint that can't be read or written; the message says which, and why."""
+    """A checkpoint can't be read or written; the message names it and the reason."""
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
     Attributes:
-      directory: where they lie, one folder a step.
+      directory: absolute path of the folder with one folder for each step.
     """
 
     def __init__(self, directory: str, metric: str, mode: str, *, read_only: bool = False):
-        """Opens `directory`; unless `read_only`, makes it and tidies up after a killed process.
+        """Opens `directory`.
 
-        `mode` "max" or "min" says which `metric` is best.
+        Args:
+          directory: created if missing, and cleaned of what a killed process left incomplete.
+          metric: name of the metric that ranks the checkpoints.
+          mode: "max" if higher values are better, "min" if lower values are.
+          read_only: leaves the folder unchanged.
 
         Raises:
-          OSError: the folder can't be made or written.
+          OSError: the folder can't be created or written.
         """
         if mode not in ("max", "min"):
-            raise ValueError(f"early_stopping.mode is {mode!r}; it may be 'max' or 'min'")
+            raise ValueError(f"early_stopping.mode is {mode!r}; it must be 'max' or 'min'")
         self.directory = os.path.abspath(directory)
         self._metric, self._sign = metric, 1 if mode == "max" else -1
-        # Of several processes, each acts by itself.
+        # No barriers: each process uses its checkpointer independently.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=processes.index(),
             active_processes={processes.index()},
@@ -83,19 +87,24 @@ class Checkpoints:
     def save(
         self, state: TrainState, progress: dict[str, Any], metrics: dict[str, float] | None
     ) -> None:
-        """Writes in the background; `metrics` are None where nothing was evaluated.
+        """Writes a checkpoint in the background, replacing one of the same step.
 
-        Another checkpoint of the same step is replaced. Of several processes only the first writes.
+        Only the first process writes.
+
+        Args:
+          state: unreplicated, on the host.
+          progress: JSON values to restore with the state.
+          metrics: of the evaluation at this step; None if there was none.
 
         Raises:
-          CheckpointError: this one or the one before could not be written; those that were there
-            still are.
+          CheckpointError: this checkpoint or the previous one could not be written. Complete
+            checkpoints are unchanged.
         """
         if not processes.is_primary():
             return
         self._finish()
         step = int(state.step)
-        trees = {"params": state.params, "optimizer": _rest(state)}
+        trees = {"params": state.params, "optimizer": _optimizer_item(state)}
         if state.ema is not None:
             trees["ema"] = state.ema
         checksums = {name: _checksum(tree) for name, tree in trees.items()}
@@ -112,38 +121,41 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def steps(self) -> list[int]:
-        """Every step that is there, in order."""
+        """The steps of all complete checkpoints, in ascending order."""
         if not os.path.isdir(self.directory):
             return []
         return sorted(int(name) for name in os.listdir(self.directory) if name.isdecimal())
 
     def latest_step(self) -> int | None:
-        """The newest step saved, or None."""
+        """The newest saved step, or None."""
         return max(self.steps(), default=None)
 
     def ranking(self) -> list[int]:
-        """All steps from the best by the metric to the worst; then, newest first, the unranked."""
+        """All steps, best metric first; then those without a metric, newest first."""
         values = {}
         for step in self.steps():
             try:
                 values[step] = self._value(step)
             except CheckpointError as error:
-                print(f"{error}: it is not among the best", file=sys.stderr)
+                print(f"{error}: it is not ranked", file=sys.stderr)
                 values[step] = None
         ranked = [step for step in values if values[step] is not None]
-        # Of equals the newest, as orbax has it.
+        # The newest of equals is the best, as in orbax.
         ranked.sort(key=lambda step: (self._sign * values[step], step), reverse=True)
         return ranked + sorted(values.keys() - set(ranked), reverse=True)
 
     def first_whole(self, steps: Iterable[int], read: Callable[[int], T]) -> tuple[int, T]:
-        """The first of `steps` that can be read, and what was; names those before it on stderr.
+        """Reads the first undamaged step of `steps`; reports damaged ones on stderr.
 
         Args:
-          steps: to be tried one after another.
-          read: step -> what is wanted of it; raises CheckpointError.
+          steps: tried in this order.
+          read: reads a step, or raises CheckpointError.
+
+        Returns:
+          (step, the result of `read`).
 
         Raises:
-          CheckpointError: none of them can be read.
+          CheckpointError: none of the steps can be read.
         """
         reasons = []
         for step in steps:
@@ -151,19 +163,19 @@ class Checkpoints:
                 return step, read(step)
             except CheckpointError as error:
                 reasons.append(str(error))
-                print(f"{error}: trying another one", file=sys.stderr)
+                print(f"{error}: trying the next one", file=sys.stderr)
         raise CheckpointError(
             f"no checkpoint in {self.directory} can be used ({'; '.join(reasons)}). Nothing was "
-            "deleted: copy the folder again from where the run was made, or give another --workdir"
+            "deleted: copy the folder again from its original place, or give another --workdir"
         )
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state saved at `step`, as NumPy in the structure of `like`, and its progress.
+        """Restores the state, as NumPy in the structure of `like`, and the progress of `step`.
 
         Raises:
-          CheckpointError: it is damaged, or of another kind than `like`.
+          CheckpointError: the checkpoint is damaged, or its structure is not that of `like`.
         """
-        trees = {"params": like.params, "optimizer": _rest(like)}
+        trees = {"params": like.params, "optimizer": _optimizer_item(like)}
         if like.ema is not None:
             trees["ema"] = like.ema
         progress = self.progress(step)
@@ -179,50 +191,50 @@ class Checkpoints:
         return state, progress
 
     def restore_latest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """As `restore`, of the newest step that can be used; newer ones are renamed N.damaged.
+        """Restores the newest undamaged step, as `restore`, and renames newer ones to N.damaged.
 
         Raises:
-          CheckpointError: none can be used.
+          CheckpointError: every checkpoint is damaged.
         """
         newest_first = sorted(self.steps(), reverse=True)
         step, found = self.first_whole(newest_first, lambda step: self.restore(step, like))
         for damaged in newest_first[: newest_first.index(step)]:
-            # Training will come to this step again. Renamed, since a person may mend it.
+            # Training saves this step again. Renamed, not removed: it might be repaired by hand.
             aside = f"{self._folder(damaged)}.damaged"
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(self._folder(damaged), aside)
         return found
 
     def restore_params(self, step: int, like: Any) -> Any:
-        """What to caption with at `step`, the average where there is one, as NumPy.
+        """Restores the parameters for captioning as NumPy: the moving average if it was saved.
 
         Raises:
-          CheckpointError: it is damaged, or of another kind than `like`.
+          CheckpointError: the checkpoint is damaged, or its structure is not that of `like`.
         """
         progress = self.progress(step)
-        # Checkpoints of earlier versions have no checksums.
+        # Checkpoints written by earlier versions have no checksums.
         average = "ema" in progress.get("checksums", os.listdir(self._folder(step)))
         item = "ema" if average else "params"
         return self._read(step, {item: like}, progress)[item]
 
     def progress(self, step: int) -> dict[str, Any]:
-        """What `save` was given as progress at `step`, and the checksums.
+        """The progress saved at `step`, with its metrics and checksums.
 
         Raises:
-          CheckpointError: it is damaged.
+          CheckpointError: the checkpoint is damaged.
         """
         try:
             with open(os.path.join(self._folder(step), "progress", "metadata"), "rb") as file:
                 progress = json.load(file)
             checksum = progress.pop("checksum", None)
             if checksum is not None and checksum != _json_checksum(progress):
-                raise ValueError("progress: its checksum is another")
+                raise ValueError("progress: the checksum does not match")
         except _DAMAGE as error:
             raise self._damaged(step, error) from error
         return progress
 
     def close(self) -> None:
-        """Waits for what is being written. Raises CheckpointError where that fails."""
+        """Waits for the checkpoint being written. Raises CheckpointError if that fails."""
         try:
             self._finish()
         finally:
@@ -238,18 +250,18 @@ class Checkpoints:
         args = {name: ocp.args.StandardRestore(_as_numpy(like)) for name, like in trees.items()}
         try:
             saved = self._checkpointer.restore(self._folder(step), args=ocp.args.Composite(**args))
-            # TensorStore finds what is missing or cut short, not every byte that has changed.
+            # TensorStore detects missing and truncated data, but not every changed byte.
             for name, checksum in progress.get("checksums", {}).items():
                 if name in trees and _checksum(saved[name]) != checksum:
-                    raise ValueError(f"{name}: its checksum is another")
+                    raise ValueError(f"{name}: the checksum does not match")
         except _DAMAGE as error:
             raise self._damaged(step, error) from error
         return {name: saved[name] for name in trees}
 
     def _value(self, step: int) -> float | None:
-        """The metric at a step, or None where nothing was evaluated."""
+        """The ranking metric at a step, or None if there was no evaluation."""
         progress = self.progress(step)
-        if "metrics" not in progress:  # An earlier version had them in an item of their own.
+        if "metrics" not in progress:  # Earlier versions wrote them to a separate item.
             try:
                 with open(os.path.join(self._folder(step), "metrics", "metrics"), "rb") as file:
                     progress["metrics"] = json.load(file)
@@ -263,7 +275,7 @@ class Checkpoints:
         return os.path.join(self.directory, str(step))
 
     def _finish(self) -> None:
-        """Waits for what is being written, and removes what is then neither latest nor best."""
+        """Waits for the current write, then removes all but the latest two and the best."""
         if self._writing is None:
             return
         try:
@@ -276,7 +288,7 @@ class Checkpoints:
             _remove(self._folder(step))
 
     def _tidy(self) -> None:
-        """Removes what a killed process left half-written or half-removed."""
+        """Removes the incomplete folders that a killed process left."""
         for name in os.listdir(self.directory):
             path = os.path.join(self.directory, name)
             if re.fullmatch(r"\d+\.orbax-checkpoint-tmp.*|\d+\.deleted", name):
@@ -291,7 +303,7 @@ class Checkpoints:
     def _not_written(self, error: Exception) -> CheckpointError:
         return CheckpointError(
             f"the checkpoint of step {self._writing} could not be written to {self.directory}: "
-            f"{_reason(error)}. Those before it are whole; the same command continues from them"
+            f"{_reason(error)}. Earlier ones are intact; the same command continues from them"
         )
 
     def _damaged(self, step: int, error: Exception) -> CheckpointError:
@@ -299,22 +311,22 @@ class Checkpoints:
 
 
 def _remove(folder: str) -> None:
-    """Renames first, so that a folder half removed has no step's name."""
+    """Removes a folder, renamed first so that an incomplete folder never has the name of a step."""
     os.rename(folder, f"{folder}.deleted")
     shutil.rmtree(f"{folder}.deleted")
 
 
 def _check_room(directory: str, trees: Any) -> None:
-    """Raises OSError where there is too little; found while writing, orbax tells it in pages."""
+    """Raises a short OSError if the disk has too little space; that of orbax fills pages."""
     disk = shutil.disk_usage(directory)
     needed = _OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
-    if disk.total and disk.free < needed:  # A file system that does not tell has a total of 0.
-        text = f"it takes {needed / 1e6:.1f} MB, and {disk.free / 1e6:.1f} MB are free"
+    if disk.total and disk.free < needed:  # A total of 0 is unknown.
+        text = f"it needs {needed / 1e6:.1f} MB, and {disk.free / 1e6:.1f} MB are free"
         raise OSError(errno.ENOSPC, text)
 
 
 def _reason(error: Exception) -> str:
-    """An error in one short line; TensorStore's have pages of context."""
+    """One short line for an error; those of TensorStore have pages of context."""
     if system := re.search(r"os_error_code='(\d+)'", str(error)):
         return os.strerror(int(system[1]))
     if isinstance(error, OSError) and error.strerror:
@@ -324,7 +336,7 @@ def _reason(error: Exception) -> str:
 
 
 def _checksum(tree: Any) -> int:
-    """CRC-32 of all leaves' values, in the tree's order."""
+    """CRC-32 of the values of all leaves, in tree order."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         total = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), total)
@@ -335,12 +347,12 @@ def _json_checksum(value: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
-def _rest(state: TrainState) -> dict[str, Any]:
-    """What only training needs."""
+def _optimizer_item(state: TrainState) -> dict[str, Any]:
+    """The part of the state that only training needs."""
     rest = {"step": state.step, "state": state.opt_state}
     return rest if state.baseline is None else {**rest, "baseline": state.baseline}
 
 
 def _as_numpy(tree: Any) -> Any:
-    """NumPy leaves, so that orbax restores to the host whatever devices there are."""
+    """NumPy leaves of the same shapes, so that orbax restores to the host, not to devices."""
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)

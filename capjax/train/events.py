@@ -1,8 +1,8 @@
-"""TensorBoard event files that can be cut back to a step.
+"""TensorBoard event files that can be truncated to a step.
 
-tensorboardX's own SummaryWriter hands events to a thread that writes them up to two minutes later;
-those of a killed process are lost, though a checkpoint says that their steps are done. Here they
-are on disk when `flush` returns.
+The SummaryWriter of tensorboardX writes events in a thread, up to two minutes later. If the process
+is killed, events of steps that a checkpoint already contains are lost. Here all events are on disk
+when `flush` returns. tensorboardX has no reader of its own files, hence `read_events`.
 """
 
 import contextlib
@@ -18,54 +18,54 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-# Seconds after which what was added is shown to a TensorBoard that looks on.
+# Seconds between flushes, so that a running TensorBoard shows recent events.
 _FLUSH = 30.0
 
 
 class Events:
-    """Adds to the event files of a folder, after cutting them back to a step."""
+    """Appends to the event files of a folder, after truncating them to a step."""
 
     def __init__(self, directory: str, resume_step: int):
-        """Opens a new file for what comes after `resume_step`."""
+        """Removes events after `resume_step` and opens a new file for the next ones."""
         os.makedirs(directory, exist_ok=True)
         for path in sorted(Path(directory).glob("*tfevents*")):
             _cut_back(path, resume_step)
-        # Of two files opened in one second, the second would overwrite the first.
+        # The suffix separates files that are opened within the same second.
         self._file = EventsWriter(os.path.join(directory, "events"), f".{time.time_ns()}")
         self._flushed = time.monotonic()
-        # A TensorBoard that looks on has read what was cut off, and forgets it by this.
+        # A running TensorBoard has already read the removed events; START makes it drop them.
         after = resume_step + 1
         self._file.write_event(Event(step=after, file_version="brain.Event:2"))
         start = SessionLog(status=SessionLog.START)
         self._file.write_event(Event(step=after, session_log=start))
 
     def scalar(self, step: int, name: str, value: float) -> None:
-        """A number."""
+        """Adds a scalar."""
         self._add(step, summary.scalar(name, value))
 
     def text(self, step: int, name: str, text: str) -> None:
-        """A Markdown text."""
+        """Adds a Markdown text."""
         self._add(step, summary.text(name, text))
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """A picture, uint8 [H, W, 3]."""
+        """Adds an image, uint8 [H, W, 3]."""
         self._add(step, summary.image(name, pixels, dataformats="HWC"))
 
     def hyperparameters(self, step: int, values: Mapping[str, str | bool | float]) -> None:
-        """What a run was made with, for TensorBoard's table of runs.
+        """Adds the hyperparameters of a run to TensorBoard's HParams table.
 
-        Its columns are those of all runs together, since no file says which they are to be.
+        No experiment summary is written, so the table has the columns of all runs.
         """
         _, start, _ = summary.hparams(values, {})
         self._add(step, start)
 
     def flush(self) -> None:
-        """Returns when all that was added is on the disk."""
+        """Returns when all added events are on disk."""
         self._file.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Flushes and closes."""
+        """Flushes and closes the file."""
         self._file.close()
 
     def _add(self, step: int, value: summary.Summary) -> None:
@@ -75,16 +75,16 @@ class Events:
 
 
 def write_scalars(directory: str, step: int, values: Mapping[str, float]) -> None:
-    """Makes an event file with these scalars all that a folder has."""
+    """Replaces the event files of a folder by one with these scalars."""
     with contextlib.closing(Events(directory, -1)) as events:
         for name, value in values.items():
             events.scalar(step, name, value)
 
 
 def read_events(path: str | os.PathLike) -> list[tuple[int, Event]]:
-    """The (offset of its end, event) of an event file's records, up to one that is cut short.
+    """Reads the (end offset, event) of each record of an event file, up to a truncated one.
 
-    A record is: length uint64, its checksum, the event, its checksum (each uint32).
+    A record is the length (uint64), its checksum (uint32), the event and its checksum (uint32).
     """
     content = Path(path).read_bytes()
     found, start = [], 0
@@ -102,7 +102,7 @@ def read_events(path: str | os.PathLike) -> list[tuple[int, Event]]:
 
 
 def _cut_back(path: Path, step: int) -> None:
-    """Cuts off all after `step`; a file adds steps in order. One with nothing left is removed."""
+    """Truncates a file, whose steps ascend, after `step`; removes it if no values are left."""
     kept, values = 0, False
     for end, event in read_events(path):
         if event.HasField("summary"):

@@ -1,7 +1,7 @@
-"""Losses, gradients and parameters that are no numbers: which part they are in, and when to stop.
+"""Detection of losses, gradients and parameters that are not finite.
 
-A training step flags them, leaves its update out and goes on; the loop reads what steps
-found whenever it logs, and before it evaluates or saves (`Watch`).
+A training step flags them and skips its update. The loop reads the flags whenever it logs, and
+before it evaluates or saves (`Watch`).
 """
 
 import collections
@@ -21,18 +21,19 @@ _NAMED = 6
 
 
 class NonFiniteError(ReportedError, ValueError):
-    """Training met NaN or infinity and stopped; the message says where, and what would work."""
+    """Training stopped at NaN or infinity; the message names the step, the part and a remedy."""
 
 
 def part_names(params: Any) -> list[str]:
-    """The parts that are told apart: "encoder/stem", "decoder/block_0", ...; sorted."""
+    """Sorted names of the parts of a model, such as "encoder/stem" and "decoder/block_0"."""
     return sorted({name for name, _ in _by_part(params)})
 
 
 def part_squares(tree: Any) -> jax.Array:
-    """The sum of squares of each of `part_names`, float32 [parts]: not finite where a leaf is not.
+    """Sum of squares of each of `part_names`, float32 [parts].
 
-    Also where a number is beyond 1e19, whose square is infinite.
+    It is not finite if the part has a value that is not finite, or beyond 1e19, whose square
+    overflows.
     """
     sums: dict[str, jax.Array] = collections.defaultdict(lambda: jnp.zeros(()))
     for name, leaf in _by_part(tree):
@@ -41,7 +42,7 @@ def part_squares(tree: Any) -> jax.Array:
 
 
 def bad_parts(params: Any) -> list[str]:
-    """Parts of unreplicated parameters with numbers that are not finite, or beyond 1e19."""
+    """Names of parts of unreplicated parameters with values not finite or beyond 1e19."""
     bad = set()
     with np.errstate(over="ignore", invalid="ignore"):
         for name, leaf in _by_part(params):
@@ -52,9 +53,9 @@ def bad_parts(params: Any) -> list[str]:
 
 
 def keep_where(finite: jax.Array, new: Any, old: Any) -> Any:
-    """`new` where a step's update is to be made, else `old`; but integers go on.
+    """Selects `new` if `finite`, else `old`; integer leaves are always `new`.
 
-    They count steps, and what hangs on them stays in time: an optimizer's learning rate, for one.
+    Integers count steps, so that the learning rate schedule of the optimizer stays in time.
     """
     return jax.tree.map(
         lambda x, y: jnp.where(finite, x, y) if jnp.issubdtype(x.dtype, jnp.inexact) else x,
@@ -65,12 +66,12 @@ def keep_where(finite: jax.Array, new: Any, old: Any) -> Any:
 
 @dataclasses.dataclass
 class Watch:
-    """Counts updates that were left out, and says when there were too many in a row.
+    """Counts skipped updates and raises after too many in a row.
 
     Attributes:
-      limit: updates in a row that may be left out.
-      skipped: updates left out so far.
-      streak: how many of them are the last ones.
+      limit: largest permitted number of consecutive skipped updates.
+      skipped: number of updates skipped so far.
+      streak: number of consecutive skipped updates at the end.
     """
 
     limit: int
@@ -80,18 +81,21 @@ class Watch:
 
     @property
     def progress(self) -> dict[str, int]:
-        """What a checkpoint holds of it."""
+        """The counts to save in a checkpoint."""
         return {"skipped": self.skipped, "streak": self.streak}
 
     def add(self, step: int, flags: jax.Array) -> None:
-        """Takes the "nonfinite" of the metrics of a step; it stays on the device until `read`."""
+        """Adds the metric "nonfinite" of a step, which stays on the device until `read`."""
         self._waiting.append((step, flags))
 
     def read(self, state: TrainState) -> None:
-        """Counts what steps since the last reading left out.
+        """Counts the skipped updates since the last call.
+
+        Args:
+          state: replicated; its parameters are named in the error.
 
         Raises:
-          NonFiniteError: too many in a row; `state`, replicated, shows where.
+          NonFiniteError: more than `limit` consecutive updates were skipped.
         """
         waiting, self._waiting = self._waiting, []
         for step, flags in waiting:
@@ -103,15 +107,16 @@ class Watch:
                 raise NonFiniteError(_reason(step, found, params, self.streak))
 
     def check(self, step: int, state: TrainState) -> None:
-        """`read`, and holds the parameters after `step` against what may be evaluated and saved.
+        """Calls `read` and checks that the parameters after `step` are finite.
 
         Raises:
-          NonFiniteError: parameters, or their moving average, are not finite or are beyond 1e19.
+          NonFiniteError: as `read`; or parameters, or their moving average, are not finite or are
+            beyond 1e19.
         """
         self.read(state)
         for what, params in (("parameters", state.params), ("moving average", state.ema)):
             if params is not None and (bad := bad_parts(devices.unreplicate(params))):
-                where = _list(_whole(bad, part_names(params)))
+                where = _join(_merge_parts(bad, part_names(params)))
                 raise NonFiniteError(
                     f"after step {step} the {what} of {where} are not finite or are beyond 1e19. "
                     f"{ADVICE}"
@@ -119,7 +124,7 @@ class Watch:
 
 
 ADVICE = (
-    "Nothing of it was saved. Start anew, or by --config.init_from from the last checkpoint in "
+    "This state was not saved. Start again, or from the last checkpoint by --config.init_from in "
     "another --workdir, with a lower config.optimizer.learning_rate, with "
     "config.optimizer.clip_norm=1 or with config.dtype='float32'"
 )
@@ -129,30 +134,30 @@ def _reason(step: int, found: np.ndarray, params: Any, streak: int) -> str:
     names = part_names(params)
     parts = [name for name, bad in zip(names, found[1:], strict=True) if bad]
     what = ["the loss"] if found[0] else []
-    what += [f"the gradient of {_list(_whole(parts, names))}"] if parts else []
+    what += [f"the gradient of {_join(_merge_parts(parts, names))}"] if parts else []
     sick = bad_parts(params)
-    already = f"the parameters of {_list(sick)} were not, either" if sick else "the parameters were"
-    again = f", after {streak - 1} other updates that were left out" if streak > 1 else ""
-    more = "" if sick else "; or pass over such steps by config.optimizer.skip_nonfinite"
+    already = f"the parameters of {_join(sick)} were not finite" if sick else "the parameters were"
+    again = f", after {streak - 1} other skipped updates" if streak > 1 else ""
+    more = "" if sick else "; or skip such steps with config.optimizer.skip_nonfinite"
     verb = "are" if len(what) > 1 else "is"
     return f"step {step}{again}: {' and '.join(what)} {verb} not finite; {already}. {ADVICE}{more}"
 
 
 def _by_part(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Each leaf with its part: at most the first two names of where it is."""
+    """Yields (part, leaf); the part is the first two names of the path of the leaf, or one."""
     for at, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield jax.tree_util.keystr(at[:2], simple=True, separator="/"), leaf
 
 
-def _whole(bad: list[str], names: list[str]) -> list[str]:
-    """`bad` with all parts of an encoder, an adapter or a decoder as one."""
+def _merge_parts(bad: list[str], names: list[str]) -> list[str]:
+    """The names `bad`, where all parts of an encoder, adapter or decoder become its name."""
     whole = {name.split("/")[0] for name in names} - {
         name.split("/")[0] for name in names if name not in bad
     }
     return sorted({name.split("/")[0] if name.split("/")[0] in whole else name for name in bad})
 
 
-def _list(names: Iterable[str]) -> str:
+def _join(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

@@ -1,4 +1,4 @@
-"""The training loop: steps, logs, evaluations, checkpoints, early stopping."""
+"""The training loop: steps, logs, evaluations, checkpoints and early stopping."""
 
 import dataclasses
 import math
@@ -20,15 +20,15 @@ from capjax.train.writer import Writer
 
 @dataclasses.dataclass
 class EarlyStopping:
-    """Watches one metric of the evaluations.
+    """Early stopping by one metric of the evaluations.
 
     Attributes:
-      metric: its name.
-      mode: "max" where more is better, "min" where less is.
-      patience: evaluations without a new best before training stops; 0 never stops.
+      metric: name of the metric.
+      mode: "max" if higher values are better, "min" if lower values are.
+      patience: evaluations without a new best after which training stops; 0 never stops.
       best: the best value so far.
-      waited: evaluations since then.
-      evaluated: the step of the last evaluation.
+      waited: evaluations since the best.
+      evaluated: step of the last evaluation.
     """
 
     metric: Name
@@ -39,7 +39,7 @@ class EarlyStopping:
     evaluated: Given[int] = 0
 
     def update(self, metrics: dict[str, float]) -> bool:
-        """Takes an evaluation in; says whether to stop. Raises KeyError for an unknown metric."""
+        """Adds an evaluation; returns `exhausted`. Raises KeyError for an unknown metric."""
         if self.metric not in metrics:
             raise KeyError(f"early_stopping.metric={self.metric!r} is not among {sorted(metrics)}")
         value = metrics[self.metric]
@@ -52,19 +52,19 @@ class EarlyStopping:
 
     @property
     def exhausted(self) -> bool:
-        """Whether patience has run out."""
+        """True once patience has run out."""
         return 0 < self.patience <= self.waited
 
 
 @dataclasses.dataclass(frozen=True)
 class Cadence:
-    """How often things happen, in steps.
+    """Intervals of logs, evaluations and checkpoints, in steps.
 
     Attributes:
-      num_steps: updates in all.
-      log_every: between training scalars.
-      eval_every: between evaluations, each followed by a checkpoint.
-      checkpoint_every: between further checkpoints; 0 for none.
+      num_steps: total number of updates.
+      log_every: steps between training scalars.
+      eval_every: steps between evaluations, each followed by a checkpoint.
+      checkpoint_every: steps between further checkpoints; 0 saves none.
     """
 
     num_steps: int
@@ -73,7 +73,7 @@ class Cadence:
     checkpoint_every: int
 
     def evaluates(self, step: int) -> bool:
-        """Whether an evaluation follows the update that makes `step`."""
+        """True if an evaluation follows the update that completes `step`."""
         return step % self.eval_every == 0 or step == self.num_steps
 
 
@@ -91,29 +91,29 @@ def train(
     writer: Writer,
     interruption: Interruption,
 ) -> TrainState:
-    """Trains from `state.step` to the end, or until early stopping.
+    """Trains from `state.step` to the last step or early stopping.
 
     Args:
       state: replicated.
       step_fn: mapped over devices; its state is donated.
-      batches: sharded, from the step where `state` stands.
-      evaluate: (step, replicated state) -> metrics, all worth logging; may raise Interrupted.
-      cadence: how often to log, evaluate and save.
+      batches: sharded, starting with the batch of the next step.
+      evaluate: (step, replicated state) -> metrics to log; can raise Interrupted.
+      cadence: intervals of logs, evaluations and checkpoints.
       schedule: step -> learning rate, for the log.
-      stopping: as restored, or fresh. An evaluation that is due at `state.step` and that it has
-        not seen comes first.
-      watch: as restored, or fresh.
-      checkpoints: where to save.
-      writer: where to log.
-      interruption: where to look whether to leave.
+      stopping: restored or new. An evaluation that is due at `state.step` and missing from it is
+        done first.
+      watch: restored or new.
+      checkpoints: receives the checkpoints.
+      writer: receives the logs.
+      interruption: requests the loop to stop.
 
     Returns:
-      The replicated state at the end.
+      The final replicated state.
 
     Raises:
-      Interrupted: it has left before its end, and saved where it stands.
-      NonFiniteError: the loss, a gradient or the parameters are not finite; nothing of it is
-        evaluated or saved.
+      Interrupted: training was stopped before its end; its state is saved.
+      NonFiniteError: the loss, a gradient or the parameters are not finite. That state is neither
+        evaluated nor saved.
     """
     start = int(devices.unreplicate(state.step))
     bar = tqdm(
@@ -127,30 +127,30 @@ def train(
     clock = _Clock()
     step = start
 
-    def look() -> dict[str, float] | None:
-        """Evaluates and logs; the metric that ranks, or None where a signal came before the end."""
+    def evaluate_and_log() -> dict[str, float] | None:
+        """Evaluates and logs; returns the ranking metric, or None if a signal interrupted it."""
         bar.set_description_str("evaluate")
         try:
             results = evaluate(step, state)
-        except Interrupted:  # The next start begins with this evaluation.
+        except Interrupted:  # The next start repeats this evaluation.
             return None
         bar.set_description_str("train")
         clock.restart()
         if not math.isfinite(results.get("loss", 0.0)):
-            raise NonFiniteError(f"step {step}: the loss on validation is not finite. {ADVICE}")
+            raise NonFiniteError(f"step {step}: the validation loss is not finite. {ADVICE}")
         writer.scalars(step, "validation", results)
         stopping.update(results)
         stopping.evaluated = step
         return {stopping.metric: results[stopping.metric]}
 
     def save(ranked: dict[str, float] | None) -> None:
-        # What is frozen is no part of a checkpoint, and need not leave the device.
+        # Frozen variables are not part of a checkpoint and stay on the device.
         saved = devices.unreplicate(state.replace(frozen={}))
         writer.sync()
         checkpoints.save(saved, dataclasses.asdict(stopping) | watch.progress, ranked)
 
     if step > stopping.evaluated and cadence.evaluates(step):
-        save(look())
+        save(evaluate_and_log())
     leaves = interruption.requested
     while step < cadence.num_steps and not stopping.exhausted and not leaves:
         state, metrics = step_fn(state, next(batches))
@@ -161,7 +161,7 @@ def train(
         if step % cadence.log_every == 0 or step == 1:
             watch.read(state)
             scalars = {name: float(value) for name, value in devices.unreplicate(metrics).items()}
-            # Of a step whose update was left out; JSON has no such numbers.
+            # A skipped update has values that JSON cannot represent.
             scalars = {name: value for name, value in scalars.items() if math.isfinite(value)}
             scalars["learning_rate"] = float(schedule(step - 1))
             if watch.limit:
@@ -174,11 +174,11 @@ def train(
             )
         due = cadence.evaluates(step)
         regular = cadence.checkpoint_every and step % cadence.checkpoint_every == 0
-        # Once a step: a signal that comes later finds the next step, or the end.
+        # Checked once a step; a later signal is seen after the next step or at the end.
         leaves = interruption.requested or processes.asked_to_stop(step)
         if due or leaves or regular:
             watch.check(step, state)
-        ranked = look() if due else None
+        ranked = evaluate_and_log() if due else None
         leaves = leaves or (due and interruption.requested)
         if due or leaves or regular:
             save(ranked)
@@ -187,19 +187,19 @@ def train(
         raise Interrupted(f"stopped by a signal at step {step}")
     if stopping.exhausted:
         print(
-            f"stopped early at step {step}: {stopping.metric} did not pass {stopping.best:.4g} "
-            f"in {stopping.waited} evaluations"
+            f"stopped early at step {step}: {stopping.metric} did not improve on "
+            f"{stopping.best:.4g} in {stopping.waited} evaluations"
         )
     return state
 
 
 def is_finished(step: int, cadence: Cadence, stopping: EarlyStopping) -> bool:
-    """Whether training that stands at `step` is at its end."""
+    """True if training at `step` is complete."""
     return stopping.exhausted or step == stopping.evaluated == cadence.num_steps
 
 
 class _Clock:
-    """Captions a second since the last reading, evaluations left out."""
+    """Measures captions a second since the last `read`, without evaluations."""
 
     def __init__(self):
         self.restart()
@@ -210,7 +210,7 @@ class _Clock:
         self._since = time.perf_counter()
 
     def add(self, captions: jax.Array) -> None:
-        # Kept on the device: reading it here would wait for every step.
+        # Kept on the device: a transfer would wait for the step.
         self._captions.append(captions)
         self._steps += 1
 

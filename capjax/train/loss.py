@@ -1,7 +1,4 @@
-"""The masked cross-entropy of captions, token by token.
-
-Legend: B images, C captions an image, T tokens, V vocabulary.
-"""
+"""Masked cross-entropy of captions, token by token. Shapes: see docs/architecture.md."""
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +8,13 @@ from flax import struct
 
 @struct.dataclass
 class TokenLosses:
-    """What each target costs; zero where a target has no weight.
+    """Loss of each target; zero for targets without weight.
 
     Attributes:
-      weight: float32 [B, C, T], 1 for a caption's token.
-      nll: float32 [B, C, T], nats.
-      loss: the same, with label smoothing.
-      correct: float32 [B, C, T], 1 where the target is the likeliest token.
+      weight: float32 [B, C, T], 1 for tokens of a caption.
+      nll: float32 [B, C, T], negative log-likelihood in nats.
+      loss: float32 [B, C, T], `nll` with label smoothing.
+      correct: float32 [B, C, T], 1 if the target is the most likely token.
     """
 
     weight: jax.Array
@@ -26,7 +23,7 @@ class TokenLosses:
     correct: jax.Array
 
     def sums(self) -> dict[str, jax.Array]:
-        """Sums over the batch, which devices and microbatches can add; divide by "tokens"."""
+        """Sums over the batch, additive over devices and microbatches; "tokens" is their count."""
         return {
             "loss": self.loss.sum(),
             "nll": self.nll.sum(),
@@ -36,7 +33,7 @@ class TokenLosses:
 
 
 def token_weights(targets: jax.Array, real: jax.Array, banned: tuple[int, ...]) -> jax.Array:
-    """float32 [B, C, T]: 1 for a caption's token, 0 for padding and for what is never generated."""
+    """Weights float32 [B, C, T]: 1 for tokens of a caption, 0 for padding and banned tokens."""
     for token in banned:
         real &= targets != token
     return real.astype(jnp.float32)
@@ -55,9 +52,9 @@ def token_losses(
     Args:
       logits: float32 [B, C, T, V].
       targets: int32 [B, C, T].
-      real: bool [B, C, T], whether a target is a caption's token, up to and with its eos. It
-        comes from the lengths: one id may be bos, eos and pad at once.
-      banned: token ids that are never generated. As targets (an unknown word) they have no weight.
+      real: bool [B, C, T], True for tokens of a caption including its eos, by the lengths: bos, eos
+        and pad can have the same id.
+      banned: ids that are never generated (the unknown word). As targets they have no weight.
       label_smoothing: mass spread evenly over the allowed tokens (Szegedy et al. 2016, section 7).
     """
     weight = token_weights(targets, real, banned)
@@ -71,6 +68,6 @@ def token_losses(
         mean = jnp.where(allowed > 0, logits, 0.0) @ (allowed / allowed.sum())
         smooth = jnp.where(weight > 0, normalizer - mean, 0.0)
         loss = (1 - label_smoothing) * nll + label_smoothing * smooth
-    # Not by argmax, which took as long on CPUs as the whole rest of the loss.
+    # On CPUs an argmax takes as long as the rest of the loss.
     correct = (picked >= logits.max(axis=-1)) * weight
     return TokenLosses(weight, nll, loss, correct)

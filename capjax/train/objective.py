@@ -1,6 +1,6 @@
-"""What every objective keeps, and what they share. The objectives are in `train/objectives/`.
+"""The interface of objectives, and functions they share. They are in `train/objectives/`.
 
-Legend: B images, C captions an image, T tokens, N attention maps, P memory positions.
+Shapes: see docs/architecture.md.
 """
 
 from typing import Any, Protocol
@@ -16,9 +16,9 @@ Batch = dict[str, jax.Array]
 
 
 class Objective(Protocol):
-    """What training minimises: a sum over devices and microbatches of each part's share.
+    """The function that training minimises, a sum of shares over devices and microbatches.
 
-    A frozen dataclass. Its config fields are those of the config's objective section.
+    An objective is a frozen dataclass. Its fields are those of the objective section of a config.
     """
 
     def share(
@@ -32,27 +32,27 @@ class Objective(Protocol):
         key: jax.Array,
         baseline: jax.Array | None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """A part's share of the objective: summed over devices and microbatches it is the whole.
+        """Computes the share of a (micro)batch; the sum over all of them is the objective.
 
         Args:
           model: the captioner.
-          variables: of it.
-          batch: one device's, or a part of it.
-          counts: `batch_counts` summed over all devices, whole batches.
-          step: updates done.
-          key: of dropout and draws.
-          baseline: of hard attention: the usual log-probability of a token, which does not depend
-            on this batch; None without.
+          variables: of the captioner.
+          batch: of one device, or a microbatch.
+          counts: `batch_counts` of the whole batch, summed over all devices.
+          step: number of updates done.
+          key: random key of dropout and sampling.
+          baseline: average log-probability of a token in earlier batches, for hard attention;
+            otherwise None.
 
         Returns:
-          The share, and sums to log: those of `TokenLosses.sums`, and its own.
+          The share, and sums to log: those of `TokenLosses.sums` and of the objective.
         """
         ...
 
     def scalars(
         self, sums: dict[str, jax.Array], counts: dict[str, jax.Array], step: jax.Array
     ) -> dict[str, jax.Array]:
-        """Scalars to log beside the loss, from the sums over all devices."""
+        """Computes further scalars to log from the sums over all devices."""
         ...
 
 
@@ -62,7 +62,7 @@ def inputs(batch: Batch) -> jax.Array:
 
 
 def targets_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Targets int32 and whether each is a caption's token: [B, C, T], or packed [B, 1, S]."""
+    """Targets int32, and bool True for tokens of a caption: [B, C, T], or packed [B, 1, S]."""
     targets, packing = batch["tokens"][..., 1:], batch.get("packing")
     if packing is None:
         return targets, jnp.arange(targets.shape[-1]) < batch["lengths"][..., None]
@@ -70,7 +70,7 @@ def targets_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 
 def batch_counts(model: Captioner, batch: Batch) -> dict[str, jax.Array]:
-    """What means are taken over: tokens with a weight, and captions; float32 scalars."""
+    """Counts of tokens with weight and of captions, float32 scalars."""
     weights = token_weights(*targets_of(batch), model.decoder.banned)
     captions = (batch["lengths"] > 0).sum().astype(jnp.float32)
     return {"tokens": weights.sum(), "captions": captions}
@@ -79,14 +79,14 @@ def batch_counts(model: Captioner, batch: Batch) -> dict[str, jax.Array]:
 def teacher_forced(
     model: Captioner, variables: Variables, batch: Batch, **options: Any
 ) -> tuple[DecoderOutput, TokenLosses]:
-    """The model's output on a batch without dropout, and what each target costs."""
+    """Runs the model on a batch without dropout; returns its output and the loss of each target."""
     return run(model, variables, batch, train=False, label_smoothing=0.0, **options)
 
 
 def run(
     model: Captioner, variables: Variables, batch: Batch, *, label_smoothing: float, **options: Any
 ) -> tuple[DecoderOutput, TokenLosses]:
-    """The model's output on a batch, and what each target costs; `options` go to the model."""
+    """Runs the model with `options` on a batch; returns its output and the loss of each target."""
     output = model.apply(
         variables,
         inputs(batch),

@@ -1,4 +1,4 @@
-"""AdamW with warm-up, decay and clipping; the encoder may learn at a rate of its own."""
+"""AdamW with warm-up, decay and clipping, and a separate learning rate of the encoder."""
 
 import dataclasses
 from typing import Literal
@@ -15,16 +15,16 @@ class Optimizer:
 
     Attributes:
       learning_rate: peak of the learning rate, after a linear warm-up.
-      schedule: what follows the warm-up; see `learning_rate_schedule`.
-      encoder_learning_rate: peak of the encoder's own learning rate; 0 takes the same.
-      encoder_start_step: step from which on the encoder trains.
-      warmup_steps: steps of the warm-up.
-      b1: see `adamw`, as of the following.
-      b2: decay of the squared gradient's mean.
-      weight_decay: of matrices.
-      clip_norm: largest global norm of a gradient; 0 does not clip.
-      clip_value: largest size of a number in a gradient; 0 does not clip.
-      skip_nonfinite: see `finite.Watch`.
+      schedule: shape after the warm-up; see `learning_rate_schedule`.
+      encoder_learning_rate: peak of the learning rate of the encoder; 0 uses `learning_rate`.
+      encoder_start_step: first step that updates the encoder.
+      warmup_steps: number of steps of the warm-up.
+      b1: decay of the mean of the gradient.
+      b2: decay of the mean of the squared gradient.
+      weight_decay: decay of matrices; see `adamw`.
+      clip_norm: largest global norm of the gradient; 0 does not clip.
+      clip_value: largest absolute value in the gradient; 0 does not clip.
+      skip_nonfinite: the limit of `finite.Watch`.
     """
 
     learning_rate: Positive
@@ -40,13 +40,13 @@ class Optimizer:
     skip_nonfinite: CountOrZero
 
     def schedule_of(self, num_steps: int) -> optax.Schedule:
-        """Step -> learning rate, over `num_steps` updates."""
+        """Builds the schedule, step -> learning rate, of `num_steps` updates."""
         return learning_rate_schedule(
             self.learning_rate, self.warmup_steps, num_steps, self.schedule
         )
 
     def transformation(self, num_steps: int) -> optax.GradientTransformation:
-        """The optimizer of `num_steps` updates."""
+        """Builds the optimizer of `num_steps` updates."""
         return adamw(
             self.schedule_of(num_steps),
             b1=self.b1,
@@ -62,7 +62,7 @@ class Optimizer:
 def learning_rate_schedule(
     peak: float, warmup_steps: int, total_steps: int, kind: str = "cosine"
 ) -> optax.Schedule:
-    """Linear warm-up from 0 to `peak`; then a half cosine or a line to 0 at the end, or `peak`."""
+    """Linear warm-up from 0 to `peak`, then cosine or linear decay to 0, or constant `peak`."""
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
             f"optimizer.warmup_steps={warmup_steps} must be below num_steps={total_steps}"
@@ -75,7 +75,7 @@ def learning_rate_schedule(
         return optax.join_schedules([rise, fall], [warmup_steps])
     if kind == "constant":
         return optax.warmup_constant_schedule(0.0 if warmup_steps else peak, peak, warmup_steps)
-    raise ValueError(f"the schedule must be 'cosine', 'linear' or 'constant', and is {kind!r}")
+    raise ValueError(f"optimizer.schedule must be 'cosine', 'linear' or 'constant', not {kind!r}")
 
 
 def adamw(
@@ -91,17 +91,17 @@ def adamw(
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019) on clipped gradients.
 
-    Only matrices and larger decay: norms, biases and the output bias do not.
+    Weight decay applies to arrays of rank 2 or more, so not to norms and biases.
 
     Args:
       schedule: step -> learning rate.
-      b1: decay of the gradient's mean.
-      b2: decay of the squared gradient's mean.
-      weight_decay: of matrices.
-      clip_norm: largest global norm of a gradient; 0 does not clip.
-      clip_value: largest size of a number in a gradient, before that; 0 does not clip.
-      encoder_scale: the encoder's learning rate over that of the rest.
-      encoder_start: steps before it that leave the encoder as it is.
+      b1: decay of the mean of the gradient.
+      b2: decay of the mean of the squared gradient.
+      weight_decay: times the learning rate, as in `optax.adamw`.
+      clip_norm: largest global norm of the gradient; 0 does not clip.
+      clip_value: largest absolute value in the gradient, clipped before the norm; 0 does not clip.
+      encoder_scale: learning rate of the encoder divided by that of the other parts.
+      encoder_start: first step that updates the encoder.
     """
     steps = [optax.clip(clip_value)] if clip_value else []
     steps += [optax.clip_by_global_norm(clip_norm)] if clip_norm else []

@@ -1,4 +1,4 @@
-"""How often training feeds a decoder the reference's word, and how often its own.
+"""Schedules of the probability that training feeds a decoder its own words.
 
 "Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks" (Bengio et al. 2015),
 section 2.4.
@@ -20,17 +20,17 @@ def own_words_schedule(
     slope: NotNegative,
     floor: Share,
 ) -> Callable[[jax.Array], jax.Array] | None:
-    """Step i -> share of fed words that are the model's own draws, 1 - epsilon_i of the paper.
+    """Schedule from step i to the probability of feeding a sampled token, 1 - epsilon_i.
 
     Args:
       kind: "linear" (epsilon_i = max(floor, k - slope i)), "exponential" (k^i),
-        "inverse_sigmoid" (k / (k + exp(i / k))), or "none", which gives None.
+        "inverse_sigmoid" (k / (k + exp(i / k))), or "none", which returns None.
       k: see `kind`.
-      slope: of "linear" alone.
-      floor: of "linear" alone.
+      slope: for "linear" only.
+      floor: for "linear" only.
 
     Raises:
-      ValueError: a number outside of what the paper's schedule takes.
+      ValueError: a number is outside the range of the schedule.
     """
     if kind == "none":
         return None
@@ -38,7 +38,7 @@ def own_words_schedule(
         if not (0 <= floor <= k <= 1 and slope >= 0):
             raise ValueError(
                 f"scheduled_sampling of kind 'linear' needs 0 <= floor <= k <= 1 and slope >= 0, "
-                f"and has floor={floor}, k={k}, slope={slope}"
+                f"not floor={floor}, k={k}, slope={slope}"
             )
         return lambda step: 1 - jnp.maximum(floor, k - slope * step)
     if kind == "exponential":
@@ -50,11 +50,11 @@ def own_words_schedule(
             f"scheduled_sampling.kind={kind!r} must be 'none', 'linear', 'exponential' or "
             "'inverse_sigmoid'"
         )
-    # The paper says k >= 1, but with 1 the references are gone after five steps.
+    # The paper has k >= 1, but with k = 1 no references are fed after five steps.
     if k <= 1:
         raise ValueError(
-            f"scheduled_sampling of kind 'inverse_sigmoid' needs k > 1, not k={k}: after k "
-            "steps or so references and own words are equally frequent"
+            f"scheduled_sampling of kind 'inverse_sigmoid' needs k > 1, not k={k}: after about "
+            "k steps references and own words are equally frequent"
         )
-    # The same number, and no exponential that overflows.
+    # Equal to the formula, without an exponential that overflows.
     return lambda step: 1 - jax.nn.sigmoid(jnp.log(k) - step / k)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run in good order, to be continued by the same command."""
+"""Graceful stops at SIGTERM and SIGINT; the same command continues the run."""
 
 import os
 import signal
@@ -8,26 +8,26 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again.
+# EX_TEMPFAIL of sysexits.h: not an error, run the same command again.
 EXIT_STATUS = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
-    """A signal ended the run before its end; the message says what was saved."""
+    """A signal stopped the run before its end; the message says at which step."""
 
 
 class Interruption:
-    """Catches the first SIGTERM or SIGINT while it is entered; a second one ends the process.
+    """Context manager that catches the first SIGTERM or SIGINT; a second one ends the process.
 
-    Until `poll` is called the signal raises Interrupted where it finds the program, as all that is
-    written until then may be cut short anywhere. From then on it is for the program to look. Only a
-    process's main thread can catch signals: elsewhere this catches none.
+    Before `poll` is called, the signal raises Interrupted anywhere in the program, so all files
+    written until then must tolerate that. Afterwards the program must check `requested`. Only the
+    main thread of a process can catch signals; in other threads this does nothing.
 
-    One within another takes the signal, and the other learns of it at its end.
+    When nested, the inner one catches the signal and tells the outer one on exit.
 
     Attributes:
-      requested: whether the signal has come.
+      requested: True once the signal was received.
     """
 
     def __init__(self):
@@ -36,11 +36,11 @@ class Interruption:
         self._before = {}
 
     def poll(self) -> None:
-        """From now on the signal sets `requested` and does nothing else."""
+        """Makes the signal set `requested` without raising Interrupted."""
         self._polled = True
 
     def watch(self, items: Iterable[T]) -> Iterator[T]:
-        """Yields the items; raises Interrupted between two of them once the signal has come."""
+        """Yields the items; raises Interrupted before the next one once `requested` is True."""
         for item in items:
             if self.requested:
                 raise Interrupted
@@ -49,7 +49,7 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                # Ignored ones stay so: background jobs of a shell are not for its keyboard.
+                # Ignored signals stay ignored: a shell ignores SIGINT for its background jobs.
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._take)
         return self
@@ -57,7 +57,7 @@ class Interruption:
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-            # What it interrupted may have come to its end nevertheless.
+            # The body may have ended without checking `requested`.
             around = getattr(handler, "__self__", None)
             if self.requested and isinstance(around, Interruption):
                 around.requested = True
@@ -66,7 +66,7 @@ class Interruption:
         self.requested = True
         for other in self._before:
             signal.signal(other, signal.SIG_DFL)
-        # Not print: the signal may have come inside of one.
-        os.write(2, f"\n{signal.Signals(number).name}: leaving; once more ends at once\n".encode())
+        # Not print: the signal may have interrupted one.
+        os.write(2, f"\n{signal.Signals(number).name}: stopping; once more ends at once\n".encode())
         if not self._polled:
             raise Interrupted

@@ -1,4 +1,4 @@
-"""All that a training step needs beside its batch, as one tree."""
+"""The training state: everything a training step needs besides its batch, as one tree."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from capjax.models.captioner import Variables, join_frozen
 
 @struct.dataclass
 class TrainState:
-    """What a step replaces, which a checkpoint holds, and beside it what stays.
+    """Training state. Checkpoints hold all of it except `frozen`.
 
     Attributes:
-      step: int32 scalar, updates done.
-      params: of the captioner.
-      opt_state: of the optimizer.
-      ema: the moving average of the parameters, or None when it is off.
-      frozen: variables that training does not change; a run keeps them once, in no checkpoint.
-      baseline: of hard attention, the moving average of a token's log-probability; None elsewhere.
+      step: int32 scalar, number of updates done.
+      params: trained parameters of the captioner.
+      opt_state: state of the optimizer.
+      ema: moving average of the parameters, or None if it is disabled.
+      frozen: variables that training does not change, stored once for a run.
+      baseline: moving average of the log-probability of a token, for hard attention; else None.
     """
 
     step: jax.Array
@@ -32,7 +32,7 @@ class TrainState:
 
     @property
     def eval_variables(self) -> Variables:
-        """What to evaluate and caption with: the average of the parameters where there is one."""
+        """Variables for evaluation: the moving average if enabled, otherwise the parameters."""
         return join_frozen(self.params if self.ema is None else self.ema, self.frozen)
 
 
@@ -43,20 +43,20 @@ def init_state(
     frozen: Variables | None = None,
     baseline: bool = False,
 ) -> TrainState:
-    """The state before the first step.
+    """Creates the state before the first step.
 
     Args:
-      params: to train.
-      optimizer: whose state it will hold.
-      ema: whether it averages the parameters, starting at these.
-      frozen: variables that stay.
-      baseline: whether the model draws locations, as hard attention does.
+      params: parameters to train.
+      optimizer: initialises `opt_state`.
+      ema: True to keep a moving average, starting at `params`.
+      frozen: variables that training does not change.
+      baseline: True to keep a baseline, for hard attention.
     """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
-        # A copy: a donated buffer may not serve twice.
+        # A copy, since a buffer must not be donated twice.
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         frozen=frozen or {},
         baseline=jnp.zeros(()) if baseline else None,
@@ -64,16 +64,16 @@ def init_state(
 
 
 def update_ema(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
-    """The next average. The decay grows from 0.1 to `decay`, so that early averages keep up."""
+    """Next moving average. The decay grows from 0.1 to `decay`, to follow early changes."""
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
 
 
 def update_baseline(baseline: jax.Array, log_prob: jax.Array, step: jax.Array) -> jax.Array:
-    """The next average of a token's log-probability, with the paper's decay of 0.9.
+    """Next moving average of the log-probability of a token.
 
-    "Show, Attend and Tell" (Xu et al. 2015), section 4.1. Early averages keep up, as in
-    `update_ema`.
+    The decay grows from 0.1, as in `update_ema`, to the 0.9 of "Show, Attend and Tell" (Xu et al.
+    2015, section 4.1).
     """
     decay = jnp.minimum(0.9, (1 + step) / (10 + step))
     return baseline + (1 - decay) * (log_prob - baseline)

@@ -1,7 +1,7 @@
 """The training step and the teacher-forced evaluation step, for one device.
 
-Both are to be mapped by `parallel.devices.map_devices`. A masked mean over devices is a sum over
-a sum: per-device means would weigh a token by how few its device had.
+Both must be mapped by `parallel.devices.map_devices`. A mean over devices is the sum of sums over
+the sum of counts: a mean of per-device means would weight tokens by the padding of their device.
 """
 
 from collections.abc import Callable
@@ -27,23 +27,24 @@ def make_train_step(
     accumulate: int = 1,
     ema_decay: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """A per-device step: (state, batch) -> (state, metrics).
+    """Builds a per-device training step, (state, batch) -> (state, metrics).
 
     Args:
-      model: the captioner; `model.decoder.banned` targets have no weight.
+      model: the captioner; targets in `model.decoder.banned` have no weight.
       optimizer: applied to the gradient of the objective over all devices.
-      seed: of dropout and draws; their key also folds in the step, the device and the microbatch.
-      objective: what is minimised.
-      accumulate: microbatches that a device's share is cut into, to save memory.
-      ema_decay: of the moving average that the state may hold.
+      seed: of dropout and sampling; their key also folds in the step, device and microbatch.
+      objective: the function to minimise.
+      accumulate: number of microbatches for the batch of a device, to save memory.
+      ema_decay: decay of the moving average, if the state has one.
 
     Returns:
-      The step. Its metrics are float32 scalars, equal on every device: loss (nats a token, as
-      evaluation has it), objective (all that is minimised), accuracy, tokens, captions, grad_norm;
-      the objective's own, and baseline where there is one. One is a vector, "nonfinite":
-      whether loss or objective, and the gradient of each of `part_names`, are not finite. Then the
-      update is left out: parameters, their average, the optimizer's moments and the baseline stay,
-      and counters go on, so that batches, dropout and learning rate are those of the next step.
+      The step. Its metrics are float32 scalars, equal on all devices: loss (nats a token, as in
+      evaluation), objective, accuracy, tokens, captions, grad_norm, those of the objective, and
+      baseline if the state has one; and "nonfinite", bool [1 + parts], True if the loss or the
+      objective, and the gradient of each of `part_names`, is not finite. If any is True, the update
+      is skipped: parameters, their average, the moments of the optimizer and the baseline keep
+      their values, but counters advance, so the next step has its own batch, dropout and learning
+      rate.
     """
 
     def share(params: Any, frozen: Variables, batch: Batch, key: jax.Array, fixed: dict):
@@ -54,11 +55,11 @@ def make_train_step(
     gradient = jax.grad(share, has_aux=True)
 
     def accumulated(params: Any, frozen: Variables, batch: Batch, key: jax.Array, fixed: dict):
-        """Sums of gradients and losses over the microbatches, one at a time in memory."""
+        """Sums gradients and losses over the microbatches, with one at a time in memory."""
         size = batch["lengths"].shape[0]
         if size % accumulate:
             raise ValueError(
-                f"accumulate={accumulate} does not divide the {size} images a device has"
+                f"accumulate={accumulate} does not divide the {size} images of a device"
             )
         micro = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
 
@@ -91,7 +92,7 @@ def make_train_step(
             "captions": found["captions"],
             "grad_norm": jnp.sqrt(squares.sum()),
         }
-        # Sums over all devices, and so is every device of the same opinion.
+        # Computed from sums over all devices, so that all devices agree.
         whole = jnp.isfinite(sums["nll"]) & jnp.isfinite(sums["objective"])
         metrics["nonfinite"] = ~jnp.concatenate([whole[None], jnp.isfinite(squares)])
         metrics |= objective.scalars(sums, counts, state.step)
@@ -108,7 +109,7 @@ def make_train_step(
 
 
 def make_loss_step(model: Captioner) -> Callable[[Variables, Batch], dict[str, jax.Array]]:
-    """A per-device (variables, batch) -> sums of teacher-forced nll, correct and tokens."""
+    """Builds a per-device (variables, batch) -> teacher-forced sums nll, correct and tokens."""
 
     def step(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         sums = teacher_forced(model, variables, batch)[1].sums()

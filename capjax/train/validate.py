@@ -1,4 +1,4 @@
-"""What one evaluation during training measures and shows."""
+"""Evaluation of a state during training."""
 
 import dataclasses
 import os
@@ -21,18 +21,18 @@ Batch = Mapping[str, np.ndarray]
 
 
 class TeacherForced:
-    """Mean loss and accuracy over batches that pass by on their way to something else.
+    """Mean teacher-forced loss and accuracy, measured while batches are passed on.
 
-    So a split is read once for its loss and its captions.
+    One pass over a split so gives both its loss and its captions.
     """
 
     def __init__(self, loss_step: Callable[[Any, Any], dict[str, jax.Array]], variables: Any):
-        """Takes `make_loss_step`, mapped over devices, and replicated variables."""
+        """Takes the step of `make_loss_step`, mapped over devices, and replicated variables."""
         self._loss_step, self._variables = loss_step, variables
         self._total = {"nll": 0.0, "correct": 0.0, "tokens": 0.0}
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yields the batches, which have "tokens" and "lengths", after it has measured them."""
+        """Measures and yields the batches, which must have "tokens" and "lengths"."""
         for batch in batches:
             inputs = {name: value for name, value in batch.items() if name != "index"}
             sums = devices.unreplicate(self._loss_step(self._variables, devices.shard(inputs)))
@@ -40,7 +40,7 @@ class TeacherForced:
             yield batch
 
     def metrics(self) -> dict[str, float]:
-        """Loss (nats a token) and accuracy over all tokens so far; nothing without tokens."""
+        """Mean loss (nats a token) and accuracy over all tokens so far; empty without tokens."""
         count = self._total["tokens"]
         if not count:
             return {}
@@ -49,20 +49,20 @@ class TeacherForced:
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """Scores a state on a whole split, and shows what it says of a few fixed images.
+    """Scores a state on a split, and logs captions and attention of its first B images.
 
     Attributes:
-      loss_step: `make_loss_step`, mapped over devices.
-      captions: of the whole split.
-      search: the run's decoding settings.
-      shown: captions with attention, for the fixed images.
-      samplings: (name, how to decode them).
-      batches: () -> the split's batches, with "index", "tokens" and "lengths".
-      table: the split's ids and raw captions.
-      pixels: of the fixed images, uint8 [S, H, W, 3]: the split's first S.
-      inputs: the same images as the model takes them, {"image": ...} or {"features": ...}.
-      scorers: further metrics of image id -> caption.
-      writer: where texts and figures go.
+      loss_step: the step of `make_loss_step`, mapped over devices.
+      captions: captions the whole split.
+      search: decoding settings of the run.
+      shown: captions the first B images, with attention.
+      samplings: (name, sampling) pairs for the first B images.
+      batches: () -> batches of the split, with "index", "tokens" and "lengths".
+      table: ids and raw captions of the split.
+      pixels: uint8 [B, H, W, 3], the first B images.
+      inputs: the same images as model inputs, {"image": ...} or {"features": ...}.
+      scorers: further metrics.
+      writer: receives texts and figures.
       figures: folder of the figures.
     """
 
@@ -80,7 +80,7 @@ class Validation:
     figures: str
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
-        """Evaluates a replicated state; all metrics by name, the same in every process."""
+        """Evaluates a replicated state; returns metrics by name, the same in all processes."""
         variables = state.eval_variables
         forced = TeacherForced(self.loss_step, variables)
         batches = forced.watch(self.batches())
@@ -92,10 +92,10 @@ class Validation:
         def score_and_show() -> dict[str, float]:
             if len(self.pixels):
                 self._show(step, variables)
-            # METEOR starts a Java process that outlasts the rest; `--mode evaluate` has it.
+            # METEOR's Java process takes longer than all the rest; `--mode evaluate` runs it.
             return score_captions(self.table, captions, self.scorers, meteor=False)
 
-        # So that all processes decide alike on early stopping.
+        # Broadcast so that all processes decide alike on early stopping.
         return {**forced.metrics(), **processes.broadcast_from_primary(score_and_show)}
 
     def _show(self, step: int, variables: Any) -> None:
@@ -111,7 +111,7 @@ class Validation:
 
 
 def fill_batch(inputs: Batch) -> dict[str, np.ndarray]:
-    """A batch of images, with rows of index -1 until it divides over the local devices."""
+    """Pads images to a multiple of the local devices, with rows of index -1."""
     (name, images), *_ = inputs.items()
     fill = -len(images) % jax.local_device_count()
     index = np.concatenate([np.arange(len(images)), np.full(fill, -1)]).astype(np.int32)
@@ -119,7 +119,7 @@ def fill_batch(inputs: Batch) -> dict[str, np.ndarray]:
 
 
 def samples_table(rows: Sequence[tuple[int, str, Caption]], table: CaptionTable) -> str:
-    """A Markdown table of what was said of the fixed images."""
+    """Markdown table of (image index, method, caption) rows and the first reference."""
     lines = ["| image | how | caption |", "|---|---|---|"]
     for index in sorted({index for index, _, _ in rows}):
         said = [(name, caption.text) for row, name, caption in rows if row == index]

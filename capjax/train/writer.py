@@ -1,4 +1,4 @@
-"""Scalars, text and pictures of a run, to JSON lines and TensorBoard."""
+"""Logs of scalars, texts and images of a run, as JSON lines and for TensorBoard."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from capjax.train.events import Events
 class Writer:
     """Appends to `metrics.jsonl` and to TensorBoard event files in a folder.
 
-    A run that continues from a checkpoint first cuts both back to that step, so that nothing is
-    logged twice. Its "wall_seconds" go on from there: they count all work that led to a row,
-    compiling and evaluations among it, but neither pauses between starts nor what a kill lost.
+    A run that continues from a checkpoint first truncates both to that step, so that nothing is
+    logged twice. Its "wall_seconds" continue from there: they include compilation and evaluations,
+    but not pauses between starts or work lost by a kill.
     """
 
     def __init__(self, directory: str, resume_step: int = 0):
-        """Opens the logs of a run that continues after `resume_step` updates."""
+        """Opens the logs, truncated to `resume_step`."""
         os.makedirs(directory, exist_ok=True)
         self._path = os.path.join(directory, "metrics.jsonl")
         times = [row.get("wall_seconds", 0) for row in _cut_back(self._path, resume_step)]
@@ -32,7 +32,7 @@ class Writer:
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 closed by close()
 
     def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        """One JSON line {"step", "group", "wall_seconds", ...values}; a TensorBoard scalar each."""
+        """Logs a JSON line {"step", "group", "wall_seconds", ...values} and TensorBoard scalars."""
         row = {"step": step, "group": group}
         row["wall_seconds"] = round(time.perf_counter() - self._began, 3)
         row.update({name: float(value) for name, value in values.items()})
@@ -42,27 +42,27 @@ class Writer:
             self._events.scalar(step, f"{group}/{name}", value)
 
     def text(self, step: int, name: str, text: str) -> None:
-        """A Markdown text for TensorBoard."""
+        """Logs a Markdown text for TensorBoard."""
         self._events.text(step, name, text)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """A picture for TensorBoard, uint8 [H, W, 3]."""
+        """Logs an image for TensorBoard, uint8 [H, W, 3]."""
         self._events.image(step, name, pixels)
 
     def hyperparameters(self, fields: Mapping[str, Any]) -> None:
-        """A new run's dotted config fields for TensorBoard, which knows texts and numbers."""
+        """Logs the config of a new run, by dotted names, for the HParams table of TensorBoard."""
         values = {
             name: value if isinstance(value, bool | int | float) else str(value)
             for name, value in fields.items()
         }
-        # With the first update, so that a start which came to nothing leaves none.
+        # At step 1, so that a restart at step 0 removes them and logs them again.
         self._events.hyperparameters(1, values)
 
     def sync(self) -> None:
-        """Returns when all that was logged is on the disk.
+        """Returns when all logs are on disk.
 
-        To be called before a checkpoint is saved: a run that continues from it logs none of it
-        again.
+        Must be called before a checkpoint is saved: a run that continues from it does not log
+        earlier steps again.
         """
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -81,16 +81,16 @@ class Writer:
 
 
 class NoWriter:
-    """Writes nothing: for processes beside the first."""
+    """Writer of the processes other than the first, which writes nothing."""
 
     def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def hyperparameters(self, fields: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def sync(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def __enter__(self) -> "NoWriter":
         return self
@@ -100,9 +100,9 @@ class NoWriter:
 
 
 def read_metrics(path: str) -> list[dict]:
-    """The rows of a `metrics.jsonl`, less a last line that a crash left half written.
+    """Reads the rows of a `metrics.jsonl`, without a last line that a crash truncated.
 
-    Other damaged lines are left out, too, and named: a log is not worth a run.
+    Other damaged lines are skipped with a warning.
     """
     if not os.path.exists(path):
         return []
@@ -111,14 +111,14 @@ def read_metrics(path: str) -> list[dict]:
         for number, line in enumerate(file, 1):
             row = _row(line) if line.endswith("\n") else {}
             if row is None:
-                logging.warning("%s: line %d is damaged and left out", path, number)
+                logging.warning("%s: line %d is damaged and skipped", path, number)
             elif row:
                 rows.append(row)
     return rows
 
 
 def _row(line: str) -> dict | None:
-    """The row in a line, which has step, group and numbers; or None."""
+    """Parses a line of step, group and numbers; None if it is damaged."""
     try:
         row = parse_json(line)
         numbers = {name: value for name, value in row.items() if name != "group"}
@@ -129,7 +129,7 @@ def _row(line: str) -> dict | None:
 
 
 def _cut_back(path: str, step: int) -> list[dict]:
-    """Leaves the rows up to `step`, and gives them back."""
+    """Truncates a log to the rows up to `step`, and returns them."""
     rows = [row for row in read_metrics(path) if row["step"] <= step]
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
     return rows

@@ -161,7 +161,7 @@ def test_a_killed_worker_resumes(home, workdir, folder, expected, tmp_path, capf
     assert caption.main(arguments(workdir, "--output", file, "--resume", *expected)) == 0
     assert capfd.readouterr() == ("", "")
     assert {row["image"]: row["caption"] for row in rows(file)} == expected
-    with pytest.raises(SystemExit, match="has captions; go on with --resume") as caught:
+    with pytest.raises(SystemExit, match="has captions; continue with --resume") as caught:
         caption.main(arguments(workdir, "--output", file, folder))
     assert caught.value.code.startswith("error: ")
     other = arguments(workdir, "--output", file, "--resume", "--beam_size", 1, folder)

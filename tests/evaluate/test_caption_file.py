@@ -106,7 +106,7 @@ def test_what_something_else_made_is_refused_by_field(tmp_path):
     meta = Path(f"{path}.meta.json")
     for content in (b"{", b"[]", b"\xff", None):
         meta.write_bytes(content) if content else meta.unlink()
-        with pytest.raises(CaptionFileError, match=r"meta\.json, which says what made"):
+        with pytest.raises(CaptionFileError, match=r"meta\.json, with the settings of"):
             write(path, [], resume=True)
     assert path.read_bytes() == whole
 
@@ -130,7 +130,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path, line):
     with path.open("ab") as file:
         file.write(line + b"\n")
     whole = path.read_bytes()
-    with pytest.raises(CaptionFileError, match=r"notes\.txt: line 4 is no row of captions"):
+    with pytest.raises(CaptionFileError, match=r"notes\.txt: line 4 is not a row of captions"):
         write(path, [], resume=True)
     assert path.read_bytes() == whole
     assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", "notes.txt.meta.json"]
@@ -139,7 +139,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path, line):
 def test_what_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(CaptionFileError, match=f"{path} is no file"):
+        with pytest.raises(CaptionFileError, match=f"{path} is not a file"):
             write(path, [], resume=True)
 
 

@@ -10,6 +10,7 @@ from capjax.data.captions import CaptionTable
 from capjax.evaluate import results
 from capjax.evaluate.captioning import Caption
 from capjax.evaluate.scoring import image_results, score_captions
+from capjax.files.atomic import write_json
 from capjax.metrics import coco
 
 TABLE = CaptionTable(
@@ -30,8 +31,11 @@ def test_images_without_captions_are_left_out_and_counted():
 
 
 def test_further_scorers_see_every_caption():
-    metrics = score_captions(TABLE, SAID, [lambda said: {"count": float(len(said))}], meteor=False)
-    assert metrics["count"] == 3
+    def count(hypotheses, references):
+        return {"count": float(len(hypotheses)), "known": float(len(references))}
+
+    metrics = score_captions(TABLE, SAID, [count], meteor=False)
+    assert (metrics["count"], metrics["known"]) == (3, 2)
 
 
 def test_a_split_without_any_reference_is_not_scored():
@@ -68,7 +72,7 @@ def test_results_have_cocos_integer_ids():
 
 
 def test_json_is_written_whole(tmp_path):
-    results.write_json(str(tmp_path / "deep" / "x.json"), {"é": 1})
+    write_json(str(tmp_path / "deep" / "x.json"), {"é": 1})
     assert json.loads((tmp_path / "deep" / "x.json").read_text(encoding="utf-8")) == {"é": 1}
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["x.json"]
 

@@ -186,7 +186,7 @@ def test_an_error_of_one_ends_all(tmp_path):
     first, second = pair("error", tmp_path / "file")
     assert second[0] == first[0] == 1
     assert second[2] == "error: there is no such file\n"
-    assert first[2] == "error: stopped, because of an error in process 1: there is no such file\n"
+    assert first[2] == "error: stopped because of an error in process 1: there is no such file\n"
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_an_error_of_one_ends_all(tmp_path):
         ({"coordinator": "a:1", "num_processes": 0, "process_id": 0}, "num_processes=0 must be 1"),
         ({"coordinator": "a:1", "num_processes": 2, "process_id": 2}, "must lie in 0 to 1"),
         ({"coordinator": "a:1", "num_processes": 2, "process_id": -1}, "must lie in 0 to 1"),
-        ({"automatic": True, "process_id": 1}, "--distributed finds out by itself"),
+        ({"automatic": True, "process_id": 1}, "--distributed detects --process_id by itself"),
         ({"automatic": True, "timeout": 0}, "process_timeout=0 must be 1 second"),
     ],
 )

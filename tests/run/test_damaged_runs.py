@@ -175,6 +175,6 @@ def test_damaged_lines_of_a_log_are_left_out_and_named(tmp_path, caplog):
     lines += [content.decode("latin-1") for content in OTHER if b"\n" not in content]
     path.write_text("\n".join([*lines, json.dumps(whole), ""]), encoding="utf-8", newline="")
     assert read_metrics(str(path)) == [whole, whole]
-    assert f"{path}: line 2 is damaged and left out" in caplog.text
+    assert f"{path}: line 2 is damaged and skipped" in caplog.text
     path.write_bytes(b'{"step": 1, "group": "train", "lo')
     assert read_metrics(str(path)) == []

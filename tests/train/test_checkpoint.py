@@ -134,14 +134,14 @@ def test_a_flipped_bit_of_a_number_needs_our_checksum(two, tmp_path, monkeypatch
         said = json.loads(progress.read_text())
         said["best"] = 3
         progress.write_text(json.dumps(said))
-        with pytest.raises(CheckpointError, match="progress: its checksum is another"):
+        with pytest.raises(CheckpointError, match="progress: the checksum does not match"):
             checkpoints.progress(2)
         said["best"] = 2
         progress.write_text(json.dumps(said))
         monkeypatch.setattr("capjax.train.checkpoint._checksum", lambda tree: 0)
-        with pytest.raises(CheckpointError, match="its checksum is another"):
+        with pytest.raises(CheckpointError, match="the checksum does not match"):
             checkpoints.restore(2, state_of(0))
-        with pytest.raises(CheckpointError, match="ema: its checksum is another"):
+        with pytest.raises(CheckpointError, match="ema: the checksum does not match"):
             checkpoints.restore_params(2, state_of(0).ema)
 
 
@@ -248,7 +248,7 @@ def files_at_most(size):
 
 def test_a_full_disk_is_said_and_costs_the_new_checkpoint_only(tmp_path):
     fill(tmp_path, [1.0, 2.0])
-    message = "checkpoint of step 3 could not be written to .*: File too large. Those before it are"
+    message = "checkpoint of step 3 could not be written to .*: File too large. Earlier ones are"
     with (
         files_at_most(2000),
         pytest.raises(CheckpointError, match=message),
@@ -265,7 +265,7 @@ def test_a_full_disk_is_said_and_costs_the_new_checkpoint_only(tmp_path):
 def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
     fill(tmp_path, [1.0])
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(99999, 99999, 999))
-    message = r"step 2 could not be written to .*: it takes 1\.0 MB, and 0\.0 MB are free"
+    message = r"step 2 could not be written to .*: it needs 1\.0 MB, and 0\.0 MB are free"
     with pytest.raises(CheckpointError, match=message), open_in(tmp_path) as checkpoints:
         checkpoints.save(state_of(2), {"best": 3}, None)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]

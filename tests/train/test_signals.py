@@ -27,7 +27,7 @@ def test_before_the_loop_a_signal_leaves_at_once_and_then_is_asked_for(number, c
                     signal.raise_signal(number)
         assert seen == [0, 1, 2]
     assert [signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)] == before
-    assert capfd.readouterr().err.count(f"{number.name}: leaving; once more ends at once") == 2
+    assert capfd.readouterr().err.count(f"{number.name}: stopping; once more ends at once") == 2
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
@@ -53,7 +53,7 @@ def test_one_around_another_learns_of_a_signal_too(capfd):
         assert within.requested
         with pytest.raises(Interrupted):
             list(around.watch([1]))
-    assert "leaving" in capfd.readouterr().err
+    assert "stopping" in capfd.readouterr().err
 
 
 def test_what_was_ignored_stays_ignored():

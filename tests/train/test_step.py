@@ -209,7 +209,7 @@ def test_a_constant_rate_warms_up_and_stays():
     schedule = learning_rate_schedule(0.5, 10, 110, "constant")
     np.testing.assert_allclose([schedule(5), schedule(10), schedule(100)], [0.25, 0.5, 0.5])
     assert float(learning_rate_schedule(0.5, 0, 110, "constant")(0)) == 0.5
-    with pytest.raises(ValueError, match="schedule is 'step'; it may be cosine, linear, constant"):
+    with pytest.raises(ValueError, match="schedule must be 'cosine', 'linear' or 'constant'"):
         learning_rate_schedule(0.5, 0, 110, "step")
 
 

@@ -113,7 +113,7 @@ def test_damaged_rows_are_left_out_and_named(tmp_path, caplog):
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(lines[0] + b"\0" * len(lines[1]) + b"\n" + lines[2])
     assert [row["step"] for row in read_metrics(str(file))] == [1, 3]
-    assert "metrics.jsonl: line 2 is damaged and left out" in caplog.text
+    assert "metrics.jsonl: line 2 is damaged and skipped" in caplog.text
     file.write_bytes(lines[0] + lines[1] + lines[2].rstrip())
     assert [row["step"] for row in read_metrics(str(file))] == [1, 2]
 

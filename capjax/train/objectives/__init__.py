@@ -1,1 +1,1 @@
-"""The objectives, a file each."""
+"""Objectives, one file for each."""

@@ -1,6 +1,6 @@
-"""Cross-entropy of the references, and what an attention may add to it.
+"""Cross-entropy of the references, with optional terms for soft and hard attention.
 
-Legend: B images, C captions an image, T tokens, N attention maps, P memory positions.
+Shapes: see docs/architecture.md.
 """
 
 import dataclasses
@@ -19,21 +19,21 @@ from capjax.train.objective import Batch, run, targets_of
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy:
-    """The masked cross-entropy a token, with the penalty and the draws of an attention.
+    """Masked cross-entropy per token, with the penalty of soft and the gradient of hard attention.
 
-    Its fields are top-level fields and sections of a config, as they were before there was a choice
-    of objectives.
+    Its fields come from top-level fields and sections of a config, not from the objective section,
+    so that older configs stay valid.
 
     Attributes:
       label_smoothing: see `token_losses`.
-      attention_penalty: of doubly stochastic attention ("Show, Attend and Tell", Xu et al. 2015,
-        section 4.2.1): weight of the mean over captions, maps and positions of
-        (1 - attention summed over the caption's tokens) ** 2.
-      reinforce_weight: of the drawn locations' part of hard attention's gradient (section 4.1,
-        lambda_r); 1 makes the gradient's expectation the exact one.
-      entropy_weight: of the mean entropy of hard attention's weights (lambda_e).
-      own_words: step -> share of fed words that are the model's own draws; None feeds the
-        references' alone.
+      attention_penalty: weight of the penalty of doubly stochastic attention, the mean over
+        captions, maps and positions of (1 - attention summed over the caption's tokens) ** 2
+        ("Show, Attend and Tell", Xu et al. 2015, section 4.2.1).
+      reinforce_weight: weight of the gradient through the sampled locations of hard attention
+        (section 4.1, lambda_r); with 1 the gradient is unbiased.
+      entropy_weight: weight of the mean entropy of the weights of hard attention (lambda_e).
+      own_words: step -> probability of feeding a token sampled from the model instead of the
+        reference; None always feeds the reference.
     """
 
     label_smoothing: Given[float] = 0.0
@@ -53,7 +53,7 @@ class CrossEntropy:
         key: jax.Array,
         baseline: jax.Array | None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """See `Objective`; the sums have "attention_penalty" where it is on."""
+        """See `Objective`; the sums include "attention_penalty" if it is enabled."""
         options: dict[str, Any] = {"attention": self.attention_penalty > 0}
         if self.own_words is not None:
             options["own_words"] = self.own_words(step)
@@ -73,13 +73,13 @@ class CrossEntropy:
             share += self.attention_penalty * penalty / counts["captions"]
             sums["attention_penalty"] = penalty
         if baseline is not None:
-            share += self._draws(output.aux, losses, batch, baseline) / counts["tokens"]
+            share += self._reinforce_loss(output.aux, losses, batch, baseline) / counts["tokens"]
         return share, sums
 
     def scalars(
         self, sums: dict[str, jax.Array], counts: dict[str, jax.Array], step: jax.Array
     ) -> dict[str, jax.Array]:
-        """The attention penalty and the share of own words, where they are on."""
+        """The attention penalty and the probability of own words, if enabled."""
         found = {}
         if self.attention_penalty:
             found["attention_penalty"] = sums["attention_penalty"] / counts["captions"]
@@ -87,17 +87,18 @@ class CrossEntropy:
             found["own_words"] = self.own_words(step)
         return found
 
-    def _draws(
+    def _reinforce_loss(
         self,
         aux: dict[str, jax.Array],
         losses: TokenLosses,
         batch: Batch,
         baseline: jax.Array,
     ) -> jax.Array:
-        """A sum whose gradient is that of hard attention's draws (Williams 1992; SAT equation 11).
+        """Surrogate loss with the gradient of the sampled locations of hard attention.
 
-        A location earns the log-probability of the tokens from its own on: earlier ones do not
-        depend on it, and would only add noise.
+        REINFORCE (Williams 1992), equation 11 of "Show, Attend and Tell". The reward of a location
+        is the log-probability of its own and later tokens: earlier ones do not depend on it and
+        would only add variance.
         """
         _, real = targets_of(batch)
         aux = {name: _by_caption(value * real, batch) for name, value in aux.items()}
@@ -111,7 +112,7 @@ class CrossEntropy:
 
 
 def _by_caption(x: jax.Array, batch: Batch) -> jax.Array:
-    """x at the batch's places, packed or not, as [B, C, T, ...]."""
+    """Unpacks x [B, 1, S, ...] to [B, C, T, ...] if the batch is packed."""
     if "packing" not in batch:
         return x
     captions, length = batch["tokens"].shape[1], batch["tokens"].shape[2] - 1
@@ -119,9 +120,9 @@ def _by_caption(x: jax.Array, batch: Batch) -> jax.Array:
 
 
 def attention_penalty(attention: jax.Array, batch: Batch) -> jax.Array:
-    """Sum over captions of the mean over [N, P] of (1 - what a position was given in all) ** 2.
+    """Sum over captions of the mean over [N, P] of (1 - attention summed over T) ** 2.
 
-    `attention` is [B, C, T, N, P], or packed; padding gives nothing.
+    `attention` is [B, C, T, N, P], or packed [B, 1, S, N, P]; padding is ignored.
     """
     _, real = targets_of(batch)
     given = _by_caption(attention * real[..., None, None], batch).sum(axis=2)
