@@ -48,7 +48,7 @@ def unread() -> int:
 
 
 def error_in(file: str, error: Exception) -> str:
-    """Message of an error in a user's Python file, with the line; without the type if ValueError."""
+    """Message of an error in a user's file, with its line, and its type unless ValueError."""
     text = str(error)
     if not isinstance(error, ValueError):
         text = f"{type(error).__name__}: {text}"

@@ -188,7 +188,7 @@ def check_decoding(decoding: ConfigDict, config: ConfigDict) -> None:
     if longest is not None and decoding.max_length > longest + 1:
         raise ConfigError(
             f"config.decoding.max_length={decoding.max_length} must lie in 2 to {longest + 1}, one "
-            f"more than the model's max_length={longest}"
+            f"more than max_length={longest} of the model"
         )
 
 
