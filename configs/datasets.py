@@ -12,7 +12,7 @@ def _dataset(name: str) -> ConfigDict:
     dataset.cache_dir = "~/.cache/capjax"
     # Side of the square image that the encoder takes, in pixels.
     dataset.image_size = 64
-    # Side to which images are resized before the square is cropped from the centre; 0 crops nothing.
+    # Side to which images are resized before the central square is cropped; 0 crops nothing.
     dataset.resize_to = 0
     # Whether that resize keeps the aspect ratio: resize_to is then the shorter edge, else both.
     dataset.keep_aspect = False
