@@ -257,7 +257,7 @@ def test_what_captions_saw_is_captioned_too(workdir, expected, tmp_path, capfd):
     [
         ({}, ["--attention", "out", "--attention_by", "layer"], "--attention_by layer: .* one map"),
         ({}, ["--attention", "out", "--attention_by", "head"], "--attention_by head: .* one map"),
-        ({"attention": "none", "initial_state": "mean"}, ["--attended"], "--attended: .* attention"),
+        ({"attention": "none", "initial_state": "mean"}, ["--attended"], "--attended: .*attention"),
     ],
 )
 def test_what_a_decoder_has_no_attention_for_is_refused(monkeypatch, fields, more, message):
