@@ -1,4 +1,4 @@
-"""Captions photographs with a trained model: files, folders, URLs, or names as they come.
+"""Captions images with a trained model: files, folders, URLs, or names from standard input.
 
 capjax caption --workdir runs/shapes_transformer photo.jpg holiday/ https://...
 capjax caption --model ydshieh/vit-gpt2-coco-en photo.jpg
@@ -34,15 +34,15 @@ from capjax.run.workdir import Workdir, WorkdirError
 EXIT_STATUS = """\
 exit status:
   0    every image has its caption
-  1    an input could not be used, which stderr names, or nothing could be done
+  1    an input could not be used, or the command failed; stderr names the error
   2    wrong usage
-  128+N  stopped by signal N, every line that was begun written: 130 by Ctrl-C, 143 by SIGTERM,
-       141 because nobody reads standard output any more
+  128+N  stopped by signal N, with no line half-written: 130 by Ctrl-C, 143 by SIGTERM, 141 because
+       standard output was closed
 """
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="capjax caption",
         description=__doc__.split("\n")[0],
@@ -53,52 +53,52 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "images",
         nargs="+",
         help="image files, folders of them, or http(s) URLs; - reads such names from standard "
-        "input, one a line, and captions what is there as soon as no more comes",
+        "input, one per line, and captions them as they arrive",
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--workdir", help="folder of a trained run")
     which.add_argument(
         "--model",
         metavar="DIR_OR_NAME",
-        help="a captioner of transformers instead, a ViT with a GPT-2: its folder, or its name on "
+        help="instead of a run, a ViT with a GPT-2 of transformers: its folder, or its name on "
         "huggingface.co",
     )
-    parser.add_argument("--checkpoint", help="of the run: best (default), latest or a step")
+    parser.add_argument("--checkpoint", help="the run's: best (default), latest or a step")
     parser.add_argument("--beam_size", type=int, help="beams; 1 is greedy (default: the model's)")
     parser.add_argument("--length_penalty", type=float, help="default: the model's")
-    parser.add_argument("--max_length", type=int, help="tokens at most (default: the model's)")
+    parser.add_argument("--max_length", type=int, help="most tokens (default: the model's)")
     parser.add_argument("--temperature", type=float, help="sample at this temperature instead")
-    parser.add_argument("--seed", type=int, default=0, help="of --temperature's samples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of --temperature's samples")
     parser.add_argument(
-        "--batch_size", type=_positive, help="images at once, at most (default: the model's)"
+        "--batch_size", type=_positive, help="most images at once (default: the model's)"
     )
     attention.add_arguments(parser)
     parser.add_argument(
         "--compilation_cache",
         default=build.COMPILATION_CACHE,
-        help="where JAX keeps compiled programs (default: %(default)s); empty keeps none",
+        help="folder of JAX's compiled programs (default: %(default)s); empty keeps none",
     )
     parser.add_argument(
-        "--json", action="store_true", help="print JSON lines, of images without a caption too"
+        "--json", action="store_true", help="print JSON lines, also for images without a caption"
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="write JSON lines to FILE instead, each as soon as it is known; FILE.meta.json says "
-        "what made them",
+        help="write JSON lines to FILE instead, each as soon as it is known; FILE.meta.json "
+        "records the run and the settings",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with FILE: skip images that have a caption there, try errors again",
+        help="continue FILE: skip images with a caption there, retry those with an error",
     )
     add_parts(parser)
     arguments = parser.parse_args(argv)
     attention.check_arguments(parser, arguments)
     if arguments.model and arguments.checkpoint:
-        parser.error("--checkpoint is of a run: a --model has one")
+        parser.error("--checkpoint needs --workdir: a --model has one checkpoint")
     if arguments.resume and not arguments.output:
-        parser.error("--resume needs --output FILE to go on with")
+        parser.error("--resume needs --output FILE, which it continues")
     if arguments.images.count("-") > 1:
         parser.error("- reads standard input to its end; give it once")
     return arguments
@@ -106,15 +106,15 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of 1 or more")
     return int(text)
 
 
 def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
-    """The run's decoding settings, with those of the command line over them.
+    """Builds the decoding method from the run's settings and the command line's.
 
     Raises:
-      ConfigError: settings that the run's model can't search with.
+      ConfigError: the run's model can't decode with these settings.
     """
     section = config.decoding.copy_and_resolve_references()
     given = {
@@ -132,16 +132,16 @@ def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
 
 
 class _Stop:
-    """Notes the first SIGTERM or Ctrl-C, so that what is in hand is finished; a second one ends.
+    """Records the first SIGTERM or Ctrl-C, so that the current batch is finished; a second exits.
 
     Attributes:
-      number: which one it was, 0 until it comes.
+      number: the signal's number; 0 until one arrives.
     """
 
     number = 0
 
     def __enter__(self) -> "_Stop":
-        # What a shell has a job in the background ignore stays ignored.
+        # A signal that the shell ignores for a background job stays ignored.
         signals = [
             number
             for number in (signal.SIGINT, signal.SIGTERM)
@@ -160,14 +160,14 @@ class _Stop:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Captions what can be used; returns the exit status, see `EXIT_STATUS`."""
+    """Captions the images; returns the exit status, see `EXIT_STATUS`."""
     arguments = parse_arguments(argv)
     import_parts(arguments.parts)
     build.compilation_cache(arguments.compilation_cache)
     with reported():
         try:
             return _caption(arguments)
-        except KeyboardInterrupt:  # Before there was anything to finish.
+        except KeyboardInterrupt:  # Before the first batch.
             return 128 + signal.SIGINT
         except BrokenPipeError:
             return unread()
@@ -189,18 +189,18 @@ def _caption(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> Run:
-    """Raises WorkdirError also where a run is given as a model, or the other way."""
+    """Loads the run or model; raises WorkdirError also if one is given as the other."""
     source = arguments.workdir or arguments.model
     published = is_published(source)
     if arguments.model and not published:
         raise WorkdirError(
             f"--model {source} is no captioner of transformers, whose config.json has a "
-            "model_type; a run's folder is given as --workdir"
+            "model_type; give a run's folder as --workdir"
         )
     if arguments.workdir and published and os.path.exists(source):
         raise WorkdirError(f"--workdir {source} is a captioner of transformers: give it as --model")
     if arguments.workdir:
-        Workdir(source).load_config()  # What is not there is no name of huggingface.co either.
+        Workdir(source).load_config()  # A missing workdir must not be looked up on huggingface.co.
     return load(source, arguments.checkpoint or "best")
 
 
@@ -230,7 +230,7 @@ def _caption_all(
         attended=arguments.attended,
     )
     failed = False
-    # On a terminal only: a bar in a log file is a thousand lines.
+    # On a terminal only: in a log file a progress bar is a thousand lines.
     with tqdm(total=count, unit="image", disable=None) as bar:
         for part in answers:
             for answer in part:
@@ -239,7 +239,7 @@ def _caption_all(
                     with bar.external_write_mode(file=sys.stderr):
                         print(f"error: {printable(str(answer.error))}", file=sys.stderr)
                 if draws and answer.caption:
-                    # First, as --resume takes what has its line to be done.
+                    # Before the line is written, since --resume skips images that have a line.
                     attention.draw(arguments, answer)
                 if file:
                     file.write(answer_row(answer))

@@ -3,15 +3,15 @@
     capjax train --config shapes_transformer
     capjax evaluate --config shapes_transformer --split test
 
-Any field of the config can be set: --config.decoder.num_layers=4. The run lies in --workdir, by
-default runs/<name of the config and its argument>; the same command continues a run that was
-interrupted. Several processes make one run where each is told of the others, by --coordinator,
---num_processes and --process_id, or by --distributed.
+Any field of the config can be set: --config.decoder.num_layers=4. The run's folder is --workdir, by
+default runs/<name of the config and its argument>. The same command continues an interrupted run.
+Several processes train one run with --coordinator, --num_processes and --process_id, or with
+--distributed.
 
 Exit statuses:
     0   done
-    1   an error, which stderr names
-    2   the command line is wrong: a flag, a field of the config, or the config file
+    1   an error, named on stderr
+    2   wrong command line: a flag, a field of the config, or the config file
     75  stopped by a signal after saving; run the same command again
 """
 
@@ -33,33 +33,31 @@ def define_flags() -> None:
     """Defines the flags."""
     define_config()
     flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config name>.")
-    flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
-    flags.DEFINE_string("split", "validation", "Split that is evaluated.")
-    flags.DEFINE_string(
-        "checkpoint", "best", "Checkpoint that is evaluated: best, latest or a step."
-    )
+    flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train or evaluate.")
+    flags.DEFINE_string("split", "validation", "Split to evaluate.")
+    flags.DEFINE_string("checkpoint", "best", "Checkpoint to evaluate: best, latest or a step.")
     flags.DEFINE_string(
         "compilation_cache",
         build.COMPILATION_CACHE,
-        "Where JAX keeps compiled programs for the next start; empty keeps none.",
+        "Folder where JAX keeps compiled programs between starts; empty keeps none.",
     )
     flags.DEFINE_string(
         "coordinator",
         None,
-        "For a run of several processes: host:port of the first, which opens the port there.",
+        "For several processes: host:port of the first process, which opens the port.",
     )
     flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
     flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
     flags.DEFINE_bool(
         "distributed",
         False,
-        "Has JAX find coordinator, num_processes and process_id by itself: under SLURM, Open MPI "
-        "and Kubernetes, and on TPU pods.",
+        "Let JAX detect coordinator, num_processes and process_id: under SLURM, Open MPI and "
+        "Kubernetes, and on TPU pods.",
     )
     flags.DEFINE_integer(
         "process_timeout",
         processes.TIMEOUT,
-        "Seconds without a sign of life after which a process counts as dead, and the others stop.",
+        "Seconds without a heartbeat after which a process counts as dead and the others stop.",
     )
 
 
@@ -69,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main() -> None:
-    logging.set_verbosity(logging.WARNING)  # JAX and orbax tell much on INFO.
+    logging.set_verbosity(logging.WARNING)  # JAX and orbax log much at INFO.
     given = flags.FLAGS
     build.compilation_cache(given.compilation_cache)
     with errors.reported():

@@ -1,4 +1,4 @@
-"""Checks that a user runs on a decoder of their own; each raises AssertionError.
+"""Checks for a user's own decoder; each raises AssertionError.
 
     from capjax.testing import check_decoder
 
@@ -32,8 +32,8 @@ def check_decoder(decoder: Decoder) -> None:
     """Runs all checks of this module.
 
     Args:
-      decoder: small, with a vocabulary of 6 to 12 tokens, of which 0 is pad, 1 bos and 2 eos, room
-        for 5 tokens or more, and dropout off.
+      decoder: must be small, with a vocabulary of 6 to 12 tokens (0 pad, 1 bos, 2 eos), room for 5
+        tokens or more, and no dropout.
     """
     check_stepping(decoder)
     check_causality(decoder)
@@ -44,7 +44,7 @@ def check_decoder(decoder: Decoder) -> None:
 
 
 def check_stepping(decoder: Decoder) -> None:
-    """The first law: stepping gives the logits of teacher forcing."""
+    """First law: stepping gives the logits of teacher forcing."""
     model, variables, memory, tokens = _case(decoder)
     whole = model.apply(variables, memory, tokens, method="decode").logits
     carry = model.apply(variables, memory, _C, _T, method="init_carry")
@@ -61,7 +61,7 @@ def check_stepping(decoder: Decoder) -> None:
 
 
 def check_causality(decoder: Decoder) -> None:
-    """The second law: a future token, another caption or image never changes a logit."""
+    """Second law: a future token, another caption or another image never changes a logit."""
     model, variables, memory, tokens = _case(decoder)
     decode = jax.jit(functools.partial(model.apply, method="decode"))
     before = decode(variables, memory, tokens).logits
@@ -78,7 +78,7 @@ def check_causality(decoder: Decoder) -> None:
 
 
 def check_packing(decoder: Decoder) -> None:
-    """Packed logits are those of the same places unpacked."""
+    """Packed logits equal those at the same places unpacked."""
     model, variables, memory, tokens = _case(decoder)
     lengths = np.array([[_T, 2, 0], [1, 3, 4]], np.int32)
     packing = pack(lengths, _T, 2 * _T)
@@ -91,7 +91,7 @@ def check_packing(decoder: Decoder) -> None:
     for image in range(_B):
         places = packing[image][packing[image] >= 0]
         expected = whole[image].reshape(_C * _T, -1)[places]
-        _close(packed[image, 0, : len(places)], expected, "packed logits are others than unpacked")
+        _close(packed[image, 0, : len(places)], expected, "packed logits differ from unpacked ones")
 
 
 def check_attention(decoder: Decoder) -> None:
@@ -108,7 +108,7 @@ def check_attention(decoder: Decoder) -> None:
 
 
 def check_beam_search(decoder: Decoder) -> None:
-    """A beam search that keeps all beams finds the likeliest caption of all, by brute force."""
+    """A beam search that keeps all beams finds the likeliest caption, as brute force does."""
     model, variables, memory, _ = _case(decoder)
     allowed = [t for t in range(decoder.vocab_size) if t not in decoder.banned]
     words = [t for t in allowed if t != _EOS]
@@ -144,7 +144,7 @@ def check_beam_search(decoder: Decoder) -> None:
 
 
 def check_lowering(decoder: Decoder) -> None:
-    """Teacher forcing, its gradient and a step compile for CUDA and TPU, in single precision."""
+    """The gradient of teacher forcing and a step compile for CUDA and TPU in single precision."""
     model, variables, memory, tokens = _case(decoder)
     rngs = {"dropout": jax.random.key(0), "sample": jax.random.key(1)}
 
@@ -172,7 +172,7 @@ def _lowered(function: Callable, platform: str, *arguments: Any) -> str:
 
 @functools.cache
 def _case(decoder: Decoder) -> tuple[Captioner, Any, Memory, jax.Array]:
-    """A model of the decoder, parameters that bend every path, a memory and tokens [B, C, T]."""
+    """A model of the decoder, random parameters without zeros, a memory and tokens [B, C, T]."""
     model = Captioner(FeatureEncoder(_GRID), decoder)
     rng = np.random.default_rng(0)
     fresh = model.init_variables(jax.random.key(0), (_P, _D))

@@ -1,6 +1,6 @@
-"""Every field of a run, one comment each. Variants import this and override.
+"""Every field of a config, with one comment each. Other configs import this and override fields.
 
-The dataset, encoder and decoder sections come from functions, since each kind has its own fields.
+A function makes each kind of dataset, encoder and decoder section, since each has its own fields.
 """
 
 from ml_collections import ConfigDict
@@ -38,7 +38,7 @@ def patch_encoder() -> ConfigDict:
     encoder.depth = 4
     # Attention heads a block; must divide the width.
     encoder.num_heads = 4
-    # Inner width of a feed-forward block over the width.
+    # Ratio of a feed-forward block's inner width to the width.
     encoder.mlp_ratio = 4.0
     # "learned" or "sincos" (fixed, two-dimensional).
     encoder.positions = "learned"
@@ -67,21 +67,21 @@ def conv_encoder() -> ConfigDict:
 
 
 def adapter() -> ConfigDict:
-    """What fits a pretrained encoder's features to a decoder (`capjax.models.adapter`)."""
+    """An adapter from an encoder's features to a decoder (`capjax.models.adapter`)."""
     adapter = ConfigDict()
     # Width of the memory that the decoder sees.
     adapter.width = 256
-    # Whether layer norms stand before and after.
+    # Whether layer norms come before and after the projection.
     adapter.norms = True
-    # Activation of the projection: a function of flax.linen, or "".
+    # Activation of the projection: a function of flax.linen, or "" for none.
     adapter.activation = ""
-    # Self-attention blocks over the memory; 0 has none.
+    # Number of self-attention blocks over the memory.
     adapter.depth = 0
     # Attention heads a block.
     adapter.num_heads = 4
-    # Inner width of a feed-forward block over the width.
+    # Ratio of a feed-forward block's inner width to the width.
     adapter.mlp_ratio = 4.0
-    # "learned", "sincos" or "none": what says where a feature lies.
+    # Position embedding of the features: "learned", "sincos" or "none".
     adapter.positions = "sincos"
     # Dropout rate on the encoder's features.
     adapter.input_dropout = 0.0
@@ -102,9 +102,9 @@ def transformer_decoder() -> ConfigDict:
     decoder.num_heads = 4
     # Width of a head; 0 is width / num_heads.
     decoder.head_dim = 0
-    # Inner width of a feed-forward block over the width.
+    # Ratio of a feed-forward block's inner width to the width.
     decoder.mlp_ratio = 4.0
-    # "pre" or "post": where the norms stand.
+    # Place of the norms: "pre" or "post".
     decoder.norm = "pre"
     # Activation of the feed-forward blocks: a function of flax.linen.
     decoder.activation = "gelu"
@@ -127,30 +127,30 @@ def bahdanau_decoder() -> ConfigDict:
     decoder.cell = "lstm"
     # Width of the state.
     decoder.width = 512
-    # Width of the words' embeddings.
+    # Width of the token embeddings.
     decoder.embed_dim = 512
-    # "soft": the weighted mean of all positions. "hard": one position, drawn in training.
-    # "none": the image's mean, once, as the initial state.
+    # "soft": the weighted mean of all positions. "hard": one position, sampled in training.
+    # "none": the image's mean feature, only in the initial state.
     decoder.attention = "soft"
-    # Width of the attention.
+    # Width of the additive attention's hidden layer.
     decoder.attention_dim = 512
     # "tanh" or "relu".
     decoder.attention_activation = "tanh"
-    # State before the first word: an affine map of the "mean" feature, or "zero".
+    # Initial state: an affine map of the "mean" feature, or "zero".
     decoder.initial_state = "mean"
-    # What scales the attended features: "none", one number ("scalar") or one a feature ("vector").
+    # Gate on the attended features: "none", "scalar" (one number) or "vector" (one per feature).
     decoder.gate = "none"
-    # Output layer: "linear" in the state, "hidden" (a dense layer before it), or "deep" (with word
+    # Output layer: "linear" in the state, "hidden" (after a dense layer), or "deep" (of state, word
     # and image).
     decoder.output = "linear"
-    # Dropout rate on the words' embeddings.
+    # Dropout rate on the token embeddings.
     decoder.embedding_dropout = 0.0
     # Dropout rate before the output layer.
     decoder.dropout = 0.5
-    # Of hard attention: share of images that take the weighted mean in training.
+    # With hard attention: share of images that take the weighted mean in training.
     decoder.expected_rate = 0.5
-    # Whether the backward pass computes attention again, which saves memory, and time on CPUs;
-    # there decoding is faster with it, too.
+    # Whether the backward pass recomputes attention, which saves memory; on CPUs it also saves
+    # time, in decoding too.
     decoder.remat = True
     # Whether the output bias starts at the log frequency of the train split's tokens.
     decoder.smart_bias = True
@@ -158,7 +158,7 @@ def bahdanau_decoder() -> ConfigDict:
 
 
 def cross_entropy() -> ConfigDict:
-    """Cross-entropy (`capjax.train.objectives.cross_entropy`); its fields are the config's own."""
+    """Cross-entropy (`capjax.train.objectives.cross_entropy`), with fields outside of sections."""
     objective = ConfigDict()
     objective.name = "cross_entropy"
     return objective
@@ -167,81 +167,80 @@ def cross_entropy() -> ConfigDict:
 def get_config() -> ConfigDict:
     """The base config: `shapes`, a patch encoder and a transformer decoder."""
     config = ConfigDict()
-    # Seed of the parameters, the data order and dropout.
+    # Seed of the initial parameters, the data order and dropout.
     config.seed = 0
 
     config.dataset = shapes_dataset()
 
     config.tokenizer = ConfigDict()
-    # Words seen less often in the train split are unknown.
+    # Words with a lower count in the train split are unknown.
     config.tokenizer.min_count = 1
-    # Only this many of the most frequent words are known; 0 is all.
+    # Largest number of known words, most frequent first; 0 is no limit.
     config.tokenizer.max_words = 0
-    # Whether one-letter words and words with other than letters are left out.
+    # Whether one-letter words and words with characters other than letters are dropped.
     config.tokenizer.alphabetic_only = False
 
     config.encoder = patch_encoder()
     config.decoder = transformer_decoder()
     config.word_vectors = ConfigDict()
-    # GloVe, word2vec or fastText text file (or .gz) that word embeddings start from; "" has none.
+    # Text file (or .gz) of GloVe, word2vec or fastText that initialises embeddings; "" is none.
     config.word_vectors.file = ""
-    # Whether training leaves all word embeddings as they start.
+    # Whether all word embeddings are frozen.
     config.word_vectors.frozen = False
-    # Workdir of a run whose best parameters this one starts from, or a captioner of transformers
-    # (a folder, or a name on huggingface.co); "" starts fresh.
+    # Workdir of a run whose best parameters initialise this one, or a captioner of transformers
+    # (a folder, or a name on huggingface.co); "" is random initialisation.
     config.init_from = ""
-    # Which of them: ("all",), or some of "encoder", "adapter" and "decoder".
+    # Parts taken from it: ("all",), or some of "encoder", "adapter" and "decoder".
     config.init_parts = ("all",)
-    # Whether a decoder from there keeps its words; else they are those of these data, and what the
-    # decoder has learnt of words that both know is copied.
+    # Whether a decoder from there keeps its vocabulary; else the vocabulary is the dataset's, and
+    # embeddings of words in both are copied.
     config.init_tokenizer = True
-    # Of the computation: "float32" or "bfloat16". Parameters are always float32.
+    # Type of the computation: "float32" or "bfloat16". Parameters are always float32.
     config.dtype = "float32"
 
-    # Images a step, over all devices.
+    # Images per step, over all devices.
     config.batch_size = 64
-    # Updates in all.
+    # Total number of updates.
     config.num_steps = 1000
-    # Microbatches that a device's share of a batch is cut into, to save memory.
+    # Microbatches into which a device's share of a batch is split, to save memory.
     config.accumulate = 1
-    # Decay of the moving average of the parameters that is evaluated; 0 has none.
+    # Decay of the parameters' moving average, which is then evaluated; 0 keeps none.
     config.ema_decay = 0.0
-    # What is minimised.
+    # The training objective.
     config.objective = cross_entropy()
-    # Mass that the loss spreads over all allowed tokens.
+    # Probability mass that the loss spreads over all allowed tokens.
     config.label_smoothing = 0.0
-    # Weight of doubly stochastic attention: over a caption each position should be given 1 in all.
+    # Weight of the doubly stochastic attention penalty: each position's sum over a caption is 1.
     config.attention_penalty = 0.0
 
-    # Of a decoder with attention="hard".
+    # Objective of a decoder with attention="hard".
     config.hard_attention = ConfigDict()
-    # Weight of the drawn locations' part of the gradient; 1 is the exact gradient's, where
-    # decoder.expected_rate is 0.
+    # Weight of the REINFORCE term of the gradient; 1 is unbiased where decoder.expected_rate is 0.
     config.hard_attention.reinforce_weight = 1.0
-    # Weight of the entropy of where it may look.
+    # Weight of the entropy of the attention.
     config.hard_attention.entropy_weight = 0.01
 
-    # Feeds the decoder some of its own words (Bengio et al. 2015), in recurrent decoders; the share
-    # of references' words at step i is:
+    # Scheduled sampling (Bengio et al. 2015) in recurrent decoders: feeds some of the decoder's own
+    # words. The share of the references' words at step i is:
     config.scheduled_sampling = ConfigDict()
     # "none": 1. "linear": max(floor, k - slope i). "exponential": k^i.
     # "inverse_sigmoid": k / (k + exp(i / k)).
     config.scheduled_sampling.kind = "none"
-    # See `kind`.
+    # The k in `kind`.
     config.scheduled_sampling.k = 1.0
-    # Of "linear": what a step takes off.
+    # The slope in "linear".
     config.scheduled_sampling.slope = 0.0001
-    # Of "linear": the least share.
+    # The floor in "linear".
     config.scheduled_sampling.floor = 0.75
 
     config.optimizer = ConfigDict()
-    # Peak of the learning rate, to which a linear warm-up leads.
+    # Peak learning rate, after a linear warm-up.
     config.optimizer.learning_rate = 1e-3
-    # What follows: a "cosine" or a "linear" decay to 0, or "constant".
+    # Schedule after the warm-up: a "cosine" or a "linear" decay to 0, or "constant".
     config.optimizer.schedule = "cosine"
-    # Peak of an encoder's own learning rate; 0 takes the same.
+    # Peak learning rate of the encoder; 0 is the same as learning_rate.
     config.optimizer.encoder_learning_rate = 0.0
-    # Step from which on the encoder trains.
+    # First step in which the encoder trains.
     config.optimizer.encoder_start_step = 0
     # Steps of the warm-up.
     config.optimizer.warmup_steps = 100
@@ -251,15 +250,15 @@ def get_config() -> ConfigDict:
     config.optimizer.b2 = 0.98
     # AdamW's weight decay, on matrices only.
     config.optimizer.weight_decay = 0.01
-    # Largest global norm of a gradient; 0 does not clip.
+    # Largest global norm of the gradient; 0 does not clip.
     config.optimizer.clip_norm = 1.0
-    # Largest size of a number in a gradient; 0 does not clip.
+    # Largest absolute value in the gradient; 0 does not clip.
     config.optimizer.clip_value = 0.0
-    # Updates in a row that are left out because loss or gradient are not finite; one more stops
+    # Most updates in a row to skip because loss or gradient are not finite; one more stops
     # training.
     config.optimizer.skip_nonfinite = 0
 
-    # Steps between training scalars.
+    # Steps between logs of training scalars.
     config.log_every = 20
     # Steps between evaluations on validation, each followed by a checkpoint.
     config.eval_every = 500
@@ -267,33 +266,33 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 0
 
     config.early_stopping = ConfigDict()
-    # The validation metric that says which checkpoint is best.
+    # Validation metric that ranks the checkpoints.
     config.early_stopping.metric = "CIDEr-D"
-    # "max" where more of it is better, "min" where less is.
+    # "max" if a higher metric is better, "min" if a lower one is.
     config.early_stopping.mode = "max"
     # Evaluations without a new best before training stops; 0 never stops.
     config.early_stopping.patience = 0
 
     config.evaluation = ConfigDict()
-    # Images a batch, over all devices.
+    # Images per batch, over all devices.
     config.evaluation.batch_size = 64
     # Fixed validation images that are captioned and drawn at every evaluation.
     config.evaluation.num_samples = 4
     # Temperatures of those captions; 0 is greedy.
     config.evaluation.temperatures = (0.0, 0.5, 1.0)
-    # Further metrics of captions, by the names that you registered them under.
+    # Further metrics of captions, by their registered names.
     config.evaluation.metrics = ()
 
-    # These mean what transformers.generate gives them.
+    # Decoding settings, with the meaning they have in transformers.generate.
     config.decoding = ConfigDict()
-    # Beams an image; 1 is greedy.
+    # Beams per image; 1 is greedy.
     config.decoding.num_beams = 5
-    # Exponent of the length that divides a hypothesis's log-probability.
+    # A hypothesis's log-probability is divided by its length to this power.
     config.decoding.length_penalty = 1.0
     # "true": stop at num_beams finished hypotheses; "false": when no better one is likely;
     # "never": when no better one is possible.
     config.decoding.early_stopping = "false"
-    # Longest caption in tokens, its start and end tokens counted; for a transformer at most one
-    # more than dataset.max_length.
+    # Longest caption in tokens with its start and end tokens; for a transformer at most one more
+    # than dataset.max_length.
     config.decoding.max_length = 25
     return config

@@ -1,25 +1,25 @@
 """The GRU captioner on 30,000 captions of COCO, as in RStudio's article.
 
-    python -m capjax.main --config configs/coco_bahdanau_gru.py \
+    capjax train --config coco_bahdanau_gru \
         --config.dataset.train_file=annotations/captions_train2014.json \
         --config.dataset.train_root=train2014
-    python -m capjax.main --config configs/coco_bahdanau_gru.py:mobilenet_v2 ...
+    capjax train --config coco_bahdanau_gru:mobilenet_v2 ...
 
 "Attention-based Image Captioning with Keras" (Keydana 2018) draws 30,000 random captions of COCO's
-train split and keeps 80% for training. Drawn by caption, an image may lie in both parts, so its
-scores are too good; `--config.dataset.sample_by=images` draws images and is the honest number.
+train split and keeps 80% for training. An image can then be in both parts, which makes its scores
+too high; `--config.dataset.sample_by=images` draws images and avoids this.
 """
 
 from configs import base, flickr8k_bahdanau_gru
 
 
 def get_config(encoder: str = "inception_v3"):
-    """`encoder` may be "mobilenet_v2"."""
+    """`encoder` is "inception_v3" or "mobilenet_v2"."""
     config = base.get_config()
     config.dataset = base.coco_json_dataset()
     config.dataset.sample = 30_000
     config = flickr8k_bahdanau_gru.with_gru(config, encoder)
-    # About 20,900 images have a caption among the 24,000, most of them one.
+    # The 24,000 captions are of about 20,900 images, mostly one per image.
     config.dataset.captions_per_image = 2
     config.batch_size = 64
     # 20 epochs of about 330 steps.

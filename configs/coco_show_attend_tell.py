@@ -1,17 +1,17 @@
 """ResNet-101 and an LSTM with soft attention: the PyTorch Show-Attend-Tell tutorial, on COCO.
 
-    python -m capjax.main --config configs/coco_show_attend_tell.py \
+    capjax train --config coco_show_attend_tell \
         --config.dataset.file=dataset_coco.json --config.dataset.root=coco
-    python -m capjax.main --config configs/coco_show_attend_tell.py:fine_tune \
+    capjax train --config coco_show_attend_tell:fine_tune \
         --config.dataset.file=dataset_coco.json --config.dataset.root=coco
 
 Sizes, rates and stages are those of sgrvinod's "a PyTorch Tutorial to Image Captioning" (2018):
 features pooled to 14x14x2048, 512 for embeddings, attention and LSTM, dropout 0.5, Adam at 4e-4
 (the encoder's 1e-4), gradients clipped to 5 by value, doubly stochastic attention of weight 1,
-words seen five times, beams of 5. It selects by BLEU-4 too, but of words fed the references; here
-of captions decoded. The second stage starts from the best of the first and trains the encoder's
-blocks 2 to 4 too, at a constant rate, where the tutorial takes 0.8 of it after eight epochs without
-a better score.
+words seen five times, 5 beams. The tutorial selects checkpoints by BLEU-4 under teacher forcing;
+this config by BLEU-4 of decoded captions. The second stage starts from the best checkpoint of the
+first and also trains the encoder's blocks 2 to 4, at a constant rate; the tutorial multiplies it by
+0.8 after eight epochs without a better score.
 """
 
 from configs import base
@@ -22,11 +22,11 @@ FIRST_STAGE = "runs/coco_show_attend_tell"
 def get_config(stage: str = "frozen"):
     """`stage` is "frozen" or "fine_tune"."""
     if stage not in ("frozen", "fine_tune"):
-        raise ValueError(f"the stage is {stage!r}; it may be 'frozen' or 'fine_tune'")
+        raise ValueError(f"the stage is {stage!r}; it must be 'frozen' or 'fine_tune'")
     config = base.get_config()
     config.dataset = base.karpathy_dataset()
     config.dataset.image_size = 256
-    # 50 words and the end.
+    # 50 words and the end token.
     config.dataset.max_length = 51
     config.dataset.packed = False
     config.dataset.length_bucket = 4
@@ -34,14 +34,14 @@ def get_config(stage: str = "frozen"):
 
     config.encoder = base.resnet()
     config.encoder.grid = 14
-    # Of 113,000 images they would take 90 GB.
+    # Features of 113,000 images would take 90 GB.
     config.encoder.cache = ""
     config.decoder = base.bahdanau_decoder()
     config.decoder.attention_activation = "relu"
     config.decoder.gate = "vector"
     config.attention_penalty = 1.0
 
-    # 80 captions, 5 an image: an epoch is 7,080 steps.
+    # 80 captions, 5 per image; an epoch is 7,080 steps.
     config.batch_size = 16
     config.num_steps = 141_600
     config.eval_every = 7080

@@ -1,11 +1,11 @@
-"""The headline: a transformer captioner on COCO, Karpathy's splits, over a pretrained CNN.
+"""The main COCO config: a transformer captioner over a pretrained CNN, on Karpathy's splits.
 
-    python -m capjax.main --config configs/coco_transformer.py
-    python -m capjax.main --config configs/coco_transformer.py:karpathy \
+    capjax train --config coco_transformer
+    capjax train --config coco_transformer:karpathy \
         --config.dataset.file=dataset_coco.json --config.dataset.root=coco
 
-The first takes `coco_captions` from TFDS, the second reads images and Karpathy's JSON where they
-lie. `:coco_json` reads COCO's own caption files.
+The first reads `coco_captions` from TFDS, the second your images and Karpathy's JSON file.
+`:coco_json` reads COCO's own caption files.
 """
 
 from configs import base
@@ -18,9 +18,9 @@ _DATASETS = {
 
 
 def get_config(dataset: str = "tfds"):
-    """Features of a frozen MobileNetV2 (14 GB of them), three layers on each side, 15 epochs."""
+    """A frozen MobileNetV2 (14 GB of features), three layers on each side, 15 epochs."""
     if dataset not in _DATASETS:
-        raise ValueError(f"configs/coco_transformer.py:{dataset}: it may be {', '.join(_DATASETS)}")
+        raise ValueError(f"the dataset is {dataset}; it must be one of {', '.join(_DATASETS)}")
     config = base.get_config()
     config.dataset = _DATASETS[dataset]()
     config.dataset.image_size = 224
@@ -52,6 +52,6 @@ def get_config(dataset: str = "tfds"):
     config.checkpoint_every = 332
     config.early_stopping.patience = 3
     config.evaluation.batch_size = 128
-    # 20 words, start and end.
+    # 20 words, and the start and end tokens.
     config.decoding.max_length = 22
     return config

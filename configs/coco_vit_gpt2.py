@@ -1,14 +1,14 @@
-"""ViT and GPT-2 on COCO, as VisionEncoderDecoder of transformers; trained on, or put together.
+"""ViT and GPT-2 on COCO, as in VisionEncoderDecoder of transformers.
 
-    python -m capjax.main --config configs/coco_vit_gpt2.py
-    python -m capjax.main --config configs/coco_vit_gpt2.py:ydshieh/vit-gpt2-coco-en
-    python -m capjax.main --config configs/coco_vit_gpt2.py:VIT,GPT2
+    capjax train --config coco_vit_gpt2
+    capjax train --config coco_vit_gpt2:ydshieh/vit-gpt2-coco-en
+    capjax train --config coco_vit_gpt2:VIT,GPT2
 
 The first starts from two checkpoints, google/vit-base-patch16-224-in21k and openai-community/gpt2,
-where what attends to the image is fresh; so does the last, from any two. The second goes on from a
-captioner. Each is a name on huggingface.co or a folder, which is told from a name by a slash or a
-dot (./vit). All of it trains; --config.encoder.trainable='()' leaves the ViT as it is, and
---config.decoder.frozen=True GPT-2's own layers.
+with randomly initialised cross-attention; the last does so from any two. The second fine-tunes a
+captioner. Each is a name on huggingface.co, or a folder with a slash or a dot in its path (./vit).
+All parameters train; --config.encoder.trainable='()' freezes the ViT, and
+--config.decoder.frozen=True freezes GPT-2's own layers.
 """
 
 from configs import base
@@ -26,7 +26,7 @@ def get_config(source: str = _PARTS):
     if comma:
         base.use_encoder(config, vit)
         base.use_gpt2(config, gpt2)
-        # Of transformers' examples.
+        # As in the examples of transformers.
         config.decoding.num_beams = 4
         config.decoding.max_length = 24
     else:

@@ -1,41 +1,41 @@
-"""The dataset sections of a config, every field with a comment."""
+"""The dataset sections of a config, with one comment per field."""
 
 from ml_collections import ConfigDict
 
 
 def _dataset(name: str) -> ConfigDict:
-    """What every dataset has."""
+    """Fields that every dataset has."""
     dataset = ConfigDict()
     dataset.name = name
-    # Where captions read once, checks of images and features of a frozen encoder are kept, keyed by
-    # the dataset's fingerprint; "" keeps no captions or checks, and refuses features.
+    # Folder of parsed captions, checks of images and features of a frozen encoder, keyed by the
+    # dataset's fingerprint; "" keeps no captions or checks, and makes cached features an error.
     dataset.cache_dir = "~/.cache/capjax"
-    # Side of the square that an encoder sees, in pixels.
+    # Side of the square image that the encoder takes, in pixels.
     dataset.image_size = 64
-    # Side that images are resized to before that square is cut out of the middle; 0 cuts nothing.
+    # Side to which images are resized before the central square is cropped; 0 crops nothing.
     dataset.resize_to = 0
-    # Whether that resize keeps the aspect ratio: resize_to is the shorter edge, or both.
+    # Whether that resize keeps the aspect ratio: resize_to is then the shorter edge, else both.
     dataset.keep_aspect = False
     # "bilinear", "bicubic", "nearest", "box", "hamming" or "lanczos".
     dataset.interpolation = "bilinear"
-    # Whether it takes in all pixels of a larger image; without, as TensorFlow, only "bilinear".
+    # Whether downscaling filters all pixels; False, as in TensorFlow, only with "bilinear".
     dataset.antialias = True
-    # Whether an odd margin is halved as in torchvision (half to even); else down.
+    # Whether half of an odd margin is rounded as in torchvision (half to even), else down.
     dataset.round_crop = False
-    # Random resized crops in training: least share of an image's area that a crop keeps; 1 does
-    # not crop.
+    # Random resized crops in training: smallest share of an image's area in a crop; 1 does not
+    # crop.
     dataset.crop_area = 1.0
     # Whether training mirrors half of the images. Off, because captions say left and right.
     dataset.flip = False
-    # Captions of an image in one training batch; an image with more gives a random choice.
+    # Captions per image in a training batch; of an image with more, a random choice.
     dataset.captions_per_image = 5
-    # Longest training caption in tokens, its end token counted.
+    # Longest training caption in tokens, with its end token.
     dataset.max_length = 24
-    # What happens to a longer one: "drop" or "cut".
+    # Treatment of a longer caption: "drop" or "cut".
     dataset.over_length = "drop"
-    # Whether a step computes on the captions' tokens alone, packed, or on their padding too.
+    # Whether captions are packed, so that a step computes on their tokens and not on padding.
     dataset.packed = True
-    # Images of like caption length come in one batch, padded or packed to a multiple of this many
+    # Images of similar caption length share a batch, padded or packed to a multiple of this many
     # tokens; 0 gives all batches one shape.
     dataset.length_bucket = 8
     # Threads that read and decode images.
@@ -44,7 +44,7 @@ def _dataset(name: str) -> ConfigDict:
 
 
 def shapes_dataset() -> ConfigDict:
-    """Procedural scenes, made on the spot (`capjax.data.datasets.shapes`)."""
+    """Procedural scenes, generated locally (`capjax.data.datasets.shapes`)."""
     dataset = _dataset("shapes")
     # Where TFDS keeps datasets; "" is TFDS's own default (~/tensorflow_datasets).
     dataset.data_dir = ""
@@ -52,11 +52,11 @@ def shapes_dataset() -> ConfigDict:
 
 
 def tfds_dataset(name: str = "shapes") -> ConfigDict:
-    """A dataset of TFDS (`capjax.data.datasets.tfds`); "shapes" is that of `shapes_dataset`."""
+    """A dataset of TFDS (`capjax.data.datasets.tfds`); "shapes" gives `shapes_dataset`."""
     if name == "shapes":
         return shapes_dataset()
     dataset = _dataset("tfds")
-    # "coco_captions", or any with its features.
+    # "coco_captions", or a dataset with the same features.
     dataset.tfds_name = name
     # Where TFDS keeps datasets; "" is TFDS's own default (~/tensorflow_datasets).
     dataset.data_dir = ""
@@ -64,11 +64,11 @@ def tfds_dataset(name: str = "shapes") -> ConfigDict:
 
 
 def _files_dataset(name: str) -> ConfigDict:
-    """A user's files, read where they lie."""
+    """Fields that every dataset of a user's files has."""
     dataset = _dataset(name)
-    # A file that can't be read as an image: "refuse" to start, naming it, or "skip" and count it.
+    # Treatment of files that are no readable image: "refuse" to start and name them, or "skip".
     dataset.bad_images = "refuse"
-    # Whether an image may lie outside of its root: by an absolute path, by "..", or by a link.
+    # Whether images outside of the root are read: by an absolute path, "..", or a link.
     dataset.allow_outside = False
     return dataset
 
@@ -102,12 +102,12 @@ def coco_json_dataset() -> ConfigDict:
     # captions_val*.json, and the folder of its images; not read when a sample is drawn.
     dataset.validation_file = ""
     dataset.validation_root = ""
-    # Draws so many captions or images from the train file and splits them 80/20 into train and
-    # validation; 0 takes both files whole.
+    # Number of captions or images sampled from the train file and split 80/20 into train and
+    # validation; 0 reads both files whole.
     dataset.sample = 0
-    # What is drawn: "captions" (then an image may lie in both splits) or "images".
+    # Unit of the sample: "captions" (then an image can be in both splits) or "images".
     dataset.sample_by = "captions"
-    # Seed of the draw.
+    # Seed of the sample.
     dataset.sample_seed = 0
     return dataset
 
@@ -115,11 +115,11 @@ def coco_json_dataset() -> ConfigDict:
 def folder_dataset() -> ConfigDict:
     """Your own images: a JSONL or CSV file of image, caption, split (`data.datasets.folder`)."""
     dataset = _files_dataset("folder")
-    # The file; a row a caption.
+    # The file, with one caption per row.
     dataset.file = ""
-    # Folder that image paths start from; "" is the file's own.
+    # Folder of relative image paths; "" is the file's folder.
     dataset.root = ""
-    # Share of the images that becomes validation where the file names no splits.
+    # Share of the images that becomes validation if the file has no splits.
     dataset.validation_share = 0.1
     # Seed of that choice.
     dataset.split_seed = 0

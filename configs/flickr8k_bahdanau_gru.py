@@ -1,13 +1,13 @@
 """InceptionV3 features and a GRU with additive attention: the Keras captioner on Flickr8k.
 
-    python -m capjax.main --config configs/flickr8k_bahdanau_gru.py --config.dataset.root=flickr8k
-    python -m capjax.main --config configs/flickr8k_bahdanau_gru.py:mobilenet_v2 ...
+    capjax train --config flickr8k_bahdanau_gru --config.dataset.root=flickr8k
+    capjax train --config flickr8k_bahdanau_gru:mobilenet_v2 ...
 
 Sizes, learning rate and vocabulary are those of TensorFlow's notebook "Image captioning with visual
 attention" (2018), which the Keras articles on Flickr8k and on COCO follow: a dense layer of 256
 with ReLU over the features, embeddings of 256, attention and GRU of 512, two dense layers above,
-the 5,000 most frequent words, Adam at 1e-3, 20 epochs, no dropout. Other than there, the GRU's
-state passes from word to word (the notebook starts the GRU anew at each and gives the last state to
+the 5,000 most frequent words, Adam at 1e-3, 20 epochs, no dropout. Three things differ: the GRU's
+state passes from word to word (the notebook resets the GRU at each word and gives the last state to
 the attention alone), all captions of an image train together, and the best checkpoint by CIDEr-D is
 kept.
 """
@@ -16,17 +16,17 @@ from configs import base
 
 
 def get_config(encoder: str = "inception_v3"):
-    """`encoder` may be "mobilenet_v2", whose features cost a tenth."""
+    """`encoder` is "inception_v3" or "mobilenet_v2", whose features cost a tenth."""
     config = base.get_config()
     config.dataset = base.flickr8k_dataset()
     return with_gru(config, encoder)
 
 
 def with_gru(config, encoder: str):
-    """The same system on another dataset."""
+    """Sets up the same system on the dataset of a config."""
     encoders = {"inception_v3": (base.inception_v3, 299), "mobilenet_v2": (base.mobilenet_v2, 224)}
     if encoder not in encoders:
-        raise ValueError(f"the encoder is {encoder!r}; it may be {', '.join(encoders)}")
+        raise ValueError(f"the encoder is {encoder!r}; it must be one of {', '.join(encoders)}")
     make_encoder, config.dataset.image_size = encoders[encoder]
     config.encoder = make_encoder()
     config.dataset.max_length = 30

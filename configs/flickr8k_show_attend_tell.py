@@ -1,17 +1,16 @@
 """The Show-Attend-Tell tutorial's system on Flickr8k.
 
-    python -m capjax.main --config configs/flickr8k_show_attend_tell.py \
-        --config.dataset.root=flickr8k
-    python -m capjax.main --config configs/flickr8k_show_attend_tell.py:mobilenet_v2 ...
+capjax train --config flickr8k_show_attend_tell --config.dataset.root=flickr8k
+capjax train --config flickr8k_show_attend_tell:mobilenet_v2 ...
 """
 
 from configs import base, coco_show_attend_tell
 
 
 def get_config(encoder: str = "resnet"):
-    """`encoder` may be "mobilenet_v2", whose 7x7 features cost a fraction."""
+    """`encoder` is "resnet" or "mobilenet_v2", whose 7x7 features cost a fraction."""
     if encoder not in ("resnet", "mobilenet_v2"):
-        raise ValueError(f"the encoder is {encoder!r}; it may be 'resnet' or 'mobilenet_v2'")
+        raise ValueError(f"the encoder is {encoder!r}; it must be 'resnet' or 'mobilenet_v2'")
     config = coco_show_attend_tell.get_config()
     maximum, packed, bucket = (
         config.dataset[field] for field in ("max_length", "packed", "length_bucket")

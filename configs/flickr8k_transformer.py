@@ -1,12 +1,11 @@
-"""Flickr8k with a pretrained MobileNetV2: the TensorFlow captioning tutorial's system, better.
+"""Flickr8k with a pretrained MobileNetV2: the TensorFlow captioning tutorial's system, improved.
 
-    python -m capjax.main --config configs/flickr8k_transformer.py --config.dataset.root=flickr8k
-    python -m capjax.main --config configs/flickr8k_transformer.py:fine_tune \
-        --config.dataset.root=flickr8k
+    capjax train --config flickr8k_transformer --config.dataset.root=flickr8k
+    capjax train --config flickr8k_transformer:fine_tune --config.dataset.root=flickr8k
 
-The second stage starts from the best of the first and trains the encoder's last blocks, too.
-Another encoder comes by its name (`configs.pretrained_encoders.use_encoder`): `:resnet101`, or a
-ViT's `:openai/clip-vit-base-patch32`.
+The second stage starts from the best checkpoint of the first and also trains the encoder's last
+blocks. The argument can also name another encoder (`configs.pretrained_encoders.use_encoder`):
+`:resnet101`, or a ViT, `:openai/clip-vit-base-patch32`.
 """
 
 from configs import base
@@ -24,10 +23,10 @@ def get_config(variant: str = "mobilenet_v2"):
     config.dataset.max_length = 22
     config.dataset.over_length = "cut"
     config.dataset.length_bucket = 16
-    # Features of the whole image and of five crops of it: against overfitting on 6,000 images,
-    # from which the validation loss rose after 10 epochs without them.
+    # Features of the whole image and of five crops, against overfitting on 6,000 images: without
+    # crops the validation loss rose after 10 epochs.
     config.dataset.crop_area = 0.5
-    # Of the 35,000 captions of train and validation 149 say left or right.
+    # Only 149 of the 35,000 captions of train and validation say left or right.
     config.dataset.flip = True
     config.tokenizer.min_count = 5
 
@@ -40,7 +39,7 @@ def get_config(variant: str = "mobilenet_v2"):
     config.decoder.tie_embeddings = True
 
     config.batch_size = 16
-    # 12 epochs of 375 steps; 20 come to no better scores by beam search.
+    # 12 epochs of 375 steps; 20 epochs gave no better scores by beam search.
     config.num_steps = 4500
     config.ema_decay = 0.999
     config.label_smoothing = 0.1
@@ -50,7 +49,7 @@ def get_config(variant: str = "mobilenet_v2"):
     config.log_every = 50
     config.eval_every = 750
     config.decoding.max_length = 22
-    # Chosen on validation, of penalties from 0.6 to 1 and the three ways to stop.
+    # Chosen on validation, among penalties from 0.6 to 1 and the three stopping rules.
     config.decoding.length_penalty = 0.7
     config.decoding.early_stopping = "true"
     if variant == "fine_tune":
@@ -59,7 +58,7 @@ def get_config(variant: str = "mobilenet_v2"):
 
 
 def _fine_tune(config) -> None:
-    """Three epochs of the last blocks, at a fraction of the rates, on crops drawn as they come."""
+    """Three epochs of the last blocks, at a fraction of the rates, with new crops in each step."""
     config.init_from = FIRST_STAGE
     config.encoder.trainable = ("block_14", "block_15", "block_16", "Conv_1")
     config.encoder.cache, config.encoder.cache_views = "", 1

@@ -1,12 +1,12 @@
-"""Your own pictures with captions, over a pretrained MobileNetV2.
+"""Your own images with captions, over a pretrained MobileNetV2.
 
-    python -m capjax.main --config configs/folder_transformer.py \
-        --config.dataset.file=captions.csv --workdir runs/mine
+    capjax train --config folder_transformer --config.dataset.file=captions.csv \
+        --workdir runs/mine
 
-or over another encoder by its name, such as `folder_transformer.py:resnet101` (see
+The argument names another encoder, for example `folder_transformer:resnet101` (see
 `configs.pretrained_encoders.use_encoder`).
 
-The file has a row a caption: image,caption and, if you like, split (see
+The file has one caption per row: image,caption and optionally split (see
 `capjax.data.datasets.folder`).
 """
 
@@ -14,14 +14,14 @@ from configs import base, flickr8k_transformer
 
 
 def get_config(encoder: str = "mobilenet_v2"):
-    """As for Flickr8k, and it stops early: a folder may have many pictures or few."""
+    """The Flickr8k config with early stopping, since a folder can have few or many images."""
     config = flickr8k_transformer.get_config()
     config.dataset = base.folder_dataset()
     base.use_encoder(config, encoder)
     config.dataset.max_length = 30
     config.dataset.over_length = "cut"
     config.dataset.length_bucket = 16
-    # Crops of each picture, and no flips: captions may say left and right.
+    # Crops of each image, but no flips, since captions may say left and right.
     config.dataset.crop_area = 0.5
     config.encoder.cache_views = 4
     config.tokenizer.min_count = 2

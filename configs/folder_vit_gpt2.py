@@ -1,10 +1,9 @@
-"""ViT and GPT-2 on your own pictures: `folder_transformer`'s data, `coco_vit_gpt2`'s model.
+"""ViT and GPT-2 on your own images: the data of `folder_transformer`, the model of `coco_vit_gpt2`.
 
-    python -m capjax.main --config configs/folder_vit_gpt2.py --config.dataset.file=captions.csv
-    python -m capjax.main --config configs/folder_vit_gpt2.py:SOURCE \
-        --config.dataset.file=captions.csv
+    capjax train --config folder_vit_gpt2 --config.dataset.file=captions.csv
+    capjax train --config folder_vit_gpt2:SOURCE --config.dataset.file=captions.csv
 
-The first goes on from a published captioner; SOURCE is another, or two parts, as of
+The first fine-tunes a published captioner. SOURCE is another captioner, or a ViT and a GPT-2, as in
 `coco_vit_gpt2`.
 """
 

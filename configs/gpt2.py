@@ -1,4 +1,4 @@
-"""GPT-2 as a decoder, alone or of a captioner of transformers."""
+"""The GPT-2 decoder section, alone or as part of a captioner of transformers."""
 
 from ml_collections import ConfigDict
 
@@ -10,25 +10,25 @@ def gpt2_decoder() -> ConfigDict:
     """GPT-2 with attention to the image (`capjax.models.decoders.gpt2`)."""
     decoder = ConfigDict()
     decoder.name = "gpt2"
-    # A GPT-2 that it and the tokenizer start from: a folder, or a name on huggingface.co such as
-    # "openai-community/gpt2"; what attends to the image starts fresh. "" starts all fresh, and the
-    # words are those of the data.
+    # Pretrained GPT-2 of the decoder and the tokenizer: a folder, or a name on huggingface.co, for
+    # example "openai-community/gpt2"; its cross-attention is initialised randomly. "" initialises
+    # everything randomly and takes the dataset's vocabulary.
     decoder.weights = ""
-    # Whether GPT-2's own layers stay as they are, and what attends to the image alone trains.
+    # Whether GPT-2's own layers are frozen, so that only the cross-attention trains.
     decoder.frozen = False
-    # Longest caption that it has positions for, in tokens; at least dataset.max_length.
+    # Number of positions, the longest caption in tokens; at least dataset.max_length.
     decoder.max_length = 1024
     # Width of the token embeddings and residuals: 768, 1024, 1280, 1600 for small to XL.
     decoder.width = 768
     # Decoder blocks: 12, 24, 36, 48.
     decoder.num_layers = 12
-    # Attention heads a block: 12, 16, 20, 25.
+    # Attention heads per block: 12, 16, 20, 25.
     decoder.num_heads = 12
-    # Inner width of a feed-forward block over the width.
+    # Ratio of a feed-forward block's inner width to the width.
     decoder.mlp_ratio = 4.0
     # Activation of the feed-forward blocks: a function of flax.linen, whose "gelu" is by tanh.
     decoder.activation = "gelu"
-    # Of the norms.
+    # Epsilon of the norms.
     decoder.epsilon = 1e-5
     # Dropout rate on embeddings and residuals.
     decoder.dropout = 0.1
@@ -38,21 +38,21 @@ def gpt2_decoder() -> ConfigDict:
 
 
 def projection(width: int) -> ConfigDict:
-    """The adapter of transformers: a dense layer to `width`, and nothing else."""
+    """The adapter of transformers' VisionEncoderDecoder: a dense layer to `width`."""
     return ConfigDict({"width": width, **PROJECTION})
 
 
 def use_gpt2(config: ConfigDict, source: str) -> None:
-    """Gives a config the decoder of a GPT-2, with its weights and its tokenizer.
+    """Sets the decoder of a config to a pretrained GPT-2, with its tokenizer.
 
     Args:
-      config: has its encoder; where that is of another width, a dense layer comes between.
+      config: must have its encoder; if the widths differ, a dense layer is added as the adapter.
       source: see `decoder.weights`; its config.json is read.
 
     Raises:
       WeightsError, which is a ValueError: there is no such GPT-2.
     """
-    # Configs import without JAX, which reads weights.
+    # Imported here, because it needs JAX and configs import without it.
     from capjax.pretrained.captioners.gpt2 import gpt2_fields
 
     config.decoder = gpt2_decoder()
@@ -64,12 +64,11 @@ def use_gpt2(config: ConfigDict, source: str) -> None:
 
 
 def use_captioner(config: ConfigDict, source: str) -> None:
-    """Has a config start from a captioner of transformers, a ViT with a GPT-2.
+    """Sets a config to start from a captioner of transformers, a ViT with a GPT-2.
 
     Args:
-      config: encoder, decoder, adapter, decoding and the fields of the pixels become the
-        captioner's.
-      source: its folder, or its name on huggingface.co, such as "ydshieh/vit-gpt2-coco-en".
+      config: its encoder, decoder, adapter, decoding and image fields become the captioner's.
+      source: its folder, or its name on huggingface.co, for example "ydshieh/vit-gpt2-coco-en".
 
     Raises:
       WeightsError, which is a ValueError: there is no such captioner.

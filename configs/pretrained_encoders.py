@@ -1,4 +1,4 @@
-"""The encoder sections that start from published weights, one comment a field; see `base`."""
+"""The encoder sections with pretrained weights, with one comment per field; see `base`."""
 
 import dataclasses
 import os
@@ -10,20 +10,20 @@ from capjax.data.images import Resize
 
 
 def _pretrained(name: str) -> ConfigDict:
-    """What every encoder with weights of a file has."""
+    """Fields that every pretrained encoder has."""
     encoder = ConfigDict()
     encoder.name = name
     # "imagenet", which is downloaded, or a file: Keras's .h5 or .weights.h5; for a ResNet
-    # torchvision's or timm's .safetensors or .pth; or one that `capjax.convert_encoder` wrote.
+    # torchvision's or timm's .safetensors or .pth; or one that `capjax convert` wrote.
     encoder.weights = "imagenet"
-    # What training changes of the encoder: the beginnings of its parts' names, such as ("layer3",
-    # "layer4"), for InceptionV3 ("mixed10",), or ("all",). Batch norms stay as they are.
+    # Parts of the encoder that train, by the beginnings of their names, for example ("layer3",
+    # "layer4"), for InceptionV3 ("mixed10",), or ("all",). Batch norms are always frozen.
     encoder.trainable = ()
     # Type of a frozen encoder's features, which are computed once and kept in dataset.cache_dir:
     # "float16" or "bfloat16". "" computes them in each step.
     encoder.cache = "float16"
-    # Features kept of each training image: of the whole, and of so many random crops and flips
-    # (dataset.crop_area, dataset.flip) less one.
+    # Cached features per training image: 1 of the whole image, the others of random crops and
+    # flips (dataset.crop_area, dataset.flip).
     encoder.cache_views = 1
     return encoder
 
@@ -61,7 +61,7 @@ def resnet() -> ConfigDict:
     encoder = _pretrained("resnet")
     # 50, 101 or 152 layers.
     encoder.depth = 101
-    # Side of the grid that features are pooled to; 0 leaves them as they are.
+    # Side of the grid to which features are pooled; 0 does not pool.
     encoder.grid = 0
     return encoder
 
@@ -69,7 +69,7 @@ def resnet() -> ConfigDict:
 def vit() -> ConfigDict:
     """A vision transformer (`models.encoders.vit`): ViT-B/16's class token, 14x14 features of 768.
 
-    Other weights need other fields, which `capjax.pretrained.vit.read.vit_fields` reads from them.
+    Other weights need other fields, which `capjax.pretrained.vit.read.vit_fields` reads.
     """
     encoder = _pretrained("vit")
     # A name on huggingface.co, a folder or a file (`capjax.pretrained.vit.read`).
@@ -90,11 +90,11 @@ def vit() -> ConfigDict:
     encoder.prefix = 1
     # Whether the embedding of patches has a bias.
     encoder.patch_bias = True
-    # Whether a norm stands before the first block.
+    # Whether there is a norm before the first block.
     encoder.pre_norm = False
-    # Whether a norm stands after the last block.
+    # Whether there is a norm after the last block.
     encoder.final_norm = True
-    # Whether residuals are scaled a channel.
+    # Whether residuals are scaled per channel.
     encoder.layer_scale = False
     # Whether the feed-forward blocks are gated.
     encoder.gated = False
@@ -105,14 +105,14 @@ def vit() -> ConfigDict:
     # Mean and deviation of pixels over 255, by channel.
     encoder.mean = (0.5, 0.5, 0.5)
     encoder.std = (0.5, 0.5, 0.5)
-    # How positions are brought to another grid: "bicubic", "bicubic_antialias" or "linear".
+    # Interpolation of positions to another grid: "bicubic", "bicubic_antialias" or "linear".
     encoder.resample = "bicubic"
     return encoder
 
 
-# torchvision's preset of its newer weights.
+# The preprocessing of torchvision's newer weights.
 _TORCHVISION = Resize(224, 232, keep_aspect=True, round_crop=True)
-# Keras has no resize of its own: all of the image, as in the known tutorials.
+# Keras defines no resize; these take the whole image, as the known tutorials do.
 _ENCODERS = {
     "mobilenet_v2": (mobilenet_v2, {}, Resize(224)),
     "mobilenet_v3_small": (mobilenet_v3, {"size": "small"}, Resize(224)),
@@ -126,25 +126,25 @@ _ENCODERS = {
 
 
 def _section(kind: str, path: str) -> Callable[[], ConfigDict]:
-    """The function of an encoder's name that a file states."""
+    """The function that makes the section of an encoder named in a file."""
     sections = (mobilenet_v2, mobilenet_v3, efficientnet_b0, inception_v3, resnet, vit)
     for section in sections:
         if section.__name__ == kind:
             return section
-    raise ValueError(f"{path}: holds the encoder {kind!r}, which this version does not have")
+    raise ValueError(f"{path}: holds the encoder {kind!r}, which this version lacks")
 
 
 def use_encoder(config: ConfigDict, name: str) -> None:
-    """Gives a config a pretrained encoder, and pictures made squares as it is used to.
+    """Sets a config's encoder to a pretrained one, and the resize of images to match it.
 
     Args:
-      config: its `encoder` becomes another, and of its `dataset` the fields of the pixels change.
+      config: its `encoder` section and the image fields of its `dataset` section change.
       name: a key of `_ENCODERS`; or a ViT's name on huggingface.co, its folder or file (see
         `capjax.pretrained.vit.read`), timm's name or folder of a ResNet, or a file of
-        `capjax.convert_encoder`, which is read for the fields and the pixels.
+        `capjax convert`, which gives the fields and the resize.
 
     Raises:
-      ValueError: there is no such encoder; of a file or folder a `WeightsError`, which is one.
+      ValueError: there is no such encoder; for a file or folder its subclass `WeightsError`.
     """
     if name in _ENCODERS:
         make, fields, resize = _ENCODERS[name]
@@ -153,9 +153,9 @@ def use_encoder(config: ConfigDict, name: str) -> None:
         config.encoder, fields, resize = _read(name)
     else:
         raise ValueError(
-            f"there is no encoder {name!r}; it may be {', '.join(_ENCODERS)}, or of a ViT or of "
-            "timm's ResNet a name on huggingface.co (organisation/name), or a file or folder, "
-            "which is told from a name by a slash or a dot (./clip)"
+            f"there is no encoder {name!r}; it must be one of {', '.join(_ENCODERS)}, or a ViT or "
+            "timm's ResNet: its name on huggingface.co (organisation/name), or its file or folder "
+            "with a slash or a dot in the path (./clip)"
         )
     config.encoder.update(fields)
     pixels = dataclasses.asdict(resize)
@@ -163,8 +163,8 @@ def use_encoder(config: ConfigDict, name: str) -> None:
 
 
 def _read(name: str) -> tuple[ConfigDict, dict, Resize]:
-    """The encoder section of a file, a folder or a name, its stated fields, and its pixels."""
-    # Configs import without JAX, which reads weights.
+    """The encoder section of a file, folder or name, the fields it states, and its resize."""
+    # Imported here, because it needs JAX and configs import without it.
     from capjax.pretrained.resnet import timm_depth, timm_resize
     from capjax.pretrained.saved import read_about
     from capjax.pretrained.vit.read import vit_fields, vit_resize

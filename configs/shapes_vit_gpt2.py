@@ -1,14 +1,13 @@
 """A small ViT and a small GPT-2 from scratch on `shapes`: minutes on two CPU cores.
 
-The same parts as `coco_vit_gpt2.py` and the same way to train them; what it learns can be exported
-to transformers.
+The same parts and training as in `coco_vit_gpt2`; the run can be exported to transformers.
 """
 
 from configs import base
 
 
 def get_config():
-    """Patches of 8, three blocks on each side."""
+    """Patches of 8 pixels, three blocks on each side."""
     config = base.get_config()
     config.encoder.class_token = True
     config.encoder.depth = 3

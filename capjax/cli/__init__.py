@@ -1,1 +1,1 @@
-"""Command lines: flags, wiring, and what they share."""
+"""Command lines: flags, and the calls that they make."""

@@ -1,4 +1,4 @@
-"""The command `capjax`: one name for all command lines. Imports nothing heavy.
+"""The command `capjax` with all its subcommands. Imports neither JAX nor TensorFlow.
 
 capjax train --config shapes_transformer
 capjax caption --workdir runs/shapes_transformer photo.jpg
@@ -17,9 +17,9 @@ class Command:
     """A subcommand.
 
     Attributes:
-      module: has a function `main`, which takes the rest of the command line.
-      about: what it does, for --help.
-      arguments: come before what the user gives.
+      module: its function `main` takes the rest of the command line.
+      about: its line in --help.
+      arguments: placed before the user's arguments.
     """
 
     module: str
@@ -33,7 +33,7 @@ COMMANDS = {
         "capjax.main", "caption a whole split and score it", ("--mode", "evaluate")
     ),
     "caption": Command("capjax.caption", "caption image files, folders and URLs"),
-    "show": Command("capjax.cli.show", "show what a dataset holds, before training"),
+    "show": Command("capjax.cli.show", "print a dataset's statistics and draw examples"),
     "configs": Command("capjax.cli.configs", "list the shipped configs, or copy them"),
     "export": Command("capjax.cli.export", "write a run as a captioner of transformers"),
     "convert": Command("capjax.cli.convert_encoder", "write a pretrained encoder as one file"),
@@ -41,7 +41,7 @@ COMMANDS = {
         "capjax.cli.import_tutorial", "make a run of the PyTorch tutorial's checkpoint"
     ),
     "convert-tutorial": Command(
-        "capjax.cli.convert_tutorial", "write that checkpoint as plain tensors, once"
+        "capjax.cli.convert_tutorial", "write that checkpoint as plain tensors, before the import"
     ),
 }
 
@@ -73,7 +73,7 @@ def _help() -> str:
             "",
             "Image captioning in JAX: train, decode, score, and see where the model looked.",
             "",
-            "commands (`capjax COMMAND --help` says more of one):",
+            "commands (`capjax COMMAND --help` lists a command's options):",
             *rows,
             "",
             "options:",

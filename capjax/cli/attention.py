@@ -1,4 +1,4 @@
-"""What `python -m capjax.caption` does with attention: its flags, and the files that it draws."""
+"""The attention flags of `capjax caption`, and the figures that they draw."""
 
 import argparse
 import functools
@@ -13,65 +13,65 @@ from capjax.models.contract import Decoder
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
-    parser.add_argument("--attention", metavar="DIR", help="draw where each word looked, into DIR")
+    parser.add_argument("--attention", metavar="DIR", help="draw each word's attention into DIR")
     parser.add_argument(
         "--views",
         type=_views,
         metavar="VIEWS",
-        help="what --attention draws, with commas: overlay (default), the heat map on the picture; "
-        "heat, the map alone; patches, the picture with its patches weighted. Each map is scaled "
-        "by its own maximum, and a class token is left out",
+        help="rows of the figure, separated by commas: overlay (default), the heat map on the "
+        "image; heat, the map alone; patches, the image with its patches weighted. Each map is "
+        "scaled by its own maximum, and a class token is left out",
     )
     parser.add_argument(
         "--attention_by",
         choices=["mean", "layer", "head"],
-        help="what has a map of its own with --attention: a word, over all layers and heads (mean, "
-        "the default); a word and layer; or a word, layer and head, in a figure a word",
+        help="maps that --attention draws: one per word, the mean over layers and heads (mean, the "
+        "default); one per word and layer; or one per word, layer and head, in a figure per word",
     )
     parser.add_argument(
         "--overlay",
         type=_words,
         default=(),
         metavar="WORDS",
-        help="with --attention, also lay single words' maps over the picture: first, last or their "
-        "numbers, with commas",
+        help="with --attention, also draw these words' maps over the image: first, last or word "
+        "numbers, separated by commas",
     )
     parser.add_argument(
         "--attended",
         action="store_true",
-        help="also caption what each caption saw: the model's pixels, each patch times its "
-        "attention, averaged over words, layers and heads, over its maximum. The caption is a "
-        "second line, 'attended: ...', or a field of the JSON; --attention saves the picture, too",
+        help="also caption the attended image: the model's pixels, each patch times its attention, "
+        "averaged over words, layers and heads and divided by its maximum. The caption is a second "
+        "line, 'attended: ...', or a field of the JSON; --attention saves the attended image, too",
     )
 
 
 def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Ends with wrong usage where a flag lacks another."""
+    """Exits with status 2 where a flag is given without one that it needs."""
     for flag in ("overlay", "views", "attention_by"):
         if getattr(arguments, flag) and not arguments.attention:
             parser.error(f"--{flag} needs --attention DIR to write into")
 
 
 def check_run(arguments: argparse.Namespace, decoder: Decoder) -> None:
-    """Refuses what a run's decoder has no attention for.
+    """Checks the flags against the attention of a run's decoder.
 
     Raises:
-      ConfigError: naming the flag.
+      ConfigError: the decoder lacks the attention; the message names the flag.
     """
     if arguments.attention_by in ("layer", "head") and decoder.attention_maps == 1:
         raise ConfigError(
-            f"--attention_by {arguments.attention_by}: this run's decoder has one map a word; "
-            "leave the flag out"
+            f"--attention_by {arguments.attention_by}: this run's decoder has one map per word; "
+            "remove the flag"
         )
     if arguments.attended and not decoder.has_attention:
         raise ConfigError(
-            "--attended: this run's decoder looks nowhere (decoder.attention is 'none'); leave the "
-            "flag out"
+            "--attended: this run's decoder has no attention (decoder.attention is 'none'); remove "
+            "the flag"
         )
 
 
 def draw(arguments: argparse.Namespace, answer: Answer) -> None:
-    """Draws the attention of an answer that has a caption, and of what its caption saw."""
+    """Draws the attention of an answer's caption and of its attended image's caption, if any."""
     if answer.picture is None or answer.caption is None:
         return
     save = functools.partial(
@@ -93,7 +93,7 @@ def _words(text: str) -> tuple[str, ...]:
     for word in words:
         if word not in ("first", "last") and not (word.isdecimal() and int(word) > 0):
             raise argparse.ArgumentTypeError(
-                f"{word!r} is no word: it may be first, last or a number from 1 on"
+                f"{word!r} must be first, last or a word's number, from 1"
             )
     return words
 
@@ -103,6 +103,6 @@ def _views(text: str) -> tuple[str, ...]:
     for view in views:
         if view not in VIEWS or views.count(view) > 1:
             raise argparse.ArgumentTypeError(
-                f"{text!r}: give some of {', '.join(VIEWS)}, each once, with commas"
+                f"{text!r} must be some of {', '.join(VIEWS)}, each once, separated by commas"
             )
     return views

@@ -1,4 +1,4 @@
-"""Lists the shipped configs, which --config takes by name, or copies them to be changed.
+"""Lists the shipped configs, which --config takes by name, or copies them for editing.
 
 capjax configs
 capjax configs --to my_project/configs
@@ -15,20 +15,20 @@ from capjax.config import shipped
 
 
 def copy_configs(to: str) -> None:
-    """Copies all files of the shipped configs into a folder.
+    """Copies the files of the shipped configs into a folder.
 
     Raises:
-      FileExistsError: one of them is there already.
+      FileExistsError: the folder has a file of one of these names.
     """
     for name in shipped.files():
         if os.path.lexists(place := os.path.join(to, name)):
-            raise FileExistsError(f"{place} is there already: give another folder")
+            raise FileExistsError(f"{place} exists already: give another folder")
     os.makedirs(to, exist_ok=True)
     for name in shipped.files():
         shutil.copyfile(os.path.join(shipped.folder(), name), os.path.join(to, name))
     print(f"wrote {len(shipped.files())} files to {to}")
     if os.path.basename(os.path.abspath(to)) != "configs":
-        print("Their `from configs import base` finds a changed base.py in a folder `configs` only")
+        print("To use a changed base.py, the folder must be named `configs`")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--to", metavar="DIR", help="copy them, and what they import, into DIR")
+    parser.add_argument("--to", metavar="DIR", help="copy them, and their imports, into DIR")
     arguments = parser.parse_args(argv)
     with reported():
         try:

@@ -1,10 +1,10 @@
-"""Writes a pretrained encoder as one `.safetensors`, which needs no other library to be read.
+"""Writes a pretrained encoder as one `.safetensors` file, which is read without other libraries.
 
     capjax convert --to clip.safetensors --config folder_transformer:openai/clip-vit-base-patch32
     capjax train --config folder_transformer:./clip.safetensors ...
 
-Weights come from where the config's encoder has them, `config.encoder.weights`. The file also holds
-the encoder's fields, and how it wants its pixels.
+The weights are those of `config.encoder.weights`. The file also holds the encoder's fields and its
+preprocessing of pixels.
 """
 
 from collections.abc import Sequence
@@ -22,16 +22,16 @@ from capjax.pretrained.saved import About, save_encoder
 
 
 def convert_encoder(config: ConfigDict, to: str) -> None:
-    """Writes the encoder that a config starts from.
+    """Writes the pretrained encoder of a config.
 
     Raises:
-      ConfigError: the config's encoder has no weights of a file.
-      WeightsError: they can't be had, or do not fit; or `to` is no `.safetensors`.
+      ConfigError: the config's encoder is not pretrained.
+      WeightsError: the weights can't be loaded, or do not fit; or `to` is not a `.safetensors`.
     """
     if not questions.is_pretrained(config):
         names = [n for n in ENCODERS.names() if issubclass(ENCODERS.get(n), PretrainedEncoder)]
         raise ConfigError(
-            f"config.encoder.name={config.encoder.name!r} starts from scratch; it must be one of "
+            f"config.encoder.name={config.encoder.name!r} is not pretrained; it must be one of "
             f"{', '.join(map(repr, names))}"
         )
     fields = questions.encoder_fields(config)

@@ -1,4 +1,4 @@
-"""Errors reported without a traceback, and how a command ends."""
+"""Errors reported without a traceback, and the exit of a command."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from capjax.files.errors import ReportedError
 
-# Exit statuses beside 0: something went wrong, and the command line itself is wrong.
+# Exit statuses: an error, and a wrong command line.
 ERROR, USAGE = 1, 2
 # Errors reported without a traceback.
 ERRORS = (ReportedError, OSError)
@@ -24,31 +24,31 @@ def fail(message: str, status: int = ERROR) -> NoReturn:
 
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
-    """Ends the program with `error: ...` where one of `ERRORS` is raised."""
+    """Ends the program with `error: ...` if one of `ERRORS` is raised."""
     try:
         yield
     except ERRORS as error:
-        # A text as status: of several processes, an error of one ends all, see `processes`.
+        # The text is the status, so that `processes` can pass it on to the other processes.
         sys.exit(f"error: {error}")
 
 
 def leave(status: int | None) -> NoReturn:
-    """Ends the program with a status; 128+N is that of signal N."""
+    """Ends the program with a status; 128+N means signal N."""
     if status and status > 128:
-        # Python's own end waits for threads, and one may be in the middle of a download.
+        # sys.exit waits for threads, and one may be in the middle of a download.
         os._exit(status)
     sys.exit(status)
 
 
 def unread() -> int:
-    """The exit status where nobody reads standard output any more, which is closed here."""
-    # Python would try once more at its end, and complain.
+    """Discards further standard output after a broken pipe; returns the exit status."""
+    # Otherwise Python flushes it again at exit and prints an error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
 
 
 def error_in(file: str, error: Exception) -> str:
-    """An error of a user's Python file and its line; of a ValueError, an answer, its text alone."""
+    """Message of an error in a user's file, with its line, and its type unless ValueError."""
     text = str(error)
     if not isinstance(error, ValueError):
         text = f"{type(error).__name__}: {text}"

@@ -3,8 +3,8 @@
     capjax export --workdir runs/shapes_vit_gpt2 --to captioner
 
 `VisionEncoderDecoderModel`, `AutoTokenizer` and `AutoImageProcessor` load the folder, and
-`generate` makes the captions of `capjax caption`. A run exports whose encoder, adapter and decoder
-transformers has: see `capjax.pretrained.captioners.exportable`.
+`generate` makes the captions of `capjax caption`. The run's encoder, adapter and decoder must exist
+in transformers: see `capjax.pretrained.captioners.exportable`.
 """
 
 import argparse
@@ -26,15 +26,15 @@ processor, tokenizer = (kind.from_pretrained({0!r}) for kind in (AutoImageProces
 
 
 def export(workdir: str, to: str, checkpoint: str | int = "best") -> None:
-    """Writes the folder `to`, and prints what was written and how it is loaded.
+    """Writes the folder `to`, and prints its files and the code that loads it.
 
     Args:
-      workdir: of the run.
-      to: a new or an empty folder.
-      checkpoint: as of `capjax.load`.
+      workdir: the run's folder.
+      to: a new or empty folder.
+      checkpoint: see `capjax.load`.
 
     Raises:
-      ExportError: transformers has no such captioner, or there is something at `to`.
+      ExportError: transformers has no such captioner, or `to` is not empty.
       WorkdirError: the run can't be loaded.
     """
     check_free(to)

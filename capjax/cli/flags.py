@@ -1,4 +1,4 @@
-"""Command lines with a --config, by absl: parsing, mistakes in one line, and --help."""
+"""Command lines with a --config, by absl: parsing, one-line errors, and --help."""
 
 import argparse
 import os
@@ -20,8 +20,8 @@ __all__ = ["ERROR", "USAGE", "define_config", "error_in", "fail", "parse_flags",
 
 _HELP = ("--help", "-help", "-h")
 _CONFIG = (
-    "config file, or a shipped config's name, such as shapes_transformer (`capjax configs` lists "
-    "them); FILE:ARGUMENT or NAME:ARGUMENT gives its get_config() an argument"
+    "config file, or the name of a shipped config, for example shapes_transformer (`capjax "
+    "configs` lists them); FILE:ARGUMENT or NAME:ARGUMENT passes its get_config() an argument"
 )
 
 
@@ -33,20 +33,20 @@ def run(
     program: str,
     doc: str,
 ) -> None:
-    """Parses a command line with a --config, and runs a command whose flags are in `flags.FLAGS`.
+    """Parses a command line with a --config into `flags.FLAGS`, and runs the command.
 
     Args:
       body: the command.
-      define_flags: defines its flags; not on import, as other commands have flags of these names.
-      argv: the command line after the program's name; by default the process's own.
-      program: its name, for --help.
-      doc: what --help says of it.
+      define_flags: defines its flags; not at import, since other commands share the flags' names.
+      argv: the command line after the program's name; None takes the process's.
+      program: the command's name, for --help.
+      doc: the command's description, for --help.
 
     Raises:
       SystemExit: always, with the exit status.
     """
     if argv is not None:
-        sys.argv[1:] = argv  # ml_collections looks there for fields of the config.
+        sys.argv[1:] = argv  # ml_collections reads overrides of the config from there.
     before = set(flags.FLAGS)
     define_flags()
     if any(argument in _HELP for argument in sys.argv[1:]):
@@ -65,10 +65,10 @@ def define_config() -> None:
 
 
 def parse_flags(argv: Sequence[str], known: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Parses a command line that may have a --config and fields of it: `flags_parser` of absl.
+    """Parses a command line with an optional --config and its overrides: absl's `flags_parser`.
 
     Returns:
-      What is no flag, as absl does: the program's name first.
+      The arguments that are not flags, with the program's name first, as absl does.
 
     Raises:
       SystemExit: of status 2, after one line on stderr.
@@ -84,7 +84,7 @@ def parse_flags(argv: Sequence[str], known: flags.FlagValues = flags.FLAGS) -> l
         if "config" in known and not isinstance(known["config"].value, ConfigDict):
             raise TypeError("--config gives no ConfigDict")
     except Exception as error:  # A config file may raise anything.
-        # On one line, whatever a name or a value holds.
+        # On one line, even if a name or a value has line breaks.
         fail(" ".join(_explain(list(argv), error).split()), USAGE)
     if len(rest) > 1:
         fail(f"unexpected argument {rest[1]!r}; fields are --config.field=value", USAGE)
@@ -101,7 +101,7 @@ def _values_of(argv: Sequence[str], name: str) -> list[str]:
 
 
 def _resolved(argument: str, sources: Sequence[str]) -> str:
-    """An argument with the name of a shipped config made its file, where it is one of `sources`."""
+    """Replaces a shipped config's name in an argument by its file, if it is one of `sources`."""
     flag, equals, value = argument.partition("=")
     if equals and flag in ("--config", "-config"):
         return f"{flag}={shipped.resolve(value)}"
@@ -109,7 +109,7 @@ def _resolved(argument: str, sources: Sequence[str]) -> str:
 
 
 def _explain(argv: list[str], error: Exception) -> str:
-    """What is wrong with a command line that can't be parsed."""
+    """Message of the error in a command line that can't be parsed."""
     for source in _values_of(argv, "config")[:1]:
         try:
             config = _read_config(source)
@@ -129,7 +129,7 @@ def _overrides(argv: list[str]) -> Iterator[str]:
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    """Every section and field."""
+    """Dotted names of all sections and fields."""
     for name, value in config.items():
         yield prefix + name
         if isinstance(value, ConfigDict):
@@ -141,15 +141,15 @@ class _ConfigFileError(ValueError):
 
 
 def _read_config(source: str) -> ConfigDict:
-    """What get_config of a file gives, once more, to find what is wrong with it."""
+    """Calls get_config of a file again, to name its error."""
     file, colon, argument = source.partition(":")
     if not os.path.isfile(file):
         names = shipped.summaries()
         name = os.path.splitext(os.path.basename(file))[0]
         hint = f"the shipped one is --config {name}" if name in names else ", ".join(names)
         raise _ConfigFileError(
-            f"--config={source}: there is no file {file!r}; a config is a Python file, or the name "
-            f"of a shipped one: {hint}"
+            f"--config={source}: there is no file {file!r}; a config is a Python file or the name "
+            f"of a shipped config: {hint}"
         )
     try:
         make: Any = runpy.run_path(file).get("get_config")
@@ -157,16 +157,16 @@ def _read_config(source: str) -> ConfigDict:
     except Exception as error:
         raise _ConfigFileError(f"--config={source}: {error_in(file, error)}") from error
     if not isinstance(config, ConfigDict):
-        what = "has no get_config()" if make is None else f"gives {config!r:.80}"
+        what = "has no get_config()" if make is None else f"returns {config!r:.80}"
         raise _ConfigFileError(
-            f"--config={source}: a config file has a function get_config() that gives a "
-            f"ConfigDict, as configs/base.py, and this one {what}"
+            f"--config={source}: a config file must have a function get_config() that returns a "
+            f"ConfigDict, like configs/base.py, and this one {what}"
         )
     return config
 
 
 def _help(program: str, doc: str, own: Sequence[flags.Flag], sources: Sequence[str]) -> str:
-    """The text of --help: what the command does, its flags, and the fields of a given config."""
+    """The text of --help: the command's description and flags, and a given config's fields."""
     parser = argparse.ArgumentParser(
         prog=program,
         usage=f"{program} --config CONFIG [--config.FIELD=VALUE ...] [options]",
@@ -175,7 +175,7 @@ def _help(program: str, doc: str, own: Sequence[flags.Flag], sources: Sequence[s
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for flag in own:
-        # Without what absl adds by itself, as argparse says it in its own way.
+        # Without the notes that absl adds, since argparse adds its own.
         text = re.sub(r"^<.*?>:\s*|;\s*repeat this option(?s:.*)", "", flag.help or "")
         text = text.replace("%", "%%")
         if flag.boolean:

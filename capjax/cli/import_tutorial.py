@@ -5,7 +5,7 @@
     capjax import-tutorial --config coco_show_attend_tell --weights tutorial.safetensors \
         --word_map WORDMAP_coco.json --workdir runs/tutorial
 
-Then `capjax caption`, `capjax evaluate` and `capjax.load` take it as any other run. The first
+Then `capjax caption`, `capjax evaluate` and `capjax.load` take it like any other run. The first
 command executes the file that it converts; the second executes nothing.
 """
 
@@ -30,7 +30,7 @@ from capjax.pretrained.weights import check_variables
 from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.state import init_state
 
-# What shapes do not tell.
+# Fields of the tutorial's decoder that the shapes of its parameters do not determine.
 _DECODER = {
     "name": "bahdanau",
     "cell": "lstm",
@@ -46,6 +46,7 @@ def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: 
     """Writes a run with the tutorial's parameters at step 0.
 
     Raises:
+      ConfigError: the config's decoder is not the tutorial's.
       WeightsError: the weights or the word map can't be used, or do not fit the config's model.
       WorkdirError: the folder holds a run already.
     """
@@ -78,8 +79,8 @@ def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: 
         checkpoints.save(state, {"best": None, "waited": 0}, None)
     if lost := unreachable_words(tokenizer):
         print(
-            f"{len(lost)} words of {word_map} have signs that captions lose before they are "
-            f"encoded; they can be said but not trained on: {', '.join(lost[:5])}"
+            f"{len(lost)} words of {word_map} have characters that the tokenizer strips from "
+            f"captions; they can be generated but not trained: {', '.join(lost[:5])}"
         )
     print(f"wrote {directory}, {tokenizer.vocab_size} tokens")
 
@@ -101,7 +102,7 @@ def define_flags() -> None:
     define_config()
     flags.DEFINE_string("weights", None, "The converted checkpoint, .safetensors.")
     flags.DEFINE_string("word_map", None, "The tutorial's WORDMAP_*.json.")
-    flags.DEFINE_string("workdir", None, "Folder of the run that is made.")
+    flags.DEFINE_string("workdir", None, "Folder of the new run.")
     flags.mark_flags_as_required(["weights", "word_map", "workdir"])
 
 

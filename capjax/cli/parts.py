@@ -1,4 +1,4 @@
-"""--parts: a user's own Python files and modules, whose parts are known by name once imported."""
+"""The flag --parts: imports a user's Python files and modules, which register parts."""
 
 import argparse
 import importlib
@@ -12,13 +12,13 @@ from absl import flags
 from capjax.cli.errors import USAGE, error_in, fail
 
 HELP = (
-    "Python file or module of yours, imported before anything else: it registers decoders, "
-    "encoders, datasets, objectives or metrics of your own (capjax.parts); may be given again"
+    "your Python file or module that registers decoders, encoders, datasets, objectives or "
+    "metrics (capjax.parts), imported before anything else; can be repeated"
 )
 
 
 class _Unusable(ValueError):
-    """The message says why a file can't be imported."""
+    """A file that can't be imported; the message says why."""
 
 
 def add_parts(parser: argparse.ArgumentParser) -> None:
@@ -27,18 +27,18 @@ def add_parts(parser: argparse.ArgumentParser) -> None:
 
 
 def define_parts() -> None:
-    """Defines the flag of absl."""
+    """Defines the flag for an absl command line."""
     flags.DEFINE_multi_string("parts", [], HELP)
 
 
 def import_parts(names: Iterable[str]) -> None:
-    """Imports files and modules that the user names on the command line; nothing else names any.
+    """Imports files and modules named on the command line, the only place that names any.
 
-    Their folder, which for a module is the current one, is added to the end of Python's path, so
-    that they find their neighbours.
+    A file's folder, or for a module the current folder, is appended to Python's path, so that they
+    can import their neighbours.
 
     Raises:
-      SystemExit: of status 2, after one line on stderr: there is no such file or module, or it
+      SystemExit: with status 2, after one line on stderr: there is no such file or module, or it
         raises an error.
     """
     for name in names:
@@ -52,15 +52,15 @@ def import_parts(names: Iterable[str]) -> None:
         except Exception as error:  # A user's file may raise anything.
             text = error_in(name, error)
             if isinstance(error, ModuleNotFoundError) and error.name == name:
-                text = "there is no such module; a file is given with its ending, .py"
+                text = "there is no such module; a file must be given with its ending, .py"
             fail(f"--parts {name}: {' '.join(text.split())}", USAGE)
 
 
 def _module_of(path: str) -> str:
-    """The name under which Python finds a file whose folder is on its path."""
+    """The module name of a file whose folder is on Python's path."""
     name, ending = os.path.splitext(os.path.basename(path))
     if ending != ".py" or not name.isidentifier():
-        raise _Unusable("must be a module, or a Python file such as my_parts.py")
+        raise _Unusable("must be a module, or a Python file, for example my_parts.py")
     if not os.path.isfile(path):
         raise _Unusable("there is no such file")
     spec = importlib.util.find_spec(name)

@@ -1,4 +1,4 @@
-"""Shows what a dataset holds, before anything is trained on it.
+"""Shows the content of a dataset, before training.
 
     capjax show --config flickr8k_transformer --config.dataset.root=DIR
 
@@ -26,8 +26,8 @@ def show(config: ConfigDict, split: str, images: int, to: str) -> None:
     """Prints statistics of a split and draws examples that `config.seed` chooses.
 
     Raises:
-      DataError: the dataset is not there or its captions do not fit the config.
-      OSError: the picture cannot be written.
+      DataError: the dataset is missing or its captions do not fit the config.
+      OSError: the PNG cannot be written.
     """
     source = check_images(config.dataset, open_source(config.dataset, split))
     table = open_captions(config.dataset, source)
@@ -60,7 +60,7 @@ def define_flags() -> None:
     """Defines the flags."""
     define_config()
     flags.DEFINE_string("split", "train", "Split to show.")
-    # More would make a picture taller than Matplotlib draws.
+    # Matplotlib can't draw a taller figure.
     flags.DEFINE_integer(
         "images", 16, "Examples to draw, at random.", lower_bound=1, upper_bound=400
     )
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main() -> None:
     given = flags.FLAGS
-    # A split may be an expression with signs that no file name takes.
+    # A TFDS split may have characters that a file name can't have.
     name = "".join(c if c.isalnum() or c in "+-_" else "_" for c in given.split)
     to = os.path.abspath(given.to or f"examples-{name}.png")
     with reported():

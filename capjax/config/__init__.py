@@ -1,1 +1,1 @@
-"""From a config to parts, and checks between fields."""
+"""Configs: checks of their fields, and the parts built from them."""

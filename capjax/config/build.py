@@ -1,4 +1,4 @@
-"""From a config to the parts that it names."""
+"""Builds the parts that a config names."""
 
 import os
 from collections.abc import Sequence
@@ -40,21 +40,21 @@ _EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
 
 
 def scorers(config: ConfigDict) -> tuple[Scorer, ...]:
-    """The scorers of a whole split beside the COCO scores: the dataset's own, and `metrics`."""
+    """Scorers of a whole split besides COCO's: the dataset's and `evaluation.metrics`."""
     own = part_of(config, "dataset").scorers
     return (*own, *(Metric(name, metric(name)) for name in config.evaluation.metrics))
 
 
 def image_scorers(config: ConfigDict) -> tuple[ImageScorer, ...]:
-    """The scorers of single images beside the COCO scores."""
+    """Scorers of single images besides the COCO scores."""
     return part_of(config, "dataset").image_scorers
 
 
 def metric(name: str) -> Any:
-    """A metric of `evaluation.metrics`.
+    """Looks up a metric of `evaluation.metrics`.
 
     Raises:
-      ConfigError: none is registered by that name.
+      ConfigError: no metric is registered under that name.
     """
     try:
         return METRICS.get(name)
@@ -63,13 +63,13 @@ def metric(name: str) -> Any:
 
 
 def compilation_cache(directory: str) -> None:
-    """Has JAX keep compiled programs in `directory` for the next start; "" keeps none."""
+    """Sets the folder where JAX keeps compiled programs between starts; "" keeps none."""
     if directory:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
 
 
 def resize(dataset: ConfigDict) -> Resize:
-    """What makes squares of images, of the dataset section.
+    """Builds the resize of the dataset section, which makes images square.
 
     Raises:
       ConfigError: a field is out of its range.
@@ -88,12 +88,12 @@ def resize(dataset: ConfigDict) -> Resize:
 
 
 def encoder(config: ConfigDict) -> nn.Module:
-    """The module of the config's encoder section."""
+    """Builds the module of the config's encoder section."""
     return _make(config, "encoder", part_of(config, "encoder"), {"dtype": _dtype(config)})
 
 
 def _dtype(config: ConfigDict) -> Any:
-    """The type that the model computes in."""
+    """Returns the type that the model computes in."""
     if message := fault(fields_of(RunFields)["dtype"].type, config.dtype):
         raise ConfigError(f"config.dtype={config.dtype!r} {message}")
     return _DTYPES[config.dtype]
@@ -102,12 +102,12 @@ def _dtype(config: ConfigDict) -> Any:
 def captioner(
     config: ConfigDict, tokenizer: Tokenizer, output_bias: Sequence[float] | None = None
 ) -> Captioner:
-    """The model of the config's encoder, adapter and decoder sections.
+    """Builds the model of the config's encoder, adapter and decoder sections.
 
     Args:
       config: the whole config.
-      tokenizer: its vocabulary sizes the decoder; its special ids are banned.
-      output_bias: start of the output bias of a new model.
+      tokenizer: gives the decoder's vocabulary size and the banned special ids.
+      output_bias: initial output bias of a new model, [V].
     """
     more: dict[str, Any] = {"banned": tokenizer.banned_ids}
     if output_bias is not None:
@@ -116,15 +116,15 @@ def captioner(
 
 
 def captioner_of(config: ConfigDict, vocab_size: int, **more: Any) -> Captioner:
-    """`captioner` for a vocabulary of which the size is known.
+    """Builds the model for a vocabulary size.
 
     Raises:
-      ConfigError: there is no such encoder or decoder, a field is another's or missing, or fields
-        do not fit each other.
+      ConfigError: there is no such encoder or decoder, a field is unknown or missing, or fields
+        do not fit together.
     """
     dtype = {"dtype": _dtype(config)}
     adapter = _make(config, "adapter", Adapter, dtype) if "adapter" in config else None
-    # Positions: bos and the words of the longest caption.
+    # The decoder's positions: bos and the words of the longest caption.
     given = {**dtype, "vocab_size": vocab_size, "max_length": config.dataset.max_length, **more}
     decoder = _make(config, "decoder", part_of(config, "decoder"), given)
     return Captioner(encoder(config), decoder, adapter)
@@ -133,7 +133,7 @@ def captioner_of(config: ConfigDict, vocab_size: int, **more: Any) -> Captioner:
 def _make(
     config: ConfigDict, section: str, part: type[nn.Module], given: dict[str, Any]
 ) -> nn.Module:
-    """The module of a section; of `given` it takes what it has fields for."""
+    """Builds the module of a section; entries of `given` without a field are dropped."""
     known = fields_of(part)
     training = fields_of(part.training)
     fields = {n: v for n, v in config[section].items() if n != "name" and n not in training}
@@ -153,10 +153,10 @@ def _make(
 
 
 def shapes(config: ConfigDict, model: Captioner) -> Variables:
-    """The variables of the config's model, without values.
+    """Shapes and types of the variables of the config's model.
 
     Raises:
-      ConfigError: fields do not fit each other or the images.
+      ConfigError: fields do not fit together, or do not fit the images.
     """
     shape = resize(config.dataset).shape
     try:
@@ -166,7 +166,7 @@ def shapes(config: ConfigDict, model: Captioner) -> Variables:
 
 
 def frozen_parts(config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What training leaves as it is, and what of that it trains: see `split_frozen`."""
+    """Prefixes of frozen parameters, and of exceptions that train; see `split_frozen`."""
     freeze = ("encoder",) if is_pretrained(config) else ()
     if config.word_vectors.frozen:
         freeze = (*freeze, "decoder/tokens")
@@ -181,9 +181,9 @@ def frozen_parts(config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def objective(config: ConfigDict) -> Objective:
-    """The objective that training minimises."""
+    """Builds the training objective."""
     part = part_of(config, "objective")
-    # Fields that configs have had outside of the section since before there was a choice.
+    # These fields are older than the objective section and stay outside of it.
     given = {
         "label_smoothing": config.label_smoothing,
         "attention_penalty": config.attention_penalty,
@@ -196,19 +196,19 @@ def objective(config: ConfigDict) -> Objective:
 
 
 def pretrained_encoder(config: ConfigDict) -> Variables:
-    """The variables that a pretrained encoder starts from, NumPy.
+    """Loads the initial variables of a pretrained encoder, NumPy.
 
     Raises:
-      WeightsError: they can't be had, or do not fit.
+      WeightsError: the weights can't be loaded, or do not fit.
     """
     return load_encoder(encoder(config), config.encoder.weights, config.dataset.image_size)
 
 
 def pretrained_decoder(config: ConfigDict) -> dict[str, Any]:
-    """The parameters that GPT-2 starts from, NumPy; without those that attend to an image.
+    """Loads the initial parameters of GPT-2, NumPy, without its attention to the image.
 
     Raises:
-      WeightsError: they can't be had, or are another GPT-2's; says which fields differ.
+      WeightsError: the weights can't be loaded, or fields of the config differ from theirs.
     """
     source = decoder_weights(config)
     fields, params = read_gpt2(source)
@@ -224,10 +224,10 @@ def pretrained_decoder(config: ConfigDict) -> dict[str, Any]:
 
 
 def word_vectors(config: ConfigDict, tokenizer: Tokenizer, width: int) -> WordVectors:
-    """Pretrained vectors of the tokenizer's words.
+    """Loads pretrained vectors of the tokenizer's words.
 
     Raises:
-      WeightsError: the file can't be read, or has vectors of another width.
+      WeightsError: the file can't be read, or its vectors have another width.
     """
     words = [tokenizer.word(token) for token in range(tokenizer.vocab_size)]
     special = {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id}
@@ -236,28 +236,28 @@ def word_vectors(config: ConfigDict, tokenizer: Tokenizer, width: int) -> WordVe
 
 
 def log_frequencies(counts: np.ndarray) -> np.ndarray:
-    """Log shares [V] of token counts [V]; a token never seen counts as seen once."""
+    """Log relative frequencies [V] of token counts [V]; a count of 0 is taken as 1."""
     return np.log(np.maximum(counts, 1) / counts.sum())
 
 
 def beam_search(decoding: ConfigDict) -> BeamSearch:
-    """The decoding section as a method."""
+    """Builds the beam search of the decoding section."""
     stopping = _EARLY_STOPPING[decoding.early_stopping]
     return BeamSearch(**{**decoding, "early_stopping": stopping})
 
 
 def schedule(config: ConfigDict) -> optax.Schedule:
-    """Step -> learning rate."""
+    """Builds the schedule: step -> learning rate."""
     return Optimizer(**config.optimizer).schedule_of(config.num_steps)
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimizer section, on the config's schedule."""
+    """Builds the optimizer of a config."""
     return Optimizer(**config.optimizer).transformation(config.num_steps)
 
 
 def checkpoints(directory: str, config: ConfigDict, *, read_only: bool = False) -> Checkpoints:
-    """The checkpoints of a workdir, ranked by the early-stopping section's metric."""
+    """Opens the checkpoints of a workdir, ranked by the metric of `early_stopping`."""
     section = config.early_stopping
     return Checkpoints(
         os.path.join(directory, "checkpoints"), section.metric, section.mode, read_only=read_only

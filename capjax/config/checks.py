@@ -1,4 +1,4 @@
-"""What the fields of a config can't be together, found before hours are spent on it."""
+"""Checks that the fields of a config fit together, before training starts."""
 
 import functools
 import os
@@ -22,7 +22,7 @@ from capjax.parts.check import fault, fields_of
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ConfigError, naming the field, for what would otherwise be found out hours later."""
+    """Raises ConfigError, naming the field, where a config can't be trained."""
     check_fields(config)
     if not 0 <= config.optimizer.warmup_steps < config.num_steps:
         raise ConfigError(
@@ -51,11 +51,11 @@ def _check_metric(config: ConfigDict) -> None:
 
 
 def check_devices(config: ConfigDict, *fields: str) -> None:
-    """Raises ConfigError where a batch does not divide over the devices of all processes.
+    """Raises ConfigError where a batch size is no multiple of the number of devices.
 
     Args:
       config: the whole config.
-      fields: of the batches that will be made: "batch_size", "evaluation.batch_size".
+      fields: batch sizes to check: "batch_size", "evaluation.batch_size".
     """
     devices, count = jax.device_count(), jax.process_count()
     if devices != count * jax.local_device_count():
@@ -79,7 +79,7 @@ def check_devices(config: ConfigDict, *fields: str) -> None:
 
 
 def _check_objective(config: ConfigDict, decoder: Decoder) -> None:
-    """Raises ConfigError for an objective that the decoder can't have."""
+    """Raises ConfigError for an objective that does not fit the decoder."""
     try:
         build.objective(config)
     except ValueError as error:
@@ -104,19 +104,19 @@ def _check_objective(config: ConfigDict, decoder: Decoder) -> None:
 
 
 def _check_start(config: ConfigDict, decoder: Decoder) -> None:
-    """Raises ConfigError for parameters that can't start or stay as the config says."""
+    """Raises ConfigError for initial or frozen parameters that contradict each other."""
     _check_init_parts(config)
     file, frozen = config.word_vectors.file, config.word_vectors.frozen
     from_run = "decoder" in questions.init_parts(config)
     if config.decoder.get("frozen") and not (config.decoder.weights or from_run):
         raise ConfigError(
-            "config.decoder.frozen would leave the decoder's layers at chance: give "
+            "config.decoder.frozen would keep randomly initialised decoder layers: give "
             "config.decoder.weights or config.init_from"
         )
     if file and from_run:
         raise ConfigError(
-            "config.word_vectors.file and config.init_from both say what the embeddings start "
-            "from: give one of them, or config.init_parts without 'decoder'"
+            "config.word_vectors.file and config.init_from both initialise the embeddings: give "
+            "one of them, or config.init_parts without 'decoder'"
         )
     if file and not os.path.isfile(os.path.expanduser(file)):
         raise ConfigError(f"config.word_vectors.file={file!r}: there is no such file")
@@ -124,18 +124,18 @@ def _check_start(config: ConfigDict, decoder: Decoder) -> None:
         raise ConfigError("config.word_vectors.frozen needs a config.word_vectors.file")
     if frozen and from_run and not config.init_tokenizer:
         raise ConfigError(
-            "config.word_vectors.frozen would leave the embeddings of new words at chance: set "
+            "config.word_vectors.frozen would keep new words' embeddings random: set "
             "config.init_tokenizer=True"
         )
     if frozen and decoder.ties_embeddings:
         raise ConfigError(
-            "config.word_vectors.frozen would keep the output layer, which is the embedding "
-            "(tie_embeddings), from learning: set config.word_vectors.frozen=False"
+            "config.word_vectors.frozen would freeze the output layer, which is the embedding "
+            "(tie_embeddings): set config.word_vectors.frozen=False"
         )
 
 
 def _check_init_parts(config: ConfigDict) -> None:
-    """Raises ConfigError for parts that no run has, or that are asked of no run."""
+    """Raises ConfigError for unknown `init_parts`, or for some without `init_from`."""
     parts = config.init_parts
     if parts != ("all",) and (not parts or not {*parts} <= {*questions.PARTS}):
         raise ConfigError(
@@ -148,12 +148,12 @@ def _check_init_parts(config: ConfigDict) -> None:
     if not config.init_tokenizer and "decoder" not in questions.init_parts(config):
         raise ConfigError(
             "config.init_tokenizer=False needs a config.init_from, and config.init_parts with "
-            "'decoder': without, the words are those of these data anyway"
+            "'decoder': otherwise the vocabulary is the dataset's anyway"
         )
 
 
 def _check_images(config: ConfigDict) -> None:
-    """Raises ConfigError for pixels that training can't make, or features that can't be kept."""
+    """Raises ConfigError where images, augmentation and feature cache do not fit together."""
     dataset = config.dataset
     build.resize(dataset)
     try:
@@ -171,16 +171,15 @@ def _check_images(config: ConfigDict) -> None:
     if views < 1 or (views > 1) != augments:
         raise ConfigError(
             f"config.encoder.cache_views={views} and config.dataset.crop_area={dataset.crop_area}, "
-            f"flip={dataset.flip} do not fit: of 1 view, features are of whole images; of several, "
-            "the others are crops or flips; without a cache (--config.encoder.cache=) each step "
-            "draws its own"
+            f"flip={dataset.flip} do not fit: 1 view is the whole image, further views are random "
+            "crops or flips; without a cache (--config.encoder.cache=) each step draws its own"
         )
     if not dataset.cache_dir:
         raise ConfigError("config.encoder.cache keeps features in config.dataset.cache_dir: set it")
 
 
 def check_decoding(decoding: ConfigDict, config: ConfigDict) -> None:
-    """Raises ConfigError for a search that the config's decoder can't make."""
+    """Raises ConfigError for decoding settings that the config's decoder can't run."""
     for name, field in fields_of(DecodingFields).items():
         if message := fault(field.type, decoding[name]):
             raise ConfigError(f"config.decoding.{name}={decoding[name]!r} {message}")
@@ -189,24 +188,24 @@ def check_decoding(decoding: ConfigDict, config: ConfigDict) -> None:
     if longest is not None and decoding.max_length > longest + 1:
         raise ConfigError(
             f"config.decoding.max_length={decoding.max_length} must lie in 2 to {longest + 1}, one "
-            f"more than the max_length={longest} that the model is made for"
+            f"more than max_length={longest} of the model"
         )
 
 
 def check_trainable(config: ConfigDict, params: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a stage that the encoder with parameters `params` does not have."""
+    """Raises ConfigError for an entry of `encoder.trainable` that no part's name begins with."""
     modules = sorted(params.get("encoder", {}))
     for stage in config.encoder.get("trainable", ()):
         parts = questions.encoder_stage(config, stage)
         if stage != "all" and not any(is_part(m, part) for m in modules for part in parts):
             names = part_of(config, "encoder").stages or _blocks(modules)
             raise ConfigError(
-                f"config.encoder.trainable has {stage!r}; it must have 'all', or the beginnings of "
-                f"the names of this encoder's parts: {', '.join(names)}"
+                f"config.encoder.trainable has {stage!r}; it must be 'all' or the beginning of "
+                f"a part's name in this encoder: {', '.join(names)}"
             )
 
 
 def _blocks(modules: Sequence[str]) -> list[str]:
-    """Names of parts, less what comes after a block's number, each once."""
+    """Names of parts up to a block's number, each once, sorted."""
     names = {re.match(r"\D*\d*", module).group().rstrip("_") for module in modules}
     return sorted(names, key=lambda name: (len(name), name))

@@ -1,4 +1,4 @@
-"""The fields of a config with the comments that its source file has above them."""
+"""Lists the fields of a config with their comments, which its source file has above them."""
 
 import ast
 import os
@@ -11,7 +11,7 @@ from capjax.config import shipped
 
 
 def lines(config: ConfigDict) -> Iterator[str]:
-    """Lines on each field: how it is set on the command line, with its value, and its comment."""
+    """Lines of --help for each field: its flag with its value, then its comment."""
     comments = _comments()
     for name, value in config.items():
         if not isinstance(value, ConfigDict):
@@ -27,7 +27,7 @@ def _field(name: str, value: object, comment: str) -> Iterator[str]:
 
 
 def _comment(section: str, fields: ConfigDict, field: str, comments: dict) -> str:
-    """The comment of a section's field; of several kinds of the section, the one's own first."""
+    """The comment of a section's field, first from the function of the section's own kind."""
     kind = fields.get("name", "")
     for function in (f"{kind}_{section}", kind):
         if found := comments.get((function, f"{section}.{field}")):

@@ -1,7 +1,7 @@
-"""Each field of a config against the type that its owner gives it; `checks` has fields together.
+"""Checks each field of a config against its type; `checks` compares fields with each other.
 
-A section that names a part has the fields of that part. Another section has those of the dataclass
-or function that it is made for.
+A section with a `name` has the fields of the part of that name. Any other section has the fields of
+its dataclass or function in `_OWNERS`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ from capjax.train.loop import EarlyStopping
 from capjax.train.optimizer import Optimizer
 from capjax.train.scheduled_sampling import own_words_schedule
 
-# The owner of the fields of a section; "" has those outside of all sections.
+# The dataclass or function that types a section's fields; "" is the fields outside of sections.
 _OWNERS = {
     "": sections.RunFields,
     "tokenizer": train_word_tokenizer,
@@ -70,7 +70,7 @@ def part_of(config: ConfigDict, section: str) -> Any:
     """The part that a section names.
 
     Raises:
-      ConfigError: there is no such part, or the name is none.
+      ConfigError: there is no such part, or the name is not text.
     """
     name = config[section].get("name")
     if message := fault(Name, name):
@@ -82,7 +82,7 @@ def part_of(config: ConfigDict, section: str) -> Any:
 
 
 def part_fields(config: ConfigDict, section: str) -> Mapping[str, Field]:
-    """The fields of a section that names a part, but for the name."""
+    """The fields of a section that names a part, without the name."""
     part = part_of(config, section)
     found = fields_of(part)
     if section == "dataset":
@@ -97,14 +97,14 @@ def _sections() -> set[str]:
 
 
 def _fields(config: ConfigDict) -> Mapping[str, Field]:
-    """All fields that a config may have, by their dotted names."""
+    """All fields that the config can have, by dotted name."""
     owned = {section: fields_of(owner) for section, owner in _OWNERS.items()}
     for section in PARTS:
         name = {"name": Field(Name, True)}
         owned[section] = name | (part_fields(config, section) if section in config else {})
     if "adapter" in config:
         owned["adapter"] = fields_of(Adapter)
-    # The functions' defaults are for Python; a config has all fields.
+    # Defaults of functions are for callers in Python; a config must have every field.
     always = {*_OWNERS} - {""}
     return {
         f"{section}.{name}" if section else name: Field(
@@ -122,7 +122,7 @@ def _show(value: Any) -> str:
 
 
 def _leaves(config: ConfigDict) -> Iterator[tuple[str, Any]]:
-    """Every field by name; a section where there should be none is one, too."""
+    """Every field by dotted name; an unknown section counts as a field."""
     for name, value in config.items():
         if name in _sections() and isinstance(value, ConfigDict):
             yield from ((f"{name}.{field}", leaf) for field, leaf in value.items())

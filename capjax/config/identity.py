@@ -1,4 +1,4 @@
-"""The fields that identify a run, and those that may differ between two visits to it."""
+"""The fields that identify a run, and those that may change when it is continued."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from capjax.config.upgrade import upgrade
 from capjax.files.text import dotted
 
-# Sections and fields that may change between two visits to a run: they change no update of the
-# parameters, only what is looked at and when.
+# Sections and fields that may change when a run is continued: they change no update of the
+# parameters, only where data lie and what is logged and evaluated.
 FREE = (
     "dataset.data_dir",
     "dataset.root",
@@ -22,7 +22,7 @@ FREE = (
     "dataset.validation_root",
     "dataset.cache_dir",
     "dataset.num_threads",
-    # As long as none was left out, training went as it would have gone with any number.
+    # It changes nothing as long as no update was left out.
     "optimizer.skip_nonfinite",
     "log_every",
     "eval_every",
@@ -31,18 +31,18 @@ FREE = (
     "decoding",
 )
 
-# Where a run is evaluated and no longer trained, its features may also be computed as it goes; and
-# the file that its encoder started from may have moved, since the workdir has a copy.
+# An evaluation can also compute features without a cache, and does not need the encoder's original
+# file, since the workdir has a copy.
 FREE_IN_EVALUATION = (*FREE, "encoder.cache", "encoder.weights")
 
 
 def differences(saved: ConfigDict, given: ConfigDict, free: Sequence[str] = FREE) -> list[str]:
-    """A line for every field in which two configs are not of the same run.
+    """Lists the fields in which a config differs from a run's, a line each.
 
     Args:
-      saved: of the run.
-      given: of now.
-      free: the fields that may differ.
+      saved: the run's config.
+      given: the config to compare.
+      free: fields that may differ.
     """
     old, new = (dotted(tuples(upgrade(config.to_dict()))) for config in (saved, given))
     return [
@@ -53,13 +53,13 @@ def differences(saved: ConfigDict, given: ConfigDict, free: Sequence[str] = FREE
 
 
 def shared_fields(config: ConfigDict) -> dict[str, Any]:
-    """The fields that all processes must agree on: all but the places where a host keeps data."""
+    """The fields that all processes must agree on: all except a host's data paths."""
     of_a_host = [field for field in FREE if field.startswith("dataset.")]
     return {name: value for name, value in flat(config).items() if not _is_free(name, of_a_host)}
 
 
 def fixed_fields(config: ConfigDict) -> dict[str, Any]:
-    """The fields that must stay as they are while a run is trained: all but `FREE`."""
+    """The fields that must not change while a run is trained: all except `FREE`."""
     return {name: value for name, value in flat(config).items() if not _is_free(name, FREE)}
 
 

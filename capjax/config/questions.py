@@ -1,4 +1,4 @@
-"""Questions asked of a config."""
+"""Properties of a config that several modules ask for."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from capjax.config.fields import part_of
 from capjax.parts.check import fields_of
 
-# The names that the parameters of a captioner begin with.
+# Top-level names of a captioner's parameters.
 PARTS = ("encoder", "adapter", "decoder")
 
 
@@ -18,22 +18,22 @@ def encoder_fields(config: ConfigDict) -> dict[str, Any]:
 
 
 def is_pretrained(config: ConfigDict) -> bool:
-    """Whether the encoder starts from published weights."""
+    """True if the encoder starts from published weights."""
     return "weights" in config.encoder
 
 
 def is_cached(config: ConfigDict) -> bool:
-    """Whether training reads the encoder's features, computed once."""
+    """True if training reads cached features of the encoder."""
     return bool(config.encoder.get("cache", ""))
 
 
 def is_frozen(config: ConfigDict) -> bool:
-    """Whether training leaves the encoder as it is."""
+    """True if the encoder is pretrained and no part of it trains."""
     return is_pretrained(config) and not config.encoder.trainable
 
 
 def init_parts(config: ConfigDict) -> tuple[str, ...]:
-    """The parts of the model whose parameters come from the run `init_from`; none without one."""
+    """The parts of the model initialised from the run `init_from`; none without that run."""
     if not config.init_from:
         return ()
     if "all" not in config.init_parts:
@@ -42,15 +42,15 @@ def init_parts(config: ConfigDict) -> tuple[str, ...]:
 
 
 def decoder_weights(config: ConfigDict) -> str:
-    """The published weights that decoder and tokenizer start from; "" without, or with a run's."""
+    """Source of the decoder's and tokenizer's published weights; "" if none or from a run."""
     return "" if "decoder" in init_parts(config) else config.decoder.get("weights", "")
 
 
 def keeps_tokenizer(config: ConfigDict) -> bool:
-    """Whether the tokenizer is that of the run `init_from`, whose decoder knows no other words."""
+    """True if the tokenizer is that of the run `init_from`."""
     return "decoder" in init_parts(config) and config.init_tokenizer
 
 
 def encoder_stage(config: ConfigDict, stage: str) -> tuple[str, ...]:
-    """The beginnings of the names of the parts that one of `encoder.trainable` means."""
+    """Prefixes of the encoder's parts that an entry of `encoder.trainable` stands for."""
     return part_of(config, "encoder").stages.get(stage, (stage,))

@@ -1,4 +1,4 @@
-"""The types of the fields that belong to no single part: a run's own, and small sections.
+"""Types of the config fields that belong to no part: the run's own and the small sections'.
 
 `configs/base.py` has a comment for each.
 """

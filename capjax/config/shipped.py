@@ -1,8 +1,7 @@
-"""The configs that capjax ships, by name; they work where only the package is installed, too.
+"""The shipped configs, by name, in a checkout and in an installed package.
 
 In a checkout they are the folder `configs/`; an installed capjax holds them as `capjax/configs/`.
-They are no part of the package: they are read as a user's own config files are, which say
-`from configs import base`.
+They are read like a user's config files, which say `from configs import base`.
 """
 
 import ast
@@ -30,7 +29,7 @@ def folder() -> str:
 
 
 def files() -> list[str]:
-    """All files of that folder: configs, and what they import."""
+    """All Python files of that folder: configs and the modules they import."""
     return sorted(name for name in os.listdir(folder()) if name.endswith(".py"))
 
 
@@ -47,10 +46,10 @@ def summaries() -> dict[str, str]:
 
 
 def resolve(source: str) -> str:
-    """The value of a --config, with a shipped config's name made its file.
+    """Replaces a shipped config's name in a value of --config by the config's file.
 
     Args:
-      source: FILE, FILE:ARGUMENT, NAME or NAME:ARGUMENT. What is a file here is no name.
+      source: FILE, FILE:ARGUMENT, NAME or NAME:ARGUMENT. An existing file is never a name.
     """
     name, colon, argument = source.partition(":")
     path = os.path.join(folder(), f"{name}.py")
@@ -62,8 +61,8 @@ def resolve(source: str) -> str:
 def make_importable(file: str) -> None:
     """Makes `from configs import base` work in a config file.
 
-    `configs` is looked for in the folder of that name which the file lies in, then where Python
-    finds one, then among the shipped ones; by a shipped file, there first.
+    `configs` is searched in the file's own folder if it has that name, then on Python's path, then
+    among the shipped configs. A shipped file finds the shipped configs first.
     """
     here = os.path.dirname(os.path.abspath(file))
     places = [here] if os.path.basename(here) == _PACKAGE else []
@@ -73,15 +72,15 @@ def make_importable(file: str) -> None:
     if module is None:
         spec = importlib.machinery.ModuleSpec(_PACKAGE, None, is_package=True)
         module = sys.modules[_PACKAGE] = importlib.util.module_from_spec(spec)
-    if hasattr(module, "__path__"):  # Somebody's configs.py is no package, and stays what it is.
+    if hasattr(module, "__path__"):  # A user's configs.py is no package and stays unchanged.
         module.__path__ = list(dict.fromkeys([*places, *module.__path__, folder()]))
 
 
 def get_config(source: str) -> ConfigDict:
-    """A shipped config, as `--config` of the command line takes it.
+    """Loads a shipped config, like `--config` on the command line.
 
     Args:
-      source: its name, such as "shapes_transformer", or NAME:ARGUMENT.
+      source: its name, for example "shapes_transformer", or NAME:ARGUMENT.
 
     Raises:
       ValueError: there is no such config, or it does not take the argument.
@@ -89,7 +88,7 @@ def get_config(source: str) -> ConfigDict:
     name, colon, argument = source.partition(":")
     if name not in summaries():
         raise ValueError(f"capjax ships no config {name!r}; {nearest(name, summaries())}")
-    # Whatever else has the name `configs` keeps it.
+    # Another module named `configs` stays in sys.modules.
     taken = {key: sys.modules.pop(key) for key in _modules()}
     try:
         make_importable(os.path.join(folder(), f"{name}.py"))

@@ -1,9 +1,9 @@
-"""Configs that earlier versions of capjax saved, with the fields of this one."""
+"""Adds this version's fields to configs that earlier versions saved."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# Fields that were added since, with the value that a run from before them had.
+# Fields added since, with the value that earlier runs were trained with.
 _ADDED = {
     "objective": {"name": "cross_entropy"},
     "evaluation": {"metrics": ()},
@@ -11,10 +11,10 @@ _ADDED = {
 
 
 def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved config as this version writes it; one that this version wrote comes back as it is.
+    """Converts a saved config to this version's fields; a current one is unchanged.
 
     Raises:
-      ValueError: a section is none.
+      ValueError: a section is not a mapping.
     """
     config = dict(saved)
     for name, added in _ADDED.items():
@@ -31,7 +31,7 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _dataset(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A dataset of TFDS was once named by its own name; only "shapes" still is."""
+    """Earlier configs named a TFDS dataset by its own name; now only "shapes" is."""
     is_named = "data_dir" in section and "tfds_name" not in section
     if not is_named or section.get("name") == "shapes":
         return dict(section)

@@ -1,4 +1,4 @@
-"""Whole files or none: what is written for later runs never lies half-written on disk."""
+"""Atomic writes: a file on disk is either the old one or the whole new one."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from capjax.files.text import parse_json
 
 _SUM = "sha256"
 
-# What `mkstemp` makes of the name of one of our files.
+# Names of temporary files that `mkstemp` makes in `write_atomic`.
 _TEMPORARY = re.compile(r"\..+\.(json|jsonl|png|safetensors)\.[a-z0-9_]{8}")
 
 
@@ -24,8 +24,7 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
     `os.replace` is atomic inside one file system only.
 
     Raises:
-      OSError: the folder cannot be written; it has the path as its `filename`. No temporary file
-        is left behind.
+      OSError: the folder cannot be written; `filename` is the path. No temporary file is left.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,36 +45,36 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
 
 
 def write_json(path: str, value: Any, indent: int | None = 1) -> None:
-    """Writes JSON atomically, making its folder: readable, or with indent=None on one line."""
+    """Writes JSON atomically and makes its folder; indent=None writes one line."""
     text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
-    # A path that is not UTF-8 has bytes that Python keeps as half surrogates; JSON escapes them so.
+    # Python keeps the bytes of a path that is not UTF-8 as lone surrogates, which JSON escapes.
     write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def remove_temporary(folder: str | os.PathLike) -> None:
-    """Removes what a process that was killed in `write_atomic` left in a folder."""
+    """Removes temporary files that a process killed in `write_atomic` left in a folder."""
     for path in Path(folder).glob(".*"):
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def write_cached(path: str | os.PathLike, content: dict[str, Any]) -> None:
-    """Writes JSON values that a dataset's cache keeps, with their checksum.
+    """Writes a file of a dataset's cache: JSON values with their checksum.
 
     Raises:
-      DataError: they cannot be written; the message says what would work.
+      DataError: the file cannot be written; the message says what would work.
     """
     try:
         write_atomic(path, json.dumps({**content, _SUM: _checksum(content)}).encode())
     except OSError as error:
         raise DataError(
-            f"{path} cannot be written: {error.strerror}; mend that, or set "
-            "config.dataset.cache_dir to a folder that can be written, or to '' for none"
+            f"{path} cannot be written: {error.strerror}; fix that, or set "
+            "config.dataset.cache_dir to a writable folder, or to '' for none"
         ) from error
 
 
 def read_cached(path: str | os.PathLike) -> dict[str, Any] | None:
-    """What `write_cached` wrote; None where the file is missing, damaged or something else."""
+    """Reads a file of `write_cached`; None if it is missing, damaged or another file."""
     try:
         content = parse_json(Path(path).read_bytes())
     except (OSError, ValueError):

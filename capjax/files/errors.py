@@ -1,9 +1,9 @@
-"""Errors that several parts raise."""
+"""Base classes of reported errors."""
 
 
 class ReportedError(Exception):
-    """An error whose message is all that a user needs: commands print it without a traceback."""
+    """An error that commands print as one message, without a traceback."""
 
 
 class DataError(ReportedError):
-    """A dataset that is not there or cannot be used; the message says what would work."""
+    """A dataset that is missing or cannot be used; the message says what would work."""

@@ -1,4 +1,4 @@
-"""A lock between processes, by a file."""
+"""A file lock between processes, which waits."""
 
 import os
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def one_at_a_time(file: str | os.PathLike, waiting: str) -> Iterator[None]:
-    """Lets one process in at a time; another one prints `waiting` and waits.
+    """Holds the lock of a file; if another process holds it, prints `waiting` and waits.
 
-    The system frees the lock when its process ends, in whatever way.
+    The system frees the lock when its process ends, also when it is killed.
     """
     try:
         import fcntl
-    except ImportError:  # Windows has no such locks: there, start one process at a time.
+    except ImportError:  # Windows has no fcntl: start one process at a time there.
         yield
         return
     with open(file, "w", encoding="utf-8") as lock:

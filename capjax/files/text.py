@@ -1,4 +1,4 @@
-"""Reading a user's annotation files, with errors that say what is wrong and what would work."""
+"""Reads a user's annotation files; errors say what is wrong and what would work."""
 
 import difflib
 import json
@@ -12,11 +12,11 @@ _LISTED = 10
 
 
 class LayoutError(ValueError):
-    """A part of a JSON file that is not as it should be; the message says where."""
+    """A JSON file of another layout than expected; the message says where."""
 
 
 def first_few(items: Sequence[Any]) -> str:
-    """The first ten of what an error message lists, and how many more there are."""
+    """The first ten items, for an error message, and how many more there are."""
     listed = ", ".join(map(str, items[:_LISTED]))
     more = len(items) - _LISTED
     return f"{listed} and {more} more" if more > 0 else listed
@@ -29,15 +29,15 @@ def check_folder(path: str, *, field: str, what: str) -> None:
 
 
 def read_text(file: str, *, field: str, what: str) -> str:
-    r"""A whole UTF-8 file, with or without a byte order mark, every line end a "\n".
+    r"""Reads a UTF-8 file, with or without a byte order mark; line ends become "\n".
 
     Args:
       file: its path.
-      field: of `config.dataset`, where a user gives it.
-      what: says what the file should be.
+      field: field of `config.dataset` that names the file, for error messages.
+      what: what the file must be, for error messages.
 
     Raises:
-      DataError: it is not there, cannot be read or is not UTF-8.
+      DataError: it is missing, cannot be read or is not UTF-8.
     """
     try:
         with open(file, encoding="utf-8-sig") as stream:
@@ -58,10 +58,10 @@ def read_text(file: str, *, field: str, what: str) -> str:
 
 
 def read_json(file: str, *, field: str, what: str) -> Any:
-    """The content of a JSON file; see `read_text`.
+    """Reads a JSON file; see `read_text`.
 
     Raises:
-      DataError: also where it is no JSON; the message names line and column.
+      DataError: as `read_text`, or it is not JSON; the message names line and column.
     """
     try:
         return parse_json(read_text(file, field=field, what=what))
@@ -72,10 +72,10 @@ def read_json(file: str, *, field: str, what: str) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Parses a JSON text.
 
     Raises:
-      ValueError: it is no JSON, or no UTF-8, or nested deeper than Python reads.
+      ValueError: it is not JSON, not UTF-8, or nested deeper than Python can read.
     """
     try:
         return json.loads(text)
@@ -84,19 +84,19 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def well_formed(text: str) -> str:
-    r"""The text with a question mark for every half of a surrogate pair.
+    r"""Replaces each lone surrogate by a question mark.
 
-    JSON can spell one, "\ud83d", where a program cut an emoji in two. No file, terminal or
-    tokenizer takes it.
+    JSON can contain one, "\ud83d", where a program cut an emoji in two. No file, terminal or
+    tokenizer accepts it.
     """
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def member(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """`row[key]`, which must be there and of this kind.
+    """Returns `row[key]`, which must exist and be of type `kind`.
 
     Raises:
-      LayoutError: it is not; the message starts with `where`.
+      LayoutError: it does not exist or has another type; the message starts with `where`.
     """
     kinds = kind if isinstance(kind, tuple) else (kind,)
     wanted = " or ".join(k.__name__ for k in kinds)
@@ -104,14 +104,14 @@ def member(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any
         raise LayoutError(f"{where} is a {type(row).__name__}, not an object with {key!r}")
     if key not in row:
         raise LayoutError(f"{where} has no {key!r} ({wanted})")
-    # JSON's true and false are no numbers, though Python's are.
+    # A bool is an int in Python, but true and false are not numbers in JSON.
     if not isinstance(row[key], kinds) or isinstance(row[key], bool):
         raise LayoutError(f"{where}: {key!r} is {row[key]!r:.60}, not {wanted}")
     return row[key]
 
 
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested objects by their dotted names, {"a": {"b": 1}} as {"a.b": 1}."""
+    """Flattens nested dicts to dotted names: {"a": {"b": 1}} to {"a.b": 1}."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -122,12 +122,12 @@ def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Names like one that there is not: "did you mean decoder.num_layers?", or all of a section."""
+    """A hint for an unknown name: "did you mean decoder.num_layers?", or a section's names."""
     names = sorted(names)
     section, _, last = name.rpartition(".")
 
     def likeness(other: str) -> tuple[float, float]:
-        # By the last name: most often a slip is there, or the section is wrong or left out.
+        # By the last name first: most slips are there, or the section is wrong or missing.
         pairs = (last, other.rpartition(".")[2]), (name, other)
         near, whole = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
         return near, whole

@@ -1,4 +1,4 @@
-"""What a part says of itself, and where parts are found by name. Imports neither JAX nor Flax."""
+"""Registries of parts by name, and types of their fields. Imports neither JAX nor Flax."""
 
 from capjax.parts.registry import Registry
 

@@ -1,4 +1,4 @@
-"""Values against the types of fields, and the fields of a part."""
+"""Reads the fields of a part, and checks values against their types."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ class Field:
 
     Attributes:
       type: its annotation.
-      required: whether the part has no default for it.
+      required: True if the part has no default for it.
     """
 
     type: Any
@@ -29,8 +29,8 @@ class Field:
 def fields_of(part: type | Callable) -> Mapping[str, Field]:
     """The config fields of a dataclass, or the keyword-only parameters of a function, by name.
 
-    Left out are fields marked as `Given`, those that begin with an underscore, and "name", by which
-    a section names its part. Flax gives every module a "name" and a "parent".
+    Excludes fields marked as `Given`, fields that begin with an underscore, and "name" and
+    "parent": a section names its part by "name", and Flax gives every module both.
     """
     types = typing.get_type_hints(part, include_extras=True)
     if dataclasses.is_dataclass(part):
@@ -77,7 +77,7 @@ def _is_given(annotation: Any) -> bool:
 
 
 def fault(annotation: Any, value: Any) -> str | None:
-    """What a value "must be" and is not, for a message; None where it is of the type."""
+    """The text "must be ..." for a value that is not of the type; None if it is."""
     annotation, marks = _unwrap(annotation)
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)
@@ -92,7 +92,7 @@ def fault(annotation: Any, value: Any) -> str | None:
     if is_flag or not isinstance(value, types):
         return f"must be {_NAMED[annotation]}"
     for mark in marks:
-        # Written so that NaN does not hold.
+        # Written so that NaN fails.
         if isinstance(mark, Range) and not mark.least <= value <= mark.most:
             return f"must {mark.text}"
         if isinstance(mark, NotEmpty) and not value:
@@ -113,7 +113,7 @@ def _tuple_fault(annotation: Any, marks: tuple, value: Any) -> str | None:
 
 
 def _unwrap(annotation: Any) -> tuple[Any, tuple]:
-    """A type without `Annotated`, and its marks."""
+    """A type without `Annotated`, and its metadata."""
     if typing.get_origin(annotation) is Annotated:
         return annotation.__origin__, annotation.__metadata__
     return annotation, ()

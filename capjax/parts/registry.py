@@ -1,4 +1,4 @@
-"""Parts by name: capjax's own, a file each in one folder, and those that a user registers."""
+"""Registries of parts by name: capjax's own, one file each, and those a user registers."""
 
 import functools
 import importlib
@@ -18,19 +18,19 @@ class PartError(ReportedError, ValueError):
 class Registry:
     """The parts of one kind.
 
-    A part of capjax is a file `FOLDER/NAME.py` that defines `PART`, so that a new file is all that
-    registers it. A user's own part comes from `register`, called in a config file or in a module of
-    the user's, or from an entry point `capjax.KINDs` of an installed package. Nothing that is read
-    from a workdir or a weights file is imported.
+    A part of capjax is a file `FOLDER/NAME.py` that defines `PART`; adding the file registers it.
+    A user's part is registered by `register`, called in a config file or a user's module, or by an
+    entry point `capjax.KINDs` of an installed package. No name read from a workdir or a weights
+    file is ever imported.
 
     Attributes:
       kind: "decoder", "encoder", "dataset", "objective" or "metric".
     """
 
     def __init__(self, kind: str, folder: str | None = None, hint: str = ""):
-        """Looks for capjax's own parts in the package `folder`; None has none.
+        """Finds capjax's own parts in the package `folder`; None if there are none.
 
-        `hint` ends the message about a part that does not exist.
+        `hint` is appended to the error about an unknown part.
         """
         self.kind = kind
         self._hint = hint
@@ -41,9 +41,9 @@ class Registry:
         """Adds a user's part, and returns it.
 
         Args:
-          name: as configs name it.
-          part: the class or function; or "module:attribute", imported when it is first used, which
-            keeps a config file free of JAX.
+          name: its name in configs.
+          part: the class or function; or "module:attribute", imported at its first use, so that a
+            config file need not import JAX.
 
         Raises:
           PartError: capjax has a part of this name.
@@ -54,17 +54,17 @@ class Registry:
         return part
 
     def names(self) -> list[str]:
-        """The names of all parts, sorted; imports none of them."""
+        """Names of all parts, sorted; imports no part."""
         return sorted({*self._own, *self._registered, *self._entry_points()})
 
     def __contains__(self, name: str) -> bool:
         return name in self.names()
 
     def get(self, name: str) -> Any:
-        """The part of a name.
+        """Returns the part of a name.
 
         Raises:
-          PartError: there is none; the message lists those that there are.
+          PartError: there is none; the message lists the known names.
         """
         if name in self._registered:
             part = self._registered[name]
@@ -77,14 +77,14 @@ class Registry:
         if load := self._entry_points().get(name):
             return self.register(name, load())
         raise PartError(
-            f"there is no {self.kind} {name!r}; there are {', '.join(self.names()) or 'none'}. One "
-            f"of your own is known once its module is imported: --parts FILE_OR_MODULE on the "
-            f"command line, `import` in Python (docs/extending.md){self._hint}"
+            f"there is no {self.kind} {name!r}; there are {', '.join(self.names()) or 'none'}. "
+            f"Your own must be imported first: --parts FILE_OR_MODULE on the command line, "
+            f"`import` in Python (docs/extending.md){self._hint}"
         )
 
     @functools.cached_property
     def _own(self) -> frozenset[str]:
-        # Found without an import: the folder's package may need JAX.
+        # Without an import, because the folder's package may need JAX.
         spec = importlib.util.find_spec(self._folder) if self._folder else None
         if spec is None:
             return frozenset()

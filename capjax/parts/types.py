@@ -1,6 +1,6 @@
 """Types of config fields, written where a field lives: `width: Count`, `dropout: Rate`.
 
-A field's type says what values it takes; `check.fault` reads it. A `Literal` lists choices.
+A field's type defines its valid values; `check.fault` checks them. A `Literal` lists choices.
 """
 
 import dataclasses
@@ -9,22 +9,22 @@ from typing import Annotated, TypeVar
 
 T = TypeVar("T")
 
-# Larger counts are slips, and no int32 of JAX or TensorFlow.
+# Larger counts are mistakes, and do not fit int32.
 MOST = 2**31 - 1
 # Larger numbers are infinite as float32.
 LARGEST = 3e38
-# Side of an image in pixels; a square of a larger side is refused as an image.
+# Largest side of an image in pixels.
 LARGEST_SIDE = 8192
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `least` to `most`, both allowed; NaN is in no range.
+    """Numbers from `least` to `most`, inclusive, without NaN.
 
     Attributes:
       least: the smallest number.
       most: the largest number.
-      text: what a message says after "must": "be 1 or more".
+      text: follows "must" in messages: "be 1 or more".
     """
 
     least: float
@@ -34,12 +34,12 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """Numbers of items that a tuple may have.
+    """Valid lengths of a tuple.
 
     Attributes:
       least: the smallest length.
       most: the largest length.
-      text: what a message says after "must be a tuple of": "three numbers".
+      text: follows "must be a tuple of" in messages: "three numbers".
     """
 
     least: int
@@ -49,12 +49,12 @@ class Lengths:
 
 @dataclasses.dataclass(frozen=True)
 class NotEmpty:
-    """Asks for a text that is not empty."""
+    """Marks a text that must not be empty."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BuilderField:
-    """Marks a field that the code which builds the part gives, and no config has."""
+    """Marks a field that the building code sets and configs do not have."""
 
 
 # Written as `vocab_size: Given[int]`.
@@ -69,7 +69,7 @@ def whole(least: int, most: int = MOST) -> Range:
 Count = Annotated[int, whole(1)]
 CountOrZero = Annotated[int, whole(0)]
 Length = Annotated[int, whole(2)]
-# Of layers and blocks, each of which is compiled.
+# A number of layers or blocks; limited, since each is compiled.
 Depth = Annotated[int, whole(1, 1000)]
 DepthOrZero = Annotated[int, whole(0, 1000)]
 Side = Annotated[int, whole(1, LARGEST_SIDE)]
@@ -82,7 +82,7 @@ Share = Annotated[float, Range(0.0, 1.0, "lie in 0 to 1")]
 OpenShare = Annotated[
     float, Range(math.ulp(0.0), math.nextafter(1.0, 0.0), "be above 0 and below 1")
 ]
-# Of what is dropped, smoothed or averaged, all would leave nothing.
+# A rate of dropout, smoothing or averaging; 1 would leave nothing.
 Rate = Annotated[float, Range(0.0, math.nextafter(1.0, 0.0), "be 0 or more, and below 1")]
 Name = Annotated[str, NotEmpty()]
 Names = Annotated[tuple[Name, ...], Lengths(0, 1000, "names")]

@@ -1,6 +1,6 @@
-"""Processors, devices and versions, on which a run's last bits depend beside config and data.
+"""Processors, devices and versions, on which the last bits of a run's results depend.
 
-XLA sums in another order on another number of processors, and another version of anything may.
+XLA sums in another order on another number of processors, and so may another version of a library.
 """
 
 import os
@@ -14,7 +14,7 @@ from capjax.evaluate.results import code_version
 
 
 def describe() -> dict[str, Any]:
-    """Processors that this process may use, devices, and versions."""
+    """Processors available to this process, devices, and versions."""
     has_affinity = hasattr(os, "sched_getaffinity")  # Not on macOS.
     return {
         "processors": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
@@ -27,7 +27,7 @@ def describe() -> dict[str, Any]:
 
 
 def changes(began: Mapping[str, Any]) -> str:
-    """The changes since `describe` gave `began`, in one line; "" where there are none."""
+    """The changes since `began`, a result of `describe`, on one line; "" if there are none."""
     now = describe()
     changed = [
         f"{_say(name, now[name])} where the run began with {began[name]}"

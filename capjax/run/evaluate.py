@@ -1,4 +1,4 @@
-"""Captions a split with a trained run, and scores the captions."""
+"""Captions a split with a trained run and scores the captions."""
 
 import functools
 import json
@@ -34,10 +34,10 @@ def evaluate(
 ) -> dict[str, float]:
     """Captions and scores a split with the run in `directory`, and writes the results there.
 
-    Fields of `identity.FREE_IN_EVALUATION` are `config`'s; the rest must be the run's own.
+    Fields of `identity.FREE_IN_EVALUATION` come from `config`; all others must equal the run's.
 
     Returns:
-      The metrics, in all processes; `metrics_line` is how commands print them.
+      The metrics, in all processes; commands print them by `metrics_line`.
 
     Raises:
       ConfigError, DataError, WorkdirError, ProcessesError: before anything is captioned.
@@ -62,10 +62,10 @@ def evaluate(
         metrics = forced | _scores(config, table, captions)
         label = build.beam_search(config.decoding).label
         stem = workdir.path(workdir.EVALUATION, f"{split}-step{run.step}-{label}")
-        # On one line: it is for programs, and has thousands of numbers.
+        # On one line: programs read it, and it has thousands of numbers.
         images = image_results(table, _texts(captions), build.image_scorers(config))
         write_json(f"{stem}.images.json", images, indent=None)
-        # Beneath the training's events, which makes them columns of its row under HParams.
+        # In a subfolder of the training's events, so that HParams shows them in its row.
         log = workdir.path(workdir.TENSORBOARD, f"{split}-{label}")
         write_scalars(log, run.step, {f"evaluation/{name}": metrics[name] for name in metrics})
         write_json(f"{stem}.captions.json", coco_results(captions))
@@ -76,14 +76,14 @@ def evaluate(
 
 
 def metrics_line(metrics: dict[str, float]) -> str:
-    """The metrics as one line of JSON, to four decimal places."""
+    """Formats metrics as one line of JSON, to four decimal places."""
     return json.dumps({name: round(value, 4) for name, value in metrics.items()})
 
 
 def _caption(
     config: ConfigDict, run: Run, split: Split
 ) -> tuple[dict[str, Caption], dict[str, float]]:
-    """Captions by image id, and the metrics of the references under teacher forcing."""
+    """Captions by image id, and loss and accuracy of the references under teacher forcing."""
     model, variables = run.model, run.variables
     if questions.is_cached(config):
         split, model, variables = from_features(split, model, variables)
@@ -103,7 +103,7 @@ def _caption(
 def _scores(
     config: ConfigDict, table: CaptionTable, captions: dict[str, Caption]
 ) -> dict[str, float]:
-    """The COCO scores, the dataset's own, and the share of captions that came to their end."""
+    """The COCO scores, the dataset's own, and the share of finished captions."""
     scores = dict(score_captions(table, _texts(captions), build.scorers(config)))
     scores["finished"] = float(np.mean([caption.finished for caption in captions.values()]))
     return scores
@@ -114,7 +114,7 @@ def _texts(captions: dict[str, Caption]) -> dict[str, str]:
 
 
 def _provenance(config: ConfigDict, run: Run, source: Source) -> dict[str, Any]:
-    """The data, parameters, settings and code that made an evaluation's results."""
+    """The data, parameters, settings and code behind an evaluation's results."""
     return {
         "source": {"name": source.name, "fingerprint": source.fingerprint, **source.selection},
         "images": len(source),
@@ -128,7 +128,7 @@ def _provenance(config: ConfigDict, run: Run, source: Source) -> dict[str, Any]:
 
 
 def _write_metrics(stem: str, metrics: dict[str, float], provenance: dict[str, Any]) -> None:
-    """Writes an evaluation's last file, and says where all of them are."""
+    """Writes the metrics file, the evaluation's last, and prints the names of all files."""
     notes = {} if "METEOR" in metrics else {"METEOR": f"not computed: {coco.why_no_meteor()}"}
     write_json(f"{stem}.metrics.json", {"metrics": metrics, "notes": notes, **provenance})
     for name, note in notes.items():

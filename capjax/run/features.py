@@ -1,4 +1,4 @@
-"""The cached features of a frozen encoder, in place of a split's pixels and of the encoder."""
+"""Cached features of a frozen encoder, which replace a split's pixels and the encoder."""
 
 import dataclasses
 import hashlib
@@ -29,17 +29,17 @@ from capjax.parallel import devices, processes
 from capjax.pretrained.variables import fingerprint
 from capjax.run.split import Split
 
-# Raised when the same key would give other features.
+# Must be raised when the features of an unchanged key change.
 _FORMAT = "capjax features 2"
 
-# Images that a CPU encodes at once, and the largest of which this was found to be the best number.
+# Images that a CPU encodes at once, and the largest side for which this was measured to be fastest.
 _AT_ONCE, _AT_ONCE_SIDE = 4, 256
 
 
 def from_features(
     split: Split, model: Captioner, variables: Variables
 ) -> tuple[Split, Captioner, Variables]:
-    """A split with the model's features, the model that takes them, and that model's variables.
+    """Returns a split with cached features, the model without its encoder, and its variables.
 
     Raises:
       DataError, ImageError: as `with_features`.
@@ -51,21 +51,20 @@ def from_features(
 def with_features(
     split: Split, encoder: nn.Module, variables: Variables, *, views: int = 1
 ) -> Split:
-    """The same split with the features of a frozen encoder, computed where they are not there yet.
+    """Returns the split with cached features of a frozen encoder; computes missing ones.
 
-    Every process needs all features, since a shuffle may give it any image. They are computed on
-    one process's devices while the others wait: the first's where all see one disk, and then also
-    one's of each host that has a disk of its own.
+    Every process needs all features, since a shuffle may give it any image. One process computes
+    them while the others wait: the first one on a shared disk, and one per host on separate disks.
 
     Args:
       split: its images are read where features are missing.
       encoder: images -> Memory.
-      variables: the encoder's own.
-      views: features an image: of the whole, and of so many random crops and flips less one, as
-        the config's dataset section has them.
+      variables: the encoder's.
+      views: features per image: 1 of the whole image, the others of random crops and flips by the
+        config's dataset section.
 
     Raises:
-      DataError: there is no room for them, or what is there can't be used.
+      DataError: the disk has no room for the features, or the cached ones can't be used.
       ImageError: an image can't be used.
     """
     weights = fingerprint(variables)
@@ -75,7 +74,7 @@ def with_features(
 
 
 def feature_model(model: Captioner, split: Split) -> Captioner:
-    """The model without its encoder, over a split's cached features."""
+    """Replaces the model's encoder by a split's cached features."""
     shape = split.views[0].shape
     return model.clone(encoder=FeatureEncoder(shape.grid, shape.prefix))
 
@@ -83,7 +82,7 @@ def feature_model(model: Captioner, split: Split) -> Captioner:
 def _open_view(
     split: Split, encoder: nn.Module, variables: Variables, weights: str, view: int
 ) -> FeatureCache:
-    """Features of whole images for view 0, of one random crop of each for another."""
+    """Opens the features of a view: whole images for 0, else one random crop of each image."""
     config = split.config
     key, shape = _key(split, weights, view), _shape(split, encoder, variables)
 
@@ -106,21 +105,21 @@ def _open_view(
         key,
         shape,
         compute,
-        # As in an evaluation, whose batches one process's devices share.
+        # As many images as this process's devices take in an evaluation.
         batch_size=config.evaluation.batch_size // processes.count(),
         name=f"{split.source.name}, view {view}" if view else split.source.name,
     )
 
 
 def _key(split: Split, weights: str, view: int) -> dict[str, Any]:
-    """All that features depend on, for JSON; `weights` is the fingerprint of the encoder's."""
+    """The cache key: everything the features depend on; `weights` is a fingerprint."""
     config, dataset = split.config, split.config.dataset
     return {
         "format": _FORMAT,
         "source": split.source.fingerprint,
-        # The scaling of pixels is the encoder's own.
+        # Not the scaling of pixels: the encoder does it.
         **_resize_key(build.resize(dataset)),
-        # Some of them, such as a ViT's activation, change no shape of the weights.
+        # Some fields, for example a ViT's activation, change no weight.
         "encoder": questions.encoder_fields(config),
         "compute": config.dtype,
         "weights": weights,
@@ -129,7 +128,7 @@ def _key(split: Split, weights: str, view: int) -> dict[str, Any]:
 
 
 def _resize_key(resize: Resize) -> dict[str, Any]:
-    """The fields of a resize; of a plain one its side alone."""
+    """The fields of a resize; of one with default settings only its side."""
     fields = dataclasses.asdict(resize)
     return {
         "image_size": fields.pop("size"),
@@ -153,7 +152,7 @@ def _shape(split: Split, encoder: nn.Module, variables: Variables) -> FeatureSha
 
 
 def _view_of(split: Split, view: int) -> Callable[[int], ViewOf]:
-    """Image index -> the random crop that a view has of it."""
+    """Image index -> the view's random crop of that image."""
     dataset = split.config.dataset
 
     def view_of(index: int) -> ViewOf:
@@ -164,14 +163,14 @@ def _view_of(split: Split, view: int) -> Callable[[int], ViewOf]:
 
 
 def make_encode(encoder: nn.Module):
-    """A per-device (variables, images [b, H, W, 3]) -> features [b, P, F]."""
+    """Returns a per-device (variables, images [b, H, W, 3]) -> features [b, P, F]."""
 
     def encode(variables: Variables, images: jax.Array) -> jax.Array:
         def values(images: jax.Array) -> jax.Array:
             return encoder.apply(variables, images, train=False).values
 
-        # A CPU is held up by its memory, and a few images' activations stay in its cache. An
-        # accelerator takes all images at once.
+        # A CPU is limited by memory bandwidth, and the activations of a few images stay in its
+        # cache. An accelerator takes all images at once.
         if jax.default_backend() == "cpu":
             at_once = _AT_ONCE if max(images.shape[1:3]) <= _AT_ONCE_SIDE else 1
             return jax.lax.map(lambda image: values(image[None])[0], images, batch_size=at_once)

@@ -23,7 +23,7 @@ from capjax.run.workdir import WorkdirError
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """The published weights that a new run starts from; None where they are not asked for.
+    """The published weights that a new run starts from; None where the config names none.
 
     Attributes:
       encoder: its variables, NumPy.
@@ -38,7 +38,7 @@ def read_pretrained(config: ConfigDict) -> Pretrained:
     """Reads the published weights that a new run of the config starts from.
 
     Raises:
-      WeightsError: they can't be had, or do not fit.
+      WeightsError: they can't be loaded, or do not fit.
     """
     encoder = questions.is_pretrained(config) and "encoder" not in questions.init_parts(config)
     return Pretrained(
@@ -56,21 +56,21 @@ def start_variables(
     tokenizer: Tokenizer,
     counts: np.ndarray,
 ) -> tuple[Variables, dict[str, Any]]:
-    """The variables of a new run at step 0, and a record of those that another run gave.
+    """Initialises the variables of a new run.
 
     Args:
-      config: of the new run.
-      model: of it.
-      like: its variables without values.
+      config: the run's config.
+      model: its model.
+      like: shapes and types of its variables.
       pretrained: the published weights.
-      tokenizer: of the new run.
+      tokenizer: the run's tokenizer.
       counts: of its tokens in the train split, [V].
 
     Returns:
-      The variables, and the content of `start.json`.
+      The variables, and the content of `start.json`: their sources other than chance.
 
     Raises:
-      WorkdirError: `init_from` is no run, or has no such parts.
+      WorkdirError: `init_from` is no run, or its parts do not fit.
       WeightsError: the word vectors can't be used.
     """
     parts, record = questions.init_parts(config), {}
@@ -101,14 +101,14 @@ def _fresh(config: ConfigDict, model: Captioner, pretrained: Pretrained) -> Vari
         params, source = variables["params"], questions.decoder_weights(config)
         params["decoder"], fresh = fill_fresh(pretrained.decoder, params["decoder"], source)
         parts = sorted({re.sub(r"^blocks_\d+", "blocks_*", n.rpartition("/")[0]) for n in fresh})
-        print(f"decoder from {source}; what it does not have starts fresh: {', '.join(parts)}")
+        print(f"decoder from {source}; randomly initialised: {', '.join(parts)}")
     return variables
 
 
 def _check_parts(
     config: ConfigDict, run: Run, like: Variables, parts: tuple[str, ...], tokenizer: Tokenizer
 ) -> None:
-    """Raises WorkdirError, naming tensors, where the parts are not those of the new model."""
+    """Raises WorkdirError, naming tensors, where the run's parts do not fit the new model."""
     axes = run.model.decoder.word_axes
     given = _with_words(run.variables, tokenizer.vocab_size, axes)
 
@@ -123,20 +123,20 @@ def _check_parts(
         return True
 
     try:
-        # Where all is taken, a part that only the other run has does not fit.
+        # With "all", a part that only the other run has is an error, too.
         check({*given["params"], *parts} if "all" in config.init_parts else parts)
     except WeightsError as error:
         fit = tuple(part for part in like["params"] if fits(part))
         advice = f"config.init_parts={fit} would fit" if fit else "none of its parts would fit"
         misfit = str(error).removeprefix(": ")
         raise WorkdirError(
-            f"config.init_from={config.init_from}: {misfit}. Of config.init_parts="
+            f"config.init_from={config.init_from}: {misfit}. With config.init_parts="
             f"{config.init_parts}; {advice}"
         ) from error
 
 
 def _with_words(variables: Variables, size: int, axes: Mapping[str, int]) -> Variables:
-    """Shapes of variables whose decoder has a vocabulary of `size`."""
+    """Shapes of the variables with the decoder's vocabulary changed to `size`."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     decoder = traverse_util.flatten_dict(shapes["params"]["decoder"], sep="/")
     for name, axis in axes.items():
@@ -163,7 +163,7 @@ def _from_run(
     pretrained: Pretrained,
     tokenizer: Tokenizer,
 ) -> tuple[Variables, dict[str, Any]]:
-    """The parts of `run`, which fit, among fresh others."""
+    """Variables with the given parts of `run`, the others randomly initialised; and a record."""
     parts = questions.init_parts(config)
     fresh = [part for part in like["params"] if part not in parts]
     new_words = "decoder" in parts and run.tokenizer.fingerprint != tokenizer.fingerprint
@@ -178,7 +178,7 @@ def _from_run(
         }
     print(f"starting from step {run.step} of {config.init_from}: {_sizes(like, parts)} taken")
     if fresh:
-        print(f"fresh: {_sizes(like, fresh)}")
+        print(f"randomly initialised: {_sizes(like, fresh)}")
     record = {
         "init_from": config.init_from,
         "step": run.step,
@@ -193,7 +193,7 @@ def _from_run(
         )
         both = tokenizer.vocab_size - len(new)
         named = f": {first_few(new)}" if new else ""
-        print(f"of {tokenizer.vocab_size} words that run has {both}; {len(new)} are fresh{named}")
+        print(f"of {tokenizer.vocab_size} words that run has {both}; {len(new)} are new{named}")
         record["words"] = {"taken": both, "fresh": len(new)}
     return variables, record
 
@@ -201,7 +201,7 @@ def _from_run(
 def _copy_words(
     fresh: Any, taken: Any, tokenizer: Tokenizer, its: Tokenizer, axes: Mapping[str, int]
 ) -> tuple[Any, list]:
-    """`taken` with the vocabulary of `tokenizer`, rows of new words as `fresh`, and these words."""
+    """`taken` for the vocabulary of `tokenizer`, with new words' rows of `fresh`; the new words."""
     old = {its.word(token): token for token in range(its.vocab_size)}
     words = [tokenizer.word(token) for token in range(tokenizer.vocab_size)]
     both = [token for token, word in enumerate(words) if word in old]
@@ -210,7 +210,7 @@ def _copy_words(
     begun = traverse_util.flatten_dict(fresh, sep="/")
     for name, axis in axes.items():
         if name in flat:
-            # A copy, since arrays of JAX can't be written to; words first.
+            # A copy, since JAX arrays are immutable, with the vocabulary axis first.
             rows = np.moveaxis(np.array(begun[name]), axis, 0)
             rows[both] = np.moveaxis(np.asarray(flat[name]), axis, 0)[theirs]
             flat[name] = np.ascontiguousarray(np.moveaxis(rows, 0, axis))
@@ -219,7 +219,7 @@ def _copy_words(
 
 
 def _sizes(like: Variables, parts) -> str:
-    """Such as "encoder (1,234 parameters), decoder (567)"."""
+    """Sizes of parts: "encoder (1,234 parameters), decoder (567)"."""
     counts = {part: sum(x.size for x in jax.tree.leaves(like["params"][part])) for part in parts}
     texts = [f"{part} ({count:,})" for part, count in counts.items()]
     texts[0] = f"{texts[0][:-1]} parameters)"

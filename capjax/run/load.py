@@ -1,4 +1,4 @@
-"""A trained captioner from its workdir or its files, ready to caption. Needs no TensorFlow."""
+"""Loads a trained captioner from its workdir or its files. Needs no TensorFlow."""
 
 import dataclasses
 import os
@@ -30,12 +30,11 @@ class Run:
     """A trained captioner.
 
     Attributes:
-      config: the whole config that trained it; of a captioner of transformers, what its files say.
+      config: the whole config; of a captioner of transformers, one made from its files.
       tokenizer: its tokenizer.
       model: the linen module.
-      variables: its parameters, NumPy, the moving average where the run kept one; and what
-        training did not change, such as a frozen encoder.
-      step: updates that made them; 0 where no file says.
+      variables: all parameters, trained and frozen, NumPy; the moving average if the run has one.
+      step: number of updates; 0 if unknown.
     """
 
     config: ConfigDict
@@ -57,12 +56,12 @@ class Run:
 
         Args:
           images: paths, encoded bytes, Pillow images or uint8 arrays [H, W, 3], in any mixture.
-          method: a `BeamSearch` or `Sampling`; the run's own decoding settings by default.
-          attention: whether each caption carries where the model looked.
-          batch_size: images at once, at most; the run's evaluation batch by default.
+          method: a `BeamSearch` or `Sampling`; by default the run's decoding settings.
+          attention: True adds attention maps to each caption.
+          batch_size: most images at once; by default the run's evaluation batch.
 
         Raises:
-          capjax.data.images.ImageError: naming the first image that can't be used.
+          capjax.data.images.ImageError: an image can't be used; names the first one.
         """
         batches = eval_batches(
             _Images(images),
@@ -76,10 +75,10 @@ class Run:
         return [found[index] for index in range(len(images))]
 
     def batch_shape(self, batch_size: int | None, count: int | None = None) -> int:
-        """Rows of the batches in which `count` images are captioned, or any number of them.
+        """Number of rows in each batch for `count` images, or for an unknown number of images.
 
-        At most `batch_size`, the run's evaluation batch by default, but for what divides over the
-        devices. A few images need no whole batch, and few sizes keep compilations few.
+        It is at most `batch_size`, by default the run's evaluation batch, rounded up to a multiple
+        of the devices. For few images it is the next power of two, so that few sizes are compiled.
         """
         size = batch_size or self.config.evaluation.batch_size
         if count is not None:
@@ -93,15 +92,15 @@ class Run:
         method: Method | None = None,
         attention: bool = False,
     ) -> Iterator[tuple[int, Caption]]:
-        """(index, caption) of every image in batches of pixels, each as soon as it is known.
+        """Yields (index, caption) of every image in batches of pixels, as soon as it is known.
 
         Args:
-          batches: see `CaptionBatches`, which says what is compiled.
+          batches: see `CaptionBatches`.
           method: see `caption`.
           attention: see `caption`.
         """
         method = method or build.beam_search(self.config.decoding)
-        # Kept, since each is compiled at its first use.
+        # Kept for later calls, since each is compiled at its first use.
         if attention not in self._ready:
             self._ready[attention] = CaptionBatches(self.model, self.tokenizer, attention=attention)
         if "variables" not in self._ready:
@@ -110,7 +109,7 @@ class Run:
 
 
 def made_by(run: Run, method: Method) -> dict[str, Any]:
-    """All that captions depend on beside the images, for JSON."""
+    """Everything captions depend on besides the images, for JSON."""
     return {
         "step": run.step,
         "weights": fingerprint(run.variables),
@@ -145,12 +144,12 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     Args:
       directory: the workdir; or a captioner of transformers, a ViT with a GPT-2: its folder, or its
         name on huggingface.co, "organisation/name".
-      checkpoint: "best" by the run's early-stopping metric, "latest", or a step, also as text; of
-        no meaning for transformers', which have one.
+      checkpoint: "best" by the run's early-stopping metric, "latest", or a step, also as text;
+        ignored for a captioner of transformers. If the "best" or "latest" one is damaged, this is
+        printed on stderr and the next one is taken.
 
     Raises:
-      capjax.run.workdir.WorkdirError: it is no run, has no such checkpoint, or one that is damaged.
-        Of "best" and "latest" a damaged one is named on stderr, and the next is taken.
+      capjax.run.workdir.WorkdirError: it is no run, or the checkpoint is missing or damaged.
       capjax.pretrained.weights.WeightsError: the captioner of transformers can't be used.
     """
     directory = os.fspath(directory)
@@ -179,12 +178,12 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
-    """The tokenizer of what `load` loads; raises as it does."""
+    """Loads the tokenizer of a trained captioner; arguments and errors as for `load`."""
     directory = os.fspath(directory)
     if published.is_published(directory):
         return _read_published(directory, weights=False).tokenizer
     workdir = Workdir(directory)
-    workdir.load_config()  # Which says better what is no run.
+    workdir.load_config()  # Its error names a folder that is no run.
     return workdir.load_tokenizer()
 
 
@@ -201,13 +200,13 @@ def _read_published(source: str, *, weights: bool) -> PretrainedCaptioner:
     except WeightsError as error:
         if os.path.exists(os.path.expanduser(source)):
             raise
-        # Most likely a workdir that is not there.
-        message = f"{source}: there is no such folder. As a name: {error}"
+        # Most likely a workdir that does not exist.
+        message = f"{source}: there is no such folder. As a name on huggingface.co: {error}"
         raise WorkdirError(message) from error
 
 
 def _choose_steps(checkpoints: Checkpoints, checkpoint: str | int) -> list[int]:
-    """The steps to try, one after another: only one where it is named."""
+    """The steps to try, in order; only one if the checkpoint is a step."""
     steps = checkpoints.steps()
     if checkpoint == "best" and steps:
         return checkpoints.ranking()

@@ -1,4 +1,4 @@
-"""A lock that one process at a time holds, by a file that names it."""
+"""A file lock that does not wait; the file names the process that holds it."""
 
 import os
 import socket
@@ -7,22 +7,22 @@ from contextlib import contextmanager
 
 
 class LockedError(RuntimeError):
-    """Another process holds the lock; the message says which."""
+    """Another process holds the lock; the message names it."""
 
 
 @contextmanager
 def only_one(file: str) -> Iterator[None]:
-    """Holds the lock of a file, which the system frees when the process ends in whatever way.
+    """Holds the lock of a file; the system frees it when the process ends, also when killed.
 
     Raises:
       LockedError: another process holds it.
     """
     try:
         import fcntl
-    except ImportError:  # Windows has no such locks: there, start one process at a time.
+    except ImportError:  # Windows has no fcntl: start one process at a time there.
         yield
         return
-    # Not truncated: until the lock is held, what it says is another's.
+    # Not truncated on opening: until the lock is held, the file names another process.
     with open(file, "a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

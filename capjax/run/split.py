@@ -22,16 +22,16 @@ Batches = Iterator[dict[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A split's images and captions, and their features where the encoder's are cached.
+    """A split's images and captions, and the cached features of its images, if any.
 
     Attributes:
-      config: of the run.
+      config: the run's config.
       source: the images.
-      table: its raw captions.
-      encoded: the same as token ids.
-      tokenizer: which made them.
-      views: features of the whole images, and in training perhaps of crops of them; none where
-        the model takes pixels.
+      table: the raw captions.
+      encoded: the captions as token ids.
+      tokenizer: made the token ids.
+      views: cached features: first of whole images, then of random crops; empty if the model takes
+        pixels.
     """
 
     config: ConfigDict
@@ -42,7 +42,7 @@ class Split:
     views: tuple[FeatureCache, ...] = ()
 
     def train_batches(self, first_step: int) -> Batches:
-        """This process's rows of training batches from a step on, without end."""
+        """Yields this process's rows of training batches from `first_step` on, without end."""
         config, dataset = self.config, self.config.dataset
         plan = {
             **_share(),
@@ -57,7 +57,7 @@ class Split:
             return train_feature_batches(
                 self.views, batches, seed=config.seed, first_step=first_step
             )
-        # Here, because it needs TensorFlow and nothing else does.
+        # Imported here, because only this needs TensorFlow.
         from capjax.data.pipeline import train_batches
 
         return train_batches(
@@ -72,7 +72,7 @@ class Split:
         )
 
     def eval_batches(self) -> Batches:
-        """This process's rows of batches that have each image of the split once, in order."""
+        """Yields this process's rows of batches with each image of the split once, in order."""
         size = self.config.evaluation.batch_size
         if self.views:
             return eval_feature_batches(
@@ -89,7 +89,7 @@ class Split:
         )
 
     def samples(self, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Pixels of the first images, uint8 [S, H, W, 3], and the model's input for them."""
+        """Reads the first images: uint8 pixels [S, H, W, 3], and the model's input for them."""
         index = np.arange(min(count, len(self.source)))
         resize = build.resize(self.config.dataset)
         pixels = np.array([read_pixels(self.source, i, resize) for i in index])
@@ -97,14 +97,14 @@ class Split:
 
 
 def _share() -> dict[str, int]:
-    """The number of this process, which says its rows of a batch."""
+    """This process's number and the count of processes, which select its rows of a batch."""
     return {"process_index": processes.index(), "process_count": processes.count()}
 
 
 def make_split(
     config: ConfigDict, source: Source, table: CaptionTable, tokenizer: Tokenizer
 ) -> Split:
-    """A split of pixels."""
+    """Encodes a split's captions; the split has no cached features."""
     section = config.dataset
     encoded = encode_captions(
         table, tokenizer, max_length=section.max_length, over_length=section.over_length
@@ -113,7 +113,7 @@ def make_split(
 
 
 def print_notes(sources: Iterable[Source]) -> None:
-    """Prints what a reader of the scores must know of the data."""
+    """Prints the notes of datasets that limit how their scores compare with others."""
     for source in sources:
         if note := source.selection.get("note"):
             print(f"{source.name}: {note}")

@@ -1,4 +1,4 @@
-"""Trains a run from its config, or goes on with one that was interrupted."""
+"""Trains a run from its config, or continues an interrupted one."""
 
 import contextlib
 import dataclasses
@@ -49,16 +49,16 @@ from capjax.train.writer import NoWriter, Writer, read_metrics
 
 
 def train(config: ConfigDict, directory: str) -> None:
-    """Trains the run in `directory`, from its latest checkpoint where there is one.
+    """Trains the run in `directory`, from its latest checkpoint if there is one.
 
     Raises:
       ConfigError, DataError, WorkdirError, ProcessesError: before anything is computed.
-      WorkdirError: the disk is full or can't be written; what was saved is whole.
-      SystemExit: with status `signals.EXIT_STATUS` after SIGTERM or SIGINT; all is saved.
+      WorkdirError: the disk is full or can't be written; saved files stay intact.
+      SystemExit: with status `signals.EXIT_STATUS` after SIGTERM or SIGINT, after saving.
     """
     workdir = Workdir(directory)
     _check(config, workdir)
-    # The first process keeps the workdir. Several processes handle a signal together.
+    # Only the first process writes to the workdir. Several processes handle a signal together.
     with contextlib.ExitStack() as stack:
         interruption = Interruption()
         if processes.is_primary():
@@ -73,7 +73,7 @@ def train(config: ConfigDict, directory: str) -> None:
             sys.exit(EXIT_STATUS)
         if not processes.is_primary():
             return
-        interruption.poll()  # What is left takes no time.
+        interruption.poll()  # The rest takes no time.
         curve = workdir.path(workdir.FIGURES, "training.png")
         rows = read_metrics(workdir.path(workdir.METRICS))
         save_figure(training_curve(rows, config.early_stopping.metric), curve)
@@ -81,7 +81,7 @@ def train(config: ConfigDict, directory: str) -> None:
 
 
 def _check(config: ConfigDict, workdir: Workdir) -> None:
-    """Raises ConfigError, WorkdirError or ProcessesError for what is quick to find wrong."""
+    """Raises ConfigError, WorkdirError or ProcessesError; runs the checks that read no data."""
     checks.check(config)
     checks.check_devices(config, "batch_size", "evaluation.batch_size")
     processes.check_equal("config", lambda: shared_fields(config))
@@ -94,7 +94,7 @@ def _check(config: ConfigDict, workdir: Workdir) -> None:
 
 
 def _train_to_the_end(config: ConfigDict, workdir: Workdir, interruption: Interruption) -> None:
-    """Opens the checkpoints, and trains unless the last one is the end of training."""
+    """Opens the checkpoints, and trains unless the latest one ends the training."""
     with processes.primary_first():
         checkpoints = workdir.checkpoints(config, read_only=not processes.is_primary())
     with checkpoints:
@@ -109,7 +109,7 @@ def _train_to_the_end(config: ConfigDict, workdir: Workdir, interruption: Interr
 
 
 def _is_finished(config: ConfigDict, checkpoints: Checkpoints, step: int) -> bool:
-    """Whether nothing is left to train after `step`; not of a checkpoint that is damaged."""
+    """True if nothing is left to train after `step`; False for a damaged checkpoint."""
     try:
         progress = checkpoints.progress(step)
     except CheckpointError:
@@ -125,7 +125,7 @@ def _train(
     *,
     is_new: bool,
 ) -> None:
-    """Trains from the start, or where the run is not new, from its newest checkpoint."""
+    """Trains a new run from the start, or an old one from its newest checkpoint."""
     data = _read_data(config, workdir, is_new=is_new)
     model, shapes = _make_model(config, data)
     if is_new:
@@ -173,15 +173,15 @@ def _train(
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-    """The data that a run trains on, and the weights that a new one starts from.
+    """A run's data, and the published weights of a new run.
 
     Attributes:
-      sources: the images by split.
-      splits: the same with their captions as tokens, of pixels.
-      tokenizer: which made the tokens.
+      sources: the images, by split.
+      splits: images and captions as tokens, by split, without cached features.
+      tokenizer: made the tokens.
       fingerprints: of the tokenizer and of every source.
       counts: of the tokens in the train split, [V].
-      pretrained: published weights; None where the run is not new.
+      pretrained: published weights; None if the run is not new.
     """
 
     sources: dict[str, Source]
@@ -193,9 +193,9 @@ class _Data:
 
 
 def _read_data(config: ConfigDict, workdir: Workdir, *, is_new: bool) -> _Data:
-    """Reads and checks the data; raises WorkdirError where they are not the run's own."""
+    """Reads and checks the data; raises WorkdirError if they differ from those of an old run."""
     with processes.primary_first():
-        # What is quick to find wrong comes first: the files, then the weights, then every image.
+        # Quick checks come first: the files, then the weights, then every image.
         sources = {name: open_source(config.dataset, name) for name in ("train", "validation")}
         tokenizer = _given_tokenizer(config, None if is_new else workdir)
         pretrained = read_pretrained(config) if is_new else None
@@ -218,11 +218,11 @@ def _read_data(config: ConfigDict, workdir: Workdir, *, is_new: bool) -> _Data:
 
 
 def _given_tokenizer(config: ConfigDict, own: Workdir | None) -> Tokenizer | None:
-    """The tokenizer that is not made of the data, if there is one; `own` is None for a new run."""
+    """The tokenizer, unless it is trained on the data: then None. `own` is None for a new run."""
     source, keeps = questions.decoder_weights(config), questions.keeps_tokenizer(config)
     if own is not None:
         return own.load_tokenizer() if source or keeps else None
-    # Also where it is not kept: so `init_from` is found to be no run before all else.
+    # Also loaded if it is not kept, so that an `init_from` that is no run fails early.
     theirs = load_tokenizer(config.init_from) if config.init_from else None
     if keeps:
         return theirs
@@ -230,7 +230,7 @@ def _given_tokenizer(config: ConfigDict, own: Workdir | None) -> Tokenizer | Non
 
 
 def _make_model(config: ConfigDict, data: _Data) -> tuple[Captioner, Variables]:
-    """The model and its variables without values; prints both."""
+    """Builds the model and the shapes of its variables; prints a summary."""
     _print_smart_start(data.counts, data.tokenizer.banned_ids)
     bias = build.log_frequencies(data.counts) if config.decoder.get("smart_bias") else None
     model = build.captioner(config, data.tokenizer, bias)
@@ -242,7 +242,7 @@ def _make_model(config: ConfigDict, data: _Data) -> tuple[Captioner, Variables]:
 
 
 def _print_smart_start(counts: np.ndarray, banned: tuple[int, ...]) -> None:
-    """Prints the losses of no knowledge and of the words' frequencies, beside the first loss."""
+    """Prints the losses of a uniform guess and of the words' frequencies, as baselines."""
     allowed = np.delete(counts, list(banned))
     share = allowed[allowed > 0] / allowed.sum()
     print(
@@ -254,7 +254,7 @@ def _print_smart_start(counts: np.ndarray, banned: tuple[int, ...]) -> None:
 def _start(
     config: ConfigDict, workdir: Workdir, data: _Data, model: Captioner, shapes: Variables
 ) -> tuple[Any, Variables]:
-    """The parameters of a new run and its frozen variables; writes what its workdir begins with."""
+    """Initialises a new run's parameters and frozen variables, and writes its first files."""
     variables, record = start_variables(
         config,
         model,
@@ -276,8 +276,8 @@ def _start(
 def _load_frozen(config: ConfigDict, workdir: Workdir, shapes: Variables) -> tuple[Any, Variables]:
     """The shapes of an old run's parameters, and its frozen variables.
 
-    The files that training began with may have gone: frozen variables lie in the workdir, and the
-    rest comes from the checkpoint.
+    Neither needs the files that training began with: frozen variables lie in the workdir, and
+    parameters come from the checkpoint.
     """
     params, stays = split_frozen(shapes, *build.frozen_parts(config))
     frozen = workdir.load_frozen() if stays else {}
@@ -298,7 +298,7 @@ def _with_features(
 def _restore(
     workdir: Workdir, checkpoints: Checkpoints, like: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The newest state that can be used, and its progress; prints what goes on from where."""
+    """Restores the newest intact state and its progress; prints its step."""
     state, progress = checkpoints.restore_latest(like)
     print(f"continuing {workdir.directory} from step {int(state.step)}")
     if changes := workdir.environment_changes():
@@ -311,20 +311,20 @@ def _open_writer(workdir: Workdir, first: int) -> Writer | NoWriter:
 
 
 def _stopping(config: ConfigDict, progress: dict[str, Any] | None, step: int) -> EarlyStopping:
-    """Early stopping at a checkpoint's `step`, or of a new run without progress."""
+    """Early stopping as it was at a checkpoint's `step`, or of a new run without progress."""
     stopping = EarlyStopping(**config.early_stopping)
     if progress is not None:
         stopping.best, stopping.waited = progress["best"], progress["waited"]
-        # An imported run was never evaluated, and says nothing of it.
+        # An imported run was never evaluated and has no such entry.
         stopping.evaluated = progress.get("evaluated", step)
     return stopping
 
 
 def _watch(config: ConfigDict, progress: dict[str, Any] | None) -> Watch:
-    """The count of updates left out at a checkpoint, or of a new run without progress."""
+    """The count of skipped updates at a checkpoint, or of a new run without progress."""
     watch = Watch(config.optimizer.skip_nonfinite)
     if progress is not None:
-        # An imported run made no updates, and says nothing of them.
+        # An imported run made no updates and has no such entries.
         watch.skipped, watch.streak = progress.get("skipped", 0), progress.get("streak", 0)
     return watch
 

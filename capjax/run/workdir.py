@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it, and how it is written, read and checked."""
+"""The folder of a run: writes, reads and checks its files."""
 
 import contextlib
 import errno
@@ -39,28 +39,28 @@ _SECTIONS = (
     "decoding",
 )
 
-# What fields of a wrong kind or size lead to when a model is made of them.
+# Errors that a model built from fields of a wrong type or size may raise.
 _WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, FlaxError)
 
-# Errors of a disk, whichever file met them.
+# Errors of a disk, whichever file caused them.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class WorkdirError(ReportedError, ValueError):
-    """A workdir that can't be used as asked; the message says what would work."""
+    """A workdir that can't be used; the message says what would work."""
 
 
 def default_workdir(config_file: str) -> str:
-    """runs/coco_transformer for configs/coco_transformer.py, and ..._karpathy for its :karpathy."""
+    """The default workdir of a config: runs/mine for mine.py, runs/mine_small for mine.py:small."""
     path, _, argument = config_file.partition(":")
     name = os.path.splitext(os.path.basename(path))[0]
-    # An argument may be a path or a name with slashes.
+    # An argument can be a path or a name with slashes.
     argument = re.sub(r"[^\w.-]+", "_", argument).strip("_")
     return os.path.join("runs", f"{name}_{argument}" if argument else name)
 
 
 class Workdir:
-    """The folder of a run. Its files and folders are the constants below.
+    """The folder of a run; the constants below name its files and folders.
 
     Attributes:
       directory: its path.
@@ -69,19 +69,19 @@ class Workdir:
     CONFIG = "config.json"  # The whole config.
     TOKENIZER = "tokenizer.json"  # The tokenizer.
     DATA = "data.json"  # Fingerprints of the data and the tokenizer.
-    SELECTION = "selection.json"  # What was drawn from a dataset or left out, where anything was.
-    START = "start.json"  # What was taken from another run, where anything was.
-    FROZEN = "frozen.safetensors"  # Variables that training does not change, where there are any.
-    ENVIRONMENT = "environment.json"  # Processors, devices and versions that it began with.
+    SELECTION = "selection.json"  # Samples drawn from a dataset and images left out, if any.
+    START = "start.json"  # Parts and words taken from another run, if any.
+    FROZEN = "frozen.safetensors"  # Variables that training does not change, if any.
+    ENVIRONMENT = "environment.json"  # Processors, devices and versions at the start.
     CHECKPOINTS = "checkpoints"  # Folder: the latest two and the best.
     METRICS = "metrics.jsonl"  # Training and validation scalars.
     TENSORBOARD = "tensorboard"  # Folder: the same, with texts and figures; scores of evaluations.
     FIGURES = "figures"  # Folder: fixed images, their captions and attention; the curves.
-    EVALUATION = "evaluation"  # Folder: results of `--mode evaluate`.
-    LOCK = "lock"  # Held by the process that trains in it.
+    EVALUATION = "evaluation"  # Folder: results of `capjax evaluate`.
+    LOCK = "lock"  # Held by the process that trains the run.
 
     def __init__(self, directory: str | os.PathLike):
-        """The workdir `directory`, which need not be there yet."""
+        """The workdir `directory`, which need not exist yet."""
         self.directory = os.fspath(directory)
 
     def path(self, *parts: str) -> str:
@@ -89,13 +89,13 @@ class Workdir:
         return os.path.join(self.directory, *parts)
 
     def check_place(self) -> None:
-        """Raises WorkdirError where a file lies in the workdir's place, or in a folder's above."""
+        """Raises WorkdirError if the workdir's path, or a parent's, is a file."""
         place = os.path.abspath(self.directory)
         while not os.path.lexists(place):
             place = os.path.dirname(place)
         if not os.path.isdir(place):
             raise WorkdirError(
-                f"{place} is a file, and no folder can be made there: give a --workdir"
+                f"{place} is a file, and no folder can be made there: give another --workdir"
             )
 
     @contextlib.contextmanager
@@ -103,8 +103,8 @@ class Workdir:
         """Makes the workdir and keeps other processes from training in it.
 
         Raises:
-          WorkdirError: another process trains in it, or it, or what is written while this lasts,
-            can't be read or written.
+          WorkdirError: another process trains in it, or a file can't be read or written while the
+            lock is held.
         """
         try:
             os.makedirs(self.directory, exist_ok=True)
@@ -119,12 +119,12 @@ class Workdir:
         except CheckpointError as error:
             raise WorkdirError(str(error)) from error
         except OSError as error:
-            # Errors of other files are other people's to explain.
+            # Errors of files elsewhere are not the workdir's.
             if not self._contains(error.filename) and error.errno not in _DISK:
                 raise
             raise WorkdirError(
                 f"{error.filename or self.directory} can't be read or written: {error.strerror}. "
-                "When that is mended, the same command continues from the last checkpoint"
+                "Once this is fixed, the same command continues from the last checkpoint"
             ) from error
 
     def _contains(self, file: str | os.PathLike | int | None) -> bool:
@@ -136,18 +136,18 @@ class Workdir:
     def save(
         self, config: ConfigDict, tokenizer: Tokenizer, fingerprints: Mapping[str, str]
     ) -> None:
-        """Writes what a run needs before its first step."""
+        """Writes the files that a run needs before its first step."""
         write_json(self.path(self.CONFIG), config.to_dict())
         write_json(self.path(self.DATA), fingerprints)
         tokenizer.save(self.path(self.TOKENIZER))
 
     def save_selection(self, sources: Mapping[str, Source]) -> None:
-        """Writes what was drawn from a dataset or left out, by split; no file where nothing was."""
+        """Writes samples drawn from the datasets and images left out; no file if there are none."""
         drawn = {name: source.selection for name, source in sources.items() if source.selection}
         _save_if_any(self.path(self.SELECTION), drawn)
 
     def save_start(self, record: Mapping[str, Any]) -> None:
-        """Writes what a run began with of another's parameters; no file where that is nothing."""
+        """Writes the record of parameters taken from another run; no file if there are none."""
         _save_if_any(self.path(self.START), record)
 
     def save_environment(self) -> None:
@@ -155,16 +155,16 @@ class Workdir:
         write_json(self.path(self.ENVIRONMENT), environment.describe())
 
     def environment_changes(self) -> str:
-        """The changes since then, in one line; "" where there are none, or nothing was written."""
+        """The changes since `save_environment`, on one line; "" if none or nothing was saved."""
         try:
             with open(self.path(self.ENVIRONMENT), encoding="utf-8") as stream:
                 began = json.load(stream)
-        except (OSError, ValueError):  # Of an imported run, or damaged: nothing rests on it.
+        except (OSError, ValueError):  # An imported run has none, and a damaged one does no harm.
             return ""
         return environment.changes(began)
 
     def load_config(self) -> ConfigDict:
-        """The config of the run, with the fields of this version.
+        """Loads the run's config, upgraded to the fields of this version.
 
         Raises:
           WorkdirError: the workdir is no run, or its config is damaged.
@@ -186,10 +186,10 @@ class Workdir:
 
     @contextlib.contextmanager
     def blamed(self) -> Iterator[None]:
-        """Errors of a config that makes no model name the workdir's file.
+        """Turns errors of a config's model into errors that name the workdir's file.
 
         Raises:
-          WorkdirError: in place of the errors that values of a wrong kind or size lead to.
+          WorkdirError: a field of the saved config has a wrong type or size.
         """
         try:
             yield
@@ -198,10 +198,10 @@ class Workdir:
             raise _damaged(self.path(self.CONFIG), reason) from error
 
     def load_tokenizer(self) -> Tokenizer:
-        """The tokenizer of the run.
+        """Loads the run's tokenizer.
 
         Raises:
-          WorkdirError: it is missing, damaged, or another than the run began with.
+          WorkdirError: it is missing, damaged, or not the one that the run began with.
         """
         file = self.path(self.TOKENIZER)
         try:
@@ -210,14 +210,14 @@ class Workdir:
                 digest = hashlib.sha256(stream.read()).hexdigest()
         except (OSError, ValueError) as error:
             raise _damaged(file, str(error)) from error
-        # By the file's own bytes: another version of tokenizers may write the same one otherwise.
+        # By the file's bytes: another version of `tokenizers` may write a tokenizer differently.
         data = self.path(self.DATA)
         if os.path.exists(data) and _read_json(data).get("tokenizer", digest) != digest:
             raise _damaged(file, "data.json says that the run was made with another")
         return tokenizer
 
     def save_frozen(self, frozen: Variables) -> None:
-        """Writes the variables that training does not change; no file where there are none."""
+        """Writes the variables that training does not change; no file if there are none."""
         file = self.path(self.FROZEN)
         if frozen:
             save_variables(file, frozen)
@@ -225,7 +225,7 @@ class Workdir:
             _remove_old(file)
 
     def load_frozen(self) -> Variables:
-        """The variables that training did not change: those of a pretrained encoder.
+        """Loads the variables that training did not change, for example a frozen encoder's.
 
         Raises:
           WorkdirError: the file is damaged or was not copied with the run.
@@ -233,8 +233,8 @@ class Workdir:
         file = self.path(self.FROZEN)
         if not os.path.isfile(file):
             raise WorkdirError(
-                f"{file} is missing, and what training left as it was is in it, such as an "
-                "encoder: copy it from where the run was made"
+                f"{file} is missing; it holds the variables that training did not change, for "
+                "example an encoder: copy it from where the run was made"
             )
         try:
             return load_variables(file)
@@ -242,7 +242,7 @@ class Workdir:
             raise _damaged(file, str(error)) from error
 
     def check_frozen(self, frozen: Variables, like: Variables) -> None:
-        """Raises WorkdirError where `frozen` does not fit `like`, the config's shapes."""
+        """Raises WorkdirError if `frozen` does not fit `like`, the shapes of the config's model."""
         file = self.path(self.FROZEN)
         try:
             check_variables(frozen, like, file)
@@ -250,14 +250,14 @@ class Workdir:
             raise _damaged(file, str(error)) from error
 
     def checkpoints(self, config: ConfigDict, *, read_only: bool = False) -> Checkpoints:
-        """The checkpoints of the run, ranked by the early-stopping section's metric."""
+        """Opens the run's checkpoints, ranked by the metric of `early_stopping`."""
         section = config.early_stopping
         return Checkpoints(
             self.path(self.CHECKPOINTS), section.metric, section.mode, read_only=read_only
         )
 
     def check_same_run(self, config: ConfigDict, free: Sequence[str] = FREE) -> None:
-        """Raises WorkdirError, listing the fields, where `config` is not the run's own.
+        """Raises WorkdirError, listing the fields, if `config` differs from the run's.
 
         The fields of `free` may differ.
         """
@@ -268,13 +268,13 @@ class Workdir:
             )
 
     def check_same_data(self, fingerprints: Mapping[str, str]) -> None:
-        """Raises WorkdirError where the data or the tokenizer are not those the run began with."""
+        """Raises WorkdirError if the data or the tokenizer differ from those the run began with."""
         saved = _read_json(self.path(self.DATA))
         changed = [name for name, value in fingerprints.items() if saved.get(name, value) != value]
         if changed:
             raise WorkdirError(
                 f"{self.directory} was trained on other data: {', '.join(changed)} changed. Give "
-                "the data it began with (config.dataset names where it lies), or another --workdir"
+                "the original data (config.dataset has their paths), or another --workdir"
             )
 
 
@@ -286,13 +286,13 @@ def _save_if_any(file: str, value: Mapping[str, Any]) -> None:
 
 
 def _remove_old(file: str) -> None:
-    """Removes the file of a start that came to nothing."""
+    """Removes a file of an earlier start that made no checkpoint."""
     if os.path.exists(file):
         os.remove(file)
 
 
 def _read_json(file: str) -> dict[str, Any]:
-    """The object in a JSON file of a workdir."""
+    """Reads the object in a JSON file of a workdir."""
     try:
         with open(file, "rb") as stream:
             found = parse_json(stream.read())
@@ -304,7 +304,7 @@ def _read_json(file: str) -> dict[str, Any]:
 
 
 def _damaged(file: str, reason: str) -> WorkdirError:
-    # Some reasons begin with the file.
+    # Some reasons name the file already.
     where = reason if file in reason else f"{file} can't be used: {reason}"
     return WorkdirError(
         f"{where}; copy it again from where the run was made, or train in another --workdir"

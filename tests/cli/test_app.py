@@ -106,7 +106,7 @@ def test_old_names_work(monkeypatch, capsys, module):
 def test_help_of_a_config_lists_its_fields_with_their_comments(tmp_path):
     done = call(tmp_path, "capjax", "show", "--config", "shapes_vit_gpt2", "--help")
     fields = done.stdout.partition("fields of shapes_vit_gpt2:\n")[2]
-    assert "  --config.seed=0\n      Seed of the parameters, the data order and" in fields
+    assert "  --config.seed=0\n      Seed of the initial parameters, the data" in fields
     assert "  --config.decoder.num_layers=3\n      Decoder blocks: 12, 24, 36, 48.\n" in fields
     assert "  --config.encoder.depth=3\n      Transformer blocks.\n" in fields
     assert "  --config.optimizer.b1=0.9\n      AdamW's decay of the gradient's mean.\n" in fields

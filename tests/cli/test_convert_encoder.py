@@ -55,7 +55,7 @@ def test_timms_resnet_is_taken_by_its_folder_and_converted(timm, tmp_path, capsy
 
 
 def test_what_cannot_be_converted_says_so(tmp_path, timm):
-    with pytest.raises(ConfigError, match="'conv' starts from scratch; it may be 'mobilene"):
+    with pytest.raises(ConfigError, match="'conv' is not pretrained; it must be one of "):
         convert_encoder(shapes_transformer.get_config(), str(tmp_path / "a.safetensors"))
     with pytest.raises(WeightsError, match=r"must end in \.safetensors"):
         convert_encoder(folder_transformer.get_config(f"{timm}/"), str(tmp_path / "a.npz"))
@@ -65,5 +65,5 @@ def test_a_file_of_an_unknown_encoder_is_refused(tmp_path):
     about = json.dumps({"name": "vgg", "fields": {}, "resize": {"size": 8}})
     path = tmp_path / "a.safetensors"
     safetensors.numpy.save_file({"a": np.zeros(1)}, path, {"capjax_encoder": about})
-    with pytest.raises(ValueError, match="holds the encoder 'vgg', which this version does not"):
+    with pytest.raises(ValueError, match="holds the encoder 'vgg', which this version lacks"):
         folder_transformer.get_config(str(path))

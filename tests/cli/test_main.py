@@ -237,7 +237,7 @@ def test_urls_are_downloaded_and_checked(home, trained, pictures):
     [
         # A wrong command line; tests/test_command.py has more.
         (["--config.decoder.num_layer=4"], 2, "did you mean decoder.num_layers"),
-        (["--config.dtype=float16"], 1, "it may be 'float32', 'bfloat16'"),
+        (["--config.dtype=float16"], 1, "must be one of 'float32', 'bfloat16'"),
         (["--mode", "evaluate", "--workdir", "nowhere"], 1, "nowhere is no run"),
     ],
 )

@@ -54,8 +54,8 @@ def test_a_module_is_found_in_the_current_folder(folder, monkeypatch):
     ("name", "text", "message"),
     [
         ("missing.py", None, "there is no such file"),
-        ("no_such_module", None, "there is no such module; a file is given with its ending, .py"),
-        ("folder/", None, "must be a module, or a Python file such as my_parts.py"),
+        ("no_such_module", None, "no such module; a file must be given with its ending, .py"),
+        ("folder/", None, "must be a module, or a Python file, for example my_parts.py"),
         ("json.py", "", "Python has another module 'json' ("),
         ("broken.py", "x = 1\nx.y", "AttributeError: 'int' object has no attribute 'y' (line 2)"),
         ("slip.py", "def f(:", "SyntaxError: invalid syntax"),

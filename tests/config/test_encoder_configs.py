@@ -47,7 +47,7 @@ def test_each_name_makes_its_network(name):
 
 
 def test_another_name_is_refused_and_says_which_there_are():
-    with pytest.raises(ValueError, match="there is no encoder 'vgg'; it may be mobilenet_v2, "):
+    with pytest.raises(ValueError, match="there is no encoder 'vgg'; it must be one of "):
         flickr8k_transformer.get_config("vgg")
     with pytest.raises(WeightsError, match=r"missing/: no such weights file or folder"):
         folder_transformer.get_config("missing/")

@@ -108,7 +108,7 @@ def test_they_are_listed_and_copied(tmp_path):
     ).read_bytes()
     again = configs("--to", "my/configs")
     assert again.returncode == 1
-    assert again.stderr.startswith("error: my/configs/__init__.py is there already")
+    assert again.stderr.startswith("error: my/configs/__init__.py exists already")
 
 
 def test_an_installation_without_them_says_so(monkeypatch):

@@ -138,7 +138,7 @@ def test_nothing_is_executed_without_the_flag(tmp_path):
     made, path, target = tmp_path / "made", tmp_path / "evil.pth.tar", tmp_path / "x.safetensors"
     torch.save({"encoder": Executes(made), "decoder": {}}, path)
     message = refusal(path, "--to", target)
-    assert re.search(rf"evil\.pth\.tar: .*executes whatever the file says.*add {TRUST}$", message)
+    assert re.search(rf"evil\.pth\.tar: .*executes code of the file.*add {TRUST}$", message)
     assert not made.exists()
     assert not target.exists()
     refusal(path, "--to", target, TRUST)
@@ -177,11 +177,11 @@ def test_a_missing_torchvision_or_torch_is_said(monkeypatch, tmp_path):
     assert "torchvision is not installed. Install it (pip install torchvision)" in message
     monkeypatch.setitem(sys.modules, "torch", None)
     message = refusal(path, "--to", tmp_path / "c.safetensors", TRUST)
-    assert "torch, which reads the checkpoint, is not installed" in message
+    assert "reading the checkpoint needs torch" in message
 
 
 def test_other_modules_of_that_name_are_left_alone(monkeypatch, pickled, tmp_path):
-    assert "executes whatever the file says" in refusal(pickled, "--to", tmp_path / "t.safetensors")
+    assert "executes code of the file" in refusal(pickled, "--to", tmp_path / "t.safetensors")
     other = types.ModuleType("models")
     monkeypatch.setitem(sys.modules, "models", other)
     assert main([str(pickled), "--to", str(tmp_path / "t.safetensors"), TRUST]) == 0
@@ -192,7 +192,7 @@ def test_other_modules_of_that_name_are_left_alone(monkeypatch, pickled, tmp_pat
     ("content", "said"),
     [
         ({"epoch": 3, "model": {}}, "has no encoder and no decoder, only epoch, model"),
-        ([1, 2], "is not a checkpoint of the tutorial, which is a dict"),
+        ([1, 2], "is not a checkpoint of the tutorial: it must be a dict"),
         ({"encoder": {}, "decoder": 5}, "its decoder is neither a module nor a dict of tensors"),
         ({"encoder": {"a": 1}, "decoder": {}}, "its encoder is neither a module nor a dict"),
     ],
@@ -213,7 +213,7 @@ def test_what_torch_cannot_read_is_named(tmp_path, capsys):
         assert "text.pth.tar: is no checkpoint that torch" in refusal(path, "--to", target, TRUST)
         assert "text.pth.tar: holds more than plain" in refusal(path, "--to", target)
     refusal(path, "--to", path)
-    assert "should end in .safetensors" in capsys.readouterr().err
+    assert "must end in .safetensors" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_the_decoder_is_named(tensors):

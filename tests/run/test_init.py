@@ -141,7 +141,7 @@ def test_words_that_both_know_are_copied_and_others_are_fresh(config, kind, tmp_
     assert record["words"] == {"taken": 7, "fresh": 3}
     said = capsys.readouterr().out
     assert "starting from step 0 of" in said
-    assert "of 10 words that run has 7; 3 are fresh: dog, big, the" in said
+    assert "of 10 words that run has 7; 3 are new: dog, big, the" in said
     assert not questions.keeps_tokenizer(config)
 
 
@@ -159,7 +159,7 @@ def test_an_encoder_alone_leaves_the_decoder_to_chance(config, tmp_path, capsys)
     sizes = [sum(x.size for x in jax.tree.leaves(chance[part])) for part in ("encoder", "decoder")]
     said = capsys.readouterr().out
     assert f"encoder ({sizes[0]:,} parameters) taken" in said
-    assert f"fresh: decoder ({sizes[1]:,} parameters)" in said
+    assert f"randomly initialised: decoder ({sizes[1]:,} parameters)" in said
 
 
 def test_a_decoder_alone_keeps_its_words(config, tmp_path):
@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_named_with_what_would(config, tmp_path):
         ({"init_parts": ("adapter",)}, "this config has no adapter"),
         ({"init_parts": ("encoder",), "init_from": ""}, "needs a config.init_from"),
         ({"init_tokenizer": False, "init_parts": ("encoder",)}, "init_parts with 'decoder'"),
-        ({"word_vectors.frozen": True, "init_tokenizer": False}, "of new words at chance"),
+        ({"word_vectors.frozen": True, "init_tokenizer": False}, "new words' embeddings random"),
         ({"word_vectors.frozen": True, "init_parts": ("encoder",)}, "needs a config.word_vec"),
         ({"word_vectors.file": "README.md"}, "without 'decoder'"),
     ],

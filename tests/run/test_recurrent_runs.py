@@ -213,7 +213,7 @@ def test_mistakes_are_found_before_training(config, pictures, tmp_path):
     config.decoder.tie_embeddings = True
     refused(
         ConfigError,
-        "keep the output layer from learning",
+        "would freeze the output layer",
         **{"word_vectors.file": vectors, "word_vectors.frozen": True},
     )
     refused(ConfigError, "needs a recurrent decoder", **{"scheduled_sampling.kind": "linear"})

@@ -117,7 +117,7 @@ def test_the_command_line_takes_a_model(folder, pictures, tmp_path):
     write_small_run(run)
     for arguments, message in [
         (["--workdir", str(folder)], "is a captioner of transformers: give it as --model"),
-        (["--model", str(run)], "a run's folder is given as --workdir"),
+        (["--model", str(run)], "give a run's folder as --workdir"),
         (["--model", str(tmp_path / "none")], "is no captioner of transformers"),
         (["--workdir", "runs/none"], "runs/none is no run"),
     ]:
@@ -128,7 +128,7 @@ def test_the_command_line_takes_a_model(folder, pictures, tmp_path):
 
 def test_what_is_neither_here_nor_had_says_both(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(WorkdirError, match=r"no such folder. As a name: huggingface_hub, which"):
+    with pytest.raises(WorkdirError, match=r"no such folder. As a name on huggingface.co: "):
         capjax.load("runs/nothing")
 
 
@@ -172,7 +172,7 @@ def test_two_checkpoints_are_put_together(folder, pictures, tmp_path, capsys, fr
     config = config_of(f"{vit}/,{gpt2}/", pictures, **fields)
     train(config, str(tmp_path / "run"))
     said = capsys.readouterr().out
-    assert "does not have starts fresh: blocks_*/cross_attention/key_value" in said
+    assert "randomly initialised: blocks_*/cross_attention/key_value" in said
     run = capjax.load(tmp_path / "run")
     before = {f"encoder/{n}": a for n, a in flat(read_vit(vit)[1]["params"]).items()}
     before |= {f"decoder/{n}": a for n, a in flat(read_gpt2(gpt2)[1]).items()}
@@ -189,7 +189,7 @@ def test_two_checkpoints_are_put_together(folder, pictures, tmp_path, capsys, fr
 def test_a_frozen_gpt2_needs_weights_and_fields_are_theirs(folder, pictures, tmp_path):
     config = shapes_vit_gpt2.get_config()
     config.decoder.frozen = True
-    with pytest.raises(ConfigError, match=r"config\.decoder\.frozen would leave GPT-2's layers"):
+    with pytest.raises(ConfigError, match=r"config\.decoder\.frozen would keep randomly"):
         checks.check(config)
     config = config_of(f"{folder}/", pictures, **{"init_from": "", "decoder.weights": str(folder)})
     with pytest.raises(WeightsError, match="model_type is 'vision-encoder-decoder'"):

@@ -208,7 +208,7 @@ def test_what_does_not_change_is_kept_once(tmp_path):
         Workdir(tmp_path).load_frozen()
     # A start that came to nothing may have left one.
     Workdir(tmp_path).save_frozen({})
-    with pytest.raises(WorkdirError, match="and what training left"):
+    with pytest.raises(WorkdirError, match="variables that training did not change"):
         Workdir(tmp_path).load_frozen()
 
 
