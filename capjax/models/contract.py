@@ -183,6 +183,12 @@ class Memory:
     prefix: int = struct.field(pytree_node=False, default=0)
 
 
+def grid_memory(features: jax.Array) -> Memory:
+    """Makes a memory of a feature map [B, h, w, D]."""
+    batch, height, width, channels = features.shape
+    return Memory(features.reshape(batch, height * width, channels), (height, width))
+
+
 @struct.dataclass
 class DecoderOutput:
     """The output of a decoder under teacher forcing.

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from capjax.models.contract import Memory, PretrainedEncoder
+from capjax.models.contract import Memory, PretrainedEncoder, grid_memory
 from capjax.models.depthwise import DepthwiseConv
+from capjax.models.fixed_norm import fixed_norm, pointwise_convolution
 from capjax.models.stem import StemConv
 from capjax.parts.types import Given
 
@@ -68,14 +69,8 @@ class EfficientNetB0(PretrainedEncoder):
         """Encodes images; features are the output of Keras's `top_activation`."""
         del train  # No dropout; batch statistics are fixed.
 
-        def norm(x: jax.Array, name: str) -> jax.Array:
-            return nn.BatchNorm(
-                use_running_average=True, epsilon=1e-3, dtype=self.dtype, name=name
-            )(x)
-
-        def pointwise(x: jax.Array, channels: int, name: str, use_bias: bool = False) -> jax.Array:
-            # A 1x1 convolution as a matrix product, which XLA computes faster on CPUs.
-            return nn.Dense(channels, use_bias=use_bias, dtype=self.dtype, name=name)(x)
+        norm = fixed_norm(1e-3, self.dtype)
+        pointwise = pointwise_convolution(self.dtype)
 
         def excite(x: jax.Array, inner: int, name: str) -> jax.Array:
             """Squeeze and excitation (Hu et al. 2018)."""
@@ -102,8 +97,7 @@ class EfficientNetB0(PretrainedEncoder):
                 stride = 1 if repeat else first
                 x = block(x, f"block{stage}{letter}", kernel, expansion, channels, stride)
         x = nn.swish(norm(pointwise(x, _LAST, "top_conv"), "top_bn"))
-        batch, height, width, features = x.shape
-        return Memory(x.reshape(batch, height * width, features), (height, width))
+        return grid_memory(x)
 
 
 PART = EfficientNetB0

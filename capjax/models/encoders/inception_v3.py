@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from capjax.models.contract import Memory, PretrainedEncoder
+from capjax.models.contract import Memory, PretrainedEncoder, grid_memory
 from capjax.models.encoders.patch import scale_pixels
 from capjax.parts.types import Given
 
@@ -107,8 +107,7 @@ class InceptionV3(PretrainedEncoder):
         x = _shrink_sevens(conv, x)
         for _ in range(2):
             x = _forks(conv, x)
-        batch, height, width, features = x.shape
-        return Memory(x.reshape(batch, height * width, features), (height, width))
+        return grid_memory(x)
 
 
 def _max_pool(x: jax.Array) -> jax.Array:

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from capjax.models.contract import Memory, PretrainedEncoder
+from capjax.models.contract import Memory, PretrainedEncoder, grid_memory
 from capjax.models.depthwise import DepthwiseConv
 from capjax.models.encoders.patch import scale_pixels
+from capjax.models.fixed_norm import fixed_norm, pointwise_convolution
 from capjax.models.stem import StemConv
 from capjax.parts.types import Given, Positive
 
@@ -59,14 +60,8 @@ class MobileNetV2(PretrainedEncoder):
         """Encodes images; features are the output of the last activation."""
         del train  # No dropout; batch statistics are fixed.
 
-        def norm(x: jax.Array, name: str) -> jax.Array:
-            return nn.BatchNorm(
-                use_running_average=True, epsilon=1e-3, dtype=self.dtype, name=name
-            )(x)
-
-        def pointwise(x: jax.Array, channels: int, name: str) -> jax.Array:
-            # A 1x1 convolution as a matrix product, which XLA computes faster on CPUs.
-            return nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(x)
+        norm = fixed_norm(1e-3, self.dtype)
+        pointwise = pointwise_convolution(self.dtype)
 
         def block(x: jax.Array, name: str, expansion: int, channels: int, stride: int):
             y = x
@@ -90,8 +85,7 @@ class MobileNetV2(PretrainedEncoder):
                 number += 1
         last = round_channels(_LAST * self.alpha) if self.alpha > 1 else _LAST
         x = nn.relu6(norm(pointwise(x, last, "Conv_1"), "Conv_1_bn"))
-        batch, height, width, features = x.shape
-        return Memory(x.reshape(batch, height * width, features), (height, width))
+        return grid_memory(x)
 
 
 PART = MobileNetV2

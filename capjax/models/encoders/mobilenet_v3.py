@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from capjax.models.contract import Memory, PretrainedEncoder
+from capjax.models.contract import Memory, PretrainedEncoder, grid_memory
 from capjax.models.depthwise import DepthwiseConv
 from capjax.models.encoders.mobilenet_v2 import round_channels
 from capjax.models.encoders.patch import scale_pixels
+from capjax.models.fixed_norm import fixed_norm, pointwise_convolution
 from capjax.models.stem import StemConv
 from capjax.parts.types import Given, Positive
 
@@ -77,14 +78,8 @@ class MobileNetV3(PretrainedEncoder):
         """Encodes images; features are the output of the last activation."""
         del train  # No dropout; batch statistics are fixed.
 
-        def norm(x: jax.Array, name: str) -> jax.Array:
-            return nn.BatchNorm(
-                use_running_average=True, epsilon=1e-3, dtype=self.dtype, name=name
-            )(x)
-
-        def pointwise(x: jax.Array, channels: int, name: str, use_bias: bool = False) -> jax.Array:
-            # A 1x1 convolution as a matrix product, which XLA computes faster on CPUs.
-            return nn.Dense(channels, use_bias=use_bias, dtype=self.dtype, name=name)(x)
+        norm = fixed_norm(1e-3, self.dtype)
+        pointwise = pointwise_convolution(self.dtype)
 
         def excite(x: jax.Array, name: str) -> jax.Array:
             """Squeeze and excitation (section 5.3)."""
@@ -115,8 +110,7 @@ class MobileNetV3(PretrainedEncoder):
         x = nn.hard_swish(
             norm(pointwise(x, round_channels(6 * x.shape[-1]), "conv_1"), "conv_1_bn")
         )
-        batch, height, width, features = x.shape
-        return Memory(x.reshape(batch, height * width, features), (height, width))
+        return grid_memory(x)
 
 
 PART = MobileNetV3

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from capjax.models.contract import Memory, PretrainedEncoder
+from capjax.models.contract import Memory, PretrainedEncoder, grid_memory
+from capjax.models.fixed_norm import fixed_norm
 from capjax.models.pool import adaptive_avg_pool
 from capjax.parts.types import Given, SideOrZero
 
@@ -49,10 +50,7 @@ class ResNet(PretrainedEncoder):
         """Encodes images; features are the output of the last block."""
         del train  # No dropout; batch statistics are fixed.
 
-        def norm(x: jax.Array, name: str) -> jax.Array:
-            return nn.BatchNorm(
-                use_running_average=True, epsilon=1e-5, dtype=self.dtype, name=name
-            )(x)
+        norm = fixed_norm(1e-5, self.dtype)
 
         def conv(x: jax.Array, channels: int, side: int, stride: int, name: str) -> jax.Array:
             fields = {"use_bias": False, "dtype": self.dtype, "name": name}
@@ -80,8 +78,7 @@ class ResNet(PretrainedEncoder):
                 x = block(x, 32 * 2**stage, stride, f"layer{stage}_{repeat}")
         if self.grid:
             x = adaptive_avg_pool(x, (self.grid, self.grid))
-        batch, height, width, features = x.shape
-        return Memory(x.reshape(batch, height * width, features), (height, width))
+        return grid_memory(x)
 
 
 PART = ResNet
