@@ -165,6 +165,11 @@ class Batch(NamedTuple):
     lengths: np.ndarray
     packing: np.ndarray | None = None
 
+    def text(self) -> dict[str, np.ndarray]:
+        """The arrays of the captions by name; "packing" only where the batch is packed."""
+        found = {"tokens": self.tokens, "lengths": self.lengths}
+        return found if self.packing is None else found | {"packing": self.packing}
+
 
 class TrainBatches:
     """One host's share of every training batch: `batches(step) -> Batch`."""

@@ -40,12 +40,9 @@ def train_feature_batches(
     """
 
     def make(step: int) -> dict[str, np.ndarray]:
-        plan = batches(step)
-        features = _read_views(views, plan.index, batches.positions(step), seed)
-        batch = {"features": features, "tokens": plan.tokens, "lengths": plan.lengths}
-        if plan.packing is not None:
-            batch["packing"] = plan.packing
-        return batch
+        batch = batches(step)
+        features = _read_views(views, batch.index, batches.positions(step), seed)
+        return {"features": features, **batch.text()}
 
     return _ahead(make, count(first_step))
 

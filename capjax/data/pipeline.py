@@ -98,11 +98,7 @@ def train_batches(
 
     def iterate():
         for step, image in enumerate(pixels, first_step):
-            plan = batches(step)
-            batch = {"image": image, "tokens": plan.tokens, "lengths": plan.lengths}
-            if plan.packing is not None:
-                batch["packing"] = plan.packing
-            yield batch
+            yield {"image": image, **batches(step).text()}
 
     return iterate()
 

@@ -103,11 +103,14 @@ def eval_batches(
         process_count=process_count,
     )
 
+    def batch(pixels: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
+        found = {"image": pixels, "index": index}
+        if encoded is not None:
+            found["tokens"], found["lengths"] = eval_text(encoded, index, tokenizer)
+        return found
+
     batches = read_batches(source, indices, resize=resize, num_threads=num_threads)
-    return (
-        eval_batch(pixels, index, encoded, tokenizer)
-        for pixels, index in zip(batches, indices, strict=True)
-    )
+    return (batch(*rows) for rows in zip(batches, indices, strict=True))
 
 
 def read_batches(
@@ -139,16 +142,3 @@ def read_batches(
     finally:
         # Reached too when the caller stops early or an image is unusable.
         pool.shutdown(cancel_futures=True)
-
-
-def eval_batch(
-    pixels: np.ndarray,
-    index: np.ndarray,
-    encoded: EncodedCaptions | None,
-    tokenizer: Tokenizer,
-) -> dict[str, np.ndarray]:
-    """Puts an evaluation batch together; without captions it has no tokens and lengths."""
-    batch = {"image": pixels, "index": index}
-    if encoded is not None:
-        batch["tokens"], batch["lengths"] = eval_text(encoded, index, tokenizer)
-    return batch

@@ -15,25 +15,16 @@ from capjax.parts.check import fields_of
 from capjax.parts.registry import PartError
 
 
-def dataset_class(name: str) -> type[Dataset]:
-    """The dataset of that name, without values for its fields.
-
-    Raises:
-      DataError: there is none; the message lists those that there are.
-    """
-    try:
-        return DATASETS.get(name)
-    except PartError as error:
-        raise DataError(f"config.dataset.name={name!r}: {error}") from error
-
-
 def dataset_of(section: Mapping[str, Any]) -> Dataset:
     """The dataset that a config's `dataset` section describes.
 
     Raises:
-      DataError: there is none of its name.
+      DataError: there is none of its name; the message lists those that there are.
     """
-    part = dataset_class(section["name"])
+    try:
+        part = DATASETS.get(section["name"])
+    except PartError as error:
+        raise DataError(f"config.dataset.name={section['name']!r}: {error}") from error
     return part(**{name: section[name] for name in fields_of(part)})
 
 

@@ -174,11 +174,6 @@ def is_clear(a: Thing, b: Thing) -> bool:
     return large >= _CLEAR * small
 
 
-def is_novel(thing: Thing) -> bool:
-    """Whether the thing shows one of HELDOUT_PAIRS."""
-    return _novel(thing.shape, thing.colour, thing.texture)
-
-
 def _novel(shape: str, colour: str, texture: str) -> bool:
     return (colour, shape) in HELDOUT_PAIRS or (texture, shape) in HELDOUT_PAIRS
 
