@@ -33,7 +33,7 @@ def test_the_id_is_the_documented_one():
     "image_id", ["", "123", "shapes-0-val-000001", "shapes-train-000001", "shapes-0-train-1", "x-0"]
 )
 def test_a_foreign_id_is_named(image_id):
-    with pytest.raises(ValueError, match="no image id of shapes"):
+    with pytest.raises(ValueError, match="not an image id of shapes"):
         sc.scene_of(image_id)
 
 
