@@ -1,1 +1,1 @@
-"""The data floor: sources, tokenizer, images and batches."""
+"""Datasets, tokenizer, images, feature cache and batches."""

@@ -1,7 +1,7 @@
 """Random crops and flips of training images: a pure function of the seed and the position.
 
-A position is an image's place in the endless stream of `batches`. So what is drawn for it does not
-depend on how the stream is cut into batches or spread over hosts, nor on where a run resumed.
+The position is that of an image in the endless stream of `batches`. So the draw depends neither on
+the batch size and the number of hosts, nor on the step at which a run resumed.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from capjax.data.batches import AUGMENTATION, generator
 from capjax.parts.types import Range
 
-# Width over height of a crop, and how often one is tried, as in torchvision's RandomResizedCrop.
+# Width over height of a crop, and the number of tries, as in torchvision's RandomResizedCrop.
 _RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10
 
@@ -22,11 +22,11 @@ CropArea = Annotated[float, Range(math.ulp(0.0), 1.0, "be above 0 and at most 1"
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training may do to an image; as it stands, nothing.
+    """Random crops and flips; by default none.
 
     Attributes:
-      crop_area: least share of an image's area that a crop keeps; 1 does not crop.
-      flip: whether half of the images are mirrored.
+      crop_area: least share of an image's area in a crop; 1 does not crop.
+      flip: whether half of the images are flipped left to right.
 
     Raises:
       ValueError: `crop_area` is not in (0, 1].
@@ -43,11 +43,11 @@ class Augmentation:
 
 
 class View(NamedTuple):
-    """What is seen of an image.
+    """The crop and flip of an image.
 
     Attributes:
-      crop: (left, top, right, bottom) in pixels; None for all of it.
-      flip: whether it is mirrored.
+      crop: (left, top, right, bottom) in pixels; None for the whole image.
+      flip: whether it is flipped left to right.
     """
 
     crop: tuple[int, int, int, int] | None
@@ -57,16 +57,16 @@ class View(NamedTuple):
 def draw_view(
     augmentation: Augmentation, seed: int, position: int, image_size: tuple[int, int]
 ) -> View:
-    """The crop and the flip of the image at one position.
+    """Draws the crop and flip of the image at one position.
 
     Args:
-      augmentation: what may be done.
+      augmentation: the allowed crops and flips.
       seed: of the run.
       position: see `batches.BatchPlan`.
       image_size: width and height of the upright image in pixels.
     """
     random = generator(seed, AUGMENTATION, position)
-    # The flip first, so that a crop, which takes more or fewer numbers, never changes it.
+    # Before the crop, which draws a varying number of random numbers.
     flip = random.random() < 0.5
     crop = None
     if augmentation.crop_area < 1:
@@ -77,9 +77,9 @@ def draw_view(
 def _draw_crop(
     random: np.random.Generator, image_size: tuple[int, int], crop_area: float
 ) -> tuple[int, int, int, int]:
-    """A random part of an image (Szegedy et al., 2015, section 6), as torchvision draws it.
+    """Draws a random crop (Szegedy et al., 2015, section 6), as torchvision does.
 
-    The share of the area is uniform in [crop_area, 1] and the aspect ratio log-uniform; a part
+    The share of the area is uniform in [crop_area, 1] and the aspect ratio log-uniform; a crop
     that does not fit is drawn again, and after the last try the crop is central.
     """
     width, height = image_size
@@ -94,7 +94,7 @@ def _draw_crop(
 
 
 def _central_crop(width: int, height: int) -> tuple[int, int, int, int]:
-    """The largest part in the middle whose aspect ratio is allowed."""
+    """The largest central crop with an allowed aspect ratio."""
     w = min(width, round(height * _RATIOS[1]))
     h = min(height, round(width / _RATIOS[0]))
     return _box((width - w) // 2, (height - h) // 2, w, h)

@@ -1,21 +1,20 @@
-"""Which images and captions make up batch s: a pure function of the seed and s, in NumPy alone.
+"""Images and captions of batch s: a pure function of the seed and s, in NumPy.
 
-Nothing here has a state to save: a run that resumes at step s asks for batch s. Legend: n images
-with captions, B the global batch, b = B / hosts the rows of one host, C captions an image,
-T tokens, W batches in a bucketing window.
+There is no state to save: a run that resumes at step s reads batch s. Shapes: see
+docs/architecture.md; here I counts the images with captions.
 
-Position p of the endless stream of images is image `permutation(epoch p // n)[p % n]`, and batches
-follow each other through it over the borders of epochs, so that no image is ever dropped: after
-any number of windows the counts of two images differ by one at most. With length bucketing the
-positions of a window of W batches are sorted by length before they are cut into batches, and the
-batches of the window are shuffled.
+Position p of the endless stream of images is image `permutation(epoch p // I)[p % I]`. Batches
+are consecutive in the stream and cross the borders of epochs, so that no image is dropped: after
+any number of windows the counts of two images differ by at most one. With length bucketing the
+positions of a window of several batches are sorted by length before they are cut into batches,
+and the batches of the window are shuffled.
 
-A batch is padded to the longest caption of all, or it is packed: then it says where the captions'
-tokens lie, so that a model computes on them alone and not on the padding between them.
+A batch is padded to its longest caption, or it is packed: then it has the places of the captions'
+tokens, so that a model computes on them and not on the padding between them.
 
 Random numbers come from Philox, a counter-based generator (Salmon et al., 2011): the seed and the
-purpose are its key, the number of the epoch, window or position is its counter. NumPy may draw
-other numbers from it in another version.
+purpose are its key, the number of the epoch, window or position is its counter. Another version of
+NumPy may draw other numbers from it.
 """
 
 from collections.abc import Sequence
@@ -30,8 +29,8 @@ _EPOCH, _WINDOW, _CAPTIONS, AUGMENTATION, VIEW = range(5)
 
 
 def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
-    """Random numbers that only these three decide; `purpose` is one of the constants above."""
-    # The number is the counter's highest word, which leaves each one 2**192 blocks of its own.
+    """A random generator for these three; `purpose` is one of the constants above."""
+    # The number is the counter's highest word, so that each has 2**192 blocks of its own.
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, 0, number]))
 
 
@@ -39,7 +38,7 @@ def host_rows(batch_size: int, process_index: int, process_count: int) -> slice:
     """The rows of the global batch that one host reads.
 
     Raises:
-      ValueError: the batch does not divide over the hosts, or there is no such host.
+      ValueError: the hosts do not divide the batch, or there is no such host.
     """
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index {process_index} is not below {process_count} processes")
@@ -52,11 +51,11 @@ def host_rows(batch_size: int, process_index: int, process_count: int) -> slice:
 
 
 class BatchPlan(NamedTuple):
-    """One global batch before anything is read.
+    """The images of one global batch.
 
     Attributes:
-      positions: int64 [B], places in the endless stream of images.
-      index: int32 [B], the images at these places, as indices into the source.
+      positions: int64 [B], positions in the endless stream of images.
+      index: int32 [B], the images at these positions, as indices into the source.
     """
 
     positions: np.ndarray
@@ -64,7 +63,7 @@ class BatchPlan(NamedTuple):
 
 
 class Schedule:
-    """Says which images make up the training batch of any step."""
+    """Plans the images of the training batch of any step."""
 
     def __init__(
         self,
@@ -79,14 +78,14 @@ class Schedule:
 
         Args:
           encoded: the captions of the train split.
-          batch_size: B, images in the global batch; may exceed n.
-          seed: below 2**63, not negative.
-          sort_by: a number for each image; images of near numbers come in one batch.
-          bucket_window: W, batches in a window, at most those of an epoch; more of them sort better
-            and mix less.
+          batch_size: B, images in the global batch; it can exceed I.
+          seed: must be in [0, 2**63).
+          sort_by: a number for each image, such as a length; a batch has images of like numbers.
+          bucket_window: batches in a window, cut to an epoch; larger windows sort better and
+            shuffle less.
 
         Raises:
-          ValueError: an argument is out of its range, or no image has a caption.
+          ValueError: an argument is out of range, or no image has a caption.
         """
         for name, value in (("batch_size", batch_size), ("bucket_window", bucket_window)):
             if value < 1:
@@ -100,21 +99,21 @@ class Schedule:
         self._sort_by = sort_by
         self._batch_size = batch_size
         self._seed = seed
-        # Without sorting a window has nothing to shuffle, so it is one batch. A window of several
-        # epochs would sort an image's copies next to each other.
+        # Without sorting there is nothing to shuffle, so a window is one batch. A window of several
+        # epochs would sort the repetitions of an image next to each other.
         epoch_batches = max(len(self._images) // batch_size, 1)
         self._window_batches = 1 if sort_by is None else min(bucket_window, epoch_batches)
         self._last_permutation = (-1, self._images)
         self._last_window = (-1, [])
 
     def __len__(self) -> int:
-        """The images of an epoch, n."""
+        """I, the images of an epoch."""
         return len(self._images)
 
     def __call__(self, step: int) -> BatchPlan:
-        """The global batch of a step; calls in order of steps are cheap, others only slower."""
+        """The global batch of a step; cheap for consecutive steps, slower for others."""
         window, place = divmod(int(step), self._window_batches)
-        # Kept as one tuple, so that threads see a matching pair.
+        # One tuple, so that threads see a matching pair.
         number, plans = self._last_window
         if number != window:
             plans = self._plan_window(window)
@@ -126,7 +125,7 @@ class Schedule:
         positions = np.arange(window * size, (window + 1) * size)
         index = self._images_at(positions)
         if self._sort_by is not None:
-            # Stable: images of one length keep the epoch's random order.
+            # Stable: images of equal length keep the epoch's random order.
             order = np.argsort(self._sort_by[index], kind="stable")
             positions, index = positions[order], index[order]
         shape = (self._window_batches, self._batch_size)
@@ -151,19 +150,24 @@ class Schedule:
 
 
 class Batch(NamedTuple):
-    """The rows of one host, before pixels or features are read.
+    """The B rows of one host, without pixels or features.
 
     Attributes:
-      index: int32 [b], indices into the source; -1 where a row only fills the batch.
-      tokens: int32 [b, C, T + 1], bos ... eos pad.
-      lengths: int32 [b, C], see `lay_out`.
-      packing: int32 [b, S], see `pack`; None where the batch is padded.
+      index: int32 [B], indices into the source; -1 for padding rows.
+      tokens: int32 [B, C, T + 1], bos ... eos pad.
+      lengths: int32 [B, C], see `lay_out`.
+      packing: int32 [B, S], see `pack`; None where the batch is padded.
     """
 
     index: np.ndarray
     tokens: np.ndarray
     lengths: np.ndarray
     packing: np.ndarray | None = None
+
+    def text(self) -> dict[str, np.ndarray]:
+        """The arrays of the captions by name; "packing" only where the batch is packed."""
+        found = {"tokens": self.tokens, "lengths": self.lengths}
+        return found if self.packing is None else found | {"packing": self.packing}
 
 
 class TrainBatches:
@@ -183,25 +187,25 @@ class TrainBatches:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        """Takes rows [h * b, (h + 1) * b) of the global batch for host h.
+        """Plans the batches of one host.
 
         All hosts plan the same global batch, so they agree on T and S.
 
         Args:
           encoded: the captions of the train split.
           tokenizer: the one that encoded them.
-          batch_size: B, over all hosts.
-          captions_per_image: C; of an image with more, C are drawn anew each time it comes.
-          seed: of images and captions alike.
-          length_bucket: images of like length come in one batch, whose T (or S, when packed) is
-            rounded up to a multiple of this; None for the same T and S in all batches.
-          packed: whether batches say where their tokens lie, see `pack`.
+          batch_size: images in the global batch; this host has B of them.
+          captions_per_image: C; of an image with more, C are drawn anew each epoch.
+          seed: for the order of images and the draw of captions.
+          length_bucket: groups images of like length in a batch, and rounds its T (or S, when
+            packed) up to a multiple of this; None for the same T and S in all batches.
+          packed: whether batches have a packing, see `pack`.
           bucket_window: see `Schedule`.
-          process_index: h.
-          process_count: hosts.
+          process_index: this host.
+          process_count: number of hosts.
 
         Raises:
-          ValueError: an argument is out of its range, or the batch does not divide.
+          ValueError: an argument is out of range, or the hosts do not divide the batch.
         """
         if captions_per_image < 1:
             raise ValueError(f"captions_per_image must be at least 1, not {captions_per_image}")
@@ -220,17 +224,17 @@ class TrainBatches:
         self._length_bucket, self._packed = length_bucket, packed
 
     def index(self, step: int) -> np.ndarray:
-        """Only the images of a step, int32 [b]."""
+        """The images of a step, int32 [B], as indices into the source."""
         return self._schedule(step).index[self._rows]
 
     def positions(self, step: int) -> np.ndarray:
-        """The places of a step's images in the endless stream, int64 [b]."""
+        """The positions of a step's images in the endless stream, int64 [B]."""
         return self._schedule(step).positions[self._rows]
 
     def __call__(self, step: int) -> Batch:
         """This host's rows of a step's batch."""
         plan = self._schedule(step)
-        # For the whole global batch, since its lengths give the shape that all hosts take.
+        # For the whole global batch, whose lengths decide the shape on all hosts.
         chosen = [
             self._choose(self._encoded.tokens[image], int(position))
             for image, position in zip(plan.index, plan.positions, strict=True)
@@ -255,28 +259,28 @@ class TrainBatches:
     def _choose(self, captions: Sequence[np.ndarray], position: int) -> Sequence[np.ndarray]:
         if len(captions) <= self._captions_per_image:
             return captions
-        # A position stands for an epoch and an image, and bucketing does not change it.
+        # A position is one image in one epoch, with or without bucketing.
         order = generator(self._seed, _CAPTIONS, position).permutation(len(captions))
         return [captions[k] for k in order[: self._captions_per_image]]
 
 
 def _lengths(encoded: EncodedCaptions, combine) -> np.ndarray:
-    """The sum, or the maximum, of each image's caption lengths."""
+    """The sum or maximum (`combine`) of the caption lengths of each image."""
     return np.array([combine(map(len, captions)) if captions else 0 for captions in encoded.tokens])
 
 
 def eval_indices(
     images: int, *, batch_size: int, process_index: int = 0, process_count: int = 1
 ) -> np.ndarray:
-    """One host's share of a split in order, filled up to whole batches.
+    """One host's share of a split in order, padded to whole batches.
 
-    No image is dropped or counted twice, and all hosts have the same number of batches.
+    No image is dropped or repeated, and all hosts have the same number of batches.
 
     Returns:
-      int32 [batches, b], indices into the source; -1 where a row only fills the batch.
+      int32 [batches, B], indices into the source; -1 for padding rows.
 
     Raises:
-      ValueError: the batch does not divide over the hosts.
+      ValueError: the hosts do not divide the batch.
     """
     rows = host_rows(batch_size, process_index, process_count)
     batches = -(-images // batch_size)
@@ -288,10 +292,10 @@ def eval_indices(
 def eval_text(
     encoded: EncodedCaptions, index: np.ndarray, tokenizer: Tokenizer
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All captions of some images, laid out: one shape for all batches of a split.
+    """All captions of some images by `lay_out`, of one shape for all batches of a split.
 
-    C is the most captions that an image of the split has (1 at least), T is
-    `encoded.max_length`. Rows with index -1 have no captions.
+    C is the most captions of an image of the split, at least 1; T is `encoded.max_length`. Padding
+    rows, of index -1, have no captions.
     """
     captions = [encoded.tokens[i] if i >= 0 else () for i in index]
     return lay_out(captions, max(encoded.most_captions, 1), encoded.max_length, tokenizer)
@@ -303,19 +307,19 @@ def lay_out(
     length: int,
     tokenizer: Tokenizer,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lays captions into one array.
+    """Pads captions into one array.
 
-    Masks come from the lengths, never from tokens != pad: pad may be the id of eos or bos.
+    Masks must come from the lengths, not from tokens != pad: pad can be the id of eos or bos.
 
     Args:
-      captions: for each of b images at most C captions "words ... eos".
+      captions: at most C captions "words ... eos" for each of B images.
       captions_per_image: C.
-      length: T, most tokens of a caption.
-      tokenizer: gives the ids of bos and pad.
+      length: T.
+      tokenizer: has the ids of bos and pad.
 
     Returns:
-      tokens: int32 [b, C, T + 1], bos ... eos pad.
-      lengths: int32 [b, C], tokens after bos up to and with eos; 0 where there is no caption.
+      tokens: int32 [B, C, T + 1], bos ... eos pad.
+      lengths: int32 [B, C], tokens after bos, with eos; 0 where there is no caption.
 
     Raises:
       ValueError: an image has more than C captions, or a caption more than T tokens.
@@ -335,15 +339,15 @@ def lay_out(
 
 
 def pack(lengths: np.ndarray, length: int, size: int) -> np.ndarray:
-    """Where the tokens of each image's captions lie among their C * T places.
+    """Packs the tokens of each image's captions: their places among the C * T padded ones.
 
     Args:
-      lengths: int32 [b, C], see `lay_out`.
+      lengths: int32 [B, C], see `lay_out`.
       length: T.
-      size: S, at least the most tokens that an image has.
+      size: S, at least the most tokens of an image.
 
     Returns:
-      int32 [b, S]: caption * T + place for each token, by caption and place, then -1.
+      int32 [B, S]: caption * T + place of each token in ascending order, then -1.
     """
     real = (np.arange(length) < lengths[..., None]).reshape(len(lengths), -1)
     packing = np.full((len(lengths), size), -1, np.int32)

@@ -1,4 +1,4 @@
-"""Captions of a source, read once, and as token ids with a report of what was left out."""
+"""Raw captions of a source, and their token ids with a report of what was left out."""
 
 import os
 from collections import Counter
@@ -21,8 +21,8 @@ class CaptionTable:
     """The ids and raw captions of a source, in its order.
 
     Attributes:
-      image_ids: one id an image, all different.
-      captions: the raw captions of each image; may be empty.
+      image_ids: one unique id an image.
+      captions: the raw captions of each image.
       fingerprint: the source's.
     """
 
@@ -41,11 +41,11 @@ class CaptionTable:
 
 
 def read_captions(source: Source, cache_dir: str | os.PathLike | None) -> CaptionTable:
-    """Reads every example's id and captions, or the file of an earlier reading.
+    """Reads the id and captions of every example, or a cached file of them.
 
-    The first reading of a TFDS dataset reads all of its records. With a `cache_dir` it leaves a
-    JSON file there, keyed by the source's fingerprint; a file that is damaged or is another
-    source's is ignored and written again.
+    Without a cached file all records of a TFDS dataset are read. With a `cache_dir` they are saved
+    there as a JSON file keyed by the source's fingerprint. A file that is damaged or belongs to
+    another source is ignored and written again.
 
     Raises:
       ValueError: two examples have the same image id; the message names it.
@@ -53,7 +53,7 @@ def read_captions(source: Source, cache_dir: str | os.PathLike | None) -> Captio
     path = Path(cache_dir) / f"captions-{source.fingerprint}.json" if cache_dir else None
     table = _load_table(path, source) if path else None
     if table is None:
-        # On a terminal only: a bar in a log file is a thousand lines.
+        # disable=None: only on a terminal, because in a log file a bar is a thousand lines.
         bar = tqdm(range(len(source)), desc=f"captions of {source.name}", disable=None)
         examples = [source[i][1:] for i in bar]
         table = CaptionTable(
@@ -68,7 +68,7 @@ def read_captions(source: Source, cache_dir: str | os.PathLike | None) -> Captio
 
 
 def _load_table(path: Path, source: Source) -> CaptionTable | None:
-    """The table in `path`, or None where the file is missing, damaged or not this source's."""
+    """The table in `path`; None where the file is missing, damaged or another source's."""
     content = read_cached(path)
     if content is None or (content["format"], content["fingerprint"]) != (
         _FORMAT,
@@ -85,21 +85,21 @@ def _load_table(path: Path, source: Source) -> CaptionTable | None:
 
 @dataclass(frozen=True)
 class CaptionReport:
-    """What became of the captions of a source.
+    """Counts of the captions of a source that were encoded, cut or left out.
 
     Attributes:
       images: images in the source.
       captions: captions in the source.
-      kept: captions that were encoded; captions == kept + dropped + empty.
-      dropped: captions left out for being too long.
-      cut: kept captions that lost their end.
-      empty: captions left out because no word of them remained.
-      bare_images: images without a caption kept: training leaves them out.
-      bare_image_ids: the first few of their ids.
-      words: words of the kept captions, unknown ones included, eos not.
+      kept: encoded captions; captions == kept + dropped + empty.
+      dropped: captions left out because they are too long.
+      cut: kept captions that were shortened.
+      empty: captions left out because they have no word.
+      bare_images: images without a kept caption, which training leaves out.
+      bare_image_ids: the first five of their ids.
+      words: words of the kept captions, with unknown ones and without eos.
       unknown: words among them that are not in the vocabulary.
-      frequent_unknown: the most frequent unknown words with their counts.
-      lengths: int64 [max_length + 1], kept captions by length in tokens, eos included.
+      frequent_unknown: the ten most frequent unknown words with their counts.
+      lengths: int64 [max_length + 1], number of kept captions of each length in tokens with eos.
     """
 
     images: int
@@ -145,10 +145,10 @@ class EncodedCaptions:
 
     Attributes:
       image_ids: as in the table.
-      tokens: for each image its captions, each int32 [length] "words ... eos" without bos.
-      max_length: no caption has more tokens, eos included.
+      tokens: the captions of each image, each int32 [length] "words ... eos" without bos.
+      max_length: most tokens of a caption, with eos.
       fingerprint: the source's.
-      report: what was left out, and why.
+      report: counts of the captions kept and left out.
     """
 
     image_ids: tuple[str, ...]
@@ -159,24 +159,24 @@ class EncodedCaptions:
 
     @cached_property
     def most_captions(self) -> int:
-        """The most captions that one image has."""
+        """The most captions of an image."""
         return max(map(len, self.tokens), default=0)
 
 
 def encode_captions(
     table: CaptionTable, tokenizer: Tokenizer, *, max_length: int, over_length: str
 ) -> EncodedCaptions:
-    """Encodes all captions; those without any word are left out.
+    """Encodes all captions except those without a word.
 
     Args:
       table: the captions.
-      tokenizer: a word that it does not know becomes its unk.
-      max_length: most tokens a caption may have, eos included.
-      over_length: "drop" leaves a longer caption out; "cut" keeps its first max_length - 1 words
-        and ends them with eos.
+      tokenizer: encodes unknown words as unk.
+      max_length: most tokens of a caption, with eos.
+      over_length: for longer captions: "drop" leaves them out, "cut" keeps the first
+        max_length - 1 words and adds eos.
 
     Raises:
-      ValueError: `over_length` is something else, or `max_length` leaves no room for a word.
+      ValueError: `over_length` is something else, or `max_length` is below 2.
     """
     if over_length not in ("drop", "cut"):
         raise ValueError(f'over_length must be "drop" or "cut", not {over_length!r}')
@@ -222,7 +222,7 @@ def encode_captions(
 
 
 def _unknown_words(table, flat, tokenizer, max_length, keep) -> Counter:
-    """Counts the words of kept captions, as far as they are kept, that became unk."""
+    """Counts the words in kept captions that are encoded as unk; words cut off do not count."""
     counts = Counter()
     texts = (text for captions in table.captions for text in captions)
     for text, ids in zip(texts, flat, strict=True):
@@ -233,9 +233,9 @@ def _unknown_words(table, flat, tokenizer, max_length, keep) -> Counter:
 
 
 def unigram_counts(encoded: EncodedCaptions, vocab_size: int) -> np.ndarray:
-    """How often each token is a target: float64 [V], words and eos over all captions.
+    """Counts each token as a target: float64 [V], words and eos of all captions.
 
-    The logarithm of the share of each token is the output bias a decoder may start from.
+    A decoder's output bias can start from the logarithm of each token's share.
 
     Raises:
       ValueError: a token is not below `vocab_size`.

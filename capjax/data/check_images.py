@@ -1,4 +1,4 @@
-"""Finds the images of a source that can't be read, before a run meets them hours later."""
+"""Finds the images of a source that cannot be read, before a long run starts."""
 
 import os
 from collections import deque
@@ -15,10 +15,10 @@ from capjax.files.errors import DataError
 
 _FORMAT = "capjax images 1"
 
-# Images a thread checks at a time: handing each over alone would cost as much as a small one.
+# Images in a thread's task: handing over one image alone costs as much as a small image's check.
 _CHUNK = 16
 
-# Bad images that a message lists.
+# Most bad images in a message.
 _LISTED = 10
 
 
@@ -29,17 +29,17 @@ def usable(
     cache_dir: str | os.PathLike | None,
     num_threads: int,
 ) -> Source:
-    """The source with only images that can be read, each of which is decoded to find out.
+    """Decodes every image of a source; the source without images that cannot be read.
 
     Args:
-      source: of a user's files; with a method `without(image_ids)`.
+      source: of a user's files; must have a method `without(image_ids)`.
       bad_images: "refuse" or "skip".
       cache_dir: see `find_bad_images`.
       num_threads: threads that read and decode.
 
     Raises:
-      DataError: there are bad images and `bad_images` is "refuse", or all are bad, or `bad_images`
-        is something else.
+      DataError: there are bad images and `bad_images` is "refuse"; all images are bad; or
+        `bad_images` is something else.
     """
     if bad_images not in ("refuse", "skip"):
         raise DataError(f'config.dataset.bad_images must be "refuse" or "skip", not {bad_images!r}')
@@ -48,12 +48,12 @@ def usable(
         return source
     what = f"{len(bad)} of {len(source)} images"
     if bad_images == "refuse" or len(bad) == len(source):
-        advice = "mend them, or leave them out with --config.dataset.bad_images=skip"
+        advice = "repair them, or leave them out with --config.dataset.bad_images=skip"
         if len(bad) == len(source):
             advice = "is the folder of images the right one?"
         listed = _first([f"  {image_id}: {reason}" for image_id, reason in bad.items()])
-        raise DataError("\n".join([f"{source.name}: {what} can't be used; {advice}", *listed]))
-    print(f"{source.name}: left out {what} that can't be used: {', '.join(_first(list(bad)))}")
+        raise DataError("\n".join([f"{source.name}: {what} cannot be used; {advice}", *listed]))
+    print(f"{source.name}: left out {what} that cannot be used: {', '.join(_first(list(bad)))}")
     return source.without(list(bad))
 
 
@@ -65,11 +65,11 @@ def _first(lines: Sequence[str]) -> list[str]:
 def find_bad_images(
     source: Source, *, cache_dir: str | os.PathLike | None, num_threads: int
 ) -> dict[str, str]:
-    """Decodes every image of a source; those that can't be used by id, with the reason, in order.
+    """Decodes every image of a source; the reasons by id for those that cannot be used, in order.
 
-    With a `cache_dir` this is done once: a JSON file there, keyed by the source's fingerprint, says
-    which images were bad, and only these are looked at again: the disk may have been at fault.
-    A file that is damaged or is another source's is ignored and written again.
+    With a `cache_dir` the indices of bad images are saved there as a JSON file keyed by the
+    source's fingerprint. Later only these are decoded again, because the disk may have failed. A
+    file that is damaged or belongs to another source is ignored and written again.
     """
     path = Path(cache_dir) / f"images-{source.fingerprint}.json" if cache_dir else None
     suspects = _load_suspects(path, source) if path else None
@@ -83,7 +83,7 @@ def find_bad_images(
 
 
 def _load_suspects(path: Path, source: Source) -> list[int] | None:
-    """Indices of images that were bad, or None where the file is damaged or not this source's."""
+    """Indices of images that were bad; None where the file is damaged or another source's."""
     content = read_cached(path)
     if content is None:
         return None
@@ -94,9 +94,9 @@ def _load_suspects(path: Path, source: Source) -> list[int] | None:
 def _check(
     source: Source, indices: Sequence[int], num_threads: int
 ) -> Iterator[tuple[int, str, str]]:
-    """Yields (index, image id, reason) of the bad ones among some images, in order."""
+    """Yields (index, image id, reason) of bad images among `indices`, in order."""
     pool = ThreadPoolExecutor(num_threads)
-    # On a terminal only: a bar in a log file is a thousand lines.
+    # disable=None: only on a terminal, because in a log file a bar is a thousand lines.
     bar = tqdm(
         total=len(indices), desc=f"check images of {source.name}", unit=" images", disable=None
     )
@@ -105,13 +105,13 @@ def _check(
         for start in range(0, len(indices), _CHUNK):
             chunk = indices[start : start + _CHUNK]
             ahead.append((len(chunk), pool.submit(_check_chunk, source, chunk)))
-            # Bounded, so that a million images are not a million jobs.
+            # Bounds the memory of queued tasks.
             if len(ahead) > 2 * num_threads:
                 yield from _finish(ahead, bar)
         while ahead:
             yield from _finish(ahead, bar)
     finally:
-        # Reached too when the source fails or the user interrupts.
+        # Also when the source fails or the user interrupts.
         pool.shutdown(cancel_futures=True)
         bar.close()
 

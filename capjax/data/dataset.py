@@ -1,7 +1,8 @@
-"""The contract of a dataset, and the config fields that all datasets have.
+"""The interface of a dataset, and the config fields that all datasets have.
 
-A dataset is a frozen dataclass. Its fields are its own fields of a config's `dataset` section, and
-`open` gives a split of it. capjax's datasets are files of `capjax/data/datasets`. One of a user's:
+A dataset is a frozen dataclass. Its fields are the dataset's own fields of a config's `dataset`
+section; `open` returns a split. capjax's datasets are the files of `capjax/data/datasets`. An
+example of a user's own:
 
     @dataclasses.dataclass(frozen=True)
     class Drawings(Dataset):
@@ -38,12 +39,12 @@ ImageScorer = Callable[[Mapping[str, str]], dict[str, dict[str, float]]]
 
 
 class Dataset:
-    """What all datasets share; each is a frozen dataclass of its own config fields.
+    """Base class of datasets; each is a frozen dataclass of its own config fields.
 
     Attributes:
-      metrics: names of the metrics that its captions have beside the COCO scores.
-      scorers: functions that give these metrics of a split.
-      image_scorers: functions that give some of them for each image.
+      metrics: names of the dataset's metrics beside the COCO scores.
+      scorers: functions that compute these metrics of a split.
+      image_scorers: functions that compute some of them for each image.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ()
@@ -51,18 +52,18 @@ class Dataset:
     image_scorers: ClassVar[tuple[ImageScorer, ...]] = ()
 
     def open(self, split: str) -> Source:
-        """One split, prepared where it is not.
+        """Opens one split, and prepares it where needed.
 
         Args:
-          split: "train", "validation" or "test", or another that the dataset has.
+          split: "train", "validation", "test", or another split of the dataset.
 
         Raises:
-          DataError: it is not there or can't be used; the message says what would work.
+          DataError: the split is missing or cannot be used; the message says what would work.
         """
         raise NotImplementedError(f"{type(self).__name__} has no method open(split)")
 
     def path(self, field: str) -> str:
-        """The path that a field must give, "~" expanded.
+        """The path in a required field, "~" expanded.
 
         Raises:
           DataError: the field is empty.
@@ -76,14 +77,13 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FilesDataset(Dataset):
-    """A dataset of a user's image files, each of which is decoded once before it is used.
+    """A dataset of a user's image files, which are all decoded once before use.
 
     Its sources have a method `without(image_ids)`, as `capjax.data.files_source.FilesSource`.
 
     Attributes:
-      bad_images: "refuse" to start where a file can't be read as an image, or "skip" it.
-      allow_outside: whether an image may lie outside of its root: by an absolute path, by "..", or
-        by a link.
+      bad_images: "refuse" to start where a file cannot be read as an image, or "skip" it.
+      allow_outside: whether images may lie outside the root: by an absolute path, "..", or a link.
     """
 
     bad_images: Literal["refuse", "skip"] = "refuse"
@@ -92,7 +92,7 @@ class FilesDataset(Dataset):
 
 @dataclasses.dataclass(frozen=True)
 class CommonFields:
-    """The config fields that every dataset has beside its name; `configs/base.py` explains them."""
+    """The config fields of every dataset, explained in `configs/base.py`."""
 
     cache_dir: str = "~/.cache/capjax"
     image_size: Side = 64

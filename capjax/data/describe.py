@@ -1,4 +1,4 @@
-"""What a split holds, for a person: its statistics as text, its examples as a picture."""
+"""Describes a split to a user: statistics as text, examples as a figure."""
 
 import textwrap
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from capjax.data.tokenizer import Tokenizer
 _BARS = 15
 _BAR_WIDTH = 40
 
-# Lengths are in inches. At this font size and spacing a line is so high, and so many characters of
-# common text fit a cell's width.
+# Lengths are in inches. The line height and characters a line are those of this font size and
+# spacing.
 _COLUMNS = 4
 _CELL, _GAP, _PHOTO = 3.2, 0.25, 2.6
 _FONT, _LINE_SPACING, _LINE, _LINE_CHARACTERS = 8, 1.3, 0.15, 52
 _CAPTIONS, _CAPTION_LINES = 5, 3
-# Side of what is drawn in pixels: more than that the picture does not show.
+# Most pixels of an image's side, about the resolution of the figure.
 _PIXELS = 400
 
 
@@ -31,7 +31,7 @@ def describe_captions(table: CaptionTable, encoded: EncodedCaptions, tokenizer: 
 
     Args:
       table: the split's captions.
-      encoded: the same ones, encoded.
+      encoded: the same captions, encoded.
       tokenizer: the one that encoded them, trained on the train split.
     """
     per_image = [len(captions) for captions in table.captions]
@@ -66,7 +66,7 @@ def _spread(counts: Sequence[int]) -> str:
 
 
 def histogram(counts: Sequence[int]) -> list[str]:
-    """Lines "from-to  number  bar" for whole numbers, at most 15 of equal width."""
+    """Text lines "from-to  number  bar" for integers, at most 15 bins of equal width."""
     if not len(counts):
         return []
     lowest, highest = int(min(counts)), int(max(counts))
@@ -76,16 +76,16 @@ def histogram(counts: Sequence[int]) -> list[str]:
     for k, number in enumerate(bars):
         first = lowest + k * width
         label = f"{first}-{first + width - 1}" if width > 1 else f"{first}"
-        # A bar of no length stands for none at all.
+        # Rounded up: only an empty bin has no bar.
         length = -(-int(number) * _BAR_WIDTH // int(bars.max()))
         lines.append(f"  {label:>9} {number:>8}  {'#' * length}".rstrip())
     return lines
 
 
 def draw_examples(source: Source, indices: Sequence[int]) -> Figure:
-    """Images of a source with their captions beneath, four a row.
+    """Draws images of a source with their captions below, four a row.
 
-    An image that can't be used is replaced by what is wrong with it.
+    An image that cannot be used is replaced by its error.
     """
     examples = [source[int(index)] for index in indices]
     notes = [_wrap(example.captions) for example in examples]
@@ -111,23 +111,23 @@ def draw_examples(source: Source, indices: Sequence[int]) -> Figure:
 
 
 def _write(figure: Figure, x: float, y: float, text: str, color: str) -> None:
-    # Captions are text, never mathematics.
+    # A caption with dollar signs is not mathematics.
     style = {"fontsize": _FONT, "linespacing": _LINE_SPACING, "color": color, "parse_math": False}
     figure.text(x, y, text, verticalalignment="top", **style)
 
 
 def _shorten(image_id: str) -> str:
-    """An id in one line, by its end where it is long: that tells paths apart."""
+    """Cuts an id to one line; keeps its end, which differs between paths."""
     fits = len(image_id) <= _LINE_CHARACTERS
     return image_id if fits else f"...{image_id[3 - _LINE_CHARACTERS :]}"
 
 
 def _wrap(captions: Sequence[str]) -> list[str]:
-    """The lines beneath an image; long captions are cut, and many counted."""
+    """The lines below an image; long captions are cut, and captions beyond the fifth counted."""
     lines = []
     for caption in captions[:_CAPTIONS]:
         lines += textwrap.wrap(
-            # A full stop stays with its word: many datasets have a space before it.
+            # Keeps a full stop with its word where the dataset has a space before it.
             caption.replace(" .", "\N{NO-BREAK SPACE}."),
             _LINE_CHARACTERS,
             initial_indent="• ",
@@ -147,7 +147,7 @@ def _draw_image(axis, image: bytes | str, name: str) -> None:
         reason = "\n".join(textwrap.wrap(str(error), 40, max_lines=6))
         axis.text(0.5, 0.5, reason, ha="center", va="center", color="red", parse_math=False)
         return
-    # Small ones are enlarged as they are, large ones smoothly made small.
+    # Large images are smoothed when shrunk; small ones are enlarged pixel by pixel.
     picture.thumbnail((_PIXELS, _PIXELS), Image.Resampling.BILINEAR)
     axis.imshow(picture, interpolation="nearest")
     axis.set_anchor("SW")

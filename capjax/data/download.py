@@ -1,4 +1,4 @@
-"""Bytes of an image at a URL, from a server that nobody vouches for."""
+"""Downloads images from untrusted servers."""
 
 import functools
 import http.client
@@ -12,35 +12,36 @@ from typing import Any
 
 from capjax.data.images import ImageError, looks_like_image
 
-# A photograph is far smaller; a stranger's server may send without end.
+# Far above a photograph; an untrusted server may send without end.
 MAX_BYTES = 64 * 2**20
 MAX_REDIRECTS = 5
-# For the server to take the connection, and between two pieces of what it sends.
+# To connect, and between two reads.
 PAUSE_SECONDS = 20
-# For all of it: a piece in time, one after the other, can last for ever.
+# For the whole download, which `PAUSE_SECONDS` alone does not bound.
 TOTAL_SECONDS = 60
 
 _PIECE = 64 * 2**10
-# Letters of what went wrong, for a message.
+# Characters of a reason in a message.
 _SAID = 300
 _REDIRECTS = (301, 302, 303, 307, 308)
-# What a URL may have beside letters and digits (RFC 3986, 2.2), and the percent sign of an escape.
+# Characters of a URL beside letters and digits (RFC 3986, 2.2), and the percent sign of escapes.
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is to be downloaded."""
+    """True for an http or https URL."""
     return name.lower().startswith(("http://", "https://"))
 
 
 def download(url: str) -> bytes:
-    """The bytes of an image at an http or https URL, redirected or not.
+    """Downloads the bytes of an image from an http or https URL, and follows redirects.
 
-    They begin as an image file does, whatever the server calls them.
+    The first bytes are checked to be an image's; the server's content type is not used.
 
     Raises:
-      ImageError: the URL leads elsewhere than http(s), or in circles; there is no answer in time,
-        an error status, no image, or more than `MAX_BYTES`. The message names the URL.
+      ImageError: a redirect is not to http(s), or there are too many; the server answers too late
+        or with an error; the content is not an image or exceeds `MAX_BYTES`. The message names the
+        URL.
     """
     deadline = time.monotonic() + TOTAL_SECONDS
     try:
@@ -50,20 +51,20 @@ def download(url: str) -> bytes:
         why = str(error)
     except TimeoutError:
         why = (
-            f"cannot be downloaded: no whole answer in time ({PAUSE_SECONDS} seconds for each "
-            f"piece, {TOTAL_SECONDS} for all)"
+            f"cannot be downloaded: no complete answer in time ({PAUSE_SECONDS} seconds for each "
+            f"read, {TOTAL_SECONDS} in all)"
         )
     except urllib.error.HTTPError as error:
         why = f"cannot be downloaded: the server answers {error.code} {error.reason}"
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = f"cannot be downloaded: {getattr(error, 'reason', None) or error}"
-    # Words of the server may be in it.
+    # One short line, because the reason may have text of the server.
     raise ImageError(f"{url}: {' '.join(why.split())[:_SAID]}")
 
 
 def _follow(url: str, deadline: float) -> http.client.HTTPResponse:
-    """The answer at the end of a URL's redirects."""
-    opener = urllib.request.build_opener(_Stay, _Http(deadline), _Https(deadline))
+    """Opens a URL and follows its redirects."""
+    opener = urllib.request.build_opener(_NoRedirects, _Http(deadline), _Https(deadline))
     for _ in range(MAX_REDIRECTS + 1):
         if not is_url(url):
             raise ImageError(f"leads to {url}, which is neither http nor https")
@@ -77,18 +78,18 @@ def _follow(url: str, deadline: float) -> http.client.HTTPResponse:
                 place = error.headers.get("Location")
                 if error.code not in _REDIRECTS or not place:
                     raise
-            # http.client reads headers as Latin-1, whatever bytes they were.
+            # http.client decodes all headers as Latin-1.
             place = urllib.parse.quote(place, safe=_URL_CHARACTERS, encoding="iso-8859-1")
             url = urllib.parse.urljoin(url, place)
         except urllib.error.URLError as error:
-            if isinstance(error.reason, TimeoutError):  # Told as one that comes later.
+            if isinstance(error.reason, TimeoutError):  # Reported as a later timeout is.
                 raise error.reason from error
             raise
     raise ImageError(f"more than {MAX_REDIRECTS} redirects")
 
 
 def _read_image(response: http.client.HTTPResponse) -> bytes:
-    """The body, in pieces, given up as soon as it is no image or too long."""
+    """Reads the body, and stops as soon as it is not an image or too long."""
     if encoding := response.headers.get("Content-Encoding"):
         raise ImageError(f"sent as {encoding}, which was not asked for")
     content = bytearray(_read_piece(response))
@@ -100,7 +101,7 @@ def _read_image(response: http.client.HTTPResponse) -> bytes:
         kind = response.headers.get_content_type()
         page = kind in ("text/html", "application/xhtml+xml") or _is_page(content)
         raise ImageError(
-            "is a web page, not an image: give the address of the picture itself"
+            "is a web page, not an image: give the address of the image itself"
             if page
             else f"is {kind}, not an image"
         )
@@ -114,7 +115,7 @@ def _read_image(response: http.client.HTTPResponse) -> bytes:
 
 
 def _read_piece(response: http.client.HTTPResponse) -> bytes:
-    # `read` would wait for all that the server announced, as long as anything comes.
+    # `read` would wait for the announced length.
     return response.read1(_PIECE)
 
 
@@ -122,15 +123,15 @@ def _is_page(content: bytes) -> bool:
     return content.lstrip()[:9].lower().startswith((b"<!doctype", b"<html"))
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Hands redirects back: urllib's own way would follow some to ftp."""
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Leaves redirects to `_follow`, because urllib follows some to ftp."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
-class _Timed:
-    """Opens connections whose answers have a deadline, in seconds of the monotonic clock."""
+class _DeadlineHandler:
+    """Opens connections with a deadline for the answer, in seconds of the monotonic clock."""
 
     def __init__(self, deadline: float):
         super().__init__()
@@ -142,11 +143,11 @@ class _Timed:
         )
 
 
-class _Http(_Timed, urllib.request.HTTPHandler):
+class _Http(_DeadlineHandler, urllib.request.HTTPHandler):
     pass
 
 
-class _Https(_Timed, urllib.request.HTTPSHandler):
+class _Https(_DeadlineHandler, urllib.request.HTTPSHandler):
     pass
 
 
@@ -159,15 +160,15 @@ def _connection(
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer of which status, headers and body come before a deadline."""
+    """A response whose status, headers and body must arrive before a deadline."""
 
     def __init__(self, deadline: float, sock: socket.socket, *arguments: Any, **options: Any):
         super().__init__(sock, *arguments, **options)
-        self.fp = io.BufferedReader(_Timely(self.fp.detach(), sock, deadline))
+        self.fp = io.BufferedReader(_DeadlineStream(self.fp.detach(), sock, deadline))
 
 
-class _Timely(io.RawIOBase):
-    """What comes over a socket before a deadline: the socket's own limit is for each piece."""
+class _DeadlineStream(io.RawIOBase):
+    """A socket's stream with a deadline; the socket's own timeout is for each read."""
 
     def __init__(self, stream: io.RawIOBase, sock: socket.socket, deadline: float):
         self._stream, self._sock, self._deadline = stream, sock, deadline

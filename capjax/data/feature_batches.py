@@ -1,6 +1,6 @@
 """Training and evaluation batches of cached features. Needs no TensorFlow.
 
-Which images and captions a batch holds comes from `batches`, as for pixels.
+`batches` plans the images and captions of a batch, as for pixels.
 """
 
 from collections import deque
@@ -15,7 +15,7 @@ from capjax.data.captions import EncodedCaptions
 from capjax.data.feature_cache import FeatureCache
 from capjax.data.tokenizer import Tokenizer
 
-# Batches that are read ahead of the one in use.
+# Batches read ahead of the one in use.
 _AHEAD = 2
 
 
@@ -25,35 +25,32 @@ def train_feature_batches(
     """Training batches of steps first_step, first_step + 1, ... without end.
 
     Args:
-      views: features of the train split: of whole images, of crops, ...; an image's come from a
-        random one of them each time.
-      batches: the plan over its captions.
-      seed: of that choice.
-      first_step: where to start; from there on all is as if started at 0.
+      views: caches of the train split: of whole images, of crops, ...; one is drawn for an image
+        each epoch.
+      batches: plans the images and captions.
+      seed: for the draw of a view.
+      first_step: the first step; a step's batch does not depend on it.
 
     Returns:
-      An iterator of {"features": [b, P, F] in the cache's type, "tokens": int32 [b, C, T+1],
-      "lengths": int32 [b, C]} and, when packed, "packing"; see `batches.Batch`.
+      An iterator of {"features": [B, P, F] in the cache's type, "tokens": int32 [B, C, T + 1],
+      "lengths": int32 [B, C]} and, when packed, "packing"; see `batches.Batch`.
 
     Raises:
-      DataError: from the iterator, where the cache has been damaged.
+      DataError: from the iterator, where the cache is damaged.
     """
 
     def make(step: int) -> dict[str, np.ndarray]:
-        plan = batches(step)
-        features = _read_views(views, plan.index, batches.positions(step), seed)
-        batch = {"features": features, "tokens": plan.tokens, "lengths": plan.lengths}
-        if plan.packing is not None:
-            batch["packing"] = plan.packing
-        return batch
+        batch = batches(step)
+        features = _read_views(views, batch.index, batches.positions(step), seed)
+        return {"features": features, **batch.text()}
 
-    return _ahead(make, count(first_step))
+    return _read_ahead(make, count(first_step))
 
 
 def _read_views(
     views: Sequence[FeatureCache], index: np.ndarray, positions: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Features [b, P, F] of images, each from the view that its position in the stream draws."""
+    """Features [B, P, F] of images, each from the view drawn for its position in the stream."""
     if len(views) == 1:
         return views[0].read(index)
     drawn = np.array([generator(seed, VIEW, int(p)).integers(len(views)) for p in positions])
@@ -73,10 +70,10 @@ def eval_feature_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """A split in order, each image once, the last batch filled up; see `reading.eval_batches`.
+    """A split in order, each image once, the last batch padded; see `reading.eval_batches`.
 
     Returns:
-      An iterator of {"features": [b, P, F], "index": int32 [b], "tokens", "lengths"}.
+      An iterator of {"features": [B, P, F], "index": int32 [B], "tokens", "lengths"}.
     """
     indices = eval_indices(
         len(features),
@@ -90,13 +87,13 @@ def eval_feature_batches(
         read = features.read(index)
         return {"features": read, "index": index, "tokens": tokens, "lengths": lengths}
 
-    return _ahead(make, indices)
+    return _read_ahead(make, indices)
 
 
-def _ahead(make, arguments) -> Iterator[dict[str, np.ndarray]]:
-    """make(argument) for each one, a few ahead in a thread: the disk is read while others compute.
+def _read_ahead(make, arguments) -> Iterator[dict[str, np.ndarray]]:
+    """Yields make(argument) of each argument, computed a few ahead in a thread.
 
-    One thread, so that batches are planned in order, which is what makes planning cheap.
+    One thread, because planning is cheap only for consecutive steps.
     """
     pool = ThreadPoolExecutor(1)
     waiting = deque()

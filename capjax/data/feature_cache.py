@@ -1,14 +1,14 @@
-"""Features of a frozen encoder on disk, written once and then read as if they lay in memory.
+"""Features of a frozen encoder on disk, computed once and read through a memory map.
 
 A cache is a folder:
 
-meta.json       what it was made of, and the shape and type of its arrays
-features.npy    [N, P, F], float16, or bfloat16 kept as uint16
-checksums.npy   uint32 [N], the CRC-32 of each image's features
+meta.json       its key, and the shape and type of its arrays
+features.npy    [I, P, F], float16, or bfloat16 stored as uint16
+checksums.npy   uint32 [I], the CRC-32 of each image's features
 
-It is written as `<folder>.partial`, which becomes the folder when all images are there: a reader
-never sees a half-written one. Writing again continues a partial folder, after a check of what it
-holds. Each image's features are checked when they are first read.
+It is written as `<folder>.partial` and renamed when complete, so that a reader never sees half of
+it. An interrupted write is continued after its checksums are verified. Each image's features are
+verified when they are first read.
 """
 
 import json
@@ -33,14 +33,14 @@ DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 
 class FeatureShape(NamedTuple):
-    """The features of a whole source.
+    """The shape of the features of a source.
 
     Attributes:
-      images: N.
+      images: I.
       positions: P, prefix + h * w.
       width: F.
       grid: (h, w) of the spatial positions.
-      prefix: positions, such as a class token, that lie before the grid.
+      prefix: number of positions before the grid, such as a class token.
       dtype: "float16" or "bfloat16".
     """
 
@@ -58,18 +58,18 @@ class FeatureShape(NamedTuple):
 
 
 class FeatureCache:
-    """Features [N, P, F] of a source's images; threads may read them at the same time.
+    """Features [I, P, F] of a source's images; thread-safe.
 
     Attributes:
-      directory: where they lie.
+      directory: the folder of the cache.
       shape: a `FeatureShape`.
     """
 
     def __init__(self, directory: str | os.PathLike, key: Mapping[str, Any], shape: FeatureShape):
-        """Opens a whole cache, which must have been made of `key`.
+        """Opens a complete cache, whose key must be `key`.
 
         Raises:
-          DataError: it is damaged, or was made of something else.
+          DataError: the cache is damaged or has another key.
         """
         self.directory = Path(directory)
         self.shape = shape
@@ -79,7 +79,7 @@ class FeatureCache:
         except (OSError, ValueError) as error:
             raise self._damaged(str(error)) from error
         if meta != _meta(key, shape):
-            raise self._damaged("it was made of something else than its name says")
+            raise self._damaged("it was made from other inputs than its name says")
         self._features, self._checksums = features, np.array(checksums)
         self._seen = np.zeros(shape.images, bool)
 
@@ -87,10 +87,10 @@ class FeatureCache:
         return self.shape.images
 
     def read(self, index: np.ndarray) -> np.ndarray:
-        """The features [len(index), P, F] of some images; zeros for index -1, a filling row.
+        """The features [len(index), P, F] of some images; zeros for the padding index -1.
 
         Raises:
-          DataError: an image's features are not what was written.
+          DataError: an image's features do not match their checksum.
         """
         batch = np.zeros((len(index), *self._features.shape[1:]), self._features.dtype)
         for row, image in enumerate(index):
@@ -105,8 +105,8 @@ class FeatureCache:
 
     def _damaged(self, reason: str) -> DataError:
         return DataError(
-            f"the feature cache {self.directory} can't be used: {reason}. Delete the folder and "
-            "start again: the features are then computed anew"
+            f"the feature cache {self.directory} cannot be used: {reason}. Delete the folder and "
+            "start again to compute the features anew"
         )
 
 
@@ -119,19 +119,19 @@ def open_features(
     batch_size: int,
     name: str,
 ) -> FeatureCache:
-    """The cache in `directory`, which is computed where it is not there yet.
+    """Opens the cache in `directory`, and computes it first if it does not exist.
 
     Args:
-      directory: of this cache alone; it ought to be named after `key`.
-      key: all that the features depend on, JSON values.
+      directory: of this cache only; its name must be derived from `key`.
+      key: everything that the features depend on, JSON values.
       shape: of the features.
-      compute: batches of image indices, int32 [batches, batch_size], to an iterator of their
-        features [batch_size, P, F]. The last batch is filled up with -1.
-      batch_size: images computed at once.
-      name: what the progress bar calls the source.
+      compute: maps batches of image indices, int32 [batches, batch_size], to an iterator of their
+        features [batch_size, P, F]. The last batch is padded with -1.
+      batch_size: images in a batch.
+      name: the source's name in messages.
 
     Raises:
-      DataError: there is not enough room, or a cache is there and can't be used.
+      DataError: the disk is too small, or the cache exists and cannot be used.
     """
     directory = Path(directory)
     if not directory.exists():
@@ -145,17 +145,17 @@ def open_features(
         lock = directory.with_name(f"{directory.name}.lock")
         said = f"another process computes the features of {name}: waiting for it"
         with one_at_a_time(lock, said):
-            if not directory.exists():  # Another process may have written it meanwhile.
+            if not directory.exists():  # Another process may have written it.
                 _write(directory, key, shape, compute, batch_size, name)
     return FeatureCache(directory, key, shape)
 
 
 def _write(directory, key, shape, compute, batch_size, name) -> None:
     partial = directory.with_name(f"{directory.name}.partial")
-    _say_size(directory, partial, shape, name)
-    features, checksums = _continue(partial, key, shape)
+    _print_size(directory, partial, shape, name)
+    features, checksums = _open_partial(partial, key, shape)
     done = _count_done(features, checksums, name)
-    # Whole batches again, so that an interrupted cache has the bits of one never interrupted.
+    # From a whole batch on, so that a continued cache equals an uninterrupted one bit for bit.
     first = done // batch_size
     index = np.full(-(-shape.images // batch_size) * batch_size, -1, np.int32)
     index[: shape.images] = np.arange(shape.images)
@@ -170,17 +170,17 @@ def _write(directory, key, shape, compute, batch_size, name) -> None:
     with bar:
         for indices, batch in zip(batches, compute(batches), strict=True):
             count = int((indices >= 0).sum())
-            with np.errstate(over="ignore"):  # Refused below, with a better message.
+            with np.errstate(over="ignore"):  # The error below has a better message.
                 values = np.ascontiguousarray(batch[:count]).astype(DTYPES[shape.dtype])
             if not np.isfinite(values).all():
                 raise DataError(
-                    f"features of {name} don't fit into {shape.dtype}: the encoder gives infinite "
-                    "or undefined numbers; config.encoder.cache='bfloat16' has a wider range"
+                    f"features of {name} do not fit into {shape.dtype}: some are infinite or not a "
+                    "number; config.encoder.cache='bfloat16' has a wider range"
                 )
             stored = values.view(features.dtype)
             start = int(indices[0])
             features[start : start + count] = stored
-            # After the features: an image counts as done by its checksum.
+            # After the features, because a checksum marks its image as done.
             checksums[start : start + count] = [zlib.crc32(image) for image in stored]
             bar.update(count)
     features.flush()
@@ -190,12 +190,12 @@ def _write(directory, key, shape, compute, batch_size, name) -> None:
         os.replace(partial, directory)
     except FileNotFoundError as error:
         raise DataError(
-            f"{partial} was deleted while the features of {name} were written to it: start again, "
-            "and they are computed anew"
+            f"{partial} was deleted while the features of {name} were written to it: start again "
+            "to compute them anew"
         ) from error
 
 
-def _say_size(directory: Path, partial: Path, shape: FeatureShape, name: str) -> None:
+def _print_size(directory: Path, partial: Path, shape: FeatureShape, name: str) -> None:
     free = shutil.disk_usage(directory.parent).free
     print(
         f"features of {name}: {shape.images} images x {shape.positions} positions x {shape.width} "
@@ -207,12 +207,12 @@ def _say_size(directory: Path, partial: Path, shape: FeatureShape, name: str) ->
 
 
 def _meta(key: Mapping[str, Any], shape: FeatureShape) -> dict[str, Any]:
-    # Through JSON, so that tuples compare as they come back.
+    # Through JSON, so that tuples equal the lists of a saved file.
     return json.loads(json.dumps({"key": key, "shape": shape._asdict()}))
 
 
-def _continue(partial: Path, key: Mapping[str, Any], shape: FeatureShape):
-    """The writable arrays of a partial cache, fresh where there is none of the same kind."""
+def _open_partial(partial: Path, key: Mapping[str, Any], shape: FeatureShape):
+    """Opens the arrays of a partial cache for writing; new ones unless key and shape match."""
     meta = json.dumps(_meta(key, shape), indent=1).encode()
     files = _files(partial, shape)
     try:
@@ -236,7 +236,7 @@ class _File(NamedTuple):
 
 
 def _files(directory: Path, shape: FeatureShape) -> tuple[_File, _File]:
-    """The features and the checksums in a folder."""
+    """The features file and the checksums file of a folder."""
     stored = np.uint16 if shape.dtype == "bfloat16" else np.float16
     axes = (shape.images, shape.positions, shape.width)
     return (
@@ -246,17 +246,17 @@ def _files(directory: Path, shape: FeatureShape) -> tuple[_File, _File]:
 
 
 def _open(file: _File, mode: str) -> np.ndarray:
-    """An array that is there, mapped: a header that claims too much takes no memory.
+    """Maps an array file into memory; a header with a false shape allocates none.
 
     Raises:
-      OSError: there is none.
-      ValueError: it is damaged, or is another one.
+      OSError: the file is missing or cannot be read.
+      ValueError: the file is damaged, or has another shape or type.
     """
     try:
         array = np.lib.format.open_memmap(file.path, mode=mode)
     except OSError:
         raise
-    except Exception as error:  # A damaged header raises anything.
+    except Exception as error:  # A damaged header can raise any exception.
         raise ValueError(f"{file.path.name} is damaged ({error})") from error
     if (array.shape, array.dtype) != (file.axes, file.dtype):
         raise ValueError(
@@ -267,9 +267,10 @@ def _open(file: _File, mode: str) -> np.ndarray:
 
 
 def _reserve(reserved: _File, shape: FeatureShape) -> np.ndarray:
-    """An array of zeros in a file whose room on the disk is taken at once.
+    """Creates a file of zeros and allocates its space on the disk.
 
-    Otherwise a disk that fills up later kills the process (a write to mapped memory can't fail).
+    Without that, a disk that fills up later kills the process: a write to mapped memory has no
+    error.
     """
     file, dtype, axes = reserved
     array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=axes)
@@ -287,13 +288,13 @@ def _no_room(folder: Path, shape: FeatureShape, reason: str) -> DataError:
     return DataError(
         f"no room for {shape.bytes / 1e9:.2f} GB of features in {folder}: {reason}. Set "
         "config.dataset.cache_dir to a larger disk, or config.encoder.cache='' to compute them "
-        "anew in each step"
+        "in every step"
     )
 
 
 def _count_done(features: np.ndarray, checksums: np.ndarray, name: str) -> int:
-    """The images from the first on whose features are there and whole."""
-    # No features have the checksum 0 but one in four billion, which is then computed again.
+    """The number of images, counted from the first, whose features match their checksums."""
+    # A checksum of 0 means unwritten; features that have it, one in 2**32, are computed again.
     written = int(np.argmin(checksums != 0)) if (checksums == 0).any() else len(checksums)
     for image in range(written):
         if zlib.crc32(features[image]) != checksums[image]:

@@ -1,4 +1,4 @@
-"""A source over image files, read where they lie."""
+"""A source of image files, read in place."""
 
 import copy
 import hashlib
@@ -16,22 +16,22 @@ from capjax.data.source import Example
 from capjax.files.errors import DataError
 from capjax.files.text import first_few, well_formed
 
-# A file up to so long is hashed whole, of a longer one both ends are.
+# Files of up to this size are hashed whole, longer ones by both ends.
 _HASHED_BYTES = 8192
 _THREADS = 8
-# Files that a thread reads at a time: handing one over costs as much as reading it.
+# Files in a thread's task: handing over one file alone costs as much as its reading.
 _CHUNK = 64
 _BAR_AFTER_SECONDS = 2
 
 
 class FilesSource:
-    """One split of a user's pictures; threads may read it at the same time.
+    """One split of a user's images; thread-safe.
 
     Attributes:
       name: dataset and split, e.g. "flickr8k/train".
-      fingerprint: of each example's path in the root, id and captions, and of the size and the
-        first and last 4 KiB of its file. Where a compressed picture differs, its end does, and
-        its metadata lie at the start. A copy of the files elsewhere has the same fingerprint.
+      fingerprint: digest of each example's path in the root, id and captions, and of the size and
+        the first and last 4 KiB of its file: a change to a compressed image changes its end, and
+        metadata are at the start. A copy of the files elsewhere has the same fingerprint.
       selection: see `capjax.data.source.Source`.
     """
 
@@ -49,15 +49,15 @@ class FilesSource:
         Args:
           name: see above.
           root: folder of the images.
-          examples: `image` is a path in the root, with "/" between folders.
-          allow_outside: whether an image may lie outside of the root: by an absolute path, one
-            with "..", or a symbolic link that leads there.
+          examples: `image` is a path relative to the root, with "/" between folders.
+          allow_outside: whether images may lie outside the root: by an absolute path, "..", or a
+            symbolic link.
           selection: see above.
 
         Raises:
-          DataError: the split is empty, or examples are unusable: a path outside of the root, a
-            missing or unreadable file, an image without captions, an id that occurs twice. The
-            message names the first ten of each kind.
+          DataError: the split is empty, or examples cannot be used: a path outside the root, a
+            missing or unreadable file, an image without captions, a repeated id. The message names
+            the first ten of each kind.
         """
         self.name = name
         self.selection = dict(selection or {})
@@ -81,7 +81,7 @@ class FilesSource:
         return example._replace(image=os.path.join(self._root, example.image))
 
     def without(self, image_ids: Collection[str]) -> "FilesSource":
-        """This source less some images, with the fingerprint that it has when opened without them.
+        """This source without some images, with the fingerprint of a source opened without them.
 
         Raises:
           ValueError: an id is not in this source.
@@ -99,7 +99,7 @@ class FilesSource:
 
 
 def _raise_problems(name: str, root: str, problems: Mapping[str, Sequence[str]]) -> None:
-    """Raises one DataError for all kinds of problems that have cases."""
+    """Raises one DataError that lists all kinds of problems, if there are any."""
     lines = [f"  {len(cases)} {kind}: {first_few(cases)}" for kind, cases in problems.items()]
     if lines:
         raise DataError("\n".join([f"{name} in {root!r} cannot be used:", *lines]))
@@ -113,7 +113,7 @@ def _well_formed(example: Example) -> Example:
 def _find_problems(
     root: str, examples: Sequence[Example], allow_outside: bool
 ) -> dict[str, list[str]]:
-    """Cases by kind of problem, without opening an image."""
+    """Finds examples that cannot be used, by kind of problem, without opening a file."""
     counts = Counter(example.image_id for example in examples)
     folders = _Folders(root)
     outside = set()
@@ -121,8 +121,8 @@ def _find_problems(
         outside = {e.image for e in examples if _is_outside(e.image) or folders.leads_out(e.image)}
     missing = [e.image for e in examples if e.image not in outside and e.image not in folders]
     found = {
-        "paths outside of the folder (start from it, with '/', and without '..' or links out of "
-        "it; or allow them by --config.dataset.allow_outside=True)": [
+        "paths outside the folder (use relative paths without '..' and without links out of it, or "
+        "allow them with --config.dataset.allow_outside=True)": [
             e.image for e in examples if e.image in outside
         ],
         "missing files (add them, correct their names, or point the config at another folder)": (
@@ -143,7 +143,7 @@ def _is_outside(path: str) -> bool:
 
 
 class _Folder(NamedTuple):
-    """What a folder was found to hold: names of files, and of links; and where it really lies."""
+    """The names of a folder's files and of those that are links, and the folder's real path."""
 
     files: frozenset[str]
     links: frozenset[str]
@@ -151,7 +151,7 @@ class _Folder(NamedTuple):
 
 
 class _Folders:
-    """Which paths are files, by listing each folder once: far faster than asking for each file."""
+    """Finds files by listing each folder once, far faster than asking for each file."""
 
     def __init__(self, root: str):
         self._root = root
@@ -160,11 +160,11 @@ class _Folders:
 
     def __contains__(self, path: str) -> bool:
         folder, name = self._split(path)
-        # A file system may take another spelling of a name than it lists (macOS: of accents).
+        # Some file systems accept other spellings of a name than they list (macOS: of accents).
         return name in folder.files or os.path.isfile(os.path.join(self._root, path))
 
     def leads_out(self, path: str) -> bool:
-        """Whether a link on the way to a file leads out of the root."""
+        """True where a link in the path leads out of the root."""
         folder, name = self._split(path)
         place = folder.place
         if name in folder.links or name not in folder.files:
@@ -172,7 +172,7 @@ class _Folders:
         return place is not None and not _is_within(place, self._inside)
 
     def _split(self, path: str) -> tuple[_Folder, str]:
-        """The folder of a path, listed, and the file's name."""
+        """The listed folder of a path, and the file's name."""
         folder, name = posixpath.split(path)
         if folder not in self._listed:
             self._listed[folder] = _list(os.path.join(self._root, folder))
@@ -187,7 +187,7 @@ def _list(folder: str) -> _Folder:
     try:
         with os.scandir(folder) as entries:
             found = [entry for entry in entries if entry.is_file()]
-    except (OSError, ValueError):  # ValueError: no file system takes such a name
+    except (OSError, ValueError):  # ValueError: the name has a null character
         found = []
     return _Folder(
         frozenset(entry.name for entry in found),
@@ -197,7 +197,7 @@ def _list(folder: str) -> _Folder:
 
 
 def _real(path: str) -> str | None:
-    """Where a path leads; None for a name that no file system takes."""
+    """The path without links; None for a name with a null character."""
     try:
         return os.path.realpath(path)
     except ValueError:
@@ -205,14 +205,14 @@ def _real(path: str) -> str | None:
 
 
 def _read_digests(name: str, root: str, examples: Sequence[Example]) -> list[bytes]:
-    """A digest of each example and the ends of its file."""
+    """Digests of all examples and the ends of their files."""
 
     def digest(chunk: Sequence[Example]) -> list[bytes | str]:
         return [_digest(root, example) for example in chunk]
 
     chunks = [examples[i : i + _CHUNK] for i in range(0, len(examples), _CHUNK)]
     results = []
-    # On a terminal only, and only where there is something to wait for.
+    # disable=None: only on a terminal.
     bar = tqdm(
         total=len(examples),
         desc=f"open {name}",
@@ -230,7 +230,7 @@ def _read_digests(name: str, root: str, examples: Sequence[Example]) -> list[byt
 
 
 def _digest(root: str, example: Example) -> bytes | str:
-    """The digest, or what keeps the file from being read."""
+    """The digest, or the reason why the file cannot be read."""
     try:
         with open(os.path.join(root, example.image), "rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -240,7 +240,7 @@ def _digest(root: str, example: Example) -> bytes | str:
             ends += file.read(_HASHED_BYTES // 2)
     except OSError as error:
         return f"{example.image} ({error.strerror})"
-    # JSON has no raw line end, so the first one ends it whatever the tail holds.
+    # JSON has no raw line end, so the first one separates it from the file's bytes.
     text = json.dumps([*example, size])
     return hashlib.sha256(text.encode() + b"\n" + ends).digest()
 

@@ -1,4 +1,4 @@
-"""The one way from bytes to pixels: training, evaluation, cache and command line see the same."""
+"""Decoding and resizing of images, the same for training, evaluation, cache and command line."""
 
 import dataclasses
 import io
@@ -14,29 +14,28 @@ from PIL import Image, ImageChops
 from capjax.files.errors import ReportedError
 from capjax.parts.types import Side, SideOrZero
 
-# Pillow takes headers as they come; a lying one would ask for the whole memory. Half a billion
-# bytes decoded are plenty for a photograph, and Pillow's own limit (89 million pixels, where it
-# warns) lies above.
+# Pillow trusts the size in a header, and a false one would exhaust the memory. This is above any
+# photograph and below the 89 million pixels at which Pillow warns.
 MAX_PIXELS = 80_000_000
-# The longest file that so many pixels come in: 16-bit colour without compression.
+# The largest file of that many pixels: 16-bit colour without compression.
 MAX_BYTES = 512 * 2**20
 
-# What photographs come in. Pillow's other readers run more code on unknown bytes than a captioner
-# needs (PostScript among it).
+# Formats of photographs. Pillow's other readers, such as PostScript's, are a needless risk on
+# untrusted bytes.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
-# How files of these formats begin.
+# The first bytes of these formats.
 _SIGNATURES = re.compile(
     rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|GIF8|BM|II[*+]\0|MM\0[*+]|P[1-7]\s", re.DOTALL
 )
 
-# What Pillow warns of (odd metadata, a header of many pixels) is no reason to lose a picture, or
-# is an error here. As `warnings.filterwarnings` keeps it.
+# Pillow's warnings (odd metadata, a header of many pixels) are harmless or are errors here. An
+# entry of `warnings.filters`.
 _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 _PHOTOMETRIC_TAG = 0x0106
 _ORIENTATION_TAG = 0x0112
-# EXIF 2.32, 4.6.4: how the stored rows and columns lie on the upright picture.
+# EXIF 2.32, 4.6.4: from the stored orientation to the transform that turns an image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,29 +54,28 @@ Box = tuple[float, float, float, float]
 
 
 class ImageError(ReportedError, ValueError):
-    """An image that cannot be used; the message names it and says why."""
+    """An image that cannot be used; the message names it and the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """How a picture of any size becomes the square that an encoder was trained on.
+    """Resizes an image of any size to the square input of an encoder.
 
-    As it stands: all of the picture, resized to the square whatever its aspect ratio, as in the
-    known captioning tutorials.
+    By default the whole image is resized to the square, whatever its aspect ratio, as in the common
+    captioning tutorials.
 
     Attributes:
-      size: side of the square in pixels.
-      resize_to: side that the picture is resized to before its centre of `size` is cut out; 0 is
-        `size`.
-      keep_aspect: whether `resize_to` is the shorter edge; otherwise it is both.
+      size: side of the square in pixels, H = W.
+      resize_to: side in pixels before the central square of `size` is cropped; 0 is `size`.
+      keep_aspect: whether only the shorter edge is resized to `resize_to`; otherwise both are.
       interpolation: the filter.
-      antialias: whether the filter widens where pixels are many, as Pillow's and torchvision's;
-        TensorFlow's resize by default does not. "bilinear" may do without.
-      round_crop: whether half of an odd margin is rounded half to even, as in torchvision; if not,
-        down, as in `transformers`.
+      antialias: whether the filter widens when downscaling, as in Pillow and torchvision, but not
+        by default in TensorFlow. Must be True for other filters than "bilinear".
+      round_crop: whether half of an odd margin is rounded half to even, as in torchvision;
+        otherwise down, as in `transformers`.
 
     Raises:
-      ValueError: a field is out of its range.
+      ValueError: a field is out of range.
     """
 
     size: Side
@@ -92,24 +90,24 @@ class Resize:
             raise ValueError(f"size must be at least 1 pixel, not {self.size}")
         if self.resize_to and self.resize_to < self.size:
             raise ValueError(
-                f"resize_to={self.resize_to} must be 0, or at least the {self.size} pixels that "
-                "are cut out of it"
+                f"resize_to={self.resize_to} must be 0, or at least the {self.size} pixels of the "
+                "crop"
             )
         allowed = get_args(Interpolation) if self.antialias else ("bilinear",)
         if self.interpolation not in allowed:
             without = "" if self.antialias else " without antialias"
             raise ValueError(
-                f"interpolation={self.interpolation!r}{without}; it may be "
+                f"interpolation={self.interpolation!r}{without}; it must be "
                 f"{', '.join(map(repr, allowed))}"
             )
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the pixels."""
+        """Shape of the pixels, (H, W, 3)."""
         return self.size, self.size, 3
 
     def place(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """For a picture of width x height, its resized (width, height), and (left, top) in that."""
+        """An image's size (width, height) after resizing, and the (left, top) of the crop in it."""
         side = self.resize_to or self.size
         if not self.keep_aspect:
             resized = side, side
@@ -122,7 +120,7 @@ class Resize:
         return resized, (left, top)
 
     def seen(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """The part of a picture of width x height that is not cut off, in its whole pixels."""
+        """(left, top, right, bottom) of the part that the crop keeps, in the image's pixels."""
         resized, corner = self.place(width, height)
         scales = width / resized[0], height / resized[1]
         first = (round(at * scale) for at, scale in zip(corner, scales, strict=True))
@@ -138,22 +136,22 @@ def load_pixels(
     crop: tuple[int, int, int, int] | None = None,
     flip: bool = False,
 ) -> np.ndarray:
-    """The pixels that a model sees: `load_image`, or a part of it, made a square.
+    """Loads an image and resizes it to a model's input.
 
     Args:
       image: see `load_image`.
-      resize: how; a number is the side of a square as `Resize(side)` makes it.
+      resize: a `Resize`, or the side of the square for `Resize(side)`.
       name: see `load_image`.
-      crop: (left, top, right, bottom) of the part in the upright picture, in pixels, which is
-        resized to the square whatever its aspect ratio; None for all.
-      flip: whether left and right change places.
+      crop: (left, top, right, bottom) in pixels of the upright image; the crop is resized to the
+        square whatever its aspect ratio. None for the whole image.
+      flip: whether to flip left and right.
 
     Returns:
-      uint8 [size, size, 3].
+      uint8 [H, W, 3].
 
     Raises:
       ImageError: see `load_image`.
-      ValueError: the size is below one, or `crop` does not lie in the picture.
+      ValueError: the size is below 1, or `crop` is not within the image.
     """
     how = Resize(resize) if isinstance(resize, int) else resize
     picture = load_image(image, name=name)
@@ -165,15 +163,15 @@ def load_pixels(
         square = square.crop((left, top, left + how.size, top + how.size))
     if flip:
         square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    # A copy, because the array that Pillow lends is read-only.
+    # A copy, because Pillow's array is read-only.
     return np.array(square)
 
 
 def _resize(picture: Image.Image, size: tuple[int, int], box: Box, how: Resize) -> Image.Image:
-    """A part of a picture at (width, height)."""
+    """Resizes a box of an image to `size`, (width, height)."""
     if how.antialias:
         return picture.resize(size, Image.Resampling[how.interpolation.upper()], box=box)
-    # Pillow's transform samples the picture as it is.
+    # Pillow's transform does not antialias.
     left, top, right, bottom = box
     across, down = (right - left) / size[0], (bottom - top) / size[1]
     affine = (across, 0, left, 0, down, top)
@@ -183,32 +181,32 @@ def _resize(picture: Image.Image, size: tuple[int, int], box: Box, how: Resize) 
 def load_image(
     image: bytes | str | os.PathLike | Image.Image | np.ndarray, *, name: str | None = None
 ) -> Image.Image:
-    """Decodes, turns upright by the EXIF orientation and converts to RGB.
+    """Decodes an image, applies its EXIF orientation and converts it to RGB.
 
-    Transparency is laid over white, 16-bit grey is scaled to 8 bits, CMYK and palettes are
-    converted.
+    Transparent images are composited over white, 16-bit grey is scaled to 8 bits, CMYK and palettes
+    are converted.
 
     Args:
       image: an encoded file as bytes, a path, a Pillow image, or uint8 [H, W, 3] or [H, W].
-      name: what error messages call the image; by default its path or "image bytes".
+      name: the image's name in error messages; by default its path or "image bytes".
 
     Raises:
-      ImageError: the image is missing, empty, no image, damaged, too large or of a type or depth
-        that is not taken.
+      ImageError: the image is missing, empty, not an image, damaged, too large, or of a type or
+        depth that is not supported.
     """
     name = name or _default_name(image)
     if _QUIET not in warnings.filters:
-        # For the whole process and for good: `catch_warnings` is not for threads.
+        # For the whole process, because `catch_warnings` is not thread-safe.
         warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
     opened = _open(image, name)
     width, height = opened.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS} taken")
     try:
-        # Decoded first: reading a TIFF turns it by itself and then drops the tag.
+        # Decoded first: Pillow turns a TIFF upright while reading and then drops the tag.
         opened.load()
-        rgb = _to_rgb(_turn_upright(_as_meant(opened)))
-        # Upright now: with its tag it would be turned again by whoever loads it next.
+        rgb = _to_rgb(_turn_upright(_invert_negative(opened)))
+        # Without the orientation tag, which would turn the upright image again.
         rgb.info.clear()
         return rgb
     except ImageError as error:
@@ -218,7 +216,7 @@ def load_image(
 
 
 def looks_like_image(content: bytes) -> bool:
-    """Whether bytes begin as those of an image file do; the rest may be damaged all the same."""
+    """True where the first bytes are those of an image format; the rest is not checked."""
     return _SIGNATURES.match(content) is not None
 
 
@@ -231,7 +229,7 @@ def _default_name(image) -> str:
 
 
 def _open(image, name: str) -> Image.Image:
-    """A Pillow image of which at least the header has been read."""
+    """Opens an image and reads at least its header."""
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, np.ndarray):
@@ -258,7 +256,7 @@ def _open(image, name: str) -> Image.Image:
 
 
 def _read_file(path: str | os.PathLike, name: str) -> bytes:
-    """The bytes of a file that ends; a pipe or a device need not, and may block when opened."""
+    """Reads a regular file; refuses pipes and devices, which can block or be endless."""
     try:
         status = os.stat(path)
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
@@ -284,12 +282,12 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _as_meant(image: Image.Image) -> Image.Image:
-    """Inverts what Pillow gives as a negative; only the file itself says that it is one."""
-    # Adobe stores CMYK upside down and marks the file. Pillow takes every JPEG for Adobe's.
+def _invert_negative(image: Image.Image) -> Image.Image:
+    """Inverts images that Pillow decodes as negatives."""
+    # Adobe stores CMYK inverted and marks the file. Pillow treats every JPEG as Adobe's.
     if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
         return ImageChops.invert(image)
-    # TIFF 6.0: photometric interpretation 0 has white at 0. Pillow heeds it up to 8 bits.
+    # TIFF 6.0: photometric interpretation 0 has white at 0. Pillow applies it up to 8 bits only.
     if image.format == "TIFF" and image.mode == "I;16" and image.tag_v2.get(_PHOTOMETRIC_TAG) == 0:
         return Image.fromarray(65535 - np.asarray(image))
     return image
@@ -298,7 +296,7 @@ def _as_meant(image: Image.Image) -> Image.Image:
 def _turn_upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF is no reason to lose the picture
+    except Exception:  # An image with damaged EXIF is used.
         orientation = 1
     turn = _UPRIGHT.get(orientation)
     return image if turn is None else image.transpose(turn)
@@ -321,7 +319,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     levels = np.asarray(image)
     if levels.min() < 0 or levels.max() > 65535:
         raise ImageError("32-bit pixels have no agreed range; store 8 or 16 bits")
-    # 65535 = 255 * 257, so both ends stay ends.
+    # 65535 = 255 * 257, so black stays black and white stays white.
     return Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert(
         "RGB"
     )

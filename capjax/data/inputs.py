@@ -1,4 +1,4 @@
-"""Images that a person names: files, folders and URLs, on a command line or line by line."""
+"""Images named by a user: files, folders and URLs, on a command line or line by line."""
 
 import os
 import select
@@ -10,17 +10,17 @@ from capjax.data.download import download, is_url
 from capjax.data.images import ImageError, load_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
-# Nobody waits a tenth of a second for a caption that is ready, and few batches go half empty.
+# Short enough to go unnoticed, long enough that few batches are half empty.
 MOMENT_SECONDS = 0.1
-# Of a name: more than any file system or server takes.
+# Bytes of a name, more than any file system or server accepts.
 MAX_LINE = 2**16
 
 
 def expand(names: Iterable[str | None]) -> Iterator[str | None]:
-    """Names as they are, but folders as the image files below them, sorted.
+    """Replaces each folder by the image files below it, sorted; other names pass unchanged.
 
-    A folder without image files, or one that can't be listed, comes itself, and `read_input` says
-    what is wrong with it. None, see `read_lines`, is handed on.
+    A folder without image files, or one that cannot be listed, passes too, and `read_input` raises
+    its error. None passes, see `read_lines`.
     """
     for name in names:
         if name is None or is_url(name) or not os.path.isdir(name):
@@ -41,10 +41,10 @@ def _images_below(folder: str) -> list[str]:
 
 
 def read_input(name: str) -> Image.Image:
-    """The upright RGB picture of one name.
+    """Reads one image, upright and RGB.
 
     Raises:
-      ImageError: see `load_image` and `download`; or it is a folder that `expand` found nothing in.
+      ImageError: see `load_image` and `download`; or the name is a folder without images.
     """
     if is_url(name):
         return load_image(download(name), name=name)
@@ -58,13 +58,13 @@ def read_input(name: str) -> Image.Image:
 
 
 def read_lines(descriptor: int) -> Iterator[str | None]:
-    """Lines of a pipe, file or terminal as they come, less blank ones; None after each silence.
+    """Yields the lines of a pipe, file or terminal as they arrive, except blank ones.
 
-    A moment's silence is worth knowing: who collects lines need not wait for more.
+    Yields None when nothing arrives for `MOMENT_SECONDS`, so that `batches` need not wait.
 
     Args:
-      descriptor: an open file's, with a name in each line as the file system spells it. Of a line
-        that does not end only enough is kept to name it as what it is.
+      descriptor: of an open file with a name in each line, in the file system's encoding. Only the
+        beginning of a line longer than `MAX_LINE` is kept.
     """
     rest = b""
     while True:
@@ -76,7 +76,7 @@ def read_lines(descriptor: int) -> Iterator[str | None]:
         if not content:
             lines, rest = [rest], b""
         for line in lines:
-            if len(line) > MAX_LINE:  # No file has this name.
+            if len(line) > MAX_LINE:  # Too long for a name.
                 yield f"(a line of more than {MAX_LINE} bytes) {os.fsdecode(line[:80])}..."
             elif line := line.removesuffix(b"\r"):
                 yield os.fsdecode(line)
@@ -88,15 +88,15 @@ def read_lines(descriptor: int) -> Iterator[str | None]:
 def batches(
     names: Iterable[str | None], size: int, skip: Container[str] = ()
 ) -> Iterator[list[tuple[int, str]]]:
-    """Names with their places among all names, up to `size` together.
+    """Groups names, each with its index among all names, into batches of up to `size`.
 
-    What is there goes at each None, and may be nothing: so whoever captions them can bring other
-    work to its end.
+    At each None the batch is yielded at once, even if it is empty, so that the caller can finish
+    other work.
 
     Args:
       names: see `read_lines`.
-      size: names at most.
-      skip: names to leave out; they have their places all the same.
+      size: most names in a batch.
+      skip: names to leave out, which still count in the indices.
     """
     batch, place = [], 0
     for name in names:

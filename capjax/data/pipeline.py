@@ -1,8 +1,8 @@
 """The tf.data pipeline: training batches of pixels and captions for any source.
 
-tf.data only spreads the work over threads and reads ahead. Which images a batch holds comes from
-`batches`, pixels come from `reading` (the one way from bytes to pixels; Pillow works outside of
-Python's lock), so batches are the same as if they were made one after the other.
+tf.data only spreads the work over threads and reads ahead. `batches` plans the images of a batch
+and `reading` decodes them (Pillow releases Python's lock), so that the batches equal those of a
+sequential loop.
 """
 
 import os
@@ -20,7 +20,7 @@ from capjax.data.reading import CHUNK, check_same_source, read_chunk
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 
-# Batches that are ready and waiting while the accelerator is busy with one.
+# Batches ready while the accelerator computes one.
 _PREFETCH = 2
 
 
@@ -44,32 +44,32 @@ def train_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Training batches of steps first_step, first_step + 1, ... without end.
 
-    Started at step k it gives, bit for bit, what it would give from there when started at 0.
+    The batch of a step does not depend on `first_step`, bit for bit.
 
     Args:
       source: the images.
       encoded: its captions; images without any are left out.
       tokenizer: the one that encoded them.
-      batch_size: images in the global batch, B, of which this host has b.
+      batch_size: images in the global batch; this host has B of them.
       captions_per_image: C.
-      resize: what makes images squares, and of which side, S.
-      seed: of the order, the choice of captions and the augmentation.
-      first_step: where to start.
+      resize: sets the size H = W of the pixels.
+      seed: for the order, the draw of captions and the augmentation.
+      first_step: the first step.
       length_bucket: see `batches.TrainBatches`.
       packed: see `batches.TrainBatches`.
       bucket_window: see `batches.Schedule`.
       process_index: this host.
-      process_count: all hosts.
+      process_count: number of hosts.
       num_threads: threads that read, decode and resize.
-      augmentation: random crops and flips, drawn anew each time an image comes; None for none.
+      augmentation: random crops and flips, drawn anew each epoch; None for none.
 
     Returns:
-      An iterator of {"image": uint8 [b, S, S, 3], "tokens": int32 [b, C, T+1], "lengths":
-      int32 [b, C]} and, when packed, "packing"; see `batches.Batch`.
+      An iterator of {"image": uint8 [B, H, W, 3], "tokens": int32 [B, C, T + 1], "lengths":
+      int32 [B, C]} and, when packed, "packing"; see `batches.Batch`.
 
     Raises:
-      ImageError: from the iterator, for an unusable image, which it names.
-      ValueError: an argument is out of its range, or the captions are another source's.
+      ImageError: from the iterator, where an image cannot be used; the message names it.
+      ValueError: an argument is out of range, or the captions are another source's.
     """
     check_same_source(source, encoded)
     batches = TrainBatches(
@@ -98,19 +98,15 @@ def train_batches(
 
     def iterate():
         for step, image in enumerate(pixels, first_step):
-            plan = batches(step)
-            batch = {"image": image, "tokens": plan.tokens, "lengths": plan.lengths}
-            if plan.packing is not None:
-                batch["packing"] = plan.packing
-            yield batch
+            yield {"image": image, **batches(step).text()}
 
     return iterate()
 
 
 def _tensorflow():
-    """TensorFlow, quiet and away from the accelerator, which is JAX's alone."""
+    """Imports TensorFlow without its log and without the accelerator, which is JAX's."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # TensorFlow computes nothing here; with oneDNN it greets with lines that no level silences.
+    # TensorFlow computes nothing here, and oneDNN prints lines that no log level silences.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import tensorflow as tf
 
@@ -125,10 +121,10 @@ def _read_batches(
     shape: tuple[int, int, int],
     num_threads: int,
 ) -> Iterator[np.ndarray]:
-    """Yields the pixels [b, *shape] of each step from `first` on.
+    """Yields the pixels [B, *shape] of each step from `first` on.
 
-    `plan_of(step)` are the images and their positions, int32 [b] and int64 [b]; `read` gives the
-    pixels of a part of them.
+    `plan_of(step)` returns the images, int32 [B], and their positions, int64 [B]; `read` returns
+    the pixels of some of them.
     """
     tf = _tensorflow()
     failures = []
@@ -136,8 +132,8 @@ def _read_batches(
     chunk = max(c for c in range(1, CHUNK + 1) if rows % c == 0)
 
     def read_or_fail(index, positions):
-        # An exception would reach the caller as a trace of text in one of TensorFlow's: it waits
-        # in `failures` instead until it is its batch's turn.
+        # TensorFlow would turn an exception into the text of one of its own. It is kept in
+        # `failures` instead and raised in place of its batch.
         try:
             return read(index, positions), np.int64(-1)
         except Exception as error:
@@ -163,12 +159,12 @@ def _read_batches(
         .prefetch(_PREFETCH)
     )
     options = tf.data.Options()
-    # Fixed numbers of threads and batches in place of tuned ones bound the memory.
+    # Without autotuning, so that the memory is bounded.
     options.autotune.enabled = False
     options.threading.private_threadpool_size = num_threads
     iterators = [dataset.with_options(options).as_numpy_iterator()]
-    # Threads that still read when Python shuts down would wait for its lock for ever. The last
-    # reference to the iterator, which stops them, goes before that.
+    # Threads that still read when Python shuts down would deadlock on its lock. Dropping the last
+    # reference to the iterator stops them before that.
     stop = weakref.finalize(dataset, iterators.clear)
     try:
         while (batch := next(iterators[0], None)) is not None:

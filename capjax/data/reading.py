@@ -13,23 +13,22 @@ from capjax.data.images import Resize, load_image, load_pixels
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 
-# Images a thread reads at a time, at most: handing one small image over costs several times what
-# reading it does.
+# Most images in a thread's task: handing over a small image alone costs several times its reading.
 CHUNK = 16
 
-# From the (width, height) of a picture to what is seen of it.
+# (width, height) of an image -> its crop and flip.
 ViewOf = Callable[[tuple[int, int]], View]
 
 
 def read_pixels(
     source: Source, index: int, resize: Resize, view_of: ViewOf | None = None
 ) -> np.ndarray:
-    """The pixels of one image, uint8 [S, S, 3]; black for index -1, a filling row.
+    """The pixels of one image, uint8 [H, W, 3]; black for the padding index -1.
 
-    Without `view_of` all of the image is seen.
+    Without `view_of` the image is neither cropped nor flipped.
 
     Raises:
-      ImageError: the image is unusable; the message names its id and the source.
+      ImageError: the image cannot be used; the message names its id and the source.
     """
     if index < 0:
         return np.zeros(resize.shape, np.uint8)
@@ -38,7 +37,7 @@ def read_pixels(
     name = f"image {image_id!r} of {source.name}{path}"
     if view_of is None:
         return load_pixels(image, resize, name=name)
-    # The size of an upright picture is known once it is decoded, which happens only here.
+    # The size of the upright image is known only after decoding.
     picture = load_image(image, name=name)
     crop, flip = view_of(picture.size)
     return load_pixels(picture, resize, name=name, crop=crop, flip=flip)
@@ -47,13 +46,13 @@ def read_pixels(
 def read_chunk(
     source: Source, index: np.ndarray, resize: Resize, views: Sequence[ViewOf] | None = None
 ) -> np.ndarray:
-    """`read_pixels` of several images one after the other, uint8 [len(index), S, S, 3]."""
+    """`read_pixels` of several images in turn, uint8 [len(index), H, W, 3]."""
     views = [None] * len(index) if views is None else views
     return np.stack([read_pixels(source, i, resize, v) for i, v in zip(index, views, strict=True)])
 
 
 def check_same_source(source: Source, encoded: EncodedCaptions) -> None:
-    """Raises ValueError where the captions are not those of the source."""
+    """Raises ValueError where the captions are another source's."""
     if encoded.fingerprint != source.fingerprint or len(encoded.tokens) != len(source):
         raise ValueError(
             f"these captions of {len(encoded.tokens)} images were not read from {source.name}, "
@@ -72,27 +71,27 @@ def eval_batches(
     process_count: int = 1,
     num_threads: int = 8,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """A split in order, each image once, the last batch filled up. Needs no TensorFlow.
+    """A split in order, each image once, the last batch padded. Needs no TensorFlow.
 
-    Threads read one batch ahead of the one in use.
+    Threads read one batch ahead.
 
     Args:
       source: the images.
       encoded: its captions, or None for images alone.
       tokenizer: the one that encoded them.
-      batch_size: images in the global batch, B, of which this host has b.
-      resize: what makes them squares, and of which side, S.
+      batch_size: images in the global batch; this host has B of them.
+      resize: sets the size H = W of the pixels.
       process_index: this host.
-      process_count: all hosts; each has the same number of batches.
+      process_count: number of hosts; each has the same number of batches.
       num_threads: threads that read, decode and resize.
 
     Returns:
-      An iterator of {"image": uint8 [b, S, S, 3], "index": int32 [b]} and, with captions,
-      "tokens" and "lengths" (see `batches.eval_text`). A row with index -1 only fills the batch.
+      An iterator of {"image": uint8 [B, H, W, 3], "index": int32 [B]} and, with captions,
+      "tokens" and "lengths" (see `batches.eval_text`). The index of a padding row is -1.
 
     Raises:
       ImageError: see `read_pixels`.
-      ValueError: the batch does not divide, or the captions are another source's.
+      ValueError: the hosts do not divide the batch, or the captions are another source's.
     """
     if encoded is not None:
         check_same_source(source, encoded)
@@ -103,11 +102,14 @@ def eval_batches(
         process_count=process_count,
     )
 
+    def batch(pixels: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
+        found = {"image": pixels, "index": index}
+        if encoded is not None:
+            found["tokens"], found["lengths"] = eval_text(encoded, index, tokenizer)
+        return found
+
     batches = read_batches(source, indices, resize=resize, num_threads=num_threads)
-    return (
-        eval_batch(pixels, index, encoded, tokenizer)
-        for pixels, index in zip(batches, indices, strict=True)
-    )
+    return (batch(*rows) for rows in zip(batches, indices, strict=True))
 
 
 def read_batches(
@@ -118,9 +120,9 @@ def read_batches(
     num_threads: int,
     view_of: Callable[[int], ViewOf] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields the pixels [b, S, S, 3] of batches of image indices [batches, b], one read ahead.
+    """Yields the pixels [B, H, W, 3] of image indices [batches, B], reading one batch ahead.
 
-    `view_of` gives what is seen of an image by its index; without it all of it is.
+    `view_of` maps an image's index to its crop and flip; without it there are none.
     """
 
     def read(index: np.ndarray) -> np.ndarray:
@@ -137,18 +139,5 @@ def read_batches(
             if k > 0:
                 yield np.concatenate([read.result() for read in ahead.popleft()])
     finally:
-        # Reached too when the caller stops early or an image is unusable.
+        # Also when the caller stops early or an image cannot be used.
         pool.shutdown(cancel_futures=True)
-
-
-def eval_batch(
-    pixels: np.ndarray,
-    index: np.ndarray,
-    encoded: EncodedCaptions | None,
-    tokenizer: Tokenizer,
-) -> dict[str, np.ndarray]:
-    """Puts an evaluation batch together; without captions it has no tokens and lengths."""
-    batch = {"image": pixels, "index": index}
-    if encoded is not None:
-        batch["tokens"], batch["lengths"] = eval_text(encoded, index, tokenizer)
-    return batch

@@ -1,4 +1,4 @@
-"""From the data sections of a config to sources, captions and a tokenizer."""
+"""Builds sources, captions and a tokenizer from the data sections of a config."""
 
 import os
 from collections.abc import Mapping
@@ -15,45 +15,36 @@ from capjax.parts.check import fields_of
 from capjax.parts.registry import PartError
 
 
-def dataset_class(name: str) -> type[Dataset]:
-    """The dataset of that name, without values for its fields.
+def dataset_of(section: Mapping[str, Any]) -> Dataset:
+    """Builds the dataset of a config's `dataset` section.
 
     Raises:
-      DataError: there is none; the message lists those that there are.
+      DataError: its name is unknown; the message lists the known ones.
     """
     try:
-        return DATASETS.get(name)
+        part = DATASETS.get(section["name"])
     except PartError as error:
-        raise DataError(f"config.dataset.name={name!r}: {error}") from error
-
-
-def dataset_of(section: Mapping[str, Any]) -> Dataset:
-    """The dataset that a config's `dataset` section describes.
-
-    Raises:
-      DataError: there is none of its name.
-    """
-    part = dataset_class(section["name"])
+        raise DataError(f"config.dataset.name={section['name']!r}: {error}") from error
     return part(**{name: section[name] for name in fields_of(part)})
 
 
 def open_source(section: Mapping[str, Any], split: str) -> Source:
-    """One split of the dataset that a config's `dataset` section describes.
+    """Opens one split of the dataset of a config's `dataset` section.
 
     Raises:
-      DataError: it is not there or can't be used; the message says what would work.
+      DataError: the split is missing or cannot be used; the message says what would work.
     """
     return dataset_of(section).open(split)
 
 
 def check_images(section: Mapping[str, Any], source: Source) -> Source:
-    """The source with only images that can be read, where they are a user's files.
+    """Checks the images of a user's files; the source without unreadable ones.
 
-    `dataset.bad_images` says what happens to others. The check is made once and kept in
+    `dataset.bad_images` says whether unreadable images are skipped. The result is kept in
     `dataset.cache_dir`.
 
     Raises:
-      DataError: there are others, and they are not to be skipped.
+      DataError: there are unreadable images, and they must not be skipped.
     """
     dataset = dataset_of(section)
     if not isinstance(dataset, FilesDataset):
@@ -67,10 +58,10 @@ def check_images(section: Mapping[str, Any], source: Source) -> Source:
 
 
 def cache_dir(section: Mapping[str, Any]) -> str | None:
-    """The folder where what is derived from a dataset is kept, or None.
+    """The folder for data derived from a dataset, or None.
 
     Raises:
-      DataError: it is a file.
+      DataError: the path is a file.
     """
     path = os.path.expanduser(section["cache_dir"])
     if path and os.path.exists(path) and not os.path.isdir(path):
@@ -79,15 +70,15 @@ def cache_dir(section: Mapping[str, Any]) -> str | None:
 
 
 def open_captions(section: Mapping[str, Any], source: Source) -> CaptionTable:
-    """The captions of a split, read once and then kept in `dataset.cache_dir`."""
+    """Reads the captions of a split, cached in `dataset.cache_dir`."""
     return read_captions(source, cache_dir(section))
 
 
 def train_tokenizer(section: Mapping[str, Any], train: CaptionTable) -> Tokenizer:
-    """A word tokenizer of the train split, by a config's `tokenizer` section.
+    """Trains the word tokenizer of a config's `tokenizer` section on the train split.
 
     Raises:
-      DataError: no word is left, or a field is out of its range.
+      DataError: no word is left, or a field is out of range.
     """
     try:
         return train_word_tokenizer(

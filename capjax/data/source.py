@@ -1,4 +1,4 @@
-"""A source of captioned images: random access and nothing more."""
+"""A source of captioned images: random access by index."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -8,9 +8,9 @@ class Example(NamedTuple):
     """One captioned image.
 
     Attributes:
-      image: the encoded file (JPEG, PNG, ...) as bytes, or the path where it lies.
+      image: the encoded file (JPEG, PNG, ...) as bytes, or its path.
       image_id: unique in its source.
-      captions: the raw captions, in the source's order; may be empty.
+      captions: the raw captions, in the source's order; empty where there are none.
     """
 
     image: bytes | str
@@ -19,12 +19,12 @@ class Example(NamedTuple):
 
 
 class Source(Protocol):
-    """What every dataset looks like to the rest of capjax.
+    """The interface of one split of a dataset.
 
     Attributes:
-      name: says dataset and split to a person, e.g. "shapes/validation".
-      fingerprint: hex digest of the content; whatever is derived from a source is keyed by it.
-      selection: what was drawn from a larger dataset, JSON values; {} where nothing was.
+      name: dataset and split for messages, e.g. "shapes/validation".
+      fingerprint: hex digest of the content, the key of everything derived from the source.
+      selection: record of a draw from a larger dataset, JSON values; {} where nothing was drawn.
     """
 
     name: str

@@ -1,7 +1,6 @@
-"""Datasets of TensorFlow Datasets (TFDS) as sources: those laid out like `coco_captions`.
+"""Sources of TensorFlow Datasets (TFDS) with the features of `coco_captions`.
 
-They are read by random access from ArrayRecord files, which needs no TensorFlow; images stay
-encoded.
+They are read by random access from ArrayRecord files, without TensorFlow; images stay encoded.
 """
 
 import hashlib
@@ -15,8 +14,8 @@ import tensorflow_datasets as tfds
 from capjax.data.source import Example
 from capjax.files.errors import DataError
 
-# Sum of the archives that TFDS 4.9 fetches for coco_captions, by its checksum files: train2014,
-# val2014, test2014, test2015 and the annotations. Unpacking takes the same again.
+# Size of the archives that TFDS 4.9 downloads for coco_captions, by its checksum files: train2014,
+# val2014, test2014, test2015 and the annotations. Unpacking needs the same again.
 _COCO_DOWNLOAD = "of about 40 GB"
 
 _PROBE_SECONDS = 5
@@ -24,20 +23,21 @@ _HASHED_BYTES = 1 << 16
 
 
 class TfdsSource:
-    """One split of a prepared TFDS dataset; threads may read it at the same time.
+    """One split of a prepared TFDS dataset; thread-safe.
 
     Attributes:
       name: dataset and split, e.g. "coco_captions/train+restval".
-      fingerprint: of dataset, version, split, and size and first 64 KiB of each record file.
-      selection: {}, a split is whole.
+      fingerprint: digest of dataset, version and split, and of the size and the first 64 KiB of
+        each record file.
+      selection: {}.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
-        """Opens a split, which may be any of TFDS's expressions, such as "train[:1000]".
+        """Opens a split, or any split expression of TFDS, such as "train[:1000]".
 
         Raises:
-          DataError: the dataset is not laid out like coco_captions, or its files do not allow
-            random access, or there is no such split; the message lists those that exist.
+          DataError: the dataset lacks features of coco_captions, its files do not allow random
+            access, or there is no such split; the message lists those that exist.
         """
         try:
             files = builder.info.splits[split].file_instructions
@@ -48,7 +48,7 @@ class TfdsSource:
             ) from error
         features = _check_features(builder.info)
         self._id_key = next(key for key in ("image/id", "image/filename") if key in features)
-        # Parsing these three alone takes half the time of parsing all that COCO has.
+        # Parsing only these three takes half the time of parsing all features of COCO.
         self._features = tfds.features.FeaturesDict(
             {key: features[key] for key in ("image", self._id_key, "captions")}
         )
@@ -72,7 +72,7 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
-        # TFDS raises a ValueError here, and a for loop over the source would not end.
+        # TFDS raises ValueError, but a for loop over the source ends by IndexError only.
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} has no example {index}, only {len(self)}")
         record = self._features.deserialize_example_np(
@@ -98,7 +98,7 @@ def _check_features(info: tfds.core.DatasetInfo) -> dict[str, tfds.features.Feat
         missing.append('captions: tfds.features.Sequence({"text": ...})')
     if missing:
         raise DataError(
-            f"{info.name} is not laid out like coco_captions: it lacks {'; '.join(missing)}. "
+            f"{info.name} lacks features of coco_captions: {'; '.join(missing)}. "
             f"It has {', '.join(features)}"
         )
     return features
@@ -115,27 +115,27 @@ def _fingerprint(info: tfds.core.DatasetInfo, split: str, files) -> str:
 
 
 def data_root(data_dir: str):
-    """The root folder of TFDS's datasets; "" is $TFDS_DATA_DIR or else ~/tensorflow_datasets."""
+    """The root folder of TFDS's datasets; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     return tfds.core.Path(data_dir or default).expanduser()
 
 
 def prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    """The builder of a dataset, which is downloaded and prepared where it is not there.
+    """The builder of a dataset, downloaded and prepared where needed.
 
     Args:
-      name: as TFDS has it, with or without a config: "coco_captions/2014".
+      name: TFDS's name, with or without a config: "coco_captions/2014".
       data_dir: see `data_root`.
 
     Raises:
-      DataError: the dataset is neither there nor to be had; the message says what would work.
+      DataError: the dataset cannot be prepared; the message says what would work.
     """
     root = data_root(data_dir)
     return _find_prepared(name, root) or _prepare(name, root)
 
 
 def _find_prepared(name: str, root) -> tfds.core.DatasetBuilder | None:
-    """The newest version that lies ready under root/name, read without the dataset's own code."""
+    """The newest version prepared under root/name, read without the dataset's own code."""
     folders = [
         info.parent
         for pattern in ("*/dataset_info.json", "*/*/dataset_info.json")
@@ -146,7 +146,7 @@ def _find_prepared(name: str, root) -> tfds.core.DatasetBuilder | None:
     if not folders:
         return None
     if len(configs := sorted({str(folder.parent) for folder in folders})) > 1:
-        raise DataError(f"{name} lies ready in several configs, name one: {', '.join(configs)}")
+        raise DataError(f"{name} is prepared in several configs, name one: {', '.join(configs)}")
     return tfds.builder_from_directory(max(folders, key=lambda f: tfds.core.Version(f.name)))
 
 
@@ -156,35 +156,35 @@ def _prepare(name: str, root) -> tfds.core.DatasetBuilder:
         builder = tfds.builder(name, data_dir=root, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
         raise DataError(
-            f"{name} does not lie ready in {root}, and TensorFlow Datasets knows no dataset of "
-            "that name; see `tfds.list_builders()`"
+            f"{name} is not prepared in {root}, and TensorFlow Datasets has no dataset of that "
+            "name; see `tfds.list_builders()`"
         ) from error
     sizes = {url: info.size for url, info in (builder.url_infos or {}).items()}
     try:
         _probe(next((url for url in sizes if url.startswith("http")), None))
         builder.download_and_prepare()
-    except Exception as error:  # TFDS has no common one: network, disk, manual downloads, ...
+    except Exception as error:  # No common class: network, disk, manual downloads, ...
         size = f"of up to {sum(sizes.values()) / 1e6:,.0f} MB" if sizes else "of unknown size"
         if builder.name == "coco_captions":
             size = _COCO_DOWNLOAD
         manual = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
         raise DataError(
-            f"{name} does not lie ready in {root}, and preparing it failed: {error}. What would "
+            f"{name} is not prepared in {root}, and preparing it failed: {error}. What would "
             f"work: run once with a network (a download {size}, kept in {root}/downloads); or "
             f"copy a prepared ArrayRecord folder from elsewhere to {builder.data_dir}; or give "
-            "the data_dir where it lies." + (f" Files to fetch by hand: {manual}" if manual else "")
+            "its data_dir." + (f" Files to download by hand: {manual}" if manual else "")
         ) from error
     return builder
 
 
 def _probe(url: str | None) -> None:
-    """Raises OSError at once where TFDS would retry for minutes: the host is out of reach."""
+    """Raises OSError at once for a host without connection, which TFDS retries for minutes."""
     if url is None:
         return
     request = urllib.request.Request(url, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
     except urllib.error.HTTPError as answer:
-        answer.close()  # The host is there; whether the file is, TFDS will see.
+        answer.close()  # The host answers; TFDS reports a missing file.
     except OSError as error:
         raise OSError(f"no connection to {request.host} ({error})") from error

@@ -1,7 +1,7 @@
-"""Captions to token ids and back, around one `tokenizers.Tokenizer`.
+"""Captions to token ids and back, by a `tokenizers.Tokenizer`.
 
-Whatever decides how a caption is split lives inside the saved `tokenizer.json`: loading it needs
-no other file and runs no code. This is the one place that says what pad, bos, eos and unk are.
+The saved `tokenizer.json` has all normalisation and splitting: loading it needs no other file and
+runs no code. Only this module defines pad, bos, eos and unk.
 """
 
 import hashlib
@@ -20,21 +20,21 @@ from capjax.parts.types import Count, CountOrZero
 
 PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
-# GPT-2's only special token; its checkpoints use it for every role.
+# GPT-2's only special token, which its checkpoints use in every role.
 _END_OF_TEXT = "<|endoftext|>"
 
 
 class Tokenizer:
-    """A tokenizer that knows its special tokens and cannot be talked into one by a caption.
+    """A tokenizer whose special tokens cannot be spelled out in a caption.
 
     Attributes:
       pad_id, bos_id, eos_id, unk_id: the special ids: 0, 1, 2, 3 at word level; for a GPT-2
         tokenizer all four are the id of "<|endoftext|>".
-      vocab_size: the number of ids, special ones included.
+      vocab_size: V, the number of ids, with the special ones.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer):
-        """Wraps `backend`, whose padding and truncation are switched off.
+        """Wraps `backend` and switches off its padding and truncation.
 
         Raises:
           ValueError: it has neither capjax's special tokens nor GPT-2's, or its ids have gaps.
@@ -49,12 +49,12 @@ class Tokenizer:
             )
         if sorted(backend.get_vocab().values()) != list(range(backend.get_vocab_size())):
             raise ValueError(
-                f"the ids of the tokenizer's {backend.get_vocab_size()} tokens should be 0, 1, 2, "
+                f"the ids of the tokenizer's {backend.get_vocab_size()} tokens must be 0, 1, 2, "
                 "... each once"
             )
         backend.no_padding()
         backend.no_truncation()
-        # A special token written out in a caption is text like any other.
+        # A special token spelled out in a caption is encoded as text.
         backend.encode_special_tokens = True
         self._backend = backend
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = ids
@@ -63,11 +63,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        """Reads a `tokenizer.json`, capjax's own or an existing one such as GPT-2's.
+        """Reads a `tokenizer.json`, of capjax or an existing one such as GPT-2's.
 
         Raises:
           FileNotFoundError: there is no such file.
-          ValueError: the file is damaged, is no tokenizer, or lacks special tokens.
+          ValueError: the file is damaged, not a tokenizer, or lacks special tokens.
         """
         path = Path(path)
         if not path.is_file():
@@ -85,7 +85,7 @@ class Tokenizer:
             raise ValueError(f"{path}: {error}") from error
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes `tokenizer.json` atomically; equal tokenizers give equal bytes."""
+        """Writes `tokenizer.json` atomically; equal tokenizers write equal bytes."""
         write_atomic(path, self._saved)
 
     @property
@@ -99,24 +99,24 @@ class Tokenizer:
 
     @property
     def banned_ids(self) -> tuple[int, ...]:
-        """Ids that a caption must never hold: pad, bos and unk, but never eos, sorted.
+        """Sorted ids that decoding must not emit: pad, bos and unk, except where they equal eos.
 
-        Where one id plays several roles, being the eos wins: GPT-2 bans nothing.
+        GPT-2, whose special ids are all equal, bans nothing.
         """
         return tuple(sorted({self.pad_id, self.bos_id, self.unk_id} - {self.eos_id}))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a caption, without special ones but unk."""
+        """The ids of a caption, without special ones except unk."""
         return self._backend.encode(well_formed(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for many captions at once, on several threads."""
+        """`encode` of many captions, on several threads."""
         texts = list(map(well_formed, texts))
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def split(self, text: str) -> list[str]:
-        """The pieces of a caption before they are looked up in the vocabulary."""
+        """The normalised pieces of a caption before the vocabulary is applied."""
         text = well_formed(text)
         if self._backend.normalizer is not None:
             text = self._backend.normalizer.normalize_str(text)
@@ -125,10 +125,10 @@ class Tokenizer:
         return [piece for piece, _ in self._backend.pre_tokenizer.pre_tokenize_str(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids` (those after bos) up to the first eos; special ids are skipped.
+        """The text of `ids` (without bos) up to the first eos; special ids are skipped.
 
         Raises:
-          ValueError: an id before the eos is outside of the vocabulary.
+          ValueError: an id before the eos is outside the vocabulary.
         """
         kept = []
         for token in map(int, ids):
@@ -141,10 +141,10 @@ class Tokenizer:
         return self._backend.decode(kept, skip_special_tokens=False)
 
     def word(self, token: int) -> str:
-        """One id as text, special ones by their name, for figures.
+        """One id as text for figures, a special one by its name.
 
         Raises:
-          ValueError: the id is outside of the vocabulary.
+          ValueError: the id is outside the vocabulary.
         """
         token = int(token)
         if token in self._special:
@@ -159,24 +159,24 @@ def train_word_tokenizer(
     max_words: CountOrZero = 0,
     alphabetic_only: bool = False,
 ) -> Tokenizer:
-    """A word-level tokenizer: lower case, punctuation removed, words by falling count.
+    """Trains a word-level tokenizer: lower case, without punctuation.
 
-    As in the known tutorials, punctuation goes without leaving a space ("t-shirt" becomes
-    "tshirt"). Symbols and emoji go too; letters, combining marks and digits of any script stay.
-    Both forms of an accented letter, composed and decomposed, give the same word (NFC).
+    As in the common captioning tutorials, punctuation is removed without leaving a space
+    ("t-shirt" becomes "tshirt"), and so are symbols and emoji. Letters, combining marks and digits
+    of any script stay. Composed and decomposed forms of an accented letter are one word (NFC).
 
     Args:
-      captions: the captions of the train split alone.
-      min_count: words seen less often become unk.
-      max_words: at most so many words, special tokens not counted; 0 for no limit.
-      alphabetic_only: drop, here and when encoding, words of one letter or with anything but
-        letters in them, as the Keras article on Flickr8k does ("a" and "2" vanish).
+      captions: the captions of the train split only.
+      min_count: less frequent words become unk.
+      max_words: most words, without special tokens; 0 for no limit.
+      alphabetic_only: drops words of one letter and words with other characters than letters,
+        here and when encoding, as the Keras article on Flickr8k does ("a" and "2" are dropped).
 
     Returns:
-      The tokenizer; ids follow falling count, ties in alphabetical order.
+      The tokenizer; ids are by descending count, ties in alphabetical order.
 
     Raises:
-      ValueError: a limit is out of its range, or no word is left.
+      ValueError: a limit is out of range, or no word is left.
     """
     if min_count < 1:
         raise ValueError(f"min_count must be at least 1, not {min_count}")
@@ -187,10 +187,10 @@ def train_word_tokenizer(
     counts = Counter(word for line in lines for word in line.split())
     ranked = sorted((w for w in counts if counts[w] >= min_count), key=lambda w: (-counts[w], w))
     if not ranked:
-        raise ValueError(f"no word of the captions is seen {min_count} times or more")
+        raise ValueError(f"no word of the captions occurs {min_count} times or more")
     vocabulary = {w: i for i, w in enumerate((*SPECIAL_TOKENS, *ranked[: max_words or None]))}
-    # The special tokens are plain vocabulary entries, not "added tokens": those are searched for
-    # in the text, while these hold brackets, which no normalised word does.
+    # The special tokens are vocabulary entries, not "added tokens", which are searched for in the
+    # text. No normalised word equals one, because they have brackets.
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
     backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -198,18 +198,18 @@ def train_word_tokenizer(
 
 
 def word_normalizer(alphabetic_only: bool) -> normalizers.Normalizer:
-    """Text to words between single spaces; applied twice it gives the same words."""
+    """Normalises text to words between single spaces; idempotent on words."""
     steps = [
         normalizers.NFC(),
         normalizers.Lowercase(),
-        # Controls, joiners and unassigned code points.
+        # Control characters, joiners and unassigned code points.
         normalizers.Replace(Regex(r"[^\p{L}\p{M}\p{N}\p{P}\p{S}\s]"), ""),
-        # A symbol goes with the marks that sit on it: an emoji's variation selector is one.
+        # A symbol is removed with its combining marks, such as an emoji's variation selector.
         normalizers.Replace(Regex(r"[\p{P}\p{S}]\p{M}*"), ""),
         normalizers.Replace(Regex(r"\s+"), " "),
-        # Marks with no letter to sit on would be invisible words.
+        # Combining marks without a letter would be invisible words.
         normalizers.Replace(Regex(r"(?<!\S)\p{M}+"), ""),
-        # What was removed may have kept a letter and its accent apart.
+        # A removed character may have separated a letter from its accent.
         normalizers.NFC(),
     ]
     if alphabetic_only:

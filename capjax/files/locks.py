@@ -1,28 +1,49 @@
-"""A file lock between processes, which waits."""
+"""Locks between processes, each a file; the system frees one however its process ends."""
 
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from filelock import FileLock, Timeout
+
+# Errors of a platform or file system without locks: there, start one process at a time.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 @contextmanager
 def one_at_a_time(file: str | os.PathLike, waiting: str) -> Iterator[None]:
-    """Holds the lock of a file; if another process holds it, prints `waiting` and waits.
-
-    The system frees the lock when its process ends, also when it is killed.
-    """
+    """Holds the lock of a file; if another process holds it, prints `waiting` and waits."""
     try:
-        import fcntl
-    except ImportError:  # Windows has no fcntl: start one process at a time there.
+        held = acquire(file, timeout=0)
+    except Timeout:
+        print(waiting, flush=True)
+        held = acquire(file)
+    with held:
         yield
-        return
-    with open(file, "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(waiting, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def acquire(
+    file: str | os.PathLike,
+    *,
+    timeout: float = -1,
+    on_acquired: Callable[[int], None] | None = None,
+) -> AbstractContextManager:
+    """Acquires the lock of a file; the context manager returned releases it.
+
+    Args:
+      file: created where it is missing; its content is kept.
+      timeout: seconds to wait; -1 is for ever.
+      on_acquired: called with the file's descriptor when the lock is held.
+
+    Raises:
+      filelock.Timeout: another process holds the lock for longer.
+    """
+    # Without a soft lock, whose file outlives a killed process.
+    lock = FileLock(file, fallback_to_soft=False, on_acquired=on_acquired)
+    try:
+        return lock.acquire(timeout=timeout)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return nullcontext()

@@ -5,6 +5,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from filelock import Timeout
+
+from capjax.files.locks import acquire
+
 
 class LockedError(RuntimeError):
     """Another process holds the lock; the message names it."""
@@ -18,18 +22,21 @@ def only_one(file: str) -> Iterator[None]:
       LockedError: another process holds it.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows has no fcntl: start one process at a time there.
+        held = acquire(file, timeout=0, on_acquired=_write_holder)
+    except Timeout as error:
+        raise LockedError(_read_holder(file) or "another process") from error
+    with held:
         yield
-        return
-    # Not truncated on opening: until the lock is held, the file names another process.
-    with open(file, "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise LockedError(lock.read().strip() or "another process") from error
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
-        yield
+
+
+def _write_holder(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+
+def _read_holder(file: str) -> str:
+    try:
+        with open(file, encoding="utf-8") as lock:
+            return lock.read().strip()
+    except OSError:  # Windows lets no other process read a locked file.
+        return ""

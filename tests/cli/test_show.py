@@ -79,7 +79,7 @@ def test_the_vocabulary_is_the_train_splits(home, config, tmp_path):
             "has no split 'test'; it has train (4 images), validation (2 images)",
         ),
         (["--config.dataset.file=/nowhere.csv"], "no file '/nowhere.csv'; set config.dataset.file"),
-        (["--config.tokenizer.min_count=99"], "no word of the captions is seen 99 times"),
+        (["--config.tokenizer.min_count=99"], "no word of the captions occurs 99 times"),
         (["--to", "/dev/null/a.png"], "/dev/null"),
     ],
 )

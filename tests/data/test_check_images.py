@@ -178,7 +178,7 @@ def test_refusing_lists_the_first(tmp_path):
     with pytest.raises(DataError) as caught:
         use(source, "refuse")
     first, *listed, last = str(caught.value).splitlines()
-    assert first.startswith("mine/train: 13 of 150 images can't be used")
+    assert first.startswith("mine/train: 13 of 150 images cannot be used")
     assert "--config.dataset.bad_images=skip" in first
     assert last == "... and 3 more"
     for i, line in enumerate(listed, 20):
@@ -194,7 +194,9 @@ def test_skipping_leaves_them_out_and_says_so(tmp_path, capsys):
     kept = use(source, "skip")
     assert kept.paths == source.paths[:20] + source.paths[33:]
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("mine/train: left out 13 of 150 images that can't be used: id-20, id-21")
+    assert line.startswith(
+        "mine/train: left out 13 of 150 images that cannot be used: id-20, id-21"
+    )
     assert line.endswith("id-29, ... and 3 more")
 
 

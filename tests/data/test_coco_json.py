@@ -170,7 +170,7 @@ def with_row(key, row, at=1):
         (with_row("images", {"id": None, "file_name": "a"}), r"images\[1\]: 'id' is None"),
         (with_row("images", {"id": 0, "file_name": "a"}), "1 ids of images occur .* once: 0"),
         (with_row("images", {"id": "0", "file_name": "a"}), "1 ids of images occur .* once: 0"),
-        (with_row("images", {"id": 3, "file_name": "a"}), "5 annotations .* does not list: 1001,"),
+        (with_row("images", {"id": 3, "file_name": "a"}), "5 annotations .* does not have: 1001,"),
         (with_row("annotations", {"id": 1, "image_id": 0}), r"annotations\[1\] has no 'caption'"),
         (
             with_row("annotations", {"id": 1, "image_id": 0, "caption": None}),

@@ -169,7 +169,7 @@ def test_a_trickle_has_an_end(server, monkeypatch):
         (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
         (answer(Transfer_Encoding="chunked"), b"0"),
     ):
-        refuse(server, without_end(head, piece), "no whole answer in time")
+        refuse(server, without_end(head, piece), "no complete answer in time")
 
 
 @pytest.mark.parametrize("sent", [b"", answer()[:-2], answer(PNG)], ids=range(3))
@@ -180,7 +180,7 @@ def test_silence_has_an_end(server, sent, monkeypatch):
         write(sent)
         over.wait()
 
-    refuse(server, send, "no whole answer in time")
+    refuse(server, send, "no complete answer in time")
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See", "307 Now", "308 Ever"])

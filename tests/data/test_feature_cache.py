@@ -124,13 +124,13 @@ def test_damaged_files_are_refused_by_name(tmp_path, file):
     make(tmp_path)
     path = tmp_path / "cache" / file
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(DataError, match="cache can't be used"):
+    with pytest.raises(DataError, match="cache cannot be used"):
         make(tmp_path)
 
 
 def test_another_key_in_the_same_folder_is_refused(tmp_path):
     make(tmp_path)
-    with pytest.raises(DataError, match="made of something else"):
+    with pytest.raises(DataError, match="made from other inputs"):
         FeatureCache(tmp_path / "cache", {"source": "other"}, SHAPE)
 
 
@@ -138,7 +138,7 @@ def test_features_beyond_the_type_are_refused(tmp_path):
     def huge(batches):
         yield from (features_of(batch) * 1e6 for batch in batches)
 
-    with pytest.raises(DataError, match=r"don't fit into float16.*bfloat16"):
+    with pytest.raises(DataError, match=r"do not fit into float16.*bfloat16"):
         make(tmp_path, huge)
     make(tmp_path, huge, SHAPE._replace(dtype="bfloat16"))
 

@@ -232,7 +232,7 @@ def test_unusable_csv_is_named_by_line(tmp_path, text, reason):
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no file '/nowhere\.csv'; set config\.dataset\.file to a"):
         opened("/nowhere.csv")
-    assert "of no known kind; config.dataset.file should be a .jsonl or .csv" in refused(
+    assert "has another file type; config.dataset.file should be a .jsonl or .csv" in refused(
         tmp_path, GOOD, name="captions.xml"
     )
     assert "has no rows" in refused(tmp_path, "\n\n")

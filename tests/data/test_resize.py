@@ -134,10 +134,10 @@ def test_a_crop_is_resized_whole():
     [
         ({"size": 0}, "size must be at least 1 pixel, not 0"),
         ({"size": 224, "resize_to": 200}, "resize_to=200 must be 0, or at least the 224 pixels"),
-        ({"size": 9, "interpolation": "cubic"}, "interpolation='cubic'; it may be 'nearest'"),
+        ({"size": 9, "interpolation": "cubic"}, "interpolation='cubic'; it must be 'nearest'"),
         (
             {"size": 9, "interpolation": "lanczos", "antialias": False},
-            "interpolation='lanczos' without antialias; it may be 'bilinear'$",
+            "interpolation='lanczos' without antialias; it must be 'bilinear'$",
         ),
     ],
 )

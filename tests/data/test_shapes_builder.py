@@ -78,7 +78,7 @@ def test_seeds_give_other_images(tmp_path, built):
 
 @pytest.mark.parametrize("sizes", [{}, {"val": 3}, {"train": 0}])
 def test_wrong_sizes_are_named(tmp_path, sizes):
-    with pytest.raises(ValueError, match="sizes must give"):
+    with pytest.raises(ValueError, match="sizes must have"):
         shapes.prepare(tmp_path, sizes=sizes)
     assert not list(tmp_path.iterdir())
 

@@ -86,7 +86,9 @@ def test_threads_read_what_one_reads(coco):
 def test_missing_features_are_named(tmp_path):
     features = {"image/filename": tfds.features.Text(), "label": np.int64}
     cls = builder_class(features, splits={"train": range(2)}, dataset="other", label=1)
-    with pytest.raises(DataError, match=r"other .*lacks image: .*captions: .*has .*label"):
+    with pytest.raises(
+        DataError, match=r"other lacks features of coco_captions: image: .*captions: .*has .*label"
+    ):
         TfdsSource(prepare(tmp_path, cls), "train")
 
 
@@ -123,5 +125,5 @@ def test_without_network_it_says_what_would_work(tmp_path, monkeypatch):
 
 
 def test_unknown_datasets_are_refused(tmp_path):
-    with pytest.raises(DataError, match="nonesuch does not lie ready in"):
+    with pytest.raises(DataError, match="nonesuch is not prepared in"):
         Tfds("nonesuch", str(tmp_path)).open("train")

@@ -56,6 +56,6 @@ def test_says_what_it_needs_where_coco_is_not(home, tmp_path):
     arguments = [f"--config.dataset.data_dir={tmp_path}", f"--workdir={tmp_path / 'run'}"]
     done = main(home, *arguments, config=CONFIG, check=False, no_proxy="", **nowhere)
     assert done.returncode == 1
-    assert "coco_captions does not lie ready in" in done.stderr
+    assert "coco_captions is not prepared in" in done.stderr
     assert "download" in done.stderr
     assert "Traceback" not in done.stderr

@@ -3,11 +3,15 @@
 import errno
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from capjax.files.atomic import write_atomic
+from capjax.files.locks import one_at_a_time
+from capjax.run.lock import LockedError, only_one
 from capjax.run.train import train
 from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.checkpoint import CheckpointError
@@ -33,6 +37,32 @@ def test_a_lock_without_a_name_still_holds(tmp_path):
             pytest.raises(WorkdirError, match="another process trains in"),
             Workdir(tmp_path).train_lock(),
         ):
+            pass
+
+
+def test_a_killed_process_frees_its_lock(tmp_path):
+    code = "import sys; from capjax.run.lock import only_one\nwith only_one(sys.argv[1]): input()"
+    file = str(tmp_path / "lock")
+    command = [sys.executable, "-c", code, file]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as other:
+        while not (os.path.exists(file) and Path(file).read_text()):
+            assert other.poll() is None
+        with pytest.raises(LockedError, match=f"process {other.pid} on"), only_one(file):
+            pass
+        other.kill()
+    with only_one(file):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    file = str(tmp_path / "lock")
+    for _ in range(2):
+        with only_one(file), one_at_a_time(file, "nobody waits"):
             pass
 
 

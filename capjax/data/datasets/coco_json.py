@@ -1,6 +1,6 @@
 """COCO's own caption files, captions_train*.json and captions_val*.json (Chen et al. 2015).
 
-They list the images, and apart from them the captions, each with the id of its image.
+They have a list of images and a list of captions, each with the id of its image.
 """
 
 import dataclasses
@@ -35,21 +35,21 @@ class _Annotation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CocoJson(FilesDataset):
-    """Both of COCO's caption files whole, or a random sample of the first.
+    """COCO's two caption files, or a random sample of the train file.
 
-    A sample is drawn as small studies on COCO take it: the first 80 % of the draw are train, the
-    rest is validation. The order of the file plays no part. Drawn by captions, an image has only
-    those of its captions that were drawn, and one with several may lie in both splits; the source's
-    `selection` says how many do.
+    A sample is drawn as in small studies on COCO: the first 80 % of the draw are train, the rest is
+    validation. It does not depend on the order of the file. In a draw by captions an image has only
+    its drawn captions, and can be in both splits; the source's `selection` has the number of such
+    images.
 
     Attributes:
       train_file: captions_train*.json.
       train_root: folder of its images.
       validation_file: captions_val*.json; not read when a sample is drawn.
       validation_root: folder of its images.
-      sample: captions or images to draw from the train file for both splits together; 0 takes both
-        files whole.
-      sample_by: what is drawn.
+      sample: captions or images to draw from the train file for both splits together; 0 uses both
+        whole files.
+      sample_by: the unit of the draw.
       sample_seed: seed of the draw.
     """
 
@@ -62,14 +62,14 @@ class CocoJson(FilesDataset):
     sample_seed: Seed = 0
 
     def open(self, split: str) -> FilesSource:
-        """One split; an image's id is the file's.
+        """Opens one split; an image's id is the file's.
 
         Args:
           split: "train" or "validation".
 
         Raises:
-          DataError: a file is missing or not laid out as COCO's are, there is no such split, or the
-            draw cannot be made.
+          DataError: a file is missing or not in COCO's layout, there is no such split, or `sample`
+            is too large or too small.
         """
         if split not in _SPLITS:
             raise DataError(
@@ -94,7 +94,7 @@ class CocoJson(FilesDataset):
     def _draw(
         self, file: str, root: str, split: str
     ) -> tuple[list[_Image], list[_Annotation], dict[str, Any]]:
-        """The images and captions of a split of the sample, and the source's `selection`."""
+        """Draws the images and captions of a split, and records them as a `selection`."""
         count, by, seed = self.sample, self.sample_by, self.sample_seed
         if by not in ("captions", "images"):
             raise DataError(f'config.dataset.sample_by must be "captions" or "images", not {by!r}')
@@ -105,7 +105,7 @@ class CocoJson(FilesDataset):
         if not 2 <= count <= len(pool):
             raise DataError(
                 f"config.dataset.sample is {count}, but {file} has {len(pool)} {by}: "
-                "draw at least 2 and at most these"
+                "draw at least 2 and at most all of them"
             )
         order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(pool))[:count]
         drawn = [pool[i] for i in order]
@@ -145,12 +145,12 @@ def _stem(file: str) -> str:
 
 
 def _by_id(rows: Sequence[Any]) -> list[Any]:
-    # By number where ids are numbers; as text, because a file may mix both.
+    # The order of integer ids, as text because a file can mix both types.
     return sorted(rows, key=lambda row: (len(str(row.id)), str(row.id)))
 
 
 def _read(file: str, root: str, split: str) -> tuple[list[_Image], list[_Annotation]]:
-    """The images and captions of a file, in its order, with ids that are unique and fit.
+    """Reads the images and captions of a file, in its order, and checks their ids.
 
     Raises:
       DataError: see `CocoJson.open`.
@@ -184,9 +184,9 @@ def _rows(content: Any, key: str) -> Iterable[tuple[Any, str]]:
 
 
 def _check_ids(images: Sequence[_Image], annotations: Sequence[_Annotation]) -> None:
-    """Raises LayoutError where an id occurs twice or an annotation has no image."""
+    """Raises LayoutError for a repeated id or an annotation without an image."""
     for what, rows in (("images", images), ("annotations", annotations)):
-        # As text, which is what an image's id becomes.
+        # As text, because examples have text ids.
         counts = Counter(str(row.id) for row in rows)
         if twice := [row_id for row_id, count in counts.items() if count > 1]:
             raise LayoutError(
@@ -195,7 +195,7 @@ def _check_ids(images: Sequence[_Image], annotations: Sequence[_Annotation]) -> 
     known = {image.id for image in images}
     if lost := [row.id for row in annotations if row.image_id not in known]:
         raise LayoutError(
-            f"{len(lost)} annotations are of images that the file does not list: {first_few(lost)}"
+            f"{len(lost)} annotations are of images that the file does not have: {first_few(lost)}"
         )
 
 

@@ -1,9 +1,9 @@
-"""Flickr8k (Hodosh, Young and Hockenmaier 2013) as it is downloaded.
+"""Flickr8k (Hodosh, Young and Hockenmaier 2013) in the layout of its downloads.
 
-The images lie in `Images/` or `Flicker8k_Dataset/` (the original's spelling), the captions in
+The images are in `Images/` or `Flicker8k_Dataset/` (the original's spelling), the captions in
 `captions.txt` (CSV) or `Flickr8k.token.txt`, and the official splits in the lists
 `Flickr_8k.trainImages.txt`, `Flickr_8k.devImages.txt` and `Flickr_8k.testImages.txt`. The text
-files may also lie in `Flickr8k_text/`.
+files can also be in `Flickr8k_text/`.
 """
 
 import csv
@@ -32,7 +32,7 @@ _WHAT = f"Flickr8k's folder: {_IMAGES[0]}, {_TABLE} and the split lists"
 
 @dataclasses.dataclass(frozen=True)
 class Flickr8k(FilesDataset):
-    """Flickr8k's download.
+    """The downloaded Flickr8k.
 
     Attributes:
       root: its folder.
@@ -41,9 +41,9 @@ class Flickr8k(FilesDataset):
     root: str = ""
 
     def open(self, split: str) -> FilesSource:
-        """One of the official splits; an image's id is its file name.
+        """Opens one of the official splits; an image's id is its file name.
 
-        Captions of images that are in no list are ignored: the original has some.
+        Captions of images in no list are ignored; the original has some.
 
         Args:
           split: "train", "validation" (the dev list) or "test".
@@ -95,7 +95,7 @@ def _find_text(root: str, file: str) -> str | None:
 
 def _find_images(root: str) -> str:
     for name in _IMAGES:
-        # Some archives unpack to a folder within a folder of the same name.
+        # Some archives unpack to a folder in a folder of the same name.
         for folder in (os.path.join(root, name, name), os.path.join(root, name)):
             if os.path.isdir(folder):
                 return folder
@@ -119,14 +119,14 @@ def _read_captions(file: str) -> dict[str, list[str]]:
     if bad:
         wanted = "image,caption" if os.path.basename(file) == _TABLE else "image#number TAB caption"
         raise DataError(
-            f"{file} has {len(bad)} unreadable lines (each should be {wanted}; a caption with "
-            f"commas in quotes): {first_few(bad)}"
+            f"{file} has {len(bad)} unreadable lines (each must be {wanted}; a caption with commas "
+            f"must be in quotes): {first_few(bad)}"
         )
     return captions
 
 
 def _read_table(text: str) -> Iterator[tuple[int, tuple[str, str] | None]]:
-    """(line, (image, caption)) of a CSV; None for a line that is none."""
+    """Yields (line, (image, caption)) of a CSV, with None for unreadable lines."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader, [])
@@ -140,7 +140,7 @@ def _read_table(text: str) -> Iterator[tuple[int, tuple[str, str] | None]]:
 
 
 def _read_tokens(text: str) -> Iterator[tuple[int, tuple[str, str] | None]]:
-    """(line, (image, caption)) of lines `image#number TAB caption`."""
+    """Yields (line, (image, caption)) of lines `image#number TAB caption`."""
     for line, content in enumerate(text.splitlines(), 1):
         if content.strip():
             key, tab, caption = content.partition("\t")

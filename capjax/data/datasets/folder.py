@@ -1,15 +1,14 @@
 """A user's own images with a table of captions.
 
-The table is a JSONL or a CSV file, a row a caption:
+The table is a JSONL or CSV file with a caption a row:
 
     {"image": "dogs/1.jpg", "caption": "A dog runs.", "split": "train"}
 
     image,caption,split
     dogs/1.jpg,"A dog, running.",train
 
-`split` may be absent. A JSONL row may hold several captions, {"image": ..., "captions": [...]}. The
-names that Hugging Face's image folders use are taken too: `file_name` for image, `text` for
-caption.
+`split` is optional. A JSONL row can have several captions, {"image": ..., "captions": [...]}. The
+names of Hugging Face's image folders are accepted: `file_name` for image, `text` for caption.
 """
 
 import csv
@@ -38,7 +37,7 @@ _SPLITS |= {"val": "validation", "dev": "validation"}
 
 
 class _Row(NamedTuple):
-    """A row of the table; split is "" where it has none."""
+    """A row of the table; `split` is "" where the row has none."""
 
     line: int
     image: str
@@ -47,7 +46,7 @@ class _Row(NamedTuple):
 
 
 class _RowError(ValueError):
-    """A row that cannot be used; the message says why."""
+    """A row that cannot be used; the message is the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +55,9 @@ class Folder(FilesDataset):
 
     Attributes:
       file: the table, see above.
-      root: folder that image paths start from; "" is the table's own.
-      validation_share: share of the images that becomes validation where no row names a split.
-      split_seed: seed of that choice.
+      root: root of the image paths; "" is the table's folder.
+      validation_share: share of the images in validation where no row names a split.
+      split_seed: seed of that split.
     """
 
     file: str = ""
@@ -67,22 +66,22 @@ class Folder(FilesDataset):
     split_seed: Seed = 0
 
     def open(self, split: str) -> FilesSource:
-        """One split; an image's id is its path.
+        """Opens one split; an image's id is its path.
 
-        Where no row names a split, a share of the images is validation and the rest train. A hash
-        of path and seed chooses, so adding images moves none of the others.
+        Where no row names a split, a share of the images is validation and the rest train. The
+        choice is by a hash of path and seed, so that adding images moves none of the others.
 
         Args:
           split: "train", "validation" (in the table also "val" or "dev") or "test".
 
         Raises:
-          DataError: a file is missing, rows cannot be used (all are named, by line), or there is no
-            such split.
+          DataError: a file is missing, rows cannot be used (the message has their lines), or there
+            is no such split.
         """
         file = self.path("file")
         rows = _read_rows(file)
         folder = os.path.expanduser(self.root) or os.path.dirname(file) or "."
-        check_folder(folder, field="root", what="the folder that image paths start from")
+        check_folder(folder, field="root", what="the root of the image paths")
         captions: dict[str, list[str]] = {}
         for row in rows:
             captions.setdefault(row.image, []).extend(row.captions)
@@ -94,7 +93,7 @@ class Folder(FilesDataset):
             there = ", ".join(f"{name} ({count} images)" for name, count in sorted(counts.items()))
             raise DataError(
                 f"{file} has no split {split!r}; it has {there}. Name splits in a column 'split', "
-                "or have a part drawn with config.dataset.validation_share"
+                "or draw a validation split with config.dataset.validation_share"
             )
         examples = [
             Example(image, image, tuple(texts))
@@ -110,10 +109,10 @@ PART = Folder
 
 
 def _named_splits(file: str, rows: Sequence[_Row]) -> dict[str, str]:
-    """Each image's split by the table; empty where it names none.
+    """Each image's split in the table; empty where no row names one.
 
     Raises:
-      DataError: some rows lack a split, or an image is in two.
+      DataError: some rows lack a split, or an image is in two splits.
     """
     if not any(row.split for row in rows):
         return {}
@@ -126,7 +125,7 @@ def _named_splits(file: str, rows: Sequence[_Row]) -> dict[str, str]:
     if torn := dict.fromkeys(row.image for row in rows if splits[row.image] != row.split):
         raise DataError(
             f"{file} has {len(torn)} images in more than one split: {first_few(list(torn))}; "
-            "an image's rows must all name the same"
+            "all rows of an image must name the same split"
         )
     return splits
 
@@ -135,27 +134,27 @@ def _drawn_splits(images: Collection[str], share: float, seed: int) -> dict[str,
     if not 0 < share < 1:
         raise DataError(f"config.dataset.validation_share must be between 0 and 1, not {share}")
     fractions = {image: _fraction(image, seed) for image in images}
-    # At least one image: a small folder may have none below the share.
+    # At least one image, even where a small folder has none below the share.
     limit = max(share, min(fractions.values()) + 1e-12)
     return {image: "validation" if f < limit else "train" for image, f in fractions.items()}
 
 
 def _fraction(image: str, seed: int) -> float:
-    """A number in [0, 1) that seems random and hangs on nothing but path and seed."""
+    """A pseudorandom number in [0, 1) of path and seed."""
     digest = hashlib.sha256(json.dumps([seed, image]).encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def _read_rows(file: str) -> list[_Row]:
-    """All rows of a table.
+    """Reads all rows of a table.
 
     Raises:
-      DataError: naming the first ten rows that cannot be used.
+      DataError: rows cannot be used; the message names the first ten.
     """
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
     reader = readers.get(os.path.splitext(file)[1].lower())
     if reader is None:
-        raise DataError(f"{file!r} is of no known kind; config.dataset.file should be {_WHAT}")
+        raise DataError(f"{file!r} has another file type; config.dataset.file should be {_WHAT}")
     text = read_text(file, field="file", what=_WHAT)
     rows, problems = [], []
     lines: dict[tuple[str, str], int] = {}
@@ -180,8 +179,8 @@ def _read_rows(file: str) -> list[_Row]:
 
 
 def _read_jsonl(text: str) -> Iterator[tuple[int, dict | str]]:
-    """(line, its fields) of every line that is not blank; a text says why there are no fields."""
-    # Not splitlines, which also splits at characters that JSON takes inside of a string.
+    """Yields (line, fields) of every line that is not blank; an error text for bad fields."""
+    # Not splitlines, which also splits at characters that JSON allows in a string.
     for line, content in enumerate(text.split("\n"), 1):
         if content.strip():
             try:
@@ -193,7 +192,7 @@ def _read_jsonl(text: str) -> Iterator[tuple[int, dict | str]]:
 
 
 def _read_csv(text: str) -> Iterator[tuple[int, dict | str]]:
-    """As `_read_jsonl`; the line is the one that a row starts at."""
+    """As `_read_jsonl`; the line is the first of a row."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
@@ -215,14 +214,14 @@ def _read_csv(text: str) -> Iterator[tuple[int, dict | str]]:
                 yield (
                     line,
                     f"has {len(row)} fields, not {len(header)}; a caption with commas "
-                    "belongs in quotes",
+                    "must be in quotes",
                 )
     except csv.Error as error:
         yield line, f"is not CSV: {error}"
 
 
 def _row(line: int, fields: dict | str) -> _Row:
-    """Raises _RowError where these fields make no row."""
+    """Raises _RowError where the fields are not a row's."""
     if isinstance(fields, str):
         raise _RowError(fields)
     image = _text(fields, _IMAGE)
@@ -235,13 +234,13 @@ def _row(line: int, fields: dict | str) -> _Row:
             raise _RowError("has the same caption twice")
     else:
         captions = (_text(fields, _CAPTION),)
-    # One spelling a file: ./a.jpg would be another image than a.jpg.
+    # One spelling a file, so that ./a.jpg and a.jpg are one image.
     image = image if ".." in image.split("/") else posixpath.normpath(image)
     return _Row(line, image, captions, _split(fields.get("split")))
 
 
 def _text(fields: dict[str, Any], names: tuple[str, ...]) -> str:
-    """The first of these fields that there is, which must be text."""
+    """The first present one of the fields `names`, which must be text."""
     name = next((name for name in names if fields.get(name) is not None), None)
     if name is None:
         raise _RowError(f"has no {names[0]!r}")
@@ -251,7 +250,7 @@ def _text(fields: dict[str, Any], names: tuple[str, ...]) -> str:
 
 
 def _split(value: Any) -> str:
-    """The split that a row names; "" for none."""
+    """The split of a row; "" for none."""
     if value is None or value == "":
         return ""
     name = _SPLITS.get(str(value).strip().lower())

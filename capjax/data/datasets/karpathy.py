@@ -1,7 +1,7 @@
 """Karpathy's splits of COCO, Flickr8k and Flickr30k (Karpathy and Fei-Fei 2015).
 
-The files dataset_coco.json, dataset_flickr8k.json and dataset_flickr30k.json hold, for every image,
-its split, its file name and its sentences.
+The files dataset_coco.json, dataset_flickr8k.json and dataset_flickr30k.json have the split, the
+file name and the sentences of each image.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ class Karpathy(FilesDataset):
 
     Attributes:
       file: the JSON file.
-      root: folder of the images; for COCO the one with train2014/ and val2014/.
-      restval: whether "train" has "restval" too, the rest of COCO's validation images.
+      root: folder of the images; for COCO the folder of train2014/ and val2014/.
+      restval: whether "train" includes "restval", the rest of COCO's validation images.
     """
 
     file: str = ""
@@ -35,19 +35,19 @@ class Karpathy(FilesDataset):
     restval: bool = True
 
     def open(self, split: str) -> FilesSource:
-        """One of Karpathy's splits; an image's id is its COCO id, or else its file name.
+        """Opens one split; an image's id is its COCO id, or else its file name.
 
-        Captions are the raw ones; where a file has only tokens, those joined.
+        Captions are the raw sentences, or the joined tokens where a file has only those.
 
         Args:
           split: "train", "validation" or "test".
 
         Raises:
-          DataError: a file is missing or not Karpathy's, or has no such split.
+          DataError: the file is missing, not Karpathy's, or has no such split.
         """
         file, root = self.path("file"), self.path("root")
         content = read_json(file, field="file", what=_WHAT)
-        check_folder(root, field="root", what="the folder that the file's image paths start from")
+        check_folder(root, field="root", what="the root of the file's image paths")
         try:
             images = member(content, "images", list, "the file")
             names = [member(image, "split", str, f"images[{i}]") for i, image in enumerate(images)]
@@ -66,7 +66,7 @@ PART = Karpathy
 
 
 def _parts(file: str, split: str, restval: bool, counts: Counter) -> list[str]:
-    """The file's own names of the parts that make a split.
+    """The file's names of the parts of a split.
 
     Raises:
       DataError: there is no such split; the message lists those of the file.

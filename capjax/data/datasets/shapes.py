@@ -1,4 +1,4 @@
-"""Procedural scenes of coloured shapes, captioned by a grammar; made on the spot, no download."""
+"""Procedural scenes of coloured shapes, captioned by a grammar; generated without a download."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from capjax.data.source import Source
 
 @dataclasses.dataclass(frozen=True)
 class Shapes(Dataset):
-    """The `shapes` dataset, prepared by TFDS; whether its captions are true can be computed.
+    """The `shapes` dataset, prepared by TFDS, with metrics of the truth of captions.
 
     Attributes:
       data_dir: TFDS's root folder of datasets; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -22,12 +22,12 @@ class Shapes(Dataset):
     image_scorers = (facts.image_metrics,)
 
     def open(self, split: str) -> Source:
-        """One split: "train", "validation", "test" or "heldout".
+        """Opens one split: "train", "validation", "test" or "heldout".
 
         Raises:
           DataError: there is no such split; the message lists those that exist.
         """
-        # Imported here, because only this needs tensorflow-datasets.
+        # Imported here, because only TFDS's datasets need tensorflow-datasets.
         from capjax.data.shapes.builder import prepare
         from capjax.data.tfds_source import TfdsSource, data_root
 

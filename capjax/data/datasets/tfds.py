@@ -6,16 +6,16 @@ from capjax.data.dataset import Dataset
 from capjax.data.source import Source
 from capjax.parts.types import Name
 
-# TFDS keeps Karpathy's names and his two parts of the train split apart.
+# TFDS has Karpathy's names, and his train split in two parts.
 _COCO_SPLITS = {"train": "train+restval", "validation": "val"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Tfds(Dataset):
-    """A dataset of TFDS, downloaded and prepared where it is not there.
+    """A dataset of TFDS, downloaded and prepared where needed.
 
     Attributes:
-      tfds_name: TFDS's name of it: "coco_captions", or another with its features.
+      tfds_name: TFDS's name: "coco_captions", or another dataset with its features.
       data_dir: TFDS's root folder of datasets; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
     """
 
@@ -23,15 +23,15 @@ class Tfds(Dataset):
     data_dir: str = ""
 
     def open(self, split: str) -> Source:
-        """One split, by TFDS's name of it.
+        """Opens one split, by its name in TFDS.
 
-        Of coco_captions, "train" is Karpathy's train + restval and "validation" his val.
+        For coco_captions "train" is Karpathy's train + restval and "validation" his val.
 
         Raises:
-          DataError: the dataset is neither there nor to be had, or has no such split; the message
-            says what would work.
+          DataError: the dataset cannot be prepared or has no such split; the message says what
+            would work.
         """
-        # Imported here, because only this needs tensorflow-datasets.
+        # Imported here, because only TFDS's datasets need tensorflow-datasets.
         from capjax.data.tfds_source import TfdsSource, prepared
 
         builder = prepared(self.tfds_name, self.data_dir)

@@ -1,4 +1,4 @@
-"""The embedded default dataset: procedural scenes, captions and a checker of what captions claim.
+"""The default dataset: procedural scenes, their captions, and a checker of captions' truth.
 
-Never flip its pictures left to right: the captions tell left from right.
+Its images must not be flipped left to right, because the captions say left and right.
 """

@@ -1,7 +1,7 @@
-"""The `shapes` dataset for TensorFlow Datasets, laid out like the public `coco_captions`.
+"""The `shapes` dataset for TensorFlow Datasets, with the features of `coco_captions`.
 
 Example i of a split is the image `shapes-<seed>-<split>-<i>`; `scene.scene_of` and
-`grammar.captions_of` re-make what it shows and what is said of it from that id alone.
+`grammar.captions_of` generate its scene and captions from that id.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ SPLIT_SIZES = {"train": 8000, "validation": 1000, "test": 500, "heldout": 500}
 
 @dataclasses.dataclass(eq=False)
 class ShapesConfig(tfds.core.BuilderConfig):
-    """How many images each split has, and the seed that they are drawn with."""
+    """Number of images of each split, and the seed of the scenes."""
 
     sizes: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict(SPLIT_SIZES))
     seed: int = 0
@@ -34,8 +34,8 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     """Procedural scenes of two to four coloured shapes with five captions each."""
 
     VERSION = tfds.core.Version("1.0.0")
-    # No checksums lie beside this file. TFDS 4.9.10 would look for them with importlib_resources,
-    # which it does not declare as a dependency.
+    # There are no checksum files. TFDS 4.9.10 would look for them with importlib_resources, which
+    # it does not declare as a dependency.
     code_path = None
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -82,9 +82,9 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
 
 def encode_png(image_id: str) -> bytes:
-    """The PNG file of an image, re-made from its id."""
+    """The PNG file of an image, generated from its id."""
     buffer = io.BytesIO()
-    # Level 1 is several times as fast as Pillow's default, for files a tenth larger.
+    # Level 1 is several times as fast as Pillow's default; the files are a tenth larger.
     Image.fromarray(draw(scene_of(image_id))).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
@@ -94,22 +94,22 @@ def prepare(
     sizes: Mapping[str, int] = SPLIT_SIZES,
     seed: int = 0,
 ) -> tfds.core.DatasetBuilder:
-    """The `shapes` builder, its data written as ArrayRecord first where they are not there yet.
+    """The `shapes` builder; writes its data as ArrayRecord where needed.
 
     Args:
-      data_dir: TFDS's root folder of datasets; None means TFDS's own default.
-      sizes: images a split. With others than SPLIT_SIZES, or another seed, the dataset gets a
-        folder of its own beside the usual one.
-      seed: what the scenes and captions are drawn with; part of every image id.
+      data_dir: TFDS's root folder of datasets; None for TFDS's default.
+      sizes: images a split. Other sizes than SPLIT_SIZES, or another seed, have a folder of their
+        own.
+      seed: of the scenes and captions; part of every image id.
 
     Raises:
-      ValueError: `sizes` names a split that there is not or has no image in one, or `data_dir` has
-        `shapes` in another file format.
+      ValueError: `sizes` has an unknown or empty split, or `data_dir` has `shapes` in another file
+        format.
     """
     wrong = {name: size for name, size in sizes.items() if name not in SPLITS or size < 1}
     if wrong or not sizes:
         raise ValueError(
-            f"sizes must give one image or more to some of {', '.join(SPLITS)}; got {dict(sizes)}"
+            f"sizes must have one image or more for some of {', '.join(SPLITS)}; got {dict(sizes)}"
         )
     config = None
     if dict(sizes) != SPLIT_SIZES or seed:
@@ -124,7 +124,7 @@ def prepare(
         try:
             builder.download_and_prepare()
         except OSError:
-            # Another process may have moved its finished copy into place while this one wrote.
+            # Another process may have finished the same data meanwhile.
             builder = build()
             if not builder.is_prepared():
                 raise
@@ -133,7 +133,7 @@ def prepare(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS's printed lines and log off the terminal; its progress bar is on stderr."""
+    """Silences TFDS's printed lines and log; its progress bar is on stderr."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

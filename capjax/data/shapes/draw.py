@@ -1,7 +1,7 @@
-"""Draws a scene with NumPy alone, so that a scene is the same bytes on every machine.
+"""Draws a scene in NumPy, to the same bytes on every machine.
 
-A thing is tested at a 4 x 4 grid of points a pixel and the counts are mixed as integers: no
-rasteriser, no trigonometry and no floating-point sum stands between the scene and the bytes.
+Each pixel is sampled at 4 x 4 points, and colours are mixed as integers by the counts of points.
+There is no rasteriser, no trigonometry and no floating-point sum, which differ between machines.
 """
 
 import numpy as np
@@ -16,18 +16,18 @@ RGB = {
     "blue": (38, 72, 220),
     "purple": (190, 50, 210),
 }
-"""Colour of a plain thing, hues about 60 degrees apart."""
+"""Colours of plain things, with hues about 60 degrees apart."""
 
 _SAMPLES = 4  # points a pixel along each axis
-_DARK = 4  # stripes and dots have the thing's colour divided by this
+_DARK = 4  # divides the thing's colour in stripes and dots
 _PERIOD = 4.5  # pixels from stripe to stripe, the same for small and large things
 _STRIPE = 2.0  # width of a stripe, pixels
 _HALF_SQRT2 = 0.7071
 _SPACING = 5.0  # pixels from dot to dot
 _DOT = 1.6  # radius of a dot, pixels
 
-# Unit shapes, y downwards, all within the unit disc and of a like area to the eye. The regular
-# ones are written as numbers because a library's sine may differ in the last bit.
+# Unit shapes, y downwards, in the unit disc and of similar visible area. The regular ones are
+# numbers, because the sine of libraries differs in the last bit.
 _CIRCLE = 0.86
 _POLYGONS = {
     "square": [(-0.72, -0.72), (0.72, -0.72), (0.72, 0.72), (-0.72, 0.72)],
@@ -62,7 +62,7 @@ _POLYGONS = {
 
 
 def draw(scene: Scene) -> np.ndarray:
-    """The picture of a scene, uint8 [SIZE, SIZE, 3]."""
+    """The image of a scene, uint8 [SIZE, SIZE, 3]."""
     image = np.full((SIZE, SIZE, 3), scene.background, np.int32)
     for thing in scene.things:
         window, bright, dark = _coverage(thing)
@@ -78,7 +78,7 @@ def draw(scene: Scene) -> np.ndarray:
 
 
 def object_mask(scene: Scene, thing: Thing) -> np.ndarray:
-    """The pixels that are mostly `thing`'s, bool [SIZE, SIZE].
+    """Mask of the pixels that `thing` mostly covers, bool [SIZE, SIZE].
 
     Raises:
       ValueError: the thing is not in the scene.
@@ -92,7 +92,7 @@ def object_mask(scene: Scene, thing: Thing) -> np.ndarray:
 
 
 def _coverage(thing: Thing) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
-    """A window about the thing, and how many points of its pixels are bright and dark, 0 to 16."""
+    """A window around the thing, and its bright and dark points a pixel, int32 [H, W] in 0..16."""
     left, right = _span(thing.x, thing.radius)
     top, bottom = _span(thing.y, thing.radius)
     x = (np.arange(left * _SAMPLES, right * _SAMPLES) + 0.5) / _SAMPLES - thing.x
@@ -112,14 +112,14 @@ def _span(centre: float, radius: float) -> tuple[int, int]:
 
 
 def _count(points: np.ndarray) -> np.ndarray:
-    """Points that hold in each pixel: bool [4 h, 4 w] -> int32 [h, w]."""
+    """Counts the true points of each pixel: bool [4 H, 4 W] -> int32 [H, W]."""
     rows, columns = points.shape
     grouped = points.reshape(rows // _SAMPLES, _SAMPLES, columns // _SAMPLES, _SAMPLES)
     return grouped.sum(axis=(1, 3), dtype=np.int32)
 
 
 def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Which points lie in the unit shape: a disc, or a polygon by even-odd crossings."""
+    """Mask of the points in the unit shape: a disc, or a polygon by even-odd crossings."""
     if shape == "circle":
         return u * u + v * v <= _CIRCLE * _CIRCLE
     corners = _POLYGONS[shape]
@@ -133,7 +133,7 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _marks(texture: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Which points are dark: diagonal stripes, or dots in a staggered grid on its centre."""
+    """Mask of the dark points: diagonal stripes, or dots in a staggered grid."""
     if texture == "plain":
         return np.zeros(u.shape, bool)
     if texture == "striped":

@@ -1,20 +1,19 @@
-"""Checks captions of `shapes`: what does a caption claim, and is it so in the picture?
+"""Checks the captions of `shapes`: parses their claims and compares them with the scene.
 
 A caption is a conjunction over the things that it mentions. Its atomic facts are
 
-    shape, colour, size, texture   one for each attribute that a mention states
+    shape, colour, size, texture   one for each attribute of a mention
     count                          one for each number, "two circles" or "three objects"
     relation                       one for "... is above ..."
 
-so "three objects with a red circle above a blue star" states six. A number counts the whole
-scene, exactly. "A red circle" says that there is one, not that there is no other; different
-mentions are different things. A relation is the direction of the larger offset between two
-centres. All is judged jointly: the mentions are assigned to distinct things in the way that makes
-the most facts true, and a caption is true if then every fact is. A caption that the grammar does
-not know states nothing and is not true.
+so "three objects with a red circle above a blue star" has six. A number is the exact count in the
+whole scene. "A red circle" means at least one; different mentions are different things. A relation
+is the direction of the larger offset between two centres. The facts are checked jointly: mentions
+are assigned to distinct things so that the most facts are true, and a caption is true if all its
+facts then are. A caption outside the grammar has no facts and is not true.
 
-The grammar is a little wider than what `grammar` writes (attributes in any order, an optional
-"is"): other wordings of the same claims are understood, other claims are not.
+The grammar is slightly wider than that of `grammar` (attributes in any order, an optional "is"): it
+accepts other wordings of the same claims, but no other claims.
 """
 
 import itertools
@@ -41,14 +40,14 @@ KINDS = ("shape", "colour", "size", "texture", "count", "relation")
 """The kinds of atomic facts."""
 
 METRICS = ("truth_rate", "shuffled_truth_rate", "parsed_rate", "facts_per_caption", "facts")
-"""What `caption_metrics` always gives."""
+"""The metrics that `caption_metrics` always returns."""
 
 
 class Mention(NamedTuple):
     """One noun phrase.
 
     Attributes:
-      number: how many things it speaks of; 1 for "a".
+      number: number of things; 1 for "a".
       attributes: (kind, value) pairs, each kind at most once, the shape last.
     """
 
@@ -57,12 +56,12 @@ class Mention(NamedTuple):
 
 
 class Claims(NamedTuple):
-    """What a caption says.
+    """The claims of a caption.
 
     Attributes:
-      mentions: its noun phrases in order, of MAX_THINGS things at most.
-      total: the number of things in the picture, or None where it is not stated.
-      relation: where the first mention lies as seen from the second, or None.
+      mentions: its noun phrases in order, of at most MAX_THINGS things.
+      total: the stated number of things in the image, or None.
+      relation: direction from the second mention to the first, or None.
     """
 
     mentions: tuple[Mention, ...]
@@ -75,8 +74,7 @@ class Fact(NamedTuple):
 
     Attributes:
       kind: one of KINDS.
-      mention: index of the mention that states it (the first of the two for a relation), or -1 for
-        the total.
+      mention: index of its mention, 0 for a relation and -1 for the total.
       value: the attribute's value, the relation, or the number as a string.
     """
 
@@ -103,9 +101,9 @@ _OPENERS = [("there", "is"), ("there", "are")] + [
 
 
 def parse(caption: str) -> Claims | None:
-    """What a caption claims, or None where it is no sentence of the grammar.
+    """Parses a caption; None where it is not a sentence of the grammar.
 
-    Case and punctuation do not matter.
+    Case and punctuation are ignored.
     """
     words = re.sub(r"[^a-z]+", " ", caption.lower()).split()
     try:
@@ -115,13 +113,13 @@ def parse(caption: str) -> Claims | None:
 
 
 def facts(caption: str) -> list[Fact]:
-    """The atomic facts that a caption states; none where it does not parse."""
+    """The atomic facts of a caption; none where it does not parse."""
     claims = parse(caption)
     return [] if claims is None else facts_of(claims)
 
 
 def facts_of(claims: Claims) -> list[Fact]:
-    """The atomic facts of claims, in the order of the words but the relation at the end."""
+    """The atomic facts of claims in the order of the words, the relation last."""
     found = [] if claims.total is None else [Fact("count", -1, str(claims.total))]
     for index, mention in enumerate(claims.mentions):
         if mention.number > 1:
@@ -133,10 +131,10 @@ def facts_of(claims: Claims) -> list[Fact]:
 
 
 def check(claims: Claims, scene: Scene) -> list[bool]:
-    """Which of `facts_of(claims)` hold, under the assignment to things that makes most hold.
+    """The truth of each of `facts_of(claims)`, by the assignment to things with most true facts.
 
-    Of assignments that do equally well the one with more true shapes counts: colours exchanged
-    between two things are wrong colours, not wrong shapes.
+    Ties are broken by the number of true shapes: colours exchanged between two things are wrong
+    colours, not wrong shapes.
     """
     stated = facts_of(claims)
     slots = [index for index, mention in enumerate(claims.mentions) for _ in range(mention.number)]
@@ -156,16 +154,16 @@ def check(claims: Claims, scene: Scene) -> list[bool]:
 
 
 def is_true(caption: str, scene: Scene) -> bool:
-    """Whether every fact that a caption states holds; False where it does not parse."""
+    """True where a caption parses and all its facts are true."""
     claims = parse(caption)
     return claims is not None and all(check(claims, scene))
 
 
 def image_metrics(hypotheses: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """The "truth_rate" of each caption, 1 or 0, by image id: their mean is `caption_metrics`'s.
+    """The "truth_rate" of each caption, 1 or 0, by image id; `caption_metrics` has the mean.
 
     Raises:
-      ValueError: an id is not one of `shapes`.
+      ValueError: an id is not of `shapes`.
     """
     true = {
         image_id: float(is_true(caption, scene_of(image_id)))
@@ -175,28 +173,28 @@ def image_metrics(hypotheses: Mapping[str, str]) -> dict[str, dict[str, float]]:
 
 
 def caption_metrics(hypotheses: Mapping[str, str], seed: int = 0) -> dict[str, float]:
-    """How true captions are, and whether that comes from looking at the picture.
+    """Metrics of the truth of captions, for their own images and for shuffled ones.
 
     Args:
-      hypotheses: a caption for each image id of `shapes`; the scenes and references are re-made
+      hypotheses: a caption for each image id of `shapes`; the scenes and references are generated
         from the ids.
-      seed: draws the other image that each caption is held against.
+      seed: for the shuffled images.
 
     Returns:
       Fractions:
-      truth_rate: captions with every stated fact true; one that does not parse is not.
-      shuffled_truth_rate: the same for the captions held against other images, each image once.
-      parsed_rate: captions of the grammar.
+      truth_rate: captions that parse and have only true facts.
+      shuffled_truth_rate: the same with each caption compared with another image, each image once.
+      parsed_rate: captions that parse.
       facts_per_caption: mean number of facts, 0 for a caption that does not parse.
-      facts: facts_per_caption over that of the same images' references.
-      truth_rate_<kind>: of the facts of one of KINDS, those that hold; absent where none is stated.
+      facts: facts_per_caption over that of the references.
+      truth_rate_<kind>: true facts among those of one of KINDS; absent where there are none.
 
     Raises:
-      ValueError: fewer than two captions, or an id that is not one of `shapes`.
+      ValueError: fewer than two captions, or an id that is not of `shapes`.
     """
     if len(hypotheses) < 2:
         raise ValueError(
-            "caption_metrics needs two captions or more, to hold each against another image; "
+            "caption_metrics needs two captions or more, to compare each with another image; "
             f"got {len(hypotheses)}"
         )
     ids = sorted(hypotheses)
@@ -223,7 +221,7 @@ def caption_metrics(hypotheses: Mapping[str, str], seed: int = 0) -> dict[str, f
 def _judge(
     claims: Sequence[Claims | None], scenes: Sequence[Scene]
 ) -> tuple[float, Counter[tuple[str, bool]]]:
-    """The share of captions true of their scenes, and how many facts of each kind do (not) hold."""
+    """The share of true captions, and the counts of facts by (kind, truth)."""
     true = 0
     held: Counter[tuple[str, bool]] = Counter()
     for claim, scene in zip(claims, scenes, strict=True):
@@ -236,7 +234,7 @@ def _judge(
 
 
 def _derangement(number: int, seed: int) -> list[int]:
-    """A permutation without a fixed point: one cycle through all, in a random order."""
+    """A permutation without a fixed point: one cycle in random order."""
     order = np.argsort(np.random.Generator(np.random.PCG64(seed)).random(number))
     result = [0] * number
     for here, there in zip(order, np.roll(order, 1), strict=True):
@@ -247,7 +245,7 @@ def _derangement(number: int, seed: int) -> list[int]:
 def _holds(
     fact: Fact, claims: Claims, meant: Sequence[Sequence[Thing | None]], scene: Scene
 ) -> bool:
-    """Whether a fact holds where `meant[i]` are the things that mention i speaks of."""
+    """True where a fact holds if `meant[i]` are the things of mention i."""
     if fact.kind == "count":
         described = () if fact.mention < 0 else claims.mentions[fact.mention].attributes
         matching = [t for t in scene.things if all(getattr(t, k) == v for k, v in described)]
@@ -261,11 +259,11 @@ def _holds(
 
 
 class _NotGrammatical(Exception):
-    """The words are no sentence of the grammar."""
+    """The words are not a sentence of the grammar."""
 
 
 class _Parser:
-    """Recursive descent over
+    """Recursive descent parser of the grammar
 
     caption  = [opener] body | [opener] number noun [("with" | "and") body]
     body     = np ["is"] relation np | np {["and"] np}
@@ -327,7 +325,7 @@ class _Parser:
         return Mention(number, (*said.items(), ("shape", shape)))
 
     def say(self, said: dict[str, str], kind: str, value: str) -> None:
-        """Notes the attribute at the current word and steps over it; none is said twice."""
+        """Adds the attribute of the current word and advances; refuses a repeated kind."""
         if kind in said:
             raise _NotGrammatical
         said[kind] = value
@@ -337,7 +335,7 @@ class _Parser:
         return self.words[self.at + ahead] if self.at + ahead < len(self.words) else ""
 
     def take(self, *words: str) -> bool:
-        """Steps over `words` if they come next."""
+        """Advances over `words` if they come next."""
         if self.words[self.at : self.at + len(words)] != words:
             return False
         self.at += len(words)

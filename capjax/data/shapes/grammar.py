@@ -1,16 +1,16 @@
-"""Writes captions of a scene: five a scene, each of five to seven atomic facts.
+"""Writes the captions of a scene: five a scene, each of five to seven atomic facts.
 
-Templates, where `np` is "a striped red circle", "a red star with dots", "two circles", ...:
+Templates:
 
     pair      a striped red circle is to the left of a blue square
-    list      a large green star, a red circle and ... (every thing of a scene of two or three)
+    list      a large green star, a red circle and ... (all things of a scene of two or three)
     counted   there are three objects and a red circle is above a blue square
-    grouped   two circles and a striped red star (every thing, those of one shape as a number)
+    grouped   two circles and a striped red star (all things, those of one shape as a number)
 
-A beam search finds the likeliest caption, so what a caption says must not be the less likely the
-more it says: every template states about six facts, things are listed from left to right, a pair
-starts with the large thing or else with the left or upper one, and of a pair only clear relations
-are told. What varies freely is the wording and which pair is told.
+Beam search finds the likeliest caption, so a caption's likelihood must not fall with its number of
+facts. Therefore every template has about six facts, things are listed from left to right, a pair
+starts with the large thing or else with the left or upper one, and only clear relations are used.
+Only the wording and the pair vary freely.
 """
 
 import itertools
@@ -49,7 +49,7 @@ TEXTURE_WORDS = {
     "dotted": ("dotted", "spotted"),
 }
 PATTERN_NOUNS = {"striped": ("stripes",), "dotted": ("dots", "spots")}
-"""What a striped or dotted thing is "with"."""
+"""Nouns after "with" for a striped or dotted thing."""
 RELATION_WORDS: dict[Relation, tuple[str, ...]] = {
     "left": ("to the left of", "left of", "on the left of"),
     "right": ("to the right of", "right of", "on the right of"),
@@ -58,11 +58,11 @@ RELATION_WORDS: dict[Relation, tuple[str, ...]] = {
 }
 PICTURES = ("a picture", "an image", "a drawing")
 
-_FIRST_WORD = (4, 2, 1)  # weights of synonyms in their order: one leads clearly
+_FIRST_WORD = (4, 2, 1)  # weights of synonyms in their order; the first is the likeliest
 
 
 def captions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
-    """CAPTIONS different captions of a scene, all true; about a fifth has a capital and a stop."""
+    """CAPTIONS different true captions; about a fifth with a capital and a full stop."""
     found: list[str] = []
     while len(found) < CAPTIONS:
         caption = _caption(scene, rng)
@@ -72,7 +72,7 @@ def captions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
 
 
 def captions_of(image_id: str) -> tuple[str, ...]:
-    """The references of an image, re-made from its id; ValueError where it is no id of `shapes`."""
+    """The references of an image, generated from its id; ValueError for an id not of `shapes`."""
     split, index, seed = parse_image_id(image_id)
     return captions(scene_of(image_id), rng_of(seed, split, index, stream=1))
 
@@ -125,14 +125,14 @@ def _grouped(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def _group(scene: Scene) -> str:
-    """The one shape that several things have, where others stand beside them; else ""."""
+    """The only shape of several things, in a scene with other shapes too; else ""."""
     counts = Counter(thing.shape for thing in scene.things)
     several = [shape for shape, count in counts.items() if count > 1]
     return several[0] if len(several) == 1 and len(counts) > 1 else ""
 
 
 def _related(scene: Scene, rng: np.random.Generator) -> tuple[Thing, Thing, str]:
-    """A clear pair, the large thing or else the left or upper one first, and the words between."""
+    """A clear pair, the large thing or else the left or upper one first, and their relation."""
     pairs = [(a, b) for a, b in itertools.combinations(scene.things, 2) if is_clear(a, b)]
     first, second = choose(rng, pairs)
     if first.size != second.size:
@@ -159,7 +159,7 @@ def _short(thing: Thing) -> str:
 def _full(thing: Thing, rng: np.random.Generator) -> str:
     """Shape and two of size, texture and colour: three facts.
 
-    A pattern is nearly always told, and in place of the size.
+    A pattern usually replaces the size.
     """
     size = _word(rng, SIZE_WORDS[thing.size])
     texture = _word(rng, TEXTURE_WORDS[thing.texture])

@@ -1,8 +1,8 @@
-"""Scenes of the `shapes` dataset: a few things on a plain ground, re-made from an image id alone.
+"""Scenes of the `shapes` dataset: a few things on a plain background, generated from an image id.
 
-Coordinates are pixels of a SIZE x SIZE picture, x to the right and y downwards. Every random
-choice is made from `Generator.random()` of a PCG64 seeded by (seed, split, index, stream), and
-every number is a multiple of 1/64, so a scene is the same on every machine and NumPy version.
+Coordinates are pixels of a SIZE x SIZE image, x to the right and y downwards. All random choices
+use `Generator.random()` of a PCG64 seeded by (seed, split, index, stream), and all numbers are
+multiples of 1/64, so that a scene is the same on every machine and NumPy version.
 """
 
 import itertools
@@ -30,11 +30,11 @@ HELDOUT_PAIRS = frozenset(
         ("dotted", "triangle"),
     }
 )
-"""(colour or texture, shape) pairs that only the heldout split shows."""
+"""(colour or texture, shape) pairs that only the heldout split has."""
 
-_RADIUS = {"small": 7.5, "large": 12.5}  # pixels, give or take _RADIUS_JITTER
+_RADIUS = {"small": 7.5, "large": 12.5}  # pixels, +- _RADIUS_JITTER
 _RADIUS_JITTER = 0.5
-_GAP = 2.5  # pixels between the discs that two things lie in
+_GAP = 2.5  # pixels between the discs of two things
 _MARGIN = 1.0  # pixels between a disc and the border
 _TILT = 0.08  # |tan(angle / 2)|: about 9 degrees
 _BACKGROUND = (185, 240)  # grey levels
@@ -54,9 +54,8 @@ class Thing(NamedTuple):
       texture: one of TEXTURES.
       x: centre, pixels from the left border.
       y: centre, pixels from the top border.
-      radius: pixels; the thing lies in the disc of this radius about its centre.
-      tilt: tan(angle / 2) of its rotation, a number from which sine and cosine are had without
-        a library's trigonometry.
+      radius: pixels, of the disc around its centre that contains the thing.
+      tilt: tan(angle / 2) of its rotation, which gives sine and cosine without trigonometry.
     """
 
     shape: str
@@ -70,10 +69,10 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What a picture shows.
+    """The content of an image.
 
     Attributes:
-      things: two to four, from left to right; no two share both colour and shape.
+      things: two to four, from left to right; no two have the same colour and shape.
       background: grey level, 0 to 255.
     """
 
@@ -82,7 +81,7 @@ class Scene(NamedTuple):
 
 
 def rng_of(seed: int, split: str, index: int, stream: int) -> np.random.Generator:
-    """The random numbers of one image; `stream` keeps the scene's apart from the captions'."""
+    """The random generator of one image; `stream` is 0 for the scene and 1 for the captions."""
     if split not in SPLITS:
         raise ValueError(f"shapes has no split {split!r}; its splits are {', '.join(SPLITS)}")
     entropy = [seed, SPLITS.index(split), index, stream]
@@ -90,10 +89,9 @@ def rng_of(seed: int, split: str, index: int, stream: int) -> np.random.Generato
 
 
 def choose(rng: np.random.Generator, options: Sequence[T], weights: Sequence[float] = ()) -> T:
-    """One of `options`, uniformly or by `weights`, from a single `rng.random()`.
+    """Draws one of `options`, uniformly or by `weights`, by a single `rng.random()`.
 
-    `Generator.choice` is not used because NumPy does not promise its stream from one version to
-    the next.
+    Not `Generator.choice`, whose stream can change with NumPy's version.
     """
     weights = weights or [1.0] * len(options)
     left = rng.random() * sum(weights)
@@ -110,26 +108,26 @@ def image_id(split: str, index: int, seed: int = 0) -> str:
 
 
 def parse_image_id(image_id: str) -> tuple[str, int, int]:
-    """(split, index, seed) of an image id; ValueError where it is none of `shapes`."""
+    """(split, index, seed) of an image id; ValueError for an id not of `shapes`."""
     match = re.fullmatch(r"shapes-(\d+)-([a-z]+)-(\d{6,})", image_id)
     if match is None or match[2] not in SPLITS:
         raise ValueError(
-            f"{image_id!r} is no image id of shapes; one looks like 'shapes-0-validation-000123' "
+            f"{image_id!r} is not an image id of shapes, such as 'shapes-0-validation-000123' "
             f"with a split of {', '.join(SPLITS)}"
         )
     return match[2], int(match[3]), int(match[1])
 
 
 def scene_of(image_id: str) -> Scene:
-    """The scene of an image, re-made from its id; ValueError where it is no id of `shapes`."""
+    """The scene of an image, generated from its id; ValueError for an id not of `shapes`."""
     return sample_scene(*parse_image_id(image_id))
 
 
 def sample_scene(split: str, index: int, seed: int = 0) -> Scene:
     """The scene at `index` of a split: a pure function of its arguments.
 
-    Two to four things that keep clear of each other and of the border, at least one pair of them
-    in a clear relation. A heldout scene shows one of HELDOUT_PAIRS, the other splits show none.
+    It has two to four things, which touch neither each other nor the border, with at least one pair
+    in a clear relation. A heldout scene has one of HELDOUT_PAIRS, scenes of other splits have none.
 
     Raises:
       ValueError: there is no such split.
@@ -158,9 +156,9 @@ def sample_scene(split: str, index: int, seed: int = 0) -> Scene:
 
 
 def relation(a: Thing, b: Thing) -> Relation:
-    """Where `a` lies as seen from `b`: the direction of the larger offset between the centres.
+    """Direction from `b` to `a`, that of the larger offset between the centres.
 
-    Exactly one of the four holds for a pair, so stating another is an error.
+    Exactly one of the four directions is true of a pair.
     """
     dx, dy = a.x - b.x, a.y - b.y
     if abs(dx) >= abs(dy):
@@ -169,14 +167,9 @@ def relation(a: Thing, b: Thing) -> Relation:
 
 
 def is_clear(a: Thing, b: Thing) -> bool:
-    """Whether nobody would argue over `relation(a, b)`; captions state clear relations only."""
+    """True where `relation(a, b)` is unambiguous; captions have only clear relations."""
     small, large = sorted((abs(a.x - b.x), abs(a.y - b.y)))
     return large >= _CLEAR * small
-
-
-def is_novel(thing: Thing) -> bool:
-    """Whether the thing shows one of HELDOUT_PAIRS."""
-    return _novel(thing.shape, thing.colour, thing.texture)
 
 
 def _novel(shape: str, colour: str, texture: str) -> bool:
@@ -184,7 +177,7 @@ def _novel(shape: str, colour: str, texture: str) -> bool:
 
 
 def _sample_look(rng: np.random.Generator, novel: bool) -> tuple[str, str, str, str]:
-    """(shape, colour, size, texture), with a held-out pair exactly where `novel` says so."""
+    """Draws (shape, colour, size, texture), with a held-out pair if and only if `novel`."""
     while True:
         shape, colour = choose(rng, SHAPES), choose(rng, COLOURS)
         size, texture = choose(rng, SIZES), choose(rng, TEXTURES, (2, 1, 1))
@@ -193,9 +186,9 @@ def _sample_look(rng: np.random.Generator, novel: bool) -> tuple[str, str, str, 
 
 
 def _sample_centres(rng: np.random.Generator, radii: Sequence[float]) -> list[tuple[float, float]]:
-    """Centres [n, 2] by rejection: no two discs closer than _GAP, none over the border.
+    """Draws the centres (x, y) by rejection: discs at least _GAP apart and within the border.
 
-    512 layouts are tried at once, because four large things fit in one of some hundreds.
+    512 layouts are tried at once, because four large things fit in one of several hundred.
     """
     radius = np.asarray(radii)
     low = radius + _MARGIN
@@ -211,5 +204,5 @@ def _sample_centres(rng: np.random.Generator, radii: Sequence[float]) -> list[tu
 
 
 def _grid(value: float) -> float:
-    """The value rounded to 1/64, which makes what is computed from it exact."""
+    """The value rounded to 1/64, so that later arithmetic is exact."""
     return round(value * 64) / 64
