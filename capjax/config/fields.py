@@ -37,7 +37,7 @@ _OWNERS = {
 }
 # Sections that name a part.
 PARTS = {"dataset": DATASETS, "encoder": ENCODERS, "decoder": DECODERS, "objective": OBJECTIVES}
-_WHOLE = "a config has all fields of configs/base.py, from which it starts"
+_WHOLE = "a config must have all fields of configs/base.py"
 
 
 def check_fields(config: ConfigDict) -> None:
@@ -56,13 +56,13 @@ def check_fields(config: ConfigDict) -> None:
         section, _, field = name.partition(".")
         if section in PARTS:
             raise ConfigError(
-                f"config.{section} of the name {config[section].get('name')!r} has no {field}; "
+                f"config.{section} with name {config[section].get('name')!r} has no {field}; "
                 f"{nearest(name, known)}"
             )
         raise ConfigError(f"config.{name}: there is no such field; {nearest(name, known)}")
     missing = sorted(name for name in known.keys() - given.keys() if known[name].required)
     if missing:
-        raise ConfigError(f"{_WHOLE}; of this one are missing: {first_few(missing)}")
+        raise ConfigError(f"{_WHOLE}; this one lacks {first_few(missing)}")
 
 
 def part_of(config: ConfigDict, section: str) -> Any:
