@@ -78,7 +78,10 @@ def parse_flags(argv: Sequence[str], known: flags.FlagValues = flags.FLAGS) -> l
     given = _values_of(argv, "config")
     argv = [_resolved(argument, given) for argument in argv]
     for source in map(shipped.resolve, given):
-        shipped.make_importable(source.partition(":")[0])
+        file = source.partition(":")[0]
+        shipped.make_importable(file)
+        # A config may import its neighbours.
+        sys.path.append(os.path.dirname(os.path.abspath(file)))
     try:
         rest = known(argv)
         if "config" in known and not isinstance(known["config"].value, ConfigDict):

@@ -140,9 +140,9 @@ def _make(
     unknown = sorted(fields.keys() - known.keys())
     missing = sorted(n for n in known.keys() - fields.keys() if known[n].required)
     if unknown or missing:
-        wrong = "has fields of another:" if unknown else "lacks fields:"
+        wrong = "has unknown fields:" if unknown else "lacks fields:"
         raise ConfigError(
-            f"config.{section} of the name {config[section].get('name', section)!r} {wrong} "
+            f"config.{section} with name {config[section].get('name', section)!r} {wrong} "
             f"{', '.join(unknown or missing)}. configs/base.py has a function for each {section}"
         )
     named = given_fields(part)
@@ -219,7 +219,7 @@ def pretrained_decoder(config: ConfigDict) -> dict[str, Any]:
         if name in section and section[name] != value
     ]
     if wrong:
-        raise WeightsError(f"{'; '.join(wrong)}. A config takes them by base.use_gpt2(config, ...)")
+        raise WeightsError(f"{'; '.join(wrong)}. base.use_gpt2(config, ...) sets these fields")
     return params
 
 

@@ -51,7 +51,7 @@ def _check_metric(config: ConfigDict) -> None:
 
 
 def check_devices(config: ConfigDict, *fields: str) -> None:
-    """Raises ConfigError where a batch size is no multiple of the number of devices.
+    """Raises ConfigError if batch sizes, devices and processes do not divide evenly.
 
     Args:
       config: the whole config.

@@ -37,7 +37,7 @@ _OWNERS = {
 }
 # Sections that name a part.
 PARTS = {"dataset": DATASETS, "encoder": ENCODERS, "decoder": DECODERS, "objective": OBJECTIVES}
-_WHOLE = "a config has all fields of configs/base.py, from which it starts"
+_WHOLE = "a config must have all fields of configs/base.py"
 
 
 def check_fields(config: ConfigDict) -> None:
@@ -57,13 +57,13 @@ def check_fields(config: ConfigDict) -> None:
         if section in PARTS:
             own = [other for other in known if other.startswith(f"{section}.")]
             raise ConfigError(
-                f"config.{section} of the name {config[section].get('name')!r} has no {field}; "
+                f"config.{section} with name {config[section].get('name')!r} has no {field}; "
                 f"{nearest(name, own)}"
             )
         raise ConfigError(f"config.{name}: there is no such field; {nearest(name, known)}")
     missing = sorted(name for name in known.keys() - given.keys() if known[name].required)
     if missing:
-        raise ConfigError(f"{_WHOLE}; of this one are missing: {first_few(missing)}")
+        raise ConfigError(f"{_WHOLE}; this one lacks {first_few(missing)}")
 
 
 def part_of(config: ConfigDict, section: str) -> Any:

@@ -53,7 +53,7 @@ def differences(saved: ConfigDict, given: ConfigDict, free: Sequence[str] = FREE
 
 
 def shared_fields(config: ConfigDict) -> dict[str, Any]:
-    """The fields that all processes must agree on: all except a host's data paths."""
+    """The fields that all processes must agree on: all except the dataset fields of `FREE`."""
     of_a_host = [field for field in FREE if field.startswith("dataset.")]
     return {name: value for name, value in flat(config).items() if not _is_free(name, of_a_host)}
 

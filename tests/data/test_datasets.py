@@ -112,7 +112,9 @@ def test_only_shapes_knows_what_is_true():
     truth = {name: DATASETS.get(name).metrics for name in SECTIONS}
     assert truth == {**dict.fromkeys(SECTIONS, ()), "shapes": facts.METRICS}
     config = base.get_config()
-    assert build.scorers(config) == (facts.caption_metrics,)
+    (score,) = build.scorers(config)
+    captions = {"shapes-validation-0": "a red square"}
+    assert score(captions, {}) == facts.caption_metrics(captions)
     assert build.image_scorers(config) == (facts.image_metrics,)
     config.dataset = base.folder_dataset()
     assert build.scorers(config) == build.image_scorers(config) == ()
@@ -144,7 +146,7 @@ def test_an_unknown_name_lists_the_datasets(registered):
     message = str(caught.value)
     assert message.startswith("config.dataset.name='coco_captions': there is no dataset")
     assert "coco_json, drawings, flickr8k, folder, karpathy, shapes, tfds" in message
-    assert "config.dataset = base.tfds_dataset('coco_captions')" in message
+    assert "config.dataset = base.tfds_dataset(NAME)" in message
     config = base.get_config()
     config.dataset.name = "coco_captions"
     with pytest.raises(ConfigError, match=r"flickr8k.*base\.tfds_dataset"):
