@@ -13,6 +13,7 @@ from PIL import Image
 
 import capjax
 from capjax import caption
+from capjax.config import build
 from capjax.data.images import load_pixels
 from capjax.evaluate.attention_figures import file_stem
 from capjax.evaluate.attention_maps import attended_picture
@@ -264,7 +265,8 @@ def test_what_a_decoder_has_no_attention_for_is_refused(monkeypatch, fields, mor
     config = base.get_config()
     config.decoder = base.bahdanau_decoder()
     config.decoder.update(fields)
-    monkeypatch.setattr(caption, "_load", lambda _: types.SimpleNamespace(config=config))
+    run = types.SimpleNamespace(config=config, model=build.captioner_of(config, vocab_size=9))
+    monkeypatch.setattr(caption, "_load", lambda _: run)
     with pytest.raises(SystemExit, match=f"error: {message}.*; remove the flag") as caught:
         caption.main(arguments(REPOSITORY, *more, "x.jpg"))
     assert "\n" not in caught.value.code

@@ -113,7 +113,7 @@ def test_only_shapes_knows_what_is_true():
     assert truth == {**dict.fromkeys(SECTIONS, ()), "shapes": facts.METRICS}
     config = base.get_config()
     (score,) = build.scorers(config)
-    captions = {"shapes-validation-0": "a red square"}
+    captions = {f"shapes-0-validation-00000{number}": "a red square" for number in range(2)}
     assert score(captions, {}) == facts.caption_metrics(captions)
     assert build.image_scorers(config) == (facts.image_metrics,)
     config.dataset = base.folder_dataset()

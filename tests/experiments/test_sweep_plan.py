@@ -95,7 +95,7 @@ def test_the_command_line_is_for_all_runs_and_comes_last():
         (
             {"variants": [Variant("a", lambda config: config.decoder.update(widht=1))]},
             [],
-            "variant a: config.decoder of the name 'transformer' has no widht; did you mean dec",
+            "variant a: config.decoder with name 'transformer' has no widht; did you mean dec",
         ),
         ({"variants": [Variant("a", lambda config: config.nothing.x)]}, [], "variant a: "),
     ],

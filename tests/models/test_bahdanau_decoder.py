@@ -89,7 +89,7 @@ def test_without_attention_the_image_comes_in_once_and_everywhere_alike():
     [("cell", "rnn"), ("gate", "sigmoid"), ("output", "mlp"), ("attention_activation", "gelu")],
 )
 def test_a_wrong_choice_is_named(field, value):
-    with pytest.raises(ValueError, match=f"{field} is '{value}'; it may be '"):
+    with pytest.raises(ValueError, match=f"{field}='{value}' must be one of '"):
         variables(captioner(**{field: value}))
 
 

@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_named_with_what_would(config, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"init_parts": ("head",)}, "init_parts='head'; it may be 'all', 'encoder'"),
+        ({"init_parts": ("head",)}, r"init_parts=\('head',\) must be \('all',\), or some of"),
         ({"init_parts": ()}, r"init_parts=\(\) must be \('all',\), or some of"),
         ({"init_parts": ("all", "encoder")}, r"must be \('all',\), or some of"),
         ({"init_parts": ("adapter",)}, "this config has no adapter"),
