@@ -81,9 +81,9 @@ def make_run(own):
 def test_a_run_of_own_parts_trains_evaluates_and_captions(run, own):
     workdir, config = run
     metrics = evaluate(config, str(workdir), split="validation", checkpoint="best")
-    assert 0 <= metrics["words"] <= 4
+    assert 0 <= metrics["words"] <= 5
     log = (workdir / "metrics.jsonl").read_text()
-    assert '"entropy"' in log.replace("train/", "").replace("/", "") or "entropy" in log
+    assert "entropy" in log
     picture = next((own / "drawings/train").iterdir())
     assert capjax.load(workdir).caption([str(picture)])[0].text is not None
 

@@ -172,9 +172,7 @@ def test_mistakes_are_found_before_training(config, pictures, tmp_path):
             train(changed, str(tmp_path / "none"))
 
     vectors = str(pictures / "vectors.txt")
-    refused(
-        ConfigError, "decoder.cell='rnn' must be one of 'gru', 'lstm'", **{"decoder.cell": "rnn"}
-    )
+    refused(ConfigError, "decoder.cell='rnn' must be one of", **{"decoder.cell": "rnn"})
     refused(
         ConfigError,
         "initial_state must be 'mean'",
