@@ -80,17 +80,18 @@ def test_sincos_positions_tell_rows_and_columns_apart():
 
 
 @pytest.mark.parametrize(
-    ("encoder", "message"),
+    ("make", "message"),
     [
-        (PatchEncoder(7, 16, 1, 2), "patch_size=7 must divide the image size 16x32"),
-        (PatchEncoder(8, 16, 1, 2, positions="none"), "'learned' or 'sincos'"),
-        (PatchEncoder(8, 18, 1, 2, positions="sincos"), "divisible by 4"),
-        (ConvEncoder((10,), 1, groups=4), r"widths \(10,\) must be multiples of groups 4"),
+        (lambda: PatchEncoder(7, 16, 1, 2), "patch_size=7 must divide the image size 16x32"),
+        (lambda: PatchEncoder(8, 16, 1, 2, positions="none"), "must be one of 'learned', 'sincos'"),
+        (lambda: PatchEncoder(8, 18, 1, 2, positions="sincos"), "divisible by 4"),
+        (lambda: PatchEncoder(8, 16, 1, 3), "num_heads=3 must divide width=16"),
+        (lambda: ConvEncoder((10,), 1, groups=4), r"widths=\(10,\) must be multiples of groups=4"),
     ],
 )
-def test_errors_say_what_would_work(encoder, message):
+def test_errors_say_what_would_work(make, message):
     with pytest.raises(ValueError, match=message):
-        encoder.init(jax.random.key(0), pictures(1), train=False)
+        make().init(jax.random.key(0), pictures(1), train=False)
 
 
 def test_features_must_fit_their_grid():
