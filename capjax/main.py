@@ -21,7 +21,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from capjax.cli import errors
-from capjax.cli.flags import define_config, run
+from capjax.cli.flags import define_config, given_config, run
 from capjax.config import build
 from capjax.parallel import processes
 from capjax.run.evaluate import evaluate, metrics_line
@@ -83,10 +83,10 @@ def _main() -> None:
             config_flags.get_config_filename(given["config"])
         )
         if given.mode == "train":
-            train(given.config, workdir)
+            train(given_config(), workdir)
         else:
             metrics = evaluate(
-                given.config, workdir, split=given.split, checkpoint=given.checkpoint
+                given_config(), workdir, split=given.split, checkpoint=given.checkpoint
             )
             print(metrics_line(metrics))
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from capjax.config.upgrade import upgrade, upgrade_flat
 from capjax.files.errors import ReportedError
 from capjax.files.text import dotted, member, parse_json
 
@@ -189,10 +190,14 @@ def _run(directory: str, row: Any, file: str) -> Run:
     workdir = os.path.join(directory, member(row, "workdir", str, file))
     again = f"copy it again from where the run was made, or delete {workdir} and train it again"
     decodings = row.get("decodings") or {}  # Absent in sweeps of earlier versions.
-    config = _read_if_there(os.path.join(workdir, "config.json"), dotted, again) or {}
+
+    def read_config(found: Any) -> dict[str, Any]:
+        return dotted(upgrade(found))
+
+    config = _read_if_there(os.path.join(workdir, "config.json"), read_config, again) or {}
     # A field that only one side has comes from another version, or from another part of a section,
     # whose name differs then.
-    wanted = row.get("config") or {}
+    wanted = upgrade_flat(row.get("config") or {})
     outdated = any(config[field] != wanted[field] for field in config.keys() & wanted.keys())
 
     def read(found: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from capjax.cli.errors import reported
-from capjax.cli.flags import define_config, run
+from capjax.cli.flags import define_config, given_config, run
 from capjax.config import build, questions
 from capjax.config.errors import ConfigError
 from capjax.models.contract import PretrainedEncoder
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _main() -> None:
     logging.set_verbosity(logging.WARNING)
     with reported():
-        convert_encoder(flags.FLAGS.config, flags.FLAGS.to)
+        convert_encoder(given_config(), flags.FLAGS.to)
 
 
 def define_flags() -> None:

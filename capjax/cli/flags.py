@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from capjax.cli.errors import ERROR, USAGE, error_in, fail
 from capjax.cli.parts import define_parts, import_parts
 from capjax.config import describe, shipped
+from capjax.config.upgrade import upgrade
 from capjax.files.text import nearest
 
 __all__ = ["ERROR", "USAGE", "define_config", "error_in", "fail", "parse_flags", "run"]
@@ -57,6 +58,15 @@ def run(
     app.run(lambda _: body(), argv=[program, *sys.argv[1:]], flags_parser=parse_flags)
 
 
+def given_config() -> ConfigDict:
+    """The config of the command line; one built on an older base config has today's fields."""
+    config = flags.FLAGS.config
+    try:
+        return ConfigDict(upgrade(config.to_dict()))
+    except (TypeError, ValueError):  # The command's own checks say which field is wrong.
+        return config
+
+
 def define_config() -> None:
     """Defines --config and --parts."""
     config_flags.DEFINE_config_file("config", None, _CONFIG, lock_config=True)
@@ -77,12 +87,12 @@ def parse_flags(argv: Sequence[str], known: flags.FlagValues = flags.FLAGS) -> l
         import_parts(_values_of(argv, "parts"))
     given = _values_of(argv, "config")
     argv = [_resolved(argument, given) for argument in argv]
-    for source in map(shipped.resolve, given):
-        file = source.partition(":")[0]
-        shipped.make_importable(file)
-        # A config may import its neighbours.
-        sys.path.append(os.path.dirname(os.path.abspath(file)))
     try:
+        for source in map(shipped.resolve, given):
+            file = source.partition(":")[0]
+            # A config may import its neighbours.
+            sys.path.append(os.path.dirname(os.path.abspath(file)))
+            shipped.make_importable(file)
         rest = known(argv)
         if "config" in known and not isinstance(known["config"].value, ConfigDict):
             raise TypeError("--config gives no ConfigDict")

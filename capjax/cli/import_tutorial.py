@@ -17,7 +17,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from capjax.cli.errors import reported
-from capjax.cli.flags import define_config, run
+from capjax.cli.flags import define_config, given_config, run
 from capjax.config import build, checks
 from capjax.config.errors import ConfigError
 from capjax.models.captioner import Variables, split_frozen
@@ -94,7 +94,7 @@ def _main() -> None:
     logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
     with reported():
-        import_tutorial(given.config, given.weights, given.word_map, given.workdir)
+        import_tutorial(given_config(), given.weights, given.word_map, given.workdir)
 
 
 def define_flags() -> None:

@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from capjax.cli.errors import reported
-from capjax.cli.flags import define_config, run
+from capjax.cli.flags import define_config, given_config, run
 from capjax.data.captions import encode_captions
 from capjax.data.describe import describe_captions, draw_examples
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
@@ -78,7 +78,7 @@ def _main() -> None:
     name = "".join(c if c.isalnum() or c in "+-_" else "_" for c in given.split)
     to = os.path.abspath(given.to or f"examples-{name}.png")
     with reported():
-        show(given.config, given.split, given.images, to)
+        show(given_config(), given.split, given.images, to)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from capjax.config.errors import ConfigError
 from capjax.config.fields import part_of
 from capjax.config.questions import decoder_weights, encoder_stage, is_pretrained
-from capjax.config.sections import RunFields
+from capjax.config.sections import DecodingFields, RunFields
 from capjax.data.dataset import ImageScorer, Scorer
 from capjax.data.images import Resize
 from capjax.data.tokenizer import Tokenizer
@@ -242,6 +242,8 @@ def log_frequencies(counts: np.ndarray) -> np.ndarray:
 
 def beam_search(decoding: ConfigDict) -> BeamSearch:
     """Builds the beam search of the decoding section."""
+    if message := fault(fields_of(DecodingFields)["early_stopping"].type, decoding.early_stopping):
+        raise ConfigError(f"config.decoding.early_stopping={decoding.early_stopping!r} {message}")
     stopping = _EARLY_STOPPING[decoding.early_stopping]
     return BeamSearch(**{**decoding, "early_stopping": stopping})
 
@@ -254,11 +256,3 @@ def schedule(config: ConfigDict) -> optax.Schedule:
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Builds the optimizer of a config."""
     return Optimizer(**config.optimizer).transformation(config.num_steps)
-
-
-def checkpoints(directory: str, config: ConfigDict, *, read_only: bool = False) -> Checkpoints:
-    """Opens the checkpoints of a workdir, ranked by the metric of `early_stopping`."""
-    section = config.early_stopping
-    return Checkpoints(
-        os.path.join(directory, "checkpoints"), section.metric, section.mode, read_only=read_only
-    )

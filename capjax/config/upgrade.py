@@ -1,26 +1,39 @@
-"""Adds this version's fields to configs that earlier versions saved."""
+"""Adds this version's fields to configs that earlier versions made."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# Fields added since, with the value that earlier runs were trained with.
+from capjax.files.text import dotted
+
+# Sections that configs have had since there was a choice of objectives, and fields added with them.
 _ADDED = {
     "objective": {"name": "cross_entropy"},
     "evaluation": {"metrics": ()},
 }
 
 
-def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts a saved config to this version's fields; a current one is unchanged.
+def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts a config to this version's fields; one that has them is unchanged.
 
     Raises:
       ValueError: a section is not a mapping.
     """
-    config = dict(saved)
+    if "objective" in config:
+        return dict(config)
+    config = dict(config)
     for name, added in _ADDED.items():
-        config[name] = {**added, **_section(config, name)}
+        config[name] = {**_section(config, name), **added}
     config["dataset"] = _dataset(_section(config, "dataset"))
     return config
+
+
+def upgrade_flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts the fields of a config by dotted name, as `upgrade` does."""
+    config: dict[str, Any] = {}
+    for name, value in fields.items():
+        section, _, field = name.rpartition(".")
+        (config.setdefault(section, {}) if section else config)[field] = value
+    return dotted(upgrade(config))
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -32,7 +45,6 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _dataset(section: Mapping[str, Any]) -> dict[str, Any]:
     """Earlier configs named a TFDS dataset by its own name; now only "shapes" is."""
-    is_named = "data_dir" in section and "tfds_name" not in section
-    if not is_named or section.get("name") == "shapes":
+    if "data_dir" not in section or section.get("name") == "shapes":
         return dict(section)
     return {**section, "name": "tfds", "tfds_name": section.get("name")}

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from capjax.parts.types import BuilderField, Lengths, NotEmpty, Range
+from capjax.parts.types import MOST, BuilderField, Lengths, NotEmpty, Range
 
 _NAMED = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
@@ -87,6 +87,8 @@ def fault(annotation: Any, value: Any) -> str | None:
         return f"must be one of {', '.join(map(repr, choices))}"
     if annotation is tuple or typing.get_origin(annotation) is tuple:
         return _tuple_fault(annotation, marks, value)
+    if annotation not in _NAMED:  # A type that is not checked, of a user's own part.
+        return None
     types = (float, int) if annotation is float else (annotation,)
     is_flag = isinstance(value, bool) and annotation is not bool
     if is_flag or not isinstance(value, types):
@@ -101,7 +103,7 @@ def fault(annotation: Any, value: Any) -> str | None:
 
 
 def _tuple_fault(annotation: Any, marks: tuple, value: Any) -> str | None:
-    lengths = next(mark for mark in marks if isinstance(mark, Lengths))
+    lengths = next((m for m in marks if isinstance(m, Lengths)), Lengths(0, MOST, "values"))
     item = typing.get_args(annotation)[0]
     if (
         isinstance(value, tuple)

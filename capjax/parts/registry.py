@@ -5,7 +5,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
-from collections.abc import Callable
 from typing import Any
 
 from capjax.files.errors import ReportedError
@@ -69,13 +68,12 @@ class Registry:
         if name in self._registered:
             part = self._registered[name]
             if isinstance(part, str):
-                module, _, attribute = part.partition(":")
-                part = self._registered[name] = getattr(importlib.import_module(module), attribute)
+                part = self._registered[name] = self._import(name, part)
             return part
         if name in self._own:
             return importlib.import_module(f"{self._folder}.{name}").PART
-        if load := self._entry_points().get(name):
-            return self.register(name, load())
+        if place := self._entry_points().get(name):
+            return self.register(name, self._import(name, place))
         raise PartError(
             f"there is no {self.kind} {name!r}; there are {', '.join(self.names()) or 'none'}. "
             f"Your own must be imported first: --parts FILE_OR_MODULE on the command line, "
@@ -92,6 +90,17 @@ class Registry:
         names = (module.name for module in found)
         return frozenset(name for name in names if not name.startswith("_"))
 
-    def _entry_points(self) -> dict[str, Callable[[], Any]]:
+    def _import(self, name: str, place: str) -> Any:
+        """Imports the part "module:attribute"."""
+        module, _, attribute = place.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise PartError(
+                f"the {self.kind} {name!r} is registered as {place!r}, which can't be imported: "
+                f"{error}"
+            ) from error
+
+    def _entry_points(self) -> dict[str, str]:
         points = importlib.metadata.entry_points(group=f"capjax.{self.kind}s")
-        return {point.name: point.load for point in points}
+        return {point.name: point.value for point in points}

@@ -30,7 +30,7 @@ def load_encoder(encoder: nn.Module, weights: str, image_size: int) -> dict[str,
     Raises:
       WeightsError: there are no such weights, or they do not fit.
     """
-    if not hasattr(encoder, "loader"):
+    if not getattr(encoder, "loader", ""):
         raise WeightsError(f"{weights}: a {type(encoder).__name__} has no published weights")
     about = read_about(os.path.expanduser(weights))
     if about is None or isinstance(encoder, ViT):

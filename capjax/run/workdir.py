@@ -20,6 +20,7 @@ from capjax.files.atomic import remove_temporary, write_json
 from capjax.files.errors import ReportedError
 from capjax.files.text import parse_json
 from capjax.models.captioner import Variables
+from capjax.parts.registry import PartError
 from capjax.pretrained.variables import load_variables, save_variables
 from capjax.pretrained.weights import WeightsError, check_variables
 from capjax.run import environment
@@ -194,6 +195,8 @@ class Workdir:
         try:
             yield
         except _WRONG as error:
+            if isinstance(error.__cause__, PartError):
+                raise  # A part of the user's that is not registered: nothing is damaged.
             reason = f"its fields make no model ({' '.join(str(error).split())[:300]})"
             raise _damaged(self.path(self.CONFIG), reason) from error
 

@@ -1,7 +1,10 @@
 """GPT-2 (Radford et al. 2019) as a caption decoder, with cross-attention in each block."""
 
+from flax import linen as nn
+
 from capjax.models.contract import PretrainedDecoderFields
 from capjax.models.decoders.transformer import TransformerDecoder
+from capjax.models.layers import check_heads
 from capjax.parts.types import Count, Depth, Given, Length, NotNegative
 
 
@@ -20,12 +23,18 @@ class GPT2Decoder(TransformerDecoder):
     width: Count = 768
     num_layers: Depth = 12
     num_heads: Count = 12
-    tie_embeddings: Given[bool] = True
+    tie_embeddings: bool = True
     epsilon: NotNegative = 1e-5
     use_output_bias: Given[bool] = False
     kernel_std: Given[float] = 0.02
 
     training = PretrainedDecoderFields
+
+    @nn.nowrap
+    def validate(self) -> None:
+        """See `Part`."""
+        super().validate()
+        check_heads(self.num_heads, self.width)
 
     @property
     def unpublished(self) -> tuple[str, ...]:
