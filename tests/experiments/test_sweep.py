@@ -214,6 +214,7 @@ def test_an_evaluation_that_is_gone_is_made_once_more(swept, folder, monkeypatch
     def write(config, workdir, *, split, checkpoint):
         made.append((workdir, split, checkpoint))
         file.write_bytes(content)
+        return {}
 
     monkeypatch.setattr(sweep_run, "evaluate", write)
     run_one(run, str(path), Interruption())
