@@ -29,7 +29,6 @@ from capjax.pretrained.captioners.gpt2 import read_gpt2
 from capjax.pretrained.encoders import load_encoder
 from capjax.pretrained.weights import WeightsError
 from capjax.pretrained.word_vectors import WordVectors, load_word_vectors
-from capjax.train.checkpoint import Checkpoints
 from capjax.train.objective import Objective
 from capjax.train.optimizer import Optimizer
 from capjax.train.scheduled_sampling import own_words_schedule

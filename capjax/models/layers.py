@@ -45,11 +45,13 @@ def with_bans(bias: jax.Array, banned: Sequence[int]) -> jax.Array:
     return jnp.where(mask, NEVER, bias)
 
 
+@functools.cache
 def check_activation(name: str) -> None:
     """Raises ValueError unless flax.linen has an elementwise function of this name."""
     array = jax.ShapeDtypeStruct((2,), jnp.float32)
     try:
-        if jax.eval_shape(getattr(nn, name), array) == array:
+        found = jax.eval_shape(getattr(nn, name), array)
+        if (found.shape, found.dtype) == (array.shape, array.dtype):
             return
     except (AttributeError, TypeError, ValueError):  # Not a function, or not of one array.
         pass
