@@ -5,25 +5,11 @@ A function makes each kind of dataset, encoder and decoder section, since each h
 
 from ml_collections import ConfigDict
 
-from configs.datasets import (  # noqa: F401
-    coco_json_dataset,
-    flickr8k_dataset,
-    folder_dataset,
-    karpathy_dataset,
-    own_dataset,
-    shapes_dataset,
-    tfds_dataset,
-)
-from configs.gpt2 import gpt2_decoder, use_captioner, use_gpt2  # noqa: F401
-from configs.pretrained_encoders import (  # noqa: F401
-    efficientnet_b0,
-    inception_v3,
-    mobilenet_v2,
-    mobilenet_v3,
-    resnet,
-    use_encoder,
-    vit,
-)
+# Whatever functions they have are functions of this module.
+from configs import datasets
+from configs.datasets import *  # noqa: F403
+from configs.gpt2 import *  # noqa: F403
+from configs.pretrained_encoders import *  # noqa: F403
 
 
 def patch_encoder() -> ConfigDict:
@@ -170,7 +156,7 @@ def get_config() -> ConfigDict:
     # Seed of the initial parameters, the data order and dropout.
     config.seed = 0
 
-    config.dataset = shapes_dataset()
+    config.dataset = datasets.shapes_dataset()
 
     config.tokenizer = ConfigDict()
     # Words with a lower count in the train split are unknown.

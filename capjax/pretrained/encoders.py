@@ -21,7 +21,7 @@ def load_encoder(encoder: nn.Module, weights: str, image_size: int) -> dict[str,
         "module:function".
       weights: "imagenet", or the path of a file: Keras's `.h5` or `.weights.h5`; for a ResNet
         `.safetensors` or torch's `.pth`, or timm's folder or name on huggingface.co; for a ViT a
-        source of `capjax.pretrained.vit`; for each the file that `capjax.convert_encoder` wrote.
+        source of `capjax.pretrained.vit`; for each the file that `capjax convert` wrote.
       image_size: side of the images.
 
     Returns:

@@ -71,7 +71,7 @@ def read_about(path: str | os.PathLike) -> About | None:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(
             f"{path}: does not state its encoder's name, fields and resize ({error}); convert it "
-            "again: python -m capjax.convert_encoder"
+            "again: capjax convert"
         ) from error
 
 

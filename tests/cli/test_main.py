@@ -235,7 +235,7 @@ def test_urls_are_downloaded_and_checked(home, trained, pictures):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        # A wrong command line; tests/test_command.py has more.
+        # A wrong command line; tests/cli/test_flags.py has more.
         (["--config.decoder.num_layer=4"], 2, "did you mean decoder.num_layers"),
         (["--config.dtype=float16"], 1, "must be one of 'float32', 'bfloat16'"),
         (["--mode", "evaluate", "--workdir", "nowhere"], 1, "nowhere is no run"),

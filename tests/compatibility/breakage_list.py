@@ -59,8 +59,8 @@ BREAKAGES = (
     ),
     _breakage(
         "special tokens lie in another order",
-        "enumerate((*SPECIAL_TOKENS, *ranked[:max_words]))",
-        "enumerate((*SPECIAL_TOKENS[::-1], *ranked[:max_words]))",
+        "enumerate((*SPECIAL_TOKENS, *ranked[: max_words or None]))",
+        "enumerate((*SPECIAL_TOKENS[::-1], *ranked[: max_words or None]))",
         "tests/data/test_tokenizer.py",
         _CAPTIONS,
         "-k",
@@ -82,8 +82,8 @@ BREAKAGES = (
         "the fingerprint of the data is not compared",
         "if saved.get(name, value) != value]",
         "if False]",
-        "tests/test_workdir.py",
-        "tests/test_pretrained_runs.py",
+        "tests/run/test_workdir.py",
+        "tests/run/test_pretrained_runs.py",
         "-k",
         "data",
     ),
@@ -109,7 +109,7 @@ BREAKAGES = (
         "a file is written in place",
         "        os.replace(temporary, path)",
         "        path.write_bytes(content)",
-        "tests/test_damaged_runs.py",
+        "tests/run/test_damaged_runs.py",
         "tests/data/test_tokenizer.py",
         "tests/data/test_captions.py",
     ),
@@ -186,9 +186,9 @@ BREAKAGES = (
     ),
     _breakage(
         "a run with another config goes on",
-        "if saved.get(name) != given.get(name) and not _is_free(name, free)",
+        "if old.get(name) != new.get(name) and not _is_free(name, free)",
         "if False",
-        "tests/test_workdir.py",
+        "tests/run/test_workdir.py",
     ),
     _breakage(
         "dropout is the same in each step",
@@ -252,7 +252,7 @@ BREAKAGES = (
         "a frozen encoder trains",
         'stages = config.encoder.get("trainable", ())',
         'stages = ("all",)',
-        "tests/test_encoder_configs.py",
+        "tests/config/test_encoder_configs.py",
         _CAPTIONS,
         "-k",
         "loads and mobilenet_frozen or trainable",
@@ -260,8 +260,8 @@ BREAKAGES = (
     # Decoding.
     _breakage(
         "the length penalty counts a token less",
-        "norms = np.arange(1, steps + 1, dtype=np.float64) ** length_penalty",
-        "norms = np.maximum(np.arange(steps, dtype=np.float64), 1) ** length_penalty",
+        "doubles = np.arange(1, steps + 1, dtype=np.float64) ** length_penalty",
+        "doubles = np.maximum(np.arange(steps, dtype=np.float64), 1) ** length_penalty",
         "tests/decode/test_beam.py",
     ),
     _breakage(
@@ -294,7 +294,7 @@ BREAKAGES = (
         'eff="closest"',
         'eff="shortest"',
         "tests/metrics/test_coco.py",
-        "tests/test_resampling.py",
+        "tests/experiments/test_resampling.py",
     ),
     _breakage(
         "CIDEr-D of one image has an idf of its own",
@@ -319,13 +319,13 @@ BREAKAGES = (
         "results of another config are shown",
         "outdated = any(",
         "outdated = not any(() for _ in ()) and False and any(",
-        "tests/test_sweep_files.py",
-        "tests/test_results.py",
+        "tests/experiments/test_sweep_files.py",
+        "tests/experiments/test_results.py",
     ),
     _breakage(
         "p does not count what was observed",
         "return (1 + as_far) / (1 + len(swapped))",
         "return as_far / len(swapped)",
-        "tests/test_resampling.py",
+        "tests/experiments/test_resampling.py",
     ),
 )

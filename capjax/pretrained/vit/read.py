@@ -5,7 +5,7 @@ A source is one of
 - a folder with Hugging Face's config.json, or timm's, and weights (`checkpoint_folders`);
 - a file of such a folder, or timm's `.safetensors` or `.pth` alone, or Meta's `.pth` of DINOv2;
 - a `.npz` of AugReg, vision_transformer or big_vision;
-- a `.safetensors` of `capjax.convert_encoder`;
+- a `.safetensors` of `capjax convert`;
 - the name of a checkpoint on huggingface.co: "organisation/name".
 
 Nothing in them is executed.
@@ -106,7 +106,7 @@ def vit_fields(source: str | os.PathLike, **given: Any) -> dict[str, Any]:
 def vit_resize(source: str | os.PathLike) -> Resize:
     """Reads the resizing to the squares that a source's ViT was published with.
 
-    By the preprocessing file of its folder, or what a file of `capjax.convert_encoder` says. Where
+    By the preprocessing file of its folder, or what a file of `capjax convert` says. Where
     there is none: as DINOv2 is evaluated (github.com/facebookresearch/dinov2, data/transforms.py),
     if it is one; else all of a image at the size that the positions were trained on, for a
     `.npz` without antialias as big_vision resizes (pp/ops_image.py), for others with it.
