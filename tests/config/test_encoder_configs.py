@@ -135,7 +135,7 @@ def test_an_inceptions_block_trains_by_its_name():
     trained, _ = split_frozen(like, *build.frozen_parts(config))
     assert sorted(trained["encoder"]) == [f"conv2d_{number}" for number in range(85, 94)]
     config.encoder.trainable = ("mixed11",)
-    with pytest.raises(ConfigError, match=r"'mixed11'; it may have 'all', .* mixed0, mixed1"):
+    with pytest.raises(ConfigError, match=r"'mixed11'; it must be 'all' or .* mixed0, mixed1"):
         check_trainable(config, like["params"])
 
 
@@ -144,5 +144,5 @@ def test_a_block_is_named_by_its_number():
     config.encoder.trainable = ("block7", "top")
     check_trainable(config, {"encoder": {"block7a_bn": 0, "block6a_bn": 0, "top_conv": 0}})
     config.encoder.trainable = ("block1",)
-    with pytest.raises(ConfigError, match=r"has 'block1'.* parts: top, block11$"):
+    with pytest.raises(ConfigError, match=r"has 'block1'.* encoder: top, block11$"):
         check_trainable(config, {"encoder": {"block11a_bn": 0, "top": 0}})

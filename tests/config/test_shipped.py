@@ -28,7 +28,7 @@ def fields_shown(folder, source):
 
 def test_names_and_first_lines():
     found = shipped.summaries()
-    assert found["shapes_transformer"].startswith("The embedded default")
+    assert found["shapes_transformer"].startswith("The default")
     assert {"base", "coco_transformer"} <= found.keys()
     assert not {"gpt2", "pretrained_encoders", "__init__"} & found.keys()
     assert all(found.values())

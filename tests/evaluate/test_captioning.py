@@ -131,7 +131,7 @@ def test_one_program_samples_at_every_temperature_and_seed(case, monkeypatch):
     ]
     assert len(made) == 1
     assert len({tuple(found) for found in texts}) == len(methods)
-    with pytest.raises(ValueError, match=r"temperature must be 0 \(greedy\) or positive, not -1"):
+    with pytest.raises(ValueError, match=r"temperature must be 0 \(greedy\) or positive: -1"):
         next(search(case[2], [], Sampling(-1.0, 8)))
 
 
