@@ -18,7 +18,7 @@ from PIL import Image
 import capjax
 from capjax.data.shapes.builder import encode_png
 from capjax.data.shapes.scene import image_id
-from capjax.run.workdir import Workdir
+from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.events import read_events
 from tests.helpers.command_line import REPOSITORY, SIZES, call, environment, main
 
@@ -81,6 +81,7 @@ def test_a_finished_run_has_nothing_to_do_and_another_config_is_refused(home, tr
     assert "Traceback" not in other.stderr
 
 
+@pytest.mark.slow(reason="the loop's own kills and signals are tested every day")
 def test_a_terminated_run_says_so_and_ends_as_if_it_never_was(home, trained, tmp_path):
     command = [sys.executable, "-m", "capjax.main", "--config", "configs/shapes_transformer.py"]
     log = tmp_path / "metrics.jsonl"
@@ -275,10 +276,10 @@ def test_a_missing_file_is_named(home, trained):
 
 
 def test_a_missing_checkpoint_lists_those_there(trained, tmp_path):
-    with pytest.raises(capjax.run.train.workdir.WorkdirError, match=r"there are steps \[\d"):
+    with pytest.raises(WorkdirError, match=r"there are steps \[\d"):
         capjax.load(trained[0], 99)
     shutil.copytree(trained[0], tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
-    with pytest.raises(capjax.run.train.workdir.WorkdirError, match="it has none yet"):
+    with pytest.raises(WorkdirError, match="it has none yet"):
         capjax.load(tmp_path / "copy")
 
 
@@ -292,13 +293,9 @@ def test_a_damaged_checkpoint_is_named_and_another_one_taken(trained, tmp_path, 
     assert capjax.load(workdir, "latest").step == 2
     assert capjax.load(workdir, "best").step == 2
     assert "checkpoints/4 can't be used" in capsys.readouterr().err
-    with pytest.raises(
-        capjax.run.train.workdir.WorkdirError, match=r"checkpoints/4 can't be used"
-    ) as raised:
+    with pytest.raises(WorkdirError, match=r"checkpoints/4 can't be used") as raised:
         capjax.load(workdir, 4)
     assert "\n" not in str(raised.value)
     shutil.rmtree(workdir / "checkpoints" / "2" / "progress")
-    with pytest.raises(
-        capjax.run.train.workdir.WorkdirError, match=r"/4 can't be used.*/2 can't be used"
-    ):
+    with pytest.raises(WorkdirError, match=r"/4 can't be used.*/2 can't be used"):
         capjax.load(workdir)

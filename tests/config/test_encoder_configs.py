@@ -74,6 +74,7 @@ def make_clip(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow(reason="runs of another encoder are tested every day")
 def test_a_vits_folder_makes_a_run_and_stages_of_it_train(clip, tmp_path):
     write_pictures(tmp_path)
     config = folder_transformer.get_config(f"{clip}/")

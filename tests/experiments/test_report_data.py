@@ -150,6 +150,7 @@ def test_a_sweep_that_has_not_begun(tmp_path, capsys):
         write_report(str(out), str(tmp_path / "new"))
 
 
+@pytest.mark.slow(reason="processes of their own")
 def test_the_command_line_ends_in_one_line(tmp_path):
     command = [sys.executable, "-m", "experiments.report", str(tmp_path), "--to", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -204,6 +204,7 @@ def test_equals_the_official_path_on_real_captions() -> None:
     assert values["CIDEr-D"] == pytest.approx(82.3, abs=3.0)
 
 
+@pytest.mark.slow(reason="starts Java")
 def test_meteor_where_java_is_found(capfd) -> None:
     if obstacle := coco.why_no_meteor():
         pytest.skip(obstacle)

@@ -177,6 +177,7 @@ def test_what_is_no_weights_file_is_refused(tmp_path):
         read_keras_layers(tmp_path / "else.h5")
 
 
+@pytest.mark.slow(reason="a second stage over it is trained with the slow tests")
 def test_gradients_flow_to_weights_and_not_to_statistics(pair):
     encoder = MobileNetV2(0.35)
     variables = variables_of(encoder, pair[1])

@@ -138,6 +138,7 @@ def make_two(home, folder, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow(reason="whole trainings in processes of their own")
 def test_two_devices_give_the_losses_and_scores_of_one(one, two):
     left, right = rows(one), rows(two)
     assert len(left) == len(right) == 32
@@ -150,6 +151,7 @@ def test_two_devices_give_the_losses_and_scores_of_one(one, two):
                 np.testing.assert_allclose(other[name], value, rtol=1e-5, err_msg=f"{row} {name}")
 
 
+@pytest.mark.slow(reason="whole trainings in processes of their own")
 def test_two_processes_one_killed_and_restarted_are_one_process(home, folder, two, tmp_path):
     """Bit for bit one process of two devices that nobody stopped."""
     killed = tmp_path / "killed"

@@ -229,6 +229,7 @@ def test_vectors_go_with_an_encoder_that_is_taken(config):
     checks.check(config)
 
 
+@pytest.mark.slow(reason="what it starts from is tested every day")
 def test_a_run_with_other_words_trains_and_goes_on(config, tmp_path, capsys):
     write_pictures(tmp_path)
     config.dataset = base.folder_dataset()

@@ -87,6 +87,7 @@ def make_everything(config, pictures):
     return config
 
 
+@pytest.mark.slow(reason="a killed run with features is continued every day")
 def test_a_killed_run_of_everything_ends_as_if_it_never_was(
     everything, tmp_path, pictures, capsys, monkeypatch
 ):

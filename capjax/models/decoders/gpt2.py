@@ -25,7 +25,7 @@ class GPT2Decoder(TransformerDecoder):
     num_heads: Count = 12
     tie_embeddings: bool = True
     epsilon: NotNegative = 1e-5
-    use_output_bias: Given[bool] = False
+    use_output_bias: bool = False
     kernel_std: Given[float] = 0.02
 
     training = PretrainedDecoderFields

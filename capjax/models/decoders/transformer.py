@@ -159,7 +159,7 @@ class TransformerDecoder(Decoder):
     output_bias: Given[tuple[float, ...] | None] = None
     dtype: Given[Any] = jnp.float32
     epsilon: NotNegative = 1e-6
-    use_output_bias: Given[bool] = True
+    use_output_bias: bool = True
     kernel_std: Given[float] = 0.0
 
     training = SmartBias
