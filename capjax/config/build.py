@@ -123,9 +123,12 @@ def captioner_of(config: ConfigDict, vocab_size: int, **more: Any) -> Captioner:
     """
     dtype = {"dtype": _dtype(config)}
     adapter = _make(config, "adapter", Adapter, dtype) if "adapter" in config else None
-    # The decoder's positions: bos and the words of the longest caption.
-    given = {**dtype, "vocab_size": vocab_size, "max_length": config.dataset.max_length, **more}
-    decoder = _make(config, "decoder", part_of(config, "decoder"), given)
+    part = part_of(config, "decoder")
+    given = {**dtype, "vocab_size": vocab_size, **more}
+    if "max_length" in given_fields(part):
+        # The decoder's positions: bos and the words of the longest caption.
+        given["max_length"] = config.dataset.max_length
+    decoder = _make(config, "decoder", part, given)
     return Captioner(encoder(config), decoder, adapter)
 
 
