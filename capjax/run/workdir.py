@@ -195,8 +195,8 @@ class Workdir:
         try:
             yield
         except _WRONG as error:
-            if isinstance(error.__cause__, PartError):  # Nothing needs to be damaged.
-                raise WorkdirError(f"{self.path(self.CONFIG)}: {error}") from error
+            if isinstance(error.__cause__, PartError):  # Its advice must not be cut off.
+                raise _damaged(self.path(self.CONFIG), str(error)) from error
             reason = f"its fields make no model ({' '.join(str(error).split())[:300]})"
             raise _damaged(self.path(self.CONFIG), reason) from error
 

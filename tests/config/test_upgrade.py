@@ -45,7 +45,7 @@ def test_what_a_config_says_stays():
     assert upgrade(now) == now
 
 
-@pytest.mark.parametrize("name", ["dataset", "evaluation", "objective"])
+@pytest.mark.parametrize("name", ["dataset", "evaluation"])
 def test_a_section_that_is_none_is_named(name):
     with pytest.raises(ValueError, match=f"{name} is no section"):
         upgrade({**OLD, name: 3})
