@@ -58,6 +58,7 @@ def test_a_byte_level_tokenizer_gives_back_every_text(text):
     assert BYTES.decode(BYTES.encode(text)) == well_formed(text)
 
 
+@pytest.mark.slow(reason="a property over many drawn tokenizers")
 @given(st.lists(TEXT, max_size=5))
 def test_a_tokenizer_of_any_captions_is_read_back_the_same(tmp_path_factory, texts):
     tokenizer = train_word_tokenizer([*texts, "a dog"])

@@ -67,6 +67,7 @@ def assert_same(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.slow(reason="a file of random weights is compared every day")
 def test_imagenets_weights_give_kerass_features(monkeypatch, path, expected):
     """Keras adds a layer that divides pixels again to what it builds with these weights alone."""
     from keras.src.applications import efficientnet as kerass

@@ -95,6 +95,7 @@ def images_of(pictures):
     return [str(pictures / f"{number}.png") for number in range(15)]
 
 
+@pytest.mark.slow(reason="a recorded run over cached features continues every day")
 def test_a_cached_run_trains_evaluates_and_captions_from_pixels(config, pictures, tmp_path, capsys):
     directory = tmp_path / "run"
     config.evaluation.num_samples, config.evaluation.temperatures = 1, (0.0,)

@@ -120,6 +120,7 @@ def test_a_killed_run_of_everything_ends_as_if_it_never_was(
     assert "tokens" not in (whole / "checkpoints" / "4" / "params" / "_METADATA").read_text()
 
 
+@pytest.mark.slow(reason="figures of a transformer are drawn every day")
 def test_attention_is_drawn_for_greedy_sampled_and_beam_captions(config, pictures, tmp_path):
     config.num_steps = config.eval_every = 60
     config.optimizer.learning_rate = 0.02
@@ -143,6 +144,7 @@ def test_a_recurrent_decoder_may_say_more_than_it_was_trained_on(config, tmp_pat
     assert capjax.load(tmp_path).config.decoding.max_length == 12
 
 
+@pytest.mark.slow(reason="what a run starts from is tested every day")
 def test_a_run_starts_from_another(config, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     train(config, str(first))
@@ -176,7 +178,7 @@ def test_mistakes_are_found_before_training(config, pictures, tmp_path):
     refused(ConfigError, "decoder.cell='rnn' must be one of", **{"decoder.cell": "rnn"})
     refused(
         ConfigError,
-        "initial_state must be 'mean'",
+        "needs initial_state='mean'",
         **{"decoder.attention": "none", "decoder.initial_state": "zero"},
     )
     refused(
