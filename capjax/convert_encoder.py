@@ -1,8 +1,6 @@
 """The old name of `python -m capjax.cli.convert_encoder`."""
 
-import sys
-
 from capjax.cli.convert_encoder import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

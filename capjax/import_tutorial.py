@@ -1,8 +1,6 @@
 """The old name of `python -m capjax.cli.import_tutorial`."""
 
-import sys
-
 from capjax.cli.import_tutorial import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,7 +6,7 @@ from typing import Any
 from capjax.files.text import dotted
 
 # Sections that configs have had since there was a choice of objectives, and fields added with them.
-_ADDED = {
+_ADDED: dict[str, dict[str, Any]] = {
     "objective": {"name": "cross_entropy"},
     "evaluation": {"metrics": ()},
 }

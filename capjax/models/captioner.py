@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-from capjax.models.contract import Carry, DecoderOutput, Memory
+from capjax.models.contract import Carry, Decoder, DecoderOutput, Memory
 
 Variables = dict[str, Any]
 
@@ -104,7 +104,7 @@ class Captioner(nn.Module):
     """
 
     encoder: nn.Module
-    decoder: nn.Module
+    decoder: Decoder
     adapter: nn.Module | None = None
 
     def __call__(
