@@ -281,6 +281,7 @@ COMMANDS = (
         "capjax.convert_encoder --config {configs}:conv_transformer --to made.safetensors",
         mentions=("conv",),
     ),
+    # It was status 1 at c32e60f; a missing flag is wrong usage in every command now.
     _command(
         "convert_encoder_where",
         "mobilenet_frozen",
