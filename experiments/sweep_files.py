@@ -197,8 +197,11 @@ def _run(directory: str, row: Any, file: str) -> Run:
     config = _read_if_there(os.path.join(workdir, "config.json"), read_config, again) or {}
     # A field that only one side has comes from another version, or from another part of a section,
     # whose name differs then.
-    wanted = upgrade_flat(row.get("config") or {})
-    outdated = any(config[field] != wanted[field] for field in config.keys() & wanted.keys())
+    wanted = upgrade_flat(row["config"]) if row.get("config") else {}
+    outdated = any(
+        config[field] != wanted[field]
+        for field in config.keys() & wanted.keys() - {"evaluation.metrics"}
+    )
 
     def read(found: Any) -> dict[str, Any]:
         # The sweep file may have changed or removed the decoding of a name since.
