@@ -56,9 +56,6 @@ class Registry:
         """Names of all parts, sorted; imports no part."""
         return sorted({*self._own, *self._registered, *self._entry_points()})
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.names()
-
     def get(self, name: str) -> Any:
         """Returns the part of a name.
 
