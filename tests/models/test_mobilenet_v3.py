@@ -70,7 +70,7 @@ def test_features_are_as_wide_as_said():
 
 def test_another_size_is_refused():
     images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
-    with pytest.raises(ValueError, match=r"size='medium'; it must be one of \['small', 'large'\]"):
+    with pytest.raises(ValueError, match="size='medium' must be one of 'small', 'large'"):
         MobileNetV3("medium").init(jax.random.key(0), images, train=False)
 
 

@@ -237,7 +237,7 @@ def test_mistakes_are_found_before_training(config, tmp_path):
     refused(ConfigError, "cache_views=1 and", **{"dataset.crop_area": 0.5})
     refused(ConfigError, "cache_views=1 and", **{"dataset.flip": True})
     refused(ConfigError, "cache_views=3 and", **{"encoder.cache_views": 3})
-    refused(ConfigError, "crop_area must be above 0", **{"dataset.crop_area": 2.0})
+    refused(ConfigError, r"crop_area=2\.0 must be above 0", **{"dataset.crop_area": 2.0})
     refused(ConfigError, "trainable is .*block_16", **{"encoder.trainable": ("block_16",)})
     refused(
         ConfigError,
