@@ -21,10 +21,9 @@ from capjax.cli import attention
 from capjax.cli.errors import leave, reported, unread
 from capjax.cli.parts import add_parts, import_parts
 from capjax.config import build, checks
-from capjax.config.errors import ConfigError
 from capjax.data.inputs import batches, expand, read_input, read_lines
 from capjax.evaluate.caption_file import CaptionFile
-from capjax.evaluate.captioning import Method, Sampling
+from capjax.evaluate.captioning import Method
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
 from capjax.evaluate.stream import caption_stream, picture_reader
 from capjax.pretrained.captioners.published import is_published
@@ -67,8 +66,19 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--beam_size", type=int, help="beams; 1 is greedy (default: the model's)")
     parser.add_argument("--length_penalty", type=float, help="default: the model's")
     parser.add_argument("--max_length", type=int, help="most tokens (default: the model's)")
-    parser.add_argument("--temperature", type=float, help="sample at this temperature instead")
-    parser.add_argument("--seed", type=int, default=0, help="seed of --temperature's samples")
+    parser.add_argument(
+        "--temperature", type=float, help="sample at this temperature instead; 0 is greedy"
+    )
+    parser.add_argument("--top_k", type=_positive, help="sample from the K likeliest tokens")
+    parser.add_argument(
+        "--top_p", type=float, help="sample from the likeliest tokens that have this probability"
+    )
+    parser.add_argument(
+        "--min_p",
+        type=float,
+        help="sample from tokens with at least this share of the likeliest one's probability",
+    )
+    parser.add_argument("--seed", type=int, help="seed of the samples (default: the model's)")
     parser.add_argument(
         "--batch_size", type=_positive, help="most images at once (default: the model's)"
     )
@@ -122,13 +132,21 @@ def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
         "length_penalty": arguments.length_penalty,
         "max_length": arguments.max_length,
     }
-    section.update({field: value for field, value in given.items() if value is not None})
+    sampling = {
+        "temperature": arguments.temperature,
+        "top_k": arguments.top_k,
+        "top_p": arguments.top_p,
+        "min_p": arguments.min_p,
+        "seed": arguments.seed,
+    }
+    given = {field: value for field, value in (given | sampling).items() if value is not None}
+    if given.keys() & {"temperature", "top_k", "top_p", "min_p"}:
+        given["method"] = "sample"
+    elif given.keys() & {"num_beams", "length_penalty"}:
+        given["method"] = "beam"
+    section.update(given)
     checks.check_decoding(section, config)
-    if arguments.temperature is None:
-        return build.beam_search(section)
-    if arguments.temperature < 0:
-        raise ConfigError(f"--temperature {arguments.temperature} must be 0 or more")
-    return Sampling(arguments.temperature, section.max_length, arguments.seed)
+    return build.decoding_method(section)
 
 
 class _Stop:

@@ -220,8 +220,13 @@ def get_config() -> ConfigDict:
     config.scheduled_sampling.floor = 0.75
 
     config.optimizer = ConfigDict()
+    # "adamw"; or "muon" (Jordan et al. 2024), which orthogonalises the updates of matrices and
+    # convolutions and trains the rest by Adam.
+    config.optimizer.name = "adamw"
     # Peak learning rate, after a linear warm-up.
     config.optimizer.learning_rate = 1e-3
+    # Peak learning rate of the parameters that Muon orthogonalises.
+    config.optimizer.matrix_learning_rate = 0.02
     # Schedule after the warm-up: a "cosine" or a "linear" decay to 0, or "constant".
     config.optimizer.schedule = "cosine"
     # Peak learning rate of the encoder; 0 is the same as learning_rate.
@@ -271,6 +276,9 @@ def get_config() -> ConfigDict:
 
     # Decoding settings, with the meaning they have in transformers.generate.
     config.decoding = ConfigDict()
+    # "beam": the likeliest caption that beam search finds, by the next three fields.
+    # "sample": a random caption, by the five after them.
+    config.decoding.method = "beam"
     # Beams per image; 1 is greedy.
     config.decoding.num_beams = 5
     # A hypothesis's log-probability is divided by its length to this power.
@@ -278,6 +286,16 @@ def get_config() -> ConfigDict:
     # "true": stop at num_beams finished hypotheses; "false": when no better one is likely;
     # "never": when no better one is possible.
     config.decoding.early_stopping = "false"
+    # A sample's logits are divided by this; 0 is greedy.
+    config.decoding.temperature = 1.0
+    # Samples draw from this many of the likeliest tokens; 0 is all.
+    config.decoding.top_k = 0
+    # Samples draw from the likeliest tokens that have this probability together; 1 is all.
+    config.decoding.top_p = 1.0
+    # Samples draw from tokens with at least this share of the likeliest one's probability; 0: all.
+    config.decoding.min_p = 0.0
+    # Seed of the samples.
+    config.decoding.seed = 0
     # Longest caption in tokens with its start and end tokens; for a transformer at most one more
     # than dataset.max_length.
     config.decoding.max_length = 25

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from capjax.config import build, questions
 from capjax.config.identity import FREE
+from capjax.config.upgrade import upgrade
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import check_images, open_captions, open_source
 from capjax.data.source import Source
@@ -67,8 +68,8 @@ def captions_with_attention(
     if questions.is_cached(config):
         # Cached features are float16, as in the evaluation, so that the captions are the same.
         split, model, variables = from_features(split, model, variables)
-    decoding = {k: v for k, v in evaluation.record["decoding"].items() if k != "method"}
-    method = build.beam_search(ConfigDict(decoding))
+    decoding = upgrade({"decoding": evaluation.record["decoding"]})["decoding"]
+    method = build.decoding_method(ConfigDict(decoding))
     caption = CaptionBatches(model, run.tokenizer, attention=True)
     captioned = caption(devices.replicate(variables), split.eval_batches(), method)
     return (found for _, found in itertools.islice(captioned, count))

@@ -280,7 +280,7 @@ def is_evaluated(run: Run, workdir: str, record: RunRecord, name: str) -> bool:
 
 def _decoding(run: Run, name: str) -> str:
     """The label of an evaluation's decoding, with which its stem ends."""
-    return build.beam_search(run.evaluations[name].decoding).label
+    return build.decoding_method(run.evaluations[name].decoding).label
 
 
 def is_written(workdir: str, stem: str) -> bool:

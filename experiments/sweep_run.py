@@ -105,7 +105,7 @@ def _evaluate(run: Run, workdir: str, record: RunRecord, name: str) -> None:
     config = run.evaluations[name]
     with Workdir(workdir).checkpoints(config, read_only=True) as checkpoints:
         best = checkpoints.ranking()[0]
-    stem = f"{SPLIT}-step{best}-{build.beam_search(config.decoding).label}"
+    stem = f"{SPLIT}-step{best}-{build.decoding_method(config.decoding).label}"
     # Two names of one decoding are evaluated once.
     if stem not in record.evaluations.values() or not is_written(workdir, stem):
         begin = time.perf_counter()

@@ -18,7 +18,7 @@ from capjax.config.sections import DecodingFields, RunFields
 from capjax.data.dataset import ImageScorer, Scorer
 from capjax.data.images import Resize
 from capjax.data.tokenizer import Tokenizer
-from capjax.evaluate.captioning import BeamSearch
+from capjax.evaluate.captioning import BeamSearch, Method, Sampling
 from capjax.evaluate.scoring import Metric
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
@@ -242,12 +242,26 @@ def log_frequencies(counts: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(counts, 1) / counts.sum())
 
 
+def decoding_method(decoding: ConfigDict) -> Method:
+    """Builds the decoding method of the decoding section."""
+    if decoding.method == "beam":
+        return beam_search(decoding)
+    return Sampling(
+        decoding.temperature,
+        decoding.max_length,
+        decoding.seed,
+        decoding.top_k or None,
+        decoding.top_p if decoding.top_p < 1 else None,
+        decoding.min_p or None,
+    )
+
+
 def beam_search(decoding: ConfigDict) -> BeamSearch:
-    """Builds the beam search of the decoding section."""
+    """Builds the beam search of the decoding section, also where its method is another."""
     if message := fault(fields_of(DecodingFields)["early_stopping"].type, decoding.early_stopping):
         raise ConfigError(f"config.decoding.early_stopping={decoding.early_stopping!r} {message}")
     stopping = _EARLY_STOPPING[decoding.early_stopping]
-    return BeamSearch(**{**decoding, "early_stopping": stopping})
+    return BeamSearch(decoding.num_beams, decoding.length_penalty, stopping, decoding.max_length)
 
 
 def schedule(config: ConfigDict) -> optax.Schedule:

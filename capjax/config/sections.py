@@ -15,8 +15,10 @@ from capjax.parts.types import (
     Name,
     Names,
     NotNegative,
+    PositiveShare,
     Rate,
     Seed,
+    Share,
 )
 
 
@@ -70,7 +72,13 @@ class EvaluationFields:
 class DecodingFields:
     """The section `decoding`."""
 
+    method: Literal["beam", "sample"]
     num_beams: Count
     length_penalty: Finite
     early_stopping: Literal["true", "false", "never"]
+    temperature: NotNegative
+    top_k: CountOrZero
+    top_p: PositiveShare
+    min_p: Share
+    seed: Seed
     max_length: Length

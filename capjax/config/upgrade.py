@@ -5,10 +5,19 @@ from typing import Any
 
 from capjax.files.text import dotted
 
-# Sections that configs have had since there was a choice of objectives, and fields added with them.
+# Fields that configs have had for a while only, with the values that make them what they were.
 _ADDED: dict[str, dict[str, Any]] = {
     "objective": {"name": "cross_entropy"},
     "evaluation": {"metrics": ()},
+    "optimizer": {"name": "adamw", "matrix_learning_rate": 0.02},
+    "decoding": {
+        "method": "beam",
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "seed": 0,
+    },
 }
 
 
@@ -18,12 +27,15 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: a section is not a mapping.
     """
-    if "objective" in config:
-        return dict(config)
+    before_objectives = "objective" not in config
     config = dict(config)
     for name, added in _ADDED.items():
-        config[name] = {**_section(config, name), **added}
-    config["dataset"] = _dataset(_section(config, "dataset"))
+        if name in config or name == "objective":
+            config[name] = {**added, **_section(config, name)}
+    if config.get("decoding", {}).get("method") == "beam search":  # In records of evaluations.
+        config["decoding"]["method"] = "beam"
+    if before_objectives:
+        config["dataset"] = _dataset(_section(config, "dataset"))
     return config
 
 

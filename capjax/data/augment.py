@@ -6,18 +6,16 @@ the batch size and the number of hosts, nor on the step at which a run resumed.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from capjax.data.batches import AUGMENTATION, generator
-from capjax.parts.types import Range
+from capjax.parts.types import PositiveShare
 
 # Width over height of a crop, and the number of tries, as in torchvision's RandomResizedCrop.
 _RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10
-
-CropArea = Annotated[float, Range(math.ulp(0.0), 1.0, "be above 0 and at most 1")]
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Augmentation:
       ValueError: `crop_area` is not in (0, 1].
     """
 
-    crop_area: CropArea = 1.0
+    crop_area: PositiveShare = 1.0
     flip: bool = False
 
     def __post_init__(self):

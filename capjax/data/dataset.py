@@ -23,19 +23,34 @@ A config then has `dataset.name = "drawings"` and `dataset.root`.
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar, Literal, NamedTuple
 
-from capjax.data.augment import CropArea
 from capjax.data.images import Interpolation
 from capjax.data.source import Source
 from capjax.files.errors import DataError
-from capjax.parts.types import Count, CountOrZero, Length, Side, SideOrZero
+from capjax.parts.types import Count, CountOrZero, Length, PositiveShare, Side, SideOrZero
 
 # (captions, references), both by image id -> values by the metric's name.
 Scorer = Callable[[Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, float]]
 # Captions by image id -> values by image id, by the metric's name.
 ImageScorer = Callable[[Mapping[str, str]], dict[str, dict[str, float]]]
+
+
+class Foil(NamedTuple):
+    """A true and a false caption of an image, of equally many tokens.
+
+    Attributes:
+      image_id: the image.
+      kind: kind of the false statement; each has its own accuracy.
+      reference: the true caption.
+      foil: the false one.
+    """
+
+    image_id: str
+    kind: str
+    reference: str
+    foil: str
 
 
 class Dataset:
@@ -45,11 +60,14 @@ class Dataset:
       metrics: names of the dataset's metrics beside the COCO scores.
       scorers: functions that compute these metrics of a split.
       image_scorers: functions that compute some of them for each image.
+      make_foils: image ids -> foils of some of them, which evaluation has the model tell from
+        their references; None for none.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ()
     scorers: ClassVar[tuple[Scorer, ...]] = ()
     image_scorers: ClassVar[tuple[ImageScorer, ...]] = ()
+    make_foils: ClassVar[Callable[[Iterable[str]], list[Foil]] | None] = None
 
     def open(self, split: str) -> Source:
         """Opens one split, and prepares it where needed.
@@ -101,7 +119,7 @@ class CommonFields:
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
     round_crop: bool = False
-    crop_area: CropArea = 1.0
+    crop_area: PositiveShare = 1.0
     flip: bool = False
     captions_per_image: Count = 5
     max_length: Length = 24

@@ -1,12 +1,15 @@
-"""Sampling of captions over the decoder contract: temperature, top-k and nucleus.
+"""Sampling of captions over the decoder contract: temperature, top-k, nucleus and min-p.
 
 Shapes: see docs/architecture.md; T = max_length - 1 generated tokens.
 
 Each token is drawn from softmax(logits / temperature), restricted to the k likeliest tokens (Fan et
-al. 2018, "Hierarchical Neural Story Generation") and then to the nucleus, the smallest set of
-tokens with at least probability p (Holtzman et al. 2020, "The Curious Case of Neural Text
-Degeneration"), in the order of transformers.
+al. 2018, "Hierarchical Neural Story Generation"), then to the nucleus, the smallest set of tokens
+with at least probability p (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration"),
+and then to tokens that are not much less likely than the likeliest (Nguyen et al. 2024, "Turning Up
+the Heat: Min-p Sampling"), in the order of transformers.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +72,7 @@ def sample(
     temperature: float | jax.Array,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
     return_attention: bool = False,
     chunk: int | None = None,
 ) -> SampleResult:
@@ -90,6 +94,8 @@ def sample(
       top_k: restricts draws to the k likeliest tokens and ties with the last; None for no limit.
       top_p: restricts draws to the smallest set of likeliest tokens whose probabilities sum to p or
         more, and ties with the last; None for no limit.
+      min_p: restricts draws to tokens with at least this share of the likeliest token's
+        probability; None for no limit.
       return_attention: whether to return the attention of each sample.
       chunk: steps between checks that the batch has finished; None for `loop.default_chunk`.
 
@@ -102,6 +108,8 @@ def sample(
         raise ValueError(f"top_k must be at least 1, or None for no limit, not {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], or None for no limit, not {top_p}")
+    if min_p is not None and not 0 <= min_p <= 1:
+        raise ValueError(f"min_p must be in [0, 1], or None for no limit, not {min_p}")
     check_step(step, carry, eos_id=eos_id, max_length=max_length, attention=return_attention)
     batch, width = width_of(carry)
     rows = jax.vmap(jax.random.fold_in, (None, 0))
@@ -112,7 +120,8 @@ def sample(
         greedy = temperature == 0
         divided = logits / jnp.where(greedy, 1, temperature)
         now = jax.vmap(jax.vmap(jax.random.fold_in))(keys, lengths)
-        drawn = jax.vmap(jax.vmap(jax.random.categorical))(now, _restrict(divided, top_k, top_p))
+        allowed = _restrict(divided, top_k, top_p, min_p)
+        drawn = jax.vmap(jax.vmap(jax.random.categorical))(now, allowed)
         return jnp.where(greedy, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
 
     def advance(state: _State) -> tuple[_State, tuple]:
@@ -162,8 +171,10 @@ def sample(
     )
 
 
-def _restrict(logits: jax.Array, top_k: int | None, top_p: float | None) -> jax.Array:
-    """Logits [..., V] with -inf for tokens outside the k likeliest or the nucleus."""
+def _restrict(
+    logits: jax.Array, top_k: int | None, top_p: float | None, min_p: float | None
+) -> jax.Array:
+    """Logits [..., V] with -inf for tokens that are not to be drawn."""
     if top_k is not None:
         least = lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
@@ -173,5 +184,8 @@ def _restrict(logits: jax.Array, top_k: int | None, top_p: float | None) -> jax.
         # A token is in the nucleus if likelier tokens sum to less than p; the first always is.
         inside = jnp.cumsum(probs, axis=-1) - probs < top_p
         least = jnp.min(jnp.where(inside, ranked, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    if min_p:
+        least = logits.max(axis=-1, keepdims=True) + math.log(min_p)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return logits

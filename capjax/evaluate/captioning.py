@@ -52,7 +52,7 @@ class BeamSearch:
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["temperature", "seed"],
-    meta_fields=["max_length"],
+    meta_fields=["max_length", "top_k", "top_p", "min_p"],
 )
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -64,16 +64,26 @@ class Sampling:
       temperature: divides the logits; 0 is greedy.
       max_length: largest number of tokens, with bos and eos.
       seed: random seed.
+      top_k: draws from the k likeliest tokens; None for all.
+      top_p: draws from the likeliest tokens that have this probability together; None for all.
+      min_p: draws from tokens with at least this share of the likeliest one's probability; None for
+        all.
     """
 
     temperature: float
     max_length: int
     seed: int = 0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
 
     @property
     def label(self) -> str:
         """Part of the name of result files."""
-        return f"temperature{self.temperature:g}-max{self.max_length}-seed{self.seed}"
+        limits = "" if self.top_k is None else f"-topk{self.top_k}"
+        limits += "" if self.top_p is None else f"-topp{self.top_p:g}"
+        limits += "" if self.min_p is None else f"-minp{self.min_p:g}"
+        return f"temperature{self.temperature:g}{limits}-max{self.max_length}-seed{self.seed}"
 
 
 Method = BeamSearch | Sampling
@@ -222,7 +232,16 @@ def make_decode(
             maps = result.attention
         else:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(method.seed), index)
-            result = sample(step, carry, keys, temperature=method.temperature, **common)
+            result = sample(
+                step,
+                carry,
+                keys,
+                temperature=method.temperature,
+                top_k=method.top_k,
+                top_p=method.top_p,
+                min_p=method.min_p,
+                **common,
+            )
             maps = result.attention[:, 0] if attention else None
         best = {
             "tokens": result.tokens[:, 0],

@@ -79,6 +79,7 @@ Finite = Annotated[float, Range(-LARGEST, LARGEST, "be a finite number")]
 Positive = Annotated[float, Range(math.ulp(0.0), LARGEST, "be above 0, and finite")]
 NotNegative = Annotated[float, Range(0.0, LARGEST, "be 0 or more, and finite")]
 Share = Annotated[float, Range(0.0, 1.0, "lie in 0 to 1")]
+PositiveShare = Annotated[float, Range(math.ulp(0.0), 1.0, "be above 0 and at most 1")]
 OpenShare = Annotated[
     float, Range(math.ulp(0.0), math.nextafter(1.0, 0.0), "be above 0 and below 1")
 ]

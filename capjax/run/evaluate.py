@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from capjax.config import build, checks, questions
+from capjax.config.fields import part_of
 from capjax.config.identity import FREE_IN_EVALUATION, shared_fields
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import check_images, open_captions, open_source
@@ -18,9 +19,11 @@ from capjax.evaluate.results import coco_results, code_version
 from capjax.evaluate.scoring import image_results, score_captions
 from capjax.files.atomic import write_json
 from capjax.metrics import coco
+from capjax.models.captioner import Captioner
 from capjax.parallel import devices, processes
 from capjax.pretrained.variables import fingerprint
 from capjax.run.features import from_features
+from capjax.run.foils import foil_metrics
 from capjax.run.load import Run, load
 from capjax.run.split import Split, make_split, print_notes
 from capjax.run.workdir import Workdir
@@ -56,11 +59,11 @@ def evaluate(
     processes.check_equal(f"checkpoints in {directory}", lambda: fingerprint(run.variables))
     print_notes([source])
     data = make_split(config, source, table, run.tokenizer)
-    captions, forced = _caption(config, run, data)
+    captions, measured = _caption(config, run, data)
 
     def report() -> dict[str, float]:
-        metrics = forced | _scores(config, table, captions)
-        label = build.beam_search(config.decoding).label
+        metrics = measured | _scores(config, table, captions)
+        label = build.decoding_method(config.decoding).label
         stem = workdir.path(workdir.EVALUATION, f"{split}-step{run.step}-{label}")
         # On one line: programs read it, and it has thousands of numbers.
         images = image_results(table, _texts(captions), build.image_scorers(config))
@@ -69,7 +72,9 @@ def evaluate(
         log = workdir.path(workdir.TENSORBOARD, f"{split}-{label}")
         write_scalars(log, run.step, {f"evaluation/{name}": metrics[name] for name in metrics})
         write_json(f"{stem}.captions.json", coco_results(captions))
-        _write_metrics(stem, metrics, {"split": split, **_provenance(config, run, source)})
+        _write_metrics(
+            stem, metrics, {"split": split, **_provenance(config, run, source, checkpoint)}
+        )
         return metrics
 
     return processes.broadcast_from_primary(report)
@@ -83,21 +88,37 @@ def metrics_line(metrics: dict[str, float]) -> str:
 def _caption(
     config: ConfigDict, run: Run, split: Split
 ) -> tuple[dict[str, Caption], dict[str, float]]:
-    """Captions by image id, and loss and accuracy of the references under teacher forcing."""
+    """Captions by image id; and what needs no captions: teacher forcing and the foils."""
     model, variables = run.model, run.variables
     if questions.is_cached(config):
         split, model, variables = from_features(split, model, variables)
     variables = devices.replicate(variables)
     forced = TeacherForced(devices.map_devices(make_loss_step(model)), variables)
     captioned = CaptionBatches(model, run.tokenizer, together=True)(
-        variables, forced.watch(split.eval_batches()), build.beam_search(config.decoding)
+        variables, forced.watch(split.eval_batches()), build.decoding_method(config.decoding)
     )
     bar = functools.partial(tqdm, total=len(split.source), disable=not processes.is_primary())
     captions = {
         split.table.image_ids[index]: caption
         for index, caption in bar(captioned, desc=f"caption {split.source.name}")
     }
-    return captions, forced.metrics()
+    return captions, forced.metrics() | _foil_metrics(run, split, model, variables)
+
+
+def _foil_metrics(run: Run, split: Split, model: Captioner, variables: Any) -> dict[str, float]:
+    """Accuracy of telling references from the dataset's foils; nothing for one without foils."""
+    make_foils = part_of(run.config, "dataset").make_foils
+    if make_foils is None:
+        return {}
+    return foil_metrics(
+        model,
+        run.tokenizer,
+        variables,
+        split.eval_batches(),
+        split.table.image_ids,
+        make_foils(split.table.image_ids),
+        together=True,
+    )
 
 
 def _scores(
@@ -113,14 +134,22 @@ def _texts(captions: dict[str, Caption]) -> dict[str, str]:
     return {image_id: caption.text for image_id, caption in captions.items()}
 
 
-def _provenance(config: ConfigDict, run: Run, source: Source) -> dict[str, Any]:
+def _chosen(config: ConfigDict, checkpoint: str) -> str:
+    """What chose the checkpoint: scores on that split flatter the run a little."""
+    if checkpoint != "best":
+        return f"by the command line: {checkpoint}"
+    return f"best {config.early_stopping.metric} on validation"
+
+
+def _provenance(config: ConfigDict, run: Run, source: Source, checkpoint: str) -> dict[str, Any]:
     """The data, parameters, settings and code behind an evaluation's results."""
     return {
         "source": {"name": source.name, "fingerprint": source.fingerprint, **source.selection},
         "images": len(source),
         "step": run.step,
+        "chosen": _chosen(config, checkpoint),
         "tokenizer": run.tokenizer.fingerprint,
-        "decoding": {"method": "beam search", **config.decoding.to_dict()},
+        "decoding": config.decoding.to_dict(),
         "seed": config.seed,
         "code": code_version(),
         "config": config.to_dict(),

@@ -21,6 +21,7 @@ from capjax.pretrained.captioners import published
 from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner, read_captioner
 from capjax.pretrained.variables import fingerprint
 from capjax.pretrained.weights import WeightsError
+from capjax.run.likelihood import Likelihood, describe, encode_given
 from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.checkpoint import CheckpointError, Checkpoints
 
@@ -63,7 +64,85 @@ class Run:
         Raises:
           capjax.data.images.ImageError: an image can't be used; names the first one.
         """
-        batches = eval_batches(
+        batches = self._batches(images, batch_size)
+        found = dict(self.caption_batches(batches, method=method, attention=attention))
+        return [found[index] for index in range(len(images))]
+
+    def score(
+        self,
+        images: Sequence[Any],
+        captions: Sequence[str | Sequence[str]],
+        *,
+        batch_size: int | None = None,
+    ) -> list[Any]:
+        """Scores given captions of images, by their log-probability under the model.
+
+        Args:
+          images: as in `caption`.
+          captions: for each image, one caption or several.
+          batch_size: as in `caption`.
+
+        Returns:
+          For each image a `ScoredCaption`, or a list of them where several captions were given.
+          The sum over all tokens is that of teacher forcing's loss, with its sign changed.
+
+        Raises:
+          ValueError: there are not as many entries of captions as images.
+          capjax.run.likelihood.ScoreError: a caption is longer than the model can be fed.
+          capjax.data.images.ImageError: an image can't be used; names the first one.
+        """
+        if len(images) != len(captions):
+            raise ValueError(f"{len(images)} images and captions for {len(captions)} of them")
+        texts = [[given] if isinstance(given, str) else list(given) for given in captions]
+        encoded = [encode_given(self.tokenizer, many, self.model) for many in texts]
+        found = dict(self.score_batches(self._batches(images, batch_size), encoded))
+        scored = [
+            [
+                describe(self.tokenizer, *parts)
+                for parts in zip(texts[i], encoded[i], found[i], strict=True)
+            ]
+            for i in range(len(images))
+        ]
+        return [
+            many[0] if isinstance(given, str) else many
+            for given, many in zip(captions, scored, strict=True)
+        ]
+
+    def score_all(
+        self, images: Sequence[Any], captions: Sequence[str], *, batch_size: int | None = None
+    ) -> np.ndarray:
+        """Scores every caption with every image: log-probabilities float32 [I, captions].
+
+        A column ranks the images by a caption. Rows rank captions, of which shorter and commoner
+        ones are likelier with any image: subtract what they have on average over images.
+
+        Args and errors are those of `score`.
+        """
+        encoded = encode_given(self.tokenizer, captions, self.model)
+        rows = [encoded] * len(images)
+        found = dict(self.score_batches(self._batches(images, batch_size), rows))
+        return np.array(
+            [[values.sum() for values in found[i]] for i in range(len(images))], np.float32
+        ).reshape(len(images), len(captions))
+
+    def score_batches(
+        self,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        captions: Sequence[Sequence[np.ndarray]],
+    ) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """Yields (index, log-probabilities of the tokens of each caption) of every image.
+
+        Args:
+          batches: of pixels; see `CaptionBatches`.
+          captions: for each image, by its index, captions of `likelihood.encode_given`.
+        """
+        if "likelihood" not in self._ready:
+            self._ready["likelihood"] = Likelihood(self.model, self.tokenizer)
+        return self._ready["likelihood"](self._on_devices(), batches, captions)
+
+    def _batches(self, images: Sequence[Any], batch_size: int | None) -> Iterator[dict]:
+        """Batches of pixels of a user's images."""
+        return eval_batches(
             _Images(images),
             None,
             self.tokenizer,
@@ -71,8 +150,11 @@ class Run:
             resize=build.resize(self.config.dataset),
             num_threads=self.config.dataset.num_threads,
         )
-        found = dict(self.caption_batches(batches, method=method, attention=attention))
-        return [found[index] for index in range(len(images))]
+
+    def _on_devices(self) -> Variables:
+        if "variables" not in self._ready:
+            self._ready["variables"] = devices.replicate(self.variables)
+        return self._ready["variables"]
 
     def batch_shape(self, batch_size: int | None, count: int | None = None) -> int:
         """Number of rows in each batch for `count` images, or for an unknown number of images.
@@ -99,13 +181,11 @@ class Run:
           method: see `caption`.
           attention: see `caption`.
         """
-        method = method or build.beam_search(self.config.decoding)
+        method = method or build.decoding_method(self.config.decoding)
         # Kept for later calls, since each is compiled at its first use.
         if attention not in self._ready:
             self._ready[attention] = CaptionBatches(self.model, self.tokenizer, attention=attention)
-        if "variables" not in self._ready:
-            self._ready["variables"] = devices.replicate(self.variables)
-        return self._ready[attention](self._ready["variables"], batches, method)
+        return self._ready[attention](self._on_devices(), batches, method)
 
 
 def made_by(run: Run, method: Method) -> dict[str, Any]:

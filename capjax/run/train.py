@@ -353,16 +353,16 @@ def _validation(
     writer: Writer,
     interruption: Interruption,
 ) -> Validation:
-    search = build.beam_search(config.decoding)
+    method = build.decoding_method(config.decoding)
     samplings = [
-        (f"temperature_{temperature:g}", Sampling(temperature, search.max_length, config.seed))
+        (f"temperature_{temperature:g}", Sampling(temperature, method.max_length, config.seed))
         for temperature in config.evaluation.temperatures
     ]
     pixels, inputs = split.samples(config.evaluation.num_samples)
     return Validation(
         loss_step=devices.map_devices(make_loss_step(model)),
         captions=CaptionBatches(model, split.tokenizer, together=True),
-        search=search,
+        method=method,
         shown=CaptionBatches(model, split.tokenizer, attention=True),
         samplings=samplings,
         batches=lambda: interruption.watch(split.eval_batches()),

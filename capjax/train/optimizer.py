@@ -1,10 +1,11 @@
-"""AdamW with warm-up, decay and clipping, and a separate learning rate of the encoder."""
+"""AdamW or Muon with warm-up, decay and clipping, and a separate learning rate of the encoder."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import optax
+import optax.contrib
 
 from capjax.parts.types import CountOrZero, NotNegative, Positive, Rate
 
@@ -14,7 +15,9 @@ class Optimizer:
     """The optimizer section of a config.
 
     Attributes:
+      name: "adamw", or "muon", which orthogonalises the updates of matrices and convolutions.
       learning_rate: peak of the learning rate, after a linear warm-up.
+      matrix_learning_rate: peak for the parameters that Muon orthogonalises.
       schedule: shape after the warm-up; see `learning_rate_schedule`.
       encoder_learning_rate: peak of the learning rate of the encoder; 0 uses `learning_rate`.
       encoder_start_step: first step that updates the encoder.
@@ -27,7 +30,9 @@ class Optimizer:
       skip_nonfinite: the limit of `finite.Watch`.
     """
 
+    name: Literal["adamw", "muon"]
     learning_rate: Positive
+    matrix_learning_rate: Positive
     schedule: Literal["cosine", "linear", "constant"]
     encoder_learning_rate: NotNegative
     encoder_start_step: CountOrZero
@@ -47,11 +52,15 @@ class Optimizer:
 
     def transformation(self, num_steps: int) -> optax.GradientTransformation:
         """Builds the optimizer of `num_steps` updates."""
-        return adamw(
-            self.schedule_of(num_steps),
-            b1=self.b1,
-            b2=self.b2,
-            weight_decay=self.weight_decay,
+        schedule = self.schedule_of(num_steps)
+        shared = {"b1": self.b1, "b2": self.b2, "weight_decay": self.weight_decay}
+        if self.name == "muon":
+            ratio = self.matrix_learning_rate / self.learning_rate
+            rule = muon(schedule, lambda step: ratio * schedule(step), **shared)
+        else:
+            rule = adamw(schedule, **shared)
+        return clipped(
+            rule,
             clip_norm=self.clip_norm,
             clip_value=self.clip_value,
             encoder_scale=(self.encoder_learning_rate or self.learning_rate) / self.learning_rate,
@@ -79,17 +88,9 @@ def learning_rate_schedule(
 
 
 def adamw(
-    schedule: optax.Schedule,
-    *,
-    b1: float,
-    b2: float,
-    weight_decay: float,
-    clip_norm: float,
-    clip_value: float = 0.0,
-    encoder_scale: float = 1.0,
-    encoder_start: int = 0,
+    schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019) on clipped gradients.
+    """AdamW (Loshchilov and Hutter 2019).
 
     Weight decay applies to arrays of rank 2 or more, so not to norms and biases.
 
@@ -98,6 +99,71 @@ def adamw(
       b1: decay of the mean of the gradient.
       b2: decay of the mean of the squared gradient.
       weight_decay: times the learning rate, as in `optax.adamw`.
+    """
+    return optax.adamw(
+        schedule,
+        b1=b1,
+        b2=b2,
+        weight_decay=weight_decay,
+        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+    )
+
+
+def muon(
+    schedule: optax.Schedule,
+    matrix_schedule: optax.Schedule,
+    *,
+    b1: float,
+    b2: float,
+    weight_decay: float,
+) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) on matrices and convolutions, and Adam on all others.
+
+    Embeddings and the output layer are trained by Adam, as its authors advise: their rows are
+    words, which are updated by themselves.
+
+    Args:
+      schedule: step -> learning rate of Adam.
+      matrix_schedule: step -> learning rate of Muon, in the scale of its authors.
+      b1: see `adamw`; Muon's own momentum is 0.95.
+      b2: see `adamw`.
+      weight_decay: of what Muon trains.
+    """
+    return optax.contrib.muon(
+        matrix_schedule,
+        weight_decay=weight_decay,
+        adam_b1=b1,
+        adam_b2=b2,
+        adam_learning_rate=schedule,
+        muon_weight_dimension_numbers=_matrices,
+    )
+
+
+def _matrices(params: Any) -> Any:
+    """How Muon sees each parameter as a matrix, inputs by outputs; None for Adam's."""
+    dims = optax.contrib.MuonDimensionNumbers
+
+    def of(path: tuple, leaf: jax.Array) -> Any:
+        names = [str(getattr(key, "key", key)) for key in path]
+        if names[-1] != "kernel" or "output" in names or leaf.ndim < 2:
+            return None
+        return dims(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
+def clipped(
+    rule: optax.GradientTransformation,
+    *,
+    clip_norm: float,
+    clip_value: float = 0.0,
+    encoder_scale: float = 1.0,
+    encoder_start: int = 0,
+) -> optax.GradientTransformation:
+    """Clips the gradient before a rule, and scales the encoder's updates after it.
+
+    Args:
+      rule: from clipped gradients to updates.
       clip_norm: largest global norm of the gradient; 0 does not clip.
       clip_value: largest absolute value in the gradient, clipped before the norm; 0 does not clip.
       encoder_scale: learning rate of the encoder divided by that of the other parts.
@@ -105,15 +171,7 @@ def adamw(
     """
     steps = [optax.clip(clip_value)] if clip_value else []
     steps += [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    steps.append(
-        optax.adamw(
-            schedule,
-            b1=b1,
-            b2=b2,
-            weight_decay=weight_decay,
-            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
-        )
-    )
+    steps.append(rule)
     if encoder_start:
         scale = optax.scale_by_schedule(lambda step: encoder_scale * (step >= encoder_start))
         steps.append(optax.masked(scale, _is_encoder))

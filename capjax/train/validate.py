@@ -10,7 +10,7 @@ import numpy as np
 
 from capjax.data.captions import CaptionTable
 from capjax.evaluate.attention_figures import attention_figure
-from capjax.evaluate.captioning import BeamSearch, Caption, CaptionBatches, Sampling
+from capjax.evaluate.captioning import Caption, CaptionBatches, Method, Sampling
 from capjax.evaluate.figures import figure_pixels, save_figure
 from capjax.evaluate.scoring import Scorer, score_captions
 from capjax.parallel import devices, processes
@@ -54,7 +54,7 @@ class Validation:
     Attributes:
       loss_step: the step of `make_loss_step`, mapped over devices.
       captions: captions the whole split.
-      search: decoding settings of the run.
+      method: the run's decoding method.
       shown: captions the first B images, with attention.
       samplings: (name, sampling) pairs for the first B images.
       batches: () -> batches of the split, with "index", "tokens" and "lengths".
@@ -68,7 +68,7 @@ class Validation:
 
     loss_step: Callable[[Any, Any], dict[str, jax.Array]]
     captions: CaptionBatches
-    search: BeamSearch
+    method: Method
     shown: CaptionBatches
     samplings: Sequence[tuple[str, Sampling]]
     batches: Callable[[], Iterator[Batch]]
@@ -86,7 +86,7 @@ class Validation:
         batches = forced.watch(self.batches())
         captions = {
             self.table.image_ids[index]: caption.text
-            for index, caption in self.captions(variables, batches, self.search)
+            for index, caption in self.captions(variables, batches, self.method)
         }
 
         def score_and_show() -> dict[str, float]:

@@ -6,7 +6,12 @@ import pytest
 
 from capjax.config.upgrade import upgrade
 
-OLD = {"dataset": {"name": "karpathy", "file": "a.json"}, "evaluation": {"batch_size": 4}}
+OLD = {
+    "dataset": {"name": "karpathy", "file": "a.json"},
+    "evaluation": {"batch_size": 4},
+    "optimizer": {"learning_rate": 0.1},
+    "decoding": {"method": "beam search", "num_beams": 3},
+}
 
 
 def test_fields_that_were_added_since_have_the_value_of_before():
@@ -15,6 +20,16 @@ def test_fields_that_were_added_since_have_the_value_of_before():
         "dataset": {"name": "karpathy", "file": "a.json"},
         "evaluation": {"metrics": (), "batch_size": 4},
         "objective": {"name": "cross_entropy"},
+        "optimizer": {"name": "adamw", "learning_rate": 0.1, "matrix_learning_rate": 0.02},
+        "decoding": {
+            "method": "beam",
+            "num_beams": 3,
+            "temperature": 1.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "seed": 0,
+        },
     }
     assert before == OLD
 
@@ -41,6 +56,7 @@ def test_what_a_config_says_stays():
         "dataset": {"name": "shapes", "data_dir": ""},
         "evaluation": {"metrics": ("SPICE",)},
         "objective": {"name": "self_critical", "weight": 1.0},
+        "optimizer": {"name": "muon", "matrix_learning_rate": 0.1},
     }
     assert upgrade(now) == now
 

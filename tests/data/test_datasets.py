@@ -15,7 +15,7 @@ from capjax.data.dataset import CommonFields, Dataset, FilesDataset
 from capjax.data.files_source import FilesSource
 from capjax.data.images import Resize
 from capjax.data.sections import check_images, dataset_of, open_source
-from capjax.data.shapes import facts
+from capjax.data.shapes import truth
 from capjax.data.source import Example
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.files.errors import DataError
@@ -101,13 +101,13 @@ def test_shapes_is_asked_for_by_either_function():
 
 
 def test_only_shapes_knows_what_is_true():
-    truth = {name: DATASETS.get(name).metrics for name in SECTIONS}
-    assert truth == {**dict.fromkeys(SECTIONS, ()), "shapes": facts.METRICS}
+    own = {name: DATASETS.get(name).metrics for name in SECTIONS}
+    assert own == {**dict.fromkeys(SECTIONS, ()), "shapes": truth.METRICS}
     config = base.get_config()
     (score,) = build.scorers(config)
     captions = {f"shapes-0-validation-00000{number}": "a red square" for number in range(2)}
-    assert score(captions, {}) == facts.caption_metrics(captions)
-    assert build.image_scorers(config) == (facts.image_metrics,)
+    assert score(captions, {}) == truth.caption_metrics(captions)
+    assert build.image_scorers(config) == (truth.image_metrics,)
     config.dataset = base.folder_dataset()
     assert build.scorers(config) == build.image_scorers(config) == ()
 

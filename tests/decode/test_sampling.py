@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from capjax.decode.beam import beam_search
-from capjax.decode.sampling import sample
+from capjax.decode.sampling import _restrict, sample
 
 BOS, EOS, PAD = 1, 2, 0
 
@@ -55,19 +55,31 @@ def test_the_second_token_is_drawn_given_the_first(toy):
 
 
 @pytest.mark.parametrize(
-    ("top_k", "top_p"), [(1, None), (3, None), (99, None), (None, 0.01), (None, 0.7), (4, 0.6)]
+    ("top_k", "top_p", "min_p"),
+    [
+        (1, None, None),
+        (3, None, None),
+        (99, None, None),
+        (None, 0.01, None),
+        (None, 0.7, None),
+        (4, 0.6, None),
+        (None, None, 0.3),
+        (6, None, 0.5),
+    ],
 )
-def test_top_k_and_top_p_keep_the_likeliest(toy, top_k, top_p):
+def test_draws_keep_to_the_likeliest(toy, top_k, top_p, min_p):
     decoder, draws, temperature = toy(8, seed=3, scale=0.7), 8000, 1.5
-    result = draw(
-        decoder, [4], draws, max_length=2, temperature=temperature, top_k=top_k, top_p=top_p
-    )
+    limits = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+    result = draw(decoder, [4], draws, max_length=2, temperature=temperature, **limits)
     probs = softmax(decoder.log_probs(4, [BOS]) / temperature)
     order = np.argsort(-probs)
     kept = order[: top_k or 8]
     if top_p is not None:
         share = np.cumsum(probs[kept]) / probs[kept].sum()
         kept = kept[: 1 + np.searchsorted(share, top_p)]
+    if min_p is not None:
+        kept = kept[probs[kept] >= min_p * probs.max()]
+        assert len(kept) > 1
     expected = np.zeros(8)
     expected[kept] = probs[kept] / probs[kept].sum()
     counts = np.bincount(result.tokens[0, :, 0], minlength=8)
@@ -156,6 +168,35 @@ def test_one_id_for_bos_eos_and_pad(toy):
     np.testing.assert_array_equal(one.tokens, np.where(inside, apart.tokens, EOS))
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"top_k": 5},
+        {"top_p": 0.8},
+        {"min_p": 0.1},
+        {"top_k": 20, "top_p": 0.7},
+        {"top_p": 0.9, "min_p": 0.2},
+        {"top_k": 30, "top_p": 0.95, "min_p": 0.05},
+    ],
+)
+def test_restrictions_are_those_of_transformers(limits):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    logits = np.random.default_rng(0).normal(size=(64, 50)).astype(np.float32) * 3
+    warpers = {
+        "top_k": transformers.TopKLogitsWarper,
+        "top_p": transformers.TopPLogitsWarper,
+        "min_p": transformers.MinPLogitsWarper,
+    }
+    wanted = torch.tensor(logits)
+    for name in warpers:
+        if name in limits:
+            wanted = warpers[name](limits[name])(None, wanted)
+    given = {name: limits.get(name) for name in warpers}
+    found = np.asarray(_restrict(logits, **given))
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted.numpy()))
+
+
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_lowers_for_accelerators(toy, platform):
     decoder = toy(300)
@@ -172,6 +213,7 @@ def test_lowers_for_accelerators(toy, platform):
         ({"top_k": 0}, "top_k"),
         ({"top_p": 0.0}, "top_p"),
         ({"top_p": 1.5}, "top_p"),
+        ({"min_p": 1.5}, "min_p"),
         ({"max_length": 1}, "max_length"),
     ],
 )

@@ -15,8 +15,9 @@ import pytest
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.parallel import devices
+from capjax.train import optimizer as optimizers
 from capjax.train.objectives.cross_entropy import CrossEntropy
-from capjax.train.optimizer import adamw, learning_rate_schedule
+from capjax.train.optimizer import clipped, learning_rate_schedule, muon
 from capjax.train.state import init_state, update_ema
 from capjax.train.step import make_train_step
 from tests.helpers.eight_devices import measure
@@ -117,6 +118,11 @@ def batch_of(rng):
     }
 
 
+def adamw(schedule, *, b1, b2, weight_decay, **clipping):
+    rule = optimizers.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay)
+    return clipped(rule, **{"clip_norm": 0.0, **clipping})
+
+
 def test_training_learns_a_batch_and_dropout_is_by_seed():
     rng = np.random.default_rng(0)
     batch = devices.shard(batch_of(rng))
@@ -203,6 +209,34 @@ def test_gradients_are_clipped_by_value_and_the_encoder_learns_at_its_own_rate()
     _, state = optimizer.update(grads, optimizer.init(params), params)
     mean = next(part.mu for part in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "mu")))
     np.testing.assert_allclose([mean["encoder"]["w"], mean["decoder"]["w"]], [0.3, -0.5], rtol=1e-5)
+
+
+def test_muon_orthogonalises_matrices_and_convolutions_and_leaves_words_to_adam():
+    rng = np.random.default_rng(0)
+    params = {
+        "encoder": {"stem": {"kernel": rng.normal(size=(3, 3, 2, 8)), "bias": np.zeros(8)}},
+        "decoder": {
+            "tokens": {"embedding": rng.normal(size=(9, 8))},
+            "block": {"kernel": rng.normal(size=(8, 8))},
+            "output": {"kernel": rng.normal(size=(8, 9))},
+        },
+    }
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    grads = jax.tree.map(lambda leaf: leaf**2, params)
+    options = {"b1": 0.9, "b2": 0.98, "weight_decay": 0.0}
+    rule = muon(lambda step: 0.1, lambda step: 1.0, **options)
+    updates, _ = rule.update(grads, rule.init(params), params)
+    plain = optimizers.adamw(lambda step: 0.1, **options)
+    wanted, _ = plain.update(grads, plain.init(params), params)
+    stem = np.asarray(updates["encoder"]["stem"]["kernel"]).reshape(18, 8)
+    for matrix in (stem, np.asarray(updates["decoder"]["block"]["kernel"])):
+        values = np.linalg.svd(matrix, compute_uv=False)
+        assert values.min() > 0.5
+        assert values.max() < 1.5
+    for part, name in (("tokens", "embedding"), ("output", "kernel")):
+        found = updates["decoder"][part][name]
+        np.testing.assert_allclose(found, wanted["decoder"][part][name], rtol=1e-4)
+    np.testing.assert_allclose(updates["encoder"]["stem"]["bias"], 0, atol=1e-6)
 
 
 def test_a_constant_rate_warms_up_and_stays():

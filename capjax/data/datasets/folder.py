@@ -36,7 +36,7 @@ _SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 _SPLITS |= {"val": "validation", "dev": "validation"}
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """A row of the table; `split` is "" where the row has none."""
 
     line: int
@@ -79,7 +79,7 @@ class Folder(FilesDataset):
             is no such split.
         """
         file = self.path("file")
-        rows = _read_rows(file)
+        rows = read_rows(file)
         folder = os.path.expanduser(self.root) or os.path.dirname(file) or "."
         check_folder(folder, field="root", what="the root of the image paths")
         captions: dict[str, list[str]] = {}
@@ -108,7 +108,7 @@ class Folder(FilesDataset):
 PART = Folder
 
 
-def _named_splits(file: str, rows: Sequence[_Row]) -> dict[str, str]:
+def _named_splits(file: str, rows: Sequence[Row]) -> dict[str, str]:
     """Each image's split in the table; empty where no row names one.
 
     Raises:
@@ -145,7 +145,7 @@ def _fraction(image: str, seed: int) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def _read_rows(file: str) -> list[_Row]:
+def read_rows(file: str) -> list[Row]:
     """Reads all rows of a table.
 
     Raises:
@@ -220,7 +220,7 @@ def _read_csv(text: str) -> Iterator[tuple[int, dict | str]]:
         yield line, f"is not CSV: {error}"
 
 
-def _row(line: int, fields: dict | str) -> _Row:
+def _row(line: int, fields: dict | str) -> Row:
     """Raises _RowError where the fields are not a row's."""
     if isinstance(fields, str):
         raise _RowError(fields)
@@ -236,7 +236,7 @@ def _row(line: int, fields: dict | str) -> _Row:
         captions = (_text(fields, _CAPTION),)
     # One spelling a file, so that ./a.jpg and a.jpg are one image.
     image = image if ".." in image.split("/") else posixpath.normpath(image)
-    return _Row(line, image, captions, _split(fields.get("split")))
+    return Row(line, image, captions, _split(fields.get("split")))
 
 
 def _text(fields: dict[str, Any], names: tuple[str, ...]) -> str:

@@ -3,7 +3,8 @@
 import dataclasses
 
 from capjax.data.dataset import Dataset
-from capjax.data.shapes import facts
+from capjax.data.shapes import truth
+from capjax.data.shapes.foils import foils_of
 from capjax.data.source import Source
 
 
@@ -17,9 +18,10 @@ class Shapes(Dataset):
 
     data_dir: str = ""
 
-    metrics = facts.METRICS
-    scorers = (lambda captions, references: facts.caption_metrics(captions),)
-    image_scorers = (facts.image_metrics,)
+    metrics = truth.METRICS
+    scorers = (lambda captions, references: truth.caption_metrics(captions),)
+    image_scorers = (truth.image_metrics,)
+    make_foils = staticmethod(foils_of)
 
     def open(self, split: str) -> Source:
         """Opens one split: "train", "validation", "test" or "heldout".

@@ -18,11 +18,8 @@ accepts other wordings of the same claims, but no other claims.
 
 import itertools
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from capjax.data.shapes import grammar
 from capjax.data.shapes.scene import (
@@ -33,14 +30,10 @@ from capjax.data.shapes.scene import (
     Scene,
     Thing,
     relation,
-    scene_of,
 )
 
 KINDS = ("shape", "colour", "size", "texture", "count", "relation")
 """The kinds of atomic facts."""
-
-METRICS = ("truth_rate", "shuffled_truth_rate", "parsed_rate", "facts_per_caption", "facts")
-"""The metrics that `caption_metrics` always returns."""
 
 
 class Mention(NamedTuple):
@@ -157,89 +150,6 @@ def is_true(caption: str, scene: Scene) -> bool:
     """True where a caption parses and all its facts are true."""
     claims = parse(caption)
     return claims is not None and all(check(claims, scene))
-
-
-def image_metrics(hypotheses: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """The "truth_rate" of each caption, 1 or 0, by image id; `caption_metrics` has the mean.
-
-    Raises:
-      ValueError: an id is not of `shapes`.
-    """
-    true = {
-        image_id: float(is_true(caption, scene_of(image_id)))
-        for image_id, caption in hypotheses.items()
-    }
-    return {"truth_rate": true}
-
-
-def caption_metrics(hypotheses: Mapping[str, str], seed: int = 0) -> dict[str, float]:
-    """Metrics of the truth of captions, for their own images and for shuffled ones.
-
-    Args:
-      hypotheses: a caption for each image id of `shapes`; the scenes and references are generated
-        from the ids.
-      seed: for the shuffled images.
-
-    Returns:
-      Fractions:
-      truth_rate: captions that parse and have only true facts.
-      shuffled_truth_rate: the same with each caption compared with another image, each image once.
-      parsed_rate: captions that parse.
-      facts_per_caption: mean number of facts, 0 for a caption that does not parse.
-      facts: facts_per_caption over that of the references.
-      truth_rate_<kind>: true facts among those of one of KINDS; absent where there are none.
-
-    Raises:
-      ValueError: fewer than two captions, or an id that is not of `shapes`.
-    """
-    if len(hypotheses) < 2:
-        raise ValueError(
-            "caption_metrics needs two captions or more, to compare each with another image; "
-            f"got {len(hypotheses)}"
-        )
-    ids = sorted(hypotheses)
-    scenes = [scene_of(image_id) for image_id in ids]
-    claims = [parse(hypotheses[image_id]) for image_id in ids]
-    others = [scenes[j] for j in _derangement(len(ids), seed)]
-    true, held = _judge(claims, scenes)
-    shuffled, _ = _judge(claims, others)
-    stated = sum(held[kind, value] for kind in KINDS for value in (True, False)) / len(ids)
-    references = [facts(text) for image_id in ids for text in grammar.captions_of(image_id)]
-    metrics = {
-        "truth_rate": true,
-        "shuffled_truth_rate": shuffled,
-        "parsed_rate": sum(claim is not None for claim in claims) / len(ids),
-        "facts_per_caption": stated,
-        "facts": stated / (sum(map(len, references)) / len(references)),
-    }
-    for kind in KINDS:
-        if number := held[kind, True] + held[kind, False]:
-            metrics[f"truth_rate_{kind}"] = held[kind, True] / number
-    return metrics
-
-
-def _judge(
-    claims: Sequence[Claims | None], scenes: Sequence[Scene]
-) -> tuple[float, Counter[tuple[str, bool]]]:
-    """The share of true captions, and the counts of facts by (kind, truth)."""
-    true = 0
-    held: Counter[tuple[str, bool]] = Counter()
-    for claim, scene in zip(claims, scenes, strict=True):
-        if claim is None:
-            continue
-        verdicts = check(claim, scene)
-        true += all(verdicts)
-        held.update(zip((fact.kind for fact in facts_of(claim)), verdicts, strict=True))
-    return true / len(scenes), held
-
-
-def _derangement(number: int, seed: int) -> list[int]:
-    """A permutation without a fixed point: one cycle in random order."""
-    order = np.argsort(np.random.Generator(np.random.PCG64(seed)).random(number))
-    result = [0] * number
-    for here, there in zip(order, np.roll(order, 1), strict=True):
-        result[int(here)] = int(there)
-    return result
 
 
 def _holds(

@@ -56,9 +56,12 @@ RELATION_WORDS: dict[Relation, tuple[str, ...]] = {
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
+OPPOSITES = (("left", "right"), ("above", "below"), ("over", "under"))
+"""Words of RELATION_WORDS that turn a relation round."""
 PICTURES = ("a picture", "an image", "a drawing")
 
-_FIRST_WORD = (4, 2, 1)  # weights of synonyms in their order; the first is the likeliest
+FIRST_WORD = (4, 2, 1)
+"""Weights of synonyms in their order; the first is the likeliest."""
 
 
 def captions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
@@ -176,7 +179,7 @@ def _full(thing: Thing, rng: np.random.Generator) -> str:
 
 
 def _word(rng: np.random.Generator, synonyms: tuple[str, ...]) -> str:
-    return choose(rng, synonyms, _FIRST_WORD[: len(synonyms)])
+    return choose(rng, synonyms, FIRST_WORD[: len(synonyms)])
 
 
 def _join(mentions: list[str]) -> str:
