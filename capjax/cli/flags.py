@@ -12,6 +12,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from capjax.cli.errors import ERROR, USAGE, error_in, fail
+from capjax.cli.log import show_log
 from capjax.cli.parts import define_parts, import_parts
 from capjax.config import describe, shipped
 from capjax.config.upgrade import upgrade
@@ -46,6 +47,7 @@ def run(
     Raises:
       SystemExit: always, with the exit status.
     """
+    show_log()
     if argv is not None:
         sys.argv[1:] = argv  # ml_collections reads overrides of the config from there.
     before = set(flags.FLAGS)

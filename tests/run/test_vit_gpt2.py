@@ -152,7 +152,7 @@ def test_a_captioner_is_trained_on(folder, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_two_checkpoints_are_put_together(folder, pictures, tmp_path, capsys, freeze):
+def test_two_checkpoints_are_put_together(folder, pictures, tmp_path, caplog, freeze):
     """What attends to the image is fresh, and alone trains where GPT-2 is frozen."""
     gpt2, vit = tmp_path / "gpt2", tmp_path / "vit"
     theirs = make()
@@ -171,8 +171,7 @@ def test_two_checkpoints_are_put_together(folder, pictures, tmp_path, capsys, fr
     fields = {"encoder.trainable": () if freeze else ("all",), "decoder.frozen": freeze}
     config = config_of(f"{vit}/,{gpt2}/", pictures, **fields)
     train(config, str(tmp_path / "run"))
-    said = capsys.readouterr().out
-    assert "randomly initialised: blocks_*/cross_attention/key_value" in said
+    assert "randomly initialised: blocks_*/cross_attention/key_value" in caplog.text
     run = capjax.load(tmp_path / "run")
     before = {f"encoder/{n}": a for n, a in flat(read_vit(vit)[1]["params"]).items()}
     before |= {f"decoder/{n}": a for n, a in flat(read_gpt2(gpt2)[1]).items()}
