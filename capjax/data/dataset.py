@@ -21,6 +21,7 @@ example of a user's own:
 A config then has `dataset.name = "drawings"` and `dataset.root`.
 """
 
+import abc
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,7 @@ Scorer = Callable[[Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, fl
 ImageScorer = Callable[[Mapping[str, str]], dict[str, dict[str, float]]]
 
 
-class Dataset:
+class Dataset(abc.ABC):
     """Base class of datasets; each is a frozen dataclass of its own config fields.
 
     Attributes:
@@ -51,6 +52,7 @@ class Dataset:
     scorers: ClassVar[tuple[Scorer, ...]] = ()
     image_scorers: ClassVar[tuple[ImageScorer, ...]] = ()
 
+    @abc.abstractmethod
     def open(self, split: str) -> Source:
         """Opens one split, and prepares it where needed.
 
@@ -60,7 +62,6 @@ class Dataset:
         Raises:
           DataError: the split is missing or cannot be used; the message says what would work.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no method open(split)")
 
     def path(self, field: str) -> str:
         """The path in a required field, "~" expanded.
