@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, Timeout, lock_descriptor
 
 _logger = logging.getLogger(__name__)
 
@@ -24,6 +24,16 @@ def one_at_a_time(file: str | os.PathLike, waiting: str) -> Iterator[None]:
         held = acquire(file)
     with held:
         yield
+
+
+def lock_open_file(descriptor: int) -> bool:
+    """Locks an open file until it is closed; False if another process holds its lock."""
+    try:
+        return lock_descriptor(descriptor, blocking=False)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return True
 
 
 def acquire(
