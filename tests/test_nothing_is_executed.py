@@ -237,8 +237,8 @@ def test_tables_of_captions(tmp_path, payload):
 
 # Whose business it is: the converter executes a file that its user says to trust.
 _TRUSTING = "capjax/cli/convert_tutorial.py"
-# A config is a program that its user wrote or chose; this names the line that fails in it.
-_OF_CONFIGS = "capjax/cli/flags.py"
+# A config or a sweep is a program that its user wrote or chose.
+_OF_CONFIGS = "capjax/cli/python_file.py"
 _FORBIDDEN = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "yaml", "joblib", "runpy"}
 
 
