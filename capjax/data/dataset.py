@@ -8,6 +8,7 @@ example of a user's own:
     class Drawings(Dataset):
         # Folders train/ and validation/; a_red_house.png is captioned "a red house".
         root: str = ""
+        may_change = ("root",)
 
         def open(self, split):
             folder = os.path.join(self.path("root"), split)
@@ -43,11 +44,14 @@ class Dataset(abc.ABC):
     """Base class of datasets; each is a frozen dataclass of its own config fields.
 
     Attributes:
+      may_change: names of its fields that may change when a run is continued, such as paths; the
+        images and captions must stay the same.
       metrics: names of the dataset's metrics beside the COCO scores.
       scorers: functions that compute these metrics of a split.
       image_scorers: functions that compute some of them for each image.
     """
 
+    may_change: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[str, ...]] = ()
     scorers: ClassVar[tuple[Scorer, ...]] = ()
     image_scorers: ClassVar[tuple[ImageScorer, ...]] = ()
@@ -90,10 +94,18 @@ class FilesDataset(Dataset):
     bad_images: Literal["refuse", "skip"] = "refuse"
     allow_outside: bool = False
 
+    may_change = ("bad_images", "allow_outside")
+
 
 @dataclasses.dataclass(frozen=True)
 class CommonFields:
-    """The config fields of every dataset, explained in `configs/base.py`."""
+    """The config fields of every dataset, explained in `configs/base.py`.
+
+    Attributes:
+      may_change: see `Dataset`.
+    """
+
+    may_change: ClassVar[tuple[str, ...]] = ("cache_dir", "num_threads")
 
     cache_dir: str = "~/.cache/capjax"
     image_size: Side = 64

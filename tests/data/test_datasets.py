@@ -61,6 +61,7 @@ def test_a_dataset_has_the_fields_of_its_section(name):
     common, own = fields_of(CommonFields), fields_of(part)
     assert set(section) == {"name"} | common.keys() | own.keys()
     assert not common.keys() & own.keys()
+    assert {*CommonFields.may_change, *part.may_change} <= set(section)
     for field, kind in {**common, **own}.items():
         assert fault(kind.type, section[field]) is None, field
     given = {**defaults(CommonFields), **defaults(part)}

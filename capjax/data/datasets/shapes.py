@@ -17,6 +17,7 @@ class Shapes(Dataset):
 
     data_dir: str = ""
 
+    may_change = ("data_dir",)
     metrics = facts.METRICS
     scorers = (lambda captions, references: facts.caption_metrics(captions),)
     image_scorers = (facts.image_metrics,)
