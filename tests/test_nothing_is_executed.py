@@ -28,11 +28,11 @@ from capjax.data.tokenizer import Tokenizer
 from capjax.files.errors import DataError
 from capjax.pretrained.keras.files import read_keras_layers
 from capjax.pretrained.torch_files import read_tensors
-from capjax.pretrained.vit.read import read_vit
 from capjax.pretrained.weights import WeightsError
 from capjax.run.workdir import WorkdirError
 from capjax.train.writer import read_metrics
 from tests.helpers.command_line import REPOSITORY
+from tests.helpers.read_vit import read_vit
 from tests.helpers.small_files import KINDS
 from tests.test_floors import imports, module_of
 

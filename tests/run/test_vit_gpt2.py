@@ -21,7 +21,6 @@ from capjax.data.shapes.scene import image_id, scene_of
 from capjax.evaluate.captioning import BeamSearch
 from capjax.pretrained.captioners.encoder_decoder import read_captioner
 from capjax.pretrained.captioners.gpt2 import read_gpt2
-from capjax.pretrained.vit.read import read_vit
 from capjax.pretrained.weights import WeightsError
 from capjax.run.load import load_tokenizer
 from capjax.run.train import train
@@ -29,6 +28,7 @@ from capjax.run.workdir import WorkdirError
 from capjax.train.objective import teacher_forced
 from capjax.train.optimizer import learning_rate_schedule
 from configs import base, coco_vit_gpt2, folder_vit_gpt2, shapes_vit_gpt2
+from tests.helpers.read_vit import read_vit
 from tests.helpers.references import need_torch, need_transformers
 from tests.helpers.small_bpe import write_bpe
 from tests.helpers.small_pictures import write_pictures
