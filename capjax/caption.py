@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from capjax.cli import attention
 from capjax.cli.errors import leave, reported, unread
+from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.config import build, checks
 from capjax.data.inputs import batches, expand, read_input, read_lines
@@ -179,6 +180,7 @@ class _Stop:
 
 def main(argv: list[str] | None = None) -> int:
     """Captions the images; returns the exit status, see `EXIT_STATUS`."""
+    show_log()
     arguments = parse_arguments(argv)
     import_parts(arguments.parts)
     build.compilation_cache(arguments.compilation_cache)

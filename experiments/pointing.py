@@ -12,6 +12,7 @@ import argparse
 import numpy as np
 
 import capjax
+from capjax.cli.log import show_log
 from capjax.data.sections import open_source
 from capjax.data.shapes.draw import object_mask
 from capjax.data.shapes.facts import is_true
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/shapes_transformer", help="folder of the run")
     parser.add_argument("--images", type=int, default=300, help="number of validation images")
     arguments = parser.parse_args()
+    show_log()
     found = pointing(arguments.workdir, arguments.images)
     print(" ".join(f"{name}={value:.3g}" for name, value in found.items()))
 

@@ -9,6 +9,7 @@ import argparse
 import os
 
 import capjax
+from capjax.cli.log import show_log
 from capjax.config import build
 from capjax.data.images import load_pixels
 from capjax.data.sections import open_source
@@ -40,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", default="runs/shapes_transformer", help="folder of the run")
     workdir = parser.parse_args().workdir
+    show_log()
     build.compilation_cache(build.COMPILATION_CACHE)
     config = shapes_transformer.get_config()
     train(config, workdir)

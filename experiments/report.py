@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from capjax.cli.errors import ERRORS, fail
+from capjax.cli.log import show_log
 from capjax.config import build
 from capjax.data.captions import CaptionTable
 from capjax.data.source import Source
@@ -332,6 +333,7 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.images < 0:
         parser.error("--images must be at least 0")
+    show_log()
     logging.set_verbosity(logging.WARNING)
     build.compilation_cache(build.COMPILATION_CACHE)
     try:

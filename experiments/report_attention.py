@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from capjax.config import build, questions
-from capjax.config.identity import FREE
+from capjax.config.identity import dataset_fields
 from capjax.config.upgrade import upgrade
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import check_images, open_captions, open_source
@@ -28,8 +28,8 @@ def config_of(run: Run, evaluation: Evaluation) -> ConfigDict:
     """The run's config with the dataset paths of its evaluation, which may differ."""
     config = Workdir(run.workdir).load_config()
     used = evaluation.record["config"]["dataset"]
-    free = [name.removeprefix("dataset.") for name in FREE if name.startswith("dataset.")]
-    config.dataset.update({name: used[name] for name in free if name in used})
+    places = dataset_fields(config.dataset)
+    config.dataset.update({name: used[name] for name in places if name in used})
     return config
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from capjax.cli.errors import ERRORS, fail
+from capjax.cli.log import show_log
 from capjax.files.atomic import write_atomic, write_json
 from experiments.comparison import RESAMPLES, SEED, Row, Score, compare, differing_fields
 from experiments.resampling import CONFIDENCE
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--metric", help="metric that sorts the printed rows, such as BLEU-4")
     parser.add_argument("--resamples", type=_count, default=RESAMPLES, help="number of resamples")
     arguments = parser.parse_args()
+    show_log()
     try:
         text = write_results(
             arguments.directory, metric=arguments.metric, resamples=arguments.resamples

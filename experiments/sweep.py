@@ -26,6 +26,7 @@ import jax
 from absl import logging
 
 from capjax.cli.flags import ERROR, USAGE, fail
+from capjax.cli.log import show_log
 from capjax.config.errors import ConfigError
 from capjax.run.workdir import Workdir, WorkdirError, default_workdir
 from capjax.train.signals import EXIT_STATUS, Interruption
@@ -261,6 +262,7 @@ def main() -> None:
     what.add_argument("--commands", action="store_true", help="print a shell command for each run")
     options, fields = parser.parse_known_args()
     options.workdir = options.workdir or default_workdir(options.file)
+    show_log()
     logging.set_verbosity(logging.WARNING)
     # Leaves the accelerators to the runs.
     jax.config.update("jax_platforms", "cpu")

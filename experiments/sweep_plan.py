@@ -11,14 +11,15 @@ import dataclasses
 import json
 import os
 import re
-import runpy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from capjax.cli.flags import error_in, field_names
+from capjax.cli.errors import error_in
+from capjax.cli.flags import field_names
+from capjax.cli.python_file import call_in_file, file_of
 from capjax.config import build, checks
 from capjax.config.identity import fixed_fields, flat
 from capjax.evaluate.results import code_version
@@ -87,25 +88,17 @@ def read_sweep_file(source: str) -> Sweep:
     Raises:
       SweepError: there is no such file, or it returns no sweep.
     """
-    file, colon, argument = source.partition(":")
+    file = file_of(source)
     if not os.path.isfile(file):
         raise SweepError(
             f"there is no file {file!r}; a sweep file is a Python file such as "
             "experiments/shapes_variants.py"
         )
     try:
-        make = runpy.run_path(file).get("get_sweep")
-        sweep = make(*([argument] if colon else [])) if make else None
-        if isinstance(sweep, Sweep):
-            check(sweep)
+        sweep = call_in_file(source, "get_sweep", Sweep, like="experiments/shapes_variants.py")
+        check(sweep)
     except Exception as error:  # The file may raise anything.
         raise SweepError(f"{source}: {error_in(file, error)}") from error
-    if not isinstance(sweep, Sweep):
-        what = "has no get_sweep()" if make is None else f"gives {sweep!r:.80}"
-        raise SweepError(
-            f"{source}: a sweep file has a function get_sweep() that gives a Sweep, as "
-            f"experiments/shapes_variants.py, and this one {what}"
-        )
     return sweep
 
 

@@ -20,6 +20,7 @@ from absl import logging
 
 from capjax.cli.errors import ERRORS
 from capjax.cli.flags import USAGE, fail
+from capjax.cli.log import show_log
 from capjax.config import build
 from capjax.files.locks import one_at_a_time
 from capjax.run.evaluate import evaluate, metrics_line
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument("--workdir", required=True, help="folder of the sweep")
     parser.add_argument("--watch_stdin", action="store_true", help="stop when stdin ends")
     options, fields = parser.parse_known_args()
+    show_log()
     logging.set_verbosity(logging.WARNING)  # JAX and orbax log much at INFO.
     build.compilation_cache(build.COMPILATION_CACHE)
     try:

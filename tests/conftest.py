@@ -1,6 +1,7 @@
 """Fixtures that several folders share, and how property tests draw."""
 
 import atexit
+import logging
 import os
 import shutil
 import signal
@@ -90,6 +91,15 @@ def without_java(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
         yield
+
+
+@pytest.fixture(autouse=True)
+def log_is_shown_by_commands_alone():
+    """`caplog` has the library's log, whatever command an earlier test has called."""
+    logger = logging.getLogger("capjax")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.INFO)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -28,11 +28,11 @@ from capjax.data.tokenizer import Tokenizer
 from capjax.files.errors import DataError
 from capjax.pretrained.keras.files import read_keras_layers
 from capjax.pretrained.torch_files import read_tensors
-from capjax.pretrained.vit.read import read_vit
 from capjax.pretrained.weights import WeightsError
 from capjax.run.workdir import WorkdirError
 from capjax.train.writer import read_metrics
 from tests.helpers.command_line import REPOSITORY
+from tests.helpers.read_vit import read_vit
 from tests.helpers.small_files import KINDS
 from tests.test_floors import imports, module_of
 
@@ -237,8 +237,8 @@ def test_tables_of_captions(tmp_path, payload):
 
 # Whose business it is: the converter executes a file that its user says to trust.
 _TRUSTING = "capjax/cli/convert_tutorial.py"
-# A config is a program that its user wrote or chose; this names the line that fails in it.
-_OF_CONFIGS = "capjax/cli/flags.py"
+# A config or a sweep is a program that its user wrote or chose.
+_OF_CONFIGS = "capjax/cli/python_file.py"
 _FORBIDDEN = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "yaml", "joblib", "runpy"}
 
 

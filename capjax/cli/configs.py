@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from capjax.cli.errors import leave, reported, unread
+from capjax.cli.log import show_log
 from capjax.config import shipped
 
 
@@ -33,6 +34,7 @@ def copy_configs(to: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the flags, and lists or copies; returns the exit status."""
+    show_log()
     parser = argparse.ArgumentParser(
         prog="capjax configs",
         description=__doc__,

@@ -23,6 +23,7 @@ import numpy as np
 import safetensors.numpy
 
 from capjax.cli.errors import reported
+from capjax.cli.log import show_log
 from capjax.files.atomic import write_atomic
 from capjax.pretrained.weights import WeightsError
 
@@ -146,6 +147,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Reads the flags and converts; returns the exit status."""
+    show_log()
     arguments = parse_arguments(argv)
     with reported():
         arrays = read_checkpoint(arguments.checkpoint, trusted=arguments.i_trust_this_file)

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 
 from capjax.cli.errors import reported
+from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.config import build
 from capjax.pretrained.captioners.export_captioner import check_free, write_captioner
@@ -50,6 +51,7 @@ def export(workdir: str, to: str, checkpoint: str | int = "best") -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Reads the flags and exports."""
+    show_log()
     parser = argparse.ArgumentParser(prog="capjax export", description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", required=True, help="folder of a trained run")
     parser.add_argument("--to", required=True, metavar="DIR", help="folder to write, new or empty")

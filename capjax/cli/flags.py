@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,13 +10,15 @@ from typing import Any
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from capjax.cli.errors import ERROR, USAGE, error_in, fail
+from capjax.cli.errors import ERROR, USAGE, fail
+from capjax.cli.log import show_log
 from capjax.cli.parts import define_parts, import_parts
+from capjax.cli.python_file import PythonFileError, call_in_file, file_of
 from capjax.config import describe, shipped
 from capjax.config.upgrade import upgrade
 from capjax.files.text import nearest
 
-__all__ = ["ERROR", "USAGE", "define_config", "error_in", "fail", "parse_flags", "run"]
+__all__ = ["ERROR", "USAGE", "define_config", "fail", "parse_flags", "run"]
 
 _HELP = ("--help", "-help", "-h")
 _CONFIG = (
@@ -46,6 +47,7 @@ def run(
     Raises:
       SystemExit: always, with the exit status.
     """
+    show_log()
     if argv is not None:
         sys.argv[1:] = argv  # ml_collections reads overrides of the config from there.
     before = set(flags.FLAGS)
@@ -89,7 +91,7 @@ def parse_flags(argv: Sequence[str], known: flags.FlagValues = flags.FLAGS) -> l
     argv = [_resolved(argument, given) for argument in argv]
     try:
         for source in map(shipped.resolve, given):
-            file = source.partition(":")[0]
+            file = file_of(source)
             # A config may import its neighbours.
             sys.path.append(os.path.dirname(os.path.abspath(file)))
             shipped.make_importable(file)
@@ -126,7 +128,7 @@ def _explain(argv: list[str], error: Exception) -> str:
     for source in _values_of(argv, "config")[:1]:
         try:
             config = _read_config(source)
-        except _ConfigFileError as found:
+        except PythonFileError as found:
             return str(found)
         names = set(field_names(config))
         for field in _overrides(argv):
@@ -149,33 +151,21 @@ def field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
             yield from field_names(value, f"{prefix}{name}.")
 
 
-class _ConfigFileError(ValueError):
-    pass
-
-
 def _read_config(source: str) -> ConfigDict:
-    """Calls get_config of a file again, to name its error."""
-    file, colon, argument = source.partition(":")
+    """Calls get_config of a file again; raises PythonFileError, naming its error."""
+    file = file_of(source)
     if not os.path.isfile(file):
         names = shipped.summaries()
         name = os.path.splitext(os.path.basename(file))[0]
         hint = f"the shipped one is --config {name}" if name in names else ", ".join(names)
-        raise _ConfigFileError(
+        raise PythonFileError(
             f"--config={source}: there is no file {file!r}; a config is a Python file or the name "
             f"of a shipped config: {hint}"
         )
     try:
-        make: Any = runpy.run_path(file).get("get_config")
-        config = make(*([argument] if colon else [])) if make else None
-    except Exception as error:
-        raise _ConfigFileError(f"--config={source}: {error_in(file, error)}") from error
-    if not isinstance(config, ConfigDict):
-        what = "has no get_config()" if make is None else f"returns {config!r:.80}"
-        raise _ConfigFileError(
-            f"--config={source}: a config file must have a function get_config() that returns a "
-            f"ConfigDict, like configs/base.py, and this one {what}"
-        )
-    return config
+        return call_in_file(source, "get_config", ConfigDict, like="configs/base.py")
+    except PythonFileError as error:
+        raise PythonFileError(f"--config={source}: {error}") from error
 
 
 def _help(program: str, doc: str, own: Sequence[flags.Flag], sources: Sequence[str]) -> str:
@@ -198,10 +188,10 @@ def _help(program: str, doc: str, own: Sequence[flags.Flag], sources: Sequence[s
             choices = getattr(flag.parser, "enum_values", None)
             parser.add_argument(f"--{flag.name}", choices=choices, help=text + default)
     for source in map(shipped.resolve, sources[:1]):
-        shipped.make_importable(source.partition(":")[0])
+        shipped.make_importable(file_of(source))
         try:
             config = _read_config(source)
-        except _ConfigFileError as error:
+        except PythonFileError as error:
             fail(" ".join(str(error).split()), USAGE)
         parser.epilog = f"fields of {sources[0]}:\n" + "\n".join(describe.lines(config))
     return parser.format_help()

@@ -1,27 +1,19 @@
 """The fields that identify a run, and those that may change when it is continued."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from capjax.config.upgrade import upgrade
+from capjax.data.dataset import CommonFields
 from capjax.files.text import dotted
+from capjax.parts import DATASETS
+from capjax.parts.registry import PartError
 
-# Sections and fields that may change when a run is continued: they change no update of the
-# parameters, only where data lie and what is logged and evaluated.
+# Sections and fields that may change when a run is continued, besides `dataset_fields`: they change
+# no update of the parameters, only what is logged and evaluated.
 FREE = (
-    "dataset.data_dir",
-    "dataset.root",
-    "dataset.file",
-    "dataset.bad_images",
-    "dataset.allow_outside",
-    "dataset.train_file",
-    "dataset.train_root",
-    "dataset.validation_file",
-    "dataset.validation_root",
-    "dataset.cache_dir",
-    "dataset.num_threads",
     # It changes nothing as long as no update was left out.
     "optimizer.skip_nonfinite",
     "log_every",
@@ -42,9 +34,11 @@ def differences(saved: ConfigDict, given: ConfigDict, free: Sequence[str] = FREE
     Args:
       saved: the run's config.
       given: the config to compare.
-      free: fields that may differ.
+      free: fields that may differ, besides those of the dataset.
     """
-    old, new = (dotted(tuples(upgrade(config.to_dict()))) for config in (saved, given))
+    before, now = (upgrade(config.to_dict()) for config in (saved, given))
+    old, new = dotted(tuples(before)), dotted(tuples(now))
+    free = (*free, *_free_of_dataset(now))
     return [
         f"  {name}: {old.get(name, '(absent)')!r} in the run, {new.get(name, '(absent)')!r} now"
         for name in sorted(old.keys() | new.keys())
@@ -53,14 +47,28 @@ def differences(saved: ConfigDict, given: ConfigDict, free: Sequence[str] = FREE
 
 
 def shared_fields(config: ConfigDict) -> dict[str, Any]:
-    """The fields that all processes must agree on: all except the dataset fields of `FREE`."""
-    of_a_host = [field for field in FREE if field.startswith("dataset.")]
-    return {name: value for name, value in flat(config).items() if not _is_free(name, of_a_host)}
+    """The fields that all processes must agree on: all except those of `dataset_fields`."""
+    free = _free_of_dataset(config)
+    return {name: value for name, value in flat(config).items() if not _is_free(name, free)}
 
 
 def fixed_fields(config: ConfigDict) -> dict[str, Any]:
-    """The fields that must not change while a run is trained: all except `FREE`."""
-    return {name: value for name, value in flat(config).items() if not _is_free(name, FREE)}
+    """The fields that must not change while a run is trained."""
+    free = (*FREE, *_free_of_dataset(config))
+    return {name: value for name, value in flat(config).items() if not _is_free(name, free)}
+
+
+def dataset_fields(section: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the fields of a `dataset` section that may change: they say where data lie."""
+    try:
+        own = DATASETS.get(section["name"]).may_change
+    except PartError:  # A user's own that is not registered, which can't be opened either.
+        own = ()
+    return (*CommonFields.may_change, *own)
+
+
+def _free_of_dataset(config: Mapping[str, Any]) -> list[str]:
+    return [f"dataset.{name}" for name in dataset_fields(config["dataset"])]
 
 
 def _is_free(name: str, free: Sequence[str]) -> bool:

@@ -1,5 +1,6 @@
 """Finds the images of a source that cannot be read, before a long run starts."""
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,8 @@ from capjax.data.images import ImageError, load_image
 from capjax.data.source import Source
 from capjax.files.atomic import read_cached, write_cached
 from capjax.files.errors import DataError
+
+_logger = logging.getLogger(__name__)
 
 _FORMAT = "capjax images 1"
 
@@ -53,7 +56,8 @@ def usable(
             advice = "is the folder of images the right one?"
         listed = _first([f"  {image_id}: {reason}" for image_id, reason in bad.items()])
         raise DataError("\n".join([f"{source.name}: {what} cannot be used; {advice}", *listed]))
-    print(f"{source.name}: left out {what} that cannot be used: {', '.join(_first(list(bad)))}")
+    named = ", ".join(_first(list(bad)))
+    _logger.info("%s: left out %s that cannot be used: %s", source.name, what, named)
     return source.without(list(bad))
 
 

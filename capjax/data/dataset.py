@@ -8,6 +8,7 @@ example of a user's own:
     class Drawings(Dataset):
         # Folders train/ and validation/; a_red_house.png is captioned "a red house".
         root: str = ""
+        may_change = ("root",)
 
         def open(self, split):
             folder = os.path.join(self.path("root"), split)
@@ -21,6 +22,7 @@ example of a user's own:
 A config then has `dataset.name = "drawings"` and `dataset.root`.
 """
 
+import abc
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,10 +55,12 @@ class Foil(NamedTuple):
     foil: str
 
 
-class Dataset:
+class Dataset(abc.ABC):
     """Base class of datasets; each is a frozen dataclass of its own config fields.
 
     Attributes:
+      may_change: names of its fields that may change when a run is continued, such as paths; the
+        images and captions must stay the same.
       metrics: names of the dataset's metrics beside the COCO scores.
       scorers: functions that compute these metrics of a split.
       image_scorers: functions that compute some of them for each image.
@@ -64,11 +68,13 @@ class Dataset:
         their references; None for none.
     """
 
+    may_change: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[str, ...]] = ()
     scorers: ClassVar[tuple[Scorer, ...]] = ()
     image_scorers: ClassVar[tuple[ImageScorer, ...]] = ()
     make_foils: ClassVar[Callable[[Iterable[str]], list[Foil]] | None] = None
 
+    @abc.abstractmethod
     def open(self, split: str) -> Source:
         """Opens one split, and prepares it where needed.
 
@@ -78,7 +84,6 @@ class Dataset:
         Raises:
           DataError: the split is missing or cannot be used; the message says what would work.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no method open(split)")
 
     def path(self, field: str) -> str:
         """The path in a required field, "~" expanded.
@@ -107,10 +112,18 @@ class FilesDataset(Dataset):
     bad_images: Literal["refuse", "skip"] = "refuse"
     allow_outside: bool = False
 
+    may_change = ("bad_images", "allow_outside")
+
 
 @dataclasses.dataclass(frozen=True)
 class CommonFields:
-    """The config fields of every dataset, explained in `configs/base.py`."""
+    """The config fields of every dataset, explained in `configs/base.py`.
+
+    Attributes:
+      may_change: see `Dataset`.
+    """
+
+    may_change: ClassVar[tuple[str, ...]] = ("cache_dir", "num_threads")
 
     cache_dir: str = "~/.cache/capjax"
     image_size: Side = 64

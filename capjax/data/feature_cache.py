@@ -12,6 +12,7 @@ verified when they are first read.
 """
 
 import json
+import logging
 import os
 import shutil
 import zlib
@@ -28,6 +29,8 @@ from capjax.files.errors import DataError
 from capjax.files.locks import one_at_a_time
 from capjax.files.text import parse_json
 from capjax.parallel import processes
+
+_logger = logging.getLogger(__name__)
 
 DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -152,7 +155,7 @@ def open_features(
 
 def _write(directory, key, shape, compute, batch_size, name) -> None:
     partial = directory.with_name(f"{directory.name}.partial")
-    _print_size(directory, partial, shape, name)
+    _check_size(directory, partial, shape, name)
     features, checksums = _open_partial(partial, key, shape)
     done = _count_done(features, checksums, name)
     # From a whole batch on, so that a continued cache equals an uninterrupted one bit for bit.
@@ -195,12 +198,20 @@ def _write(directory, key, shape, compute, batch_size, name) -> None:
         ) from error
 
 
-def _print_size(directory: Path, partial: Path, shape: FeatureShape, name: str) -> None:
+def _check_size(directory: Path, partial: Path, shape: FeatureShape, name: str) -> None:
+    """Logs the size of a cache; raises DataError if the disk has no room for it."""
     free = shutil.disk_usage(directory.parent).free
-    print(
-        f"features of {name}: {shape.images} images x {shape.positions} positions x {shape.width} "
-        f"{shape.dtype} = {shape.bytes / 1e9:.2f} GB, kept in {directory} "
-        f"({free / 1e9:.1f} GB free there)"
+    _logger.info(
+        "features of %s: %d images x %d positions x %d %s = %.2f GB, kept in %s "
+        "(%.1f GB free there)",
+        name,
+        shape.images,
+        shape.positions,
+        shape.width,
+        shape.dtype,
+        shape.bytes / 1e9,
+        directory,
+        free / 1e9,
     )
     if shape.bytes > free and not partial.exists():
         raise _no_room(directory.parent, shape, f"only {free / 1e9:.2f} GB are free")
@@ -301,5 +312,5 @@ def _count_done(features: np.ndarray, checksums: np.ndarray, name: str) -> int:
             written = image
             break
     if written:
-        print(f"continuing the features of {name} after {written} images")
+        _logger.info("continuing the features of %s after %d images", name, written)
     return written

@@ -1,6 +1,5 @@
 """JSON-lines files of captions that a later process can continue."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ from typing import Any
 from capjax.evaluate.lines import json_line
 from capjax.files.atomic import write_json
 from capjax.files.errors import ReportedError
+from capjax.files.locks import lock_open_file
 from capjax.files.text import dotted
 
 
@@ -86,13 +86,10 @@ class CaptionFile:
 
     def _lock(self) -> None:
         """Locks the file until it is closed."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The previous owner of the lock may have replaced the file.
-            mine = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
-        except BlockingIOError:
-            mine = False
-        if not mine:
+        descriptor = self._file.fileno()
+        locked = lock_open_file(descriptor)
+        # The previous owner of the lock may have replaced the file.
+        if not locked or not os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
             raise CaptionFileError(
                 f"{self.path}: another process is writing it; wait for it, or give a new name"
             )
@@ -123,7 +120,7 @@ class CaptionFile:
         """Removes all rows without a caption, and collects the images of the others."""
         rest = open(f"{self.path}.tmp", "wb")  # noqa: SIM115
         try:
-            fcntl.flock(rest, fcntl.LOCK_EX)
+            lock_open_file(rest.fileno())
             for image, line in _captions(self.path):
                 self.done.add(image)
                 rest.write(line)

@@ -1,11 +1,14 @@
 """Locks between processes, each a file; the system frees one however its process ends."""
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, Timeout, lock_descriptor
+
+_logger = logging.getLogger(__name__)
 
 # Errors of a platform or file system without locks: there, start one process at a time.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
@@ -13,14 +16,24 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 @contextmanager
 def one_at_a_time(file: str | os.PathLike, waiting: str) -> Iterator[None]:
-    """Holds the lock of a file; if another process holds it, prints `waiting` and waits."""
+    """Holds the lock of a file; if another process holds it, logs `waiting` and waits."""
     try:
         held = acquire(file, timeout=0)
     except Timeout:
-        print(waiting, flush=True)
+        _logger.info(waiting)
         held = acquire(file)
     with held:
         yield
+
+
+def lock_open_file(descriptor: int) -> bool:
+    """Locks an open file until it is closed; False if another process holds its lock."""
+    try:
+        return lock_descriptor(descriptor, blocking=False)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return True
 
 
 def acquire(

@@ -70,15 +70,6 @@ def score(
     return {name: 100.0 * float(value) for name, value in values.items()}
 
 
-def per_image_cider(
-    references: Mapping[Hashable, Sequence[str]], hypotheses: Mapping[Hashable, str]
-) -> dict[Hashable, float]:
-    """CIDEr-D of each image, times 100, with the mean of `score`; arguments and errors as there."""
-    gts, res = _tokens(references, hypotheses)
-    _, scores = Cider().compute_score(gts, res)
-    return {image_id: 100.0 * float(value) for image_id, value in zip(gts, scores, strict=True)}
-
-
 class ImageScores(NamedTuple):
     """Scores and BLEU statistics of each image.
 

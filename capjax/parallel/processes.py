@@ -13,6 +13,7 @@ which orbax uses, too.
 import contextlib
 import itertools
 import json
+import logging
 import os
 import socket
 import sys
@@ -27,6 +28,8 @@ from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from capjax.files.errors import ReportedError
+
+_logger = logging.getLogger(__name__)
 
 # Seconds without a heartbeat after which a process counts as dead; the default of JAX.
 TIMEOUT = 100
@@ -260,10 +263,10 @@ def _wait_for(key: str) -> str:
 
 
 def _fail(error: BaseException) -> None:
-    """Prints an error, tells the other processes, and ends this one."""
+    """Logs an error, tells the other processes, and ends this one."""
     if isinstance(error, SystemExit):
         message = str(error.code).removeprefix("error: ")
-        print(error.code, file=sys.stderr)
+        _logger.error(error.code)
     else:
         message = "".join(traceback.format_exception_only(error)).strip()
         traceback.print_exception(error)
@@ -279,7 +282,7 @@ def _watch(ending: threading.Event) -> None:
     except RuntimeError:  # The service ends with the run.
         return
     if not ending.wait(GRACE):
-        print(f"error: stopped because of an error in {message}", file=sys.stderr)
+        _logger.error("error: stopped because of an error in %s", message)
         _leave()
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,13 @@ from capjax.pretrained.variables import fingerprint
 from capjax.run.features import from_features
 from capjax.run.foils import foil_metrics
 from capjax.run.load import Run, load
-from capjax.run.split import Split, make_split, print_notes
+from capjax.run.split import Split, log_notes, make_split
 from capjax.run.workdir import Workdir
 from capjax.train.events import write_scalars
 from capjax.train.step import make_loss_step
 from capjax.train.validate import TeacherForced
+
+_logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -57,7 +60,7 @@ def evaluate(
     workdir.check_same_data({split: source.fingerprint})
     processes.check_equal("data", lambda: source.fingerprint)
     processes.check_equal(f"checkpoints in {directory}", lambda: fingerprint(run.variables))
-    print_notes([source])
+    log_notes([source])
     data = make_split(config, source, table, run.tokenizer)
     captions, measured = _caption(config, run, data)
 
@@ -157,9 +160,9 @@ def _provenance(config: ConfigDict, run: Run, source: Source, checkpoint: str) -
 
 
 def _write_metrics(stem: str, metrics: dict[str, float], provenance: dict[str, Any]) -> None:
-    """Writes the metrics file, the evaluation's last, and prints the names of all files."""
+    """Writes the metrics file, the evaluation's last, and logs the names of all files."""
     notes = {} if "METEOR" in metrics else {"METEOR": f"not computed: {coco.why_no_meteor()}"}
     write_json(f"{stem}.metrics.json", {"metrics": metrics, "notes": notes, **provenance})
     for name, note in notes.items():
-        print(f"{name} {note}")
-    print(f"wrote {stem}.captions.json, .images.json and .metrics.json")
+        _logger.info("%s %s", name, note)
+    _logger.info("wrote %s.captions.json, .images.json and .metrics.json", stem)

@@ -1,6 +1,7 @@
 """The initial parameters of a new run: random, from published weights, or from another run."""
 
 import dataclasses
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from capjax.pretrained.weights import WeightsError, check_variables
 from capjax.pretrained.word_vectors import fill_rows
 from capjax.run.load import Run, load
 from capjax.run.workdir import WorkdirError
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +88,7 @@ def start_variables(
     if config.word_vectors.file:
         embedding = variables["params"]["decoder"]["tokens"]["embedding"]
         vectors = build.word_vectors(config, tokenizer, embedding.shape[1])
-        print(vectors.summary(counts))
+        _logger.info(vectors.summary(counts))
         variables["params"]["decoder"]["tokens"]["embedding"] = fill_rows(embedding, vectors)
     return variables, record
 
@@ -101,7 +104,7 @@ def _fresh(config: ConfigDict, model: Captioner, pretrained: Pretrained) -> Vari
         params, source = variables["params"], questions.decoder_weights(config)
         params["decoder"], fresh = fill_fresh(pretrained.decoder, params["decoder"], source)
         parts = sorted({re.sub(r"^blocks_\d+", "blocks_*", n.rpartition("/")[0]) for n in fresh})
-        print(f"decoder from {source}; randomly initialised: {', '.join(parts)}")
+        _logger.info("decoder from %s; randomly initialised: %s", source, ", ".join(parts))
     return variables
 
 
@@ -176,9 +179,10 @@ def _from_run(
             name: {**around.get(name, {}), **variables.get(name, {})}
             for name in variables.keys() | around.keys()
         }
-    print(f"starting from step {run.step} of {config.init_from}: {_sizes(like, parts)} taken")
+    sizes = _sizes(like, parts)
+    _logger.info("starting from step %d of %s: %s taken", run.step, config.init_from, sizes)
     if fresh:
-        print(f"randomly initialised: {_sizes(like, fresh)}")
+        _logger.info("randomly initialised: %s", _sizes(like, fresh))
     record = {
         "init_from": config.init_from,
         "step": run.step,
@@ -193,7 +197,8 @@ def _from_run(
         )
         both = tokenizer.vocab_size - len(new)
         named = f": {first_few(new)}" if new else ""
-        print(f"of {tokenizer.vocab_size} words that run has {both}; {len(new)} are new{named}")
+        words = tokenizer.vocab_size, both, len(new)
+        _logger.info("of %d words that run has %d; %d are new%s", *words, named)
         record["words"] = {"taken": both, "fresh": len(new)}
     return variables, record
 

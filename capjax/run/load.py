@@ -225,8 +225,8 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
       directory: the workdir; or a captioner of transformers, a ViT with a GPT-2: its folder, or its
         name on huggingface.co, "organisation/name".
       checkpoint: "best" by the run's early-stopping metric, "latest", or a step, also as text;
-        ignored for a captioner of transformers. If the "best" or "latest" one is damaged, this is
-        printed on stderr and the next one is taken.
+        ignored for a captioner of transformers. If the "best" or "latest" one is damaged, a
+        warning says so and the next one is taken.
 
     Raises:
       capjax.run.workdir.WorkdirError: it is no run, or the checkpoint is missing or damaged.

@@ -1,6 +1,7 @@
 """One split of a run's dataset, ready to train on or to evaluate."""
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -16,6 +17,8 @@ from capjax.data.reading import eval_batches, read_pixels
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 from capjax.parallel import processes
+
+_logger = logging.getLogger(__name__)
 
 Batches = Iterator[dict[str, np.ndarray]]
 
@@ -112,8 +115,8 @@ def make_split(
     return Split(config, source, table, encoded, tokenizer)
 
 
-def print_notes(sources: Iterable[Source]) -> None:
-    """Prints the notes of datasets that limit how their scores compare with others."""
+def log_notes(sources: Iterable[Source]) -> None:
+    """Logs the notes of datasets that limit how their scores compare with others."""
     for source in sources:
         if note := source.selection.get("note"):
-            print(f"{source.name}: {note}")
+            _logger.info("%s: %s", source.name, note)

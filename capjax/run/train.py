@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 import sys
 from typing import Any
@@ -35,7 +36,7 @@ from capjax.pretrained.variables import fingerprint
 from capjax.run.features import feature_model, with_features
 from capjax.run.init import Pretrained, read_pretrained, start_variables
 from capjax.run.load import load_tokenizer
-from capjax.run.split import Split, make_split, print_notes
+from capjax.run.split import Split, log_notes, make_split
 from capjax.run.workdir import Workdir
 from capjax.train.checkpoint import CheckpointError, Checkpoints
 from capjax.train.finite import Watch
@@ -46,6 +47,8 @@ from capjax.train.state import TrainState, init_state
 from capjax.train.step import make_loss_step, make_train_step
 from capjax.train.validate import Validation
 from capjax.train.writer import NoWriter, Writer, read_metrics
+
+_logger = logging.getLogger(__name__)
 
 
 def train(config: ConfigDict, directory: str) -> None:
@@ -69,7 +72,7 @@ def train(config: ConfigDict, directory: str) -> None:
             _train_to_the_end(config, workdir, interruption)
         except Interrupted as error:
             reason = str(error) or "stopped by a signal before training"
-            print(f"{reason}: the same command continues {directory}", flush=True)
+            _logger.info("%s: the same command continues %s", reason, directory)
             sys.exit(EXIT_STATUS)
         if not processes.is_primary():
             return
@@ -77,7 +80,7 @@ def train(config: ConfigDict, directory: str) -> None:
         curve = workdir.path(workdir.FIGURES, "training.png")
         rows = read_metrics(workdir.path(workdir.METRICS))
         save_figure(training_curve(rows, config.early_stopping.metric), curve)
-    print(f"done: {directory}; its curves are {curve}")
+    _logger.info("done: %s; its curves are %s", directory, curve)
 
 
 def _check(config: ConfigDict, workdir: Workdir) -> None:
@@ -103,7 +106,9 @@ def _train_to_the_end(config: ConfigDict, workdir: Workdir, interruption: Interr
         if latest is not None:
             workdir.check_same_run(config)
         if latest is not None and _is_finished(config, checkpoints, latest):
-            print(f"{workdir.directory} is trained to its end, step {latest}: nothing to do")
+            _logger.info(
+                "%s is trained to its end, step %d: nothing to do", workdir.directory, latest
+            )
         else:
             _train(config, workdir, checkpoints, interruption, is_new=latest is None)
 
@@ -200,7 +205,7 @@ def _read_data(config: ConfigDict, workdir: Workdir, *, is_new: bool) -> _Data:
         tokenizer = _given_tokenizer(config, None if is_new else workdir)
         pretrained = read_pretrained(config) if is_new else None
         sources = {name: check_images(config.dataset, source) for name, source in sources.items()}
-        print_notes(sources.values())
+        log_notes(sources.values())
         tables = {name: open_captions(config.dataset, sources[name]) for name in sources}
     tokenizer = tokenizer or train_tokenizer(config.tokenizer, tables["train"])
     fingerprints = {
@@ -212,7 +217,7 @@ def _read_data(config: ConfigDict, workdir: Workdir, *, is_new: bool) -> _Data:
         workdir.check_same_data(fingerprints)
     splits = {name: make_split(config, sources[name], tables[name], tokenizer) for name in sources}
     for split in splits.values():
-        print(f"{split.source.name}: {split.encoded.report.summary()}")
+        _logger.info("%s: %s", split.source.name, split.encoded.report.summary())
     counts = unigram_counts(splits["train"].encoded, tokenizer.vocab_size)
     return _Data(sources, splits, tokenizer, fingerprints, counts, pretrained)
 
@@ -230,24 +235,28 @@ def _given_tokenizer(config: ConfigDict, own: Workdir | None) -> Tokenizer | Non
 
 
 def _make_model(config: ConfigDict, data: _Data) -> tuple[Captioner, Variables]:
-    """Builds the model and the shapes of its variables; prints a summary."""
-    _print_smart_start(data.counts, data.tokenizer.banned_ids)
+    """Builds the model and the shapes of its variables; logs a summary."""
+    _log_smart_start(data.counts, data.tokenizer.banned_ids)
     bias = build.log_frequencies(data.counts) if config.decoder.get("smart_bias") else None
     model = build.captioner(config, data.tokenizer, bias)
     shapes = build.shapes(config, model)
     lengths = (config.dataset.captions_per_image, config.dataset.max_length)
-    print(model_summary(model, build.resize(config.dataset).shape, *lengths))
+    _logger.info(model_summary(model, build.resize(config.dataset).shape, *lengths))
     checks.check_trainable(config, shapes["params"])
     return model, shapes
 
 
-def _print_smart_start(counts: np.ndarray, banned: tuple[int, ...]) -> None:
-    """Prints the losses of a uniform guess and of the words' frequencies, as baselines."""
+def _log_smart_start(counts: np.ndarray, banned: tuple[int, ...]) -> None:
+    """Logs the losses of a uniform guess and of the words' frequencies, as baselines."""
     allowed = np.delete(counts, list(banned))
     share = allowed[allowed > 0] / allowed.sum()
-    print(
-        f"vocabulary {len(counts)}: a uniform guess costs {np.log(len(counts)):.3f} nats a token, "
-        f"the train split's frequencies {-(share * np.log(share)).sum():.3f}"
+    uniform, frequencies = np.log(len(counts)), -(share * np.log(share)).sum()
+    _logger.info(
+        "vocabulary %d: a uniform guess costs %.3f nats a token, "
+        "the train split's frequencies %.3f",
+        len(counts),
+        uniform,
+        frequencies,
     )
 
 
@@ -298,11 +307,11 @@ def _with_features(
 def _restore(
     workdir: Workdir, checkpoints: Checkpoints, like: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Restores the newest intact state and its progress; prints its step."""
+    """Restores the newest intact state and its progress; logs its step."""
     state, progress = checkpoints.restore_latest(like)
-    print(f"continuing {workdir.directory} from step {int(state.step)}")
+    _logger.info("continuing %s from step %d", workdir.directory, int(state.step))
     if changes := workdir.environment_changes():
-        print(changes)
+        _logger.info(changes)
     return state, progress
 
 

@@ -16,10 +16,10 @@ N.damaged                  unusable; training continued from an older checkpoint
 
 import errno
 import json
+import logging
 import os
 import re
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -33,6 +33,8 @@ from capjax.parallel import processes
 from capjax.train.state import TrainState
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 # If the latest is damaged, the one before it is used.
 _LATEST = 2
@@ -137,7 +139,7 @@ class Checkpoints:
             try:
                 values[step] = self._value(step)
             except CheckpointError as error:
-                print(f"{error}: it is not ranked", file=sys.stderr)
+                _logger.warning("%s: it is not ranked", error)
                 values[step] = None
         ranked = [step for step in values if values[step] is not None]
         # The newest of equals is the best, as in orbax.
@@ -145,7 +147,7 @@ class Checkpoints:
         return ranked + sorted(values.keys() - set(ranked), reverse=True)
 
     def first_whole(self, steps: Iterable[int], read: Callable[[int], T]) -> tuple[int, T]:
-        """Reads the first undamaged step of `steps`; reports damaged ones on stderr.
+        """Reads the first undamaged step of `steps`; warns of damaged ones.
 
         Args:
           steps: tried in this order.
@@ -163,7 +165,7 @@ class Checkpoints:
                 return step, read(step)
             except CheckpointError as error:
                 reasons.append(str(error))
-                print(f"{error}: trying the next one", file=sys.stderr)
+                _logger.warning("%s: trying the next one", error)
         raise CheckpointError(
             f"no checkpoint in {self.directory} can be used ({'; '.join(reasons)}). Nothing was "
             "deleted: copy the folder again from its original place, or give another --workdir"

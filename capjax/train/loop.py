@@ -1,6 +1,7 @@
 """The training loop: steps, logs, evaluations, checkpoints and early stopping."""
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from capjax.train.finite import ADVICE, NonFiniteError, Watch
 from capjax.train.signals import Interrupted, Interruption
 from capjax.train.state import TrainState
 from capjax.train.writer import Writer
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -186,9 +189,12 @@ def train(
     if not is_finished(step, cadence, stopping):
         raise Interrupted(f"stopped by a signal at step {step}")
     if stopping.exhausted:
-        print(
-            f"stopped early at step {step}: {stopping.metric} did not improve on "
-            f"{stopping.best:.4g} in {stopping.waited} evaluations"
+        _logger.info(
+            "stopped early at step %d: %s did not improve on %.4g in %d evaluations",
+            step,
+            stopping.metric,
+            stopping.best,
+            stopping.waited,
         )
     return state
 

@@ -285,14 +285,14 @@ def test_a_missing_checkpoint_lists_those_there(trained, tmp_path):
 
 # Orbax leaves event loops open where it fails.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_damaged_checkpoint_is_named_and_another_one_taken(trained, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_named_and_another_one_taken(trained, tmp_path, caplog):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
     files = [path for path in (workdir / "checkpoints" / "4" / "ema").rglob("d/*")]
     max(files, key=lambda path: path.stat().st_size).write_bytes(b"")
     assert capjax.load(workdir, "latest").step == 2
     assert capjax.load(workdir, "best").step == 2
-    assert "checkpoints/4 can't be used" in capsys.readouterr().err
+    assert "checkpoints/4 can't be used" in caplog.text
     with pytest.raises(WorkdirError, match=r"checkpoints/4 can't be used") as raised:
         capjax.load(workdir, 4)
     assert "\n" not in str(raised.value)

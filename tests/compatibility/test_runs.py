@@ -88,12 +88,12 @@ def test_a_run_captions_greedily_and_by_samples(name, here):
 
 
 @pytest.mark.parametrize("name", some_slow(TRAINED_QUICKLY, "compiles a training step"))
-def test_a_killed_run_goes_on_to_the_same_end(name, here, capsys):
+def test_a_killed_run_goes_on_to_the_same_end(name, here, caplog):
     record = here(name)
     before = cached()
     # A `started` run goes on without the one that it began from.
     train(small_configs.get_config(name), "run")
-    assert "continuing run from step 40" in capsys.readouterr().out
+    assert "continuing run from step 40" in caplog.messages
     assert cached() == before
     end, recorded = json.loads(json.dumps(runs.describe_end("run"))), record["end"]
     assert set(recorded.pop("files")) - {"evaluation"} <= set(end.pop("files"))

@@ -54,15 +54,15 @@ EVERY = np.arange(SHAPE.images)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_features_come_back_rounded_once(tmp_path, dtype, capsys):
+def test_features_come_back_rounded_once(tmp_path, dtype, caplog):
     cache = make(tmp_path, shape=SHAPE._replace(dtype=dtype))
     expected = features_of(EVERY).astype(feature_cache.DTYPES[dtype])
     assert cache.read(EVERY).dtype == expected.dtype
     np.testing.assert_array_equal(cache.read(EVERY), expected)
     np.testing.assert_array_equal(cache.read(np.array([7, -1, 2]))[[0, 2]], expected[[7, 2]])
     assert not cache.read(np.array([7, -1]))[1].any()
-    said = capsys.readouterr().out
-    assert f"features of some images: 10 images x 5 positions x 3 {dtype} = 0.00 GB" in said
+    size = f"features of some images: 10 images x 5 positions x 3 {dtype} = 0.00 GB"
+    assert size in caplog.text
 
 
 def test_a_cache_is_computed_once(tmp_path):
@@ -73,7 +73,7 @@ def test_a_cache_is_computed_once(tmp_path):
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
-def test_an_interrupted_cache_continues_and_has_the_same_bits(tmp_path, stop_after, capsys):
+def test_an_interrupted_cache_continues_and_has_the_same_bits(tmp_path, stop_after, caplog):
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, Compute(stop_after))
     assert not (tmp_path / "cache").exists()
@@ -85,7 +85,7 @@ def test_an_interrupted_cache_continues_and_has_the_same_bits(tmp_path, stop_aft
     for file in ("features.npy", "checksums.npy", "meta.json"):
         assert (tmp_path / "cache" / file).read_bytes() == (whole / "cache" / file).read_bytes()
     if stop_after:
-        assert f"after {4 * stop_after} images" in capsys.readouterr().out
+        assert f"after {4 * stop_after} images" in caplog.text
 
 
 def test_a_partial_cache_is_not_trusted(tmp_path):
@@ -157,6 +157,7 @@ def test_a_full_disk_is_said_before_anything_is_computed(tmp_path, monkeypatch):
 SLOWLY = """
 import sys, time
 import numpy as np
+from capjax.cli.log import show_log
 from capjax.data.feature_cache import FeatureShape, open_features
 
 def compute(batches):
@@ -165,6 +166,7 @@ def compute(batches):
         time.sleep(0.1)
         yield np.repeat(batch, 15).reshape(-1, 5, 3).astype(np.float32)
 
+show_log()
 shape = FeatureShape(10, 5, 3, (2, 2), 1, "float16")
 open_features(sys.argv[1], {}, shape, compute, batch_size=4, name="slow images")
 """

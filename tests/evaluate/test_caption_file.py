@@ -158,12 +158,13 @@ def test_a_file_replaced_while_it_was_opened_is_anothers(tmp_path, monkeypatch):
     path = tmp_path / "captions.jsonl"
     write(path, ROWS)
 
-    def flock(*_):
+    def replace_and_lock(_):
         os.replace(copy, path)
+        return True
 
     copy = tmp_path / "copy"
     copy.write_bytes(path.read_bytes())
-    monkeypatch.setattr(caption_file.fcntl, "flock", flock)
+    monkeypatch.setattr(caption_file, "lock_open_file", replace_and_lock)
     with pytest.raises(CaptionFileError, match="another process is writing it"):
         write(path, [], resume=True)
 

@@ -83,6 +83,15 @@ def test_results_of_another_config_are_in_no_table(sweep, status):
     assert (rows["wide-seed0"].scores, rows["wide-seed0"].seconds["train"]) == ({}, None)
 
 
+@pytest.mark.parametrize(("metrics", "status"), [([], "done"), (["words"], "outdated")])
+def test_a_sweep_of_before_there_were_own_metrics_has_none(sweep, metrics, status):
+    found = json.loads((sweep / "sweep.json").read_text())
+    found["runs"][0]["config"] = {"decoder.width": 16}
+    edit(sweep / "sweep.json", runs=found["runs"])
+    edit(sweep / "runs" / "base-seed0" / "config.json", evaluation={"metrics": metrics})
+    assert read_sweep(str(sweep)).runs[0].status == status
+
+
 def cut(bleu):
     return {"matches": [row[:2] for row in bleu["matches"]]}
 

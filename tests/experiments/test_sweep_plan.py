@@ -136,7 +136,7 @@ def test_the_example_of_the_readme_is_a_sweep(tmp_path):
     [
         (None, "there is no file"),
         ("x = 1", "this one has no get_sweep()"),
-        ("def get_sweep(): return 3", "this one gives 3"),
+        ("def get_sweep(): return 3", "this one returns 3"),
         ("def get_sweep():\n    return 1 / 0", "ZeroDivisionError: division by zero (line 2)"),
         ("def get_sweep(:", "SyntaxError"),
         (

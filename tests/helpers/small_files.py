@@ -8,14 +8,16 @@ import safetensors.numpy
 from flax import serialization
 
 from capjax.data.images import Resize
+from capjax.models.encoders.vit import ViT
 from capjax.pretrained import tables
 from capjax.pretrained.captioners.show_attend_tell import word_map_tokenizer
 from capjax.pretrained.checkpoint_folders import read_weights
 from capjax.pretrained.keras.files import read_keras_layers
 from capjax.pretrained.saved import About, save_encoder
 from capjax.pretrained.vit import huggingface, layouts
-from capjax.pretrained.vit.read import read_vit
+from capjax.pretrained.vit.read import load_vit, vit_fields
 from capjax.pretrained.word_vectors import load_word_vectors
+from tests.helpers.read_vit import read_vit
 
 CONFIG = {
     "model_type": "vit",
@@ -52,8 +54,14 @@ def write_folder(folder):
 
 def write_own(path):
     """A ViT as `save_encoder` writes it."""
-    fields, variables = read_vit(write_folder(path.parent / "source"))
-    save_encoder(path, About("vit", fields, Resize(8)), variables)
+    folder = write_folder(path.parent / "source")
+    save_encoder(path, About("vit", vit_fields(folder), Resize(8)), load_small_vit(folder))
+
+
+def load_small_vit(source):
+    """The parameters of that ViT, for an encoder that is known to have its fields."""
+    fields, _ = huggingface.read_config(CONFIG, "here")
+    return load_vit(ViT(**fields), str(source), 8)
 
 
 def write_npz(path):
@@ -125,7 +133,7 @@ def read_vectors(path):
 
 # Name of a file, what writes it and what reads it.
 KINDS = {
-    "own.safetensors": (write_own, read_vit),
+    "own.safetensors": (write_own, load_small_vit),
     "vit.npz": (write_npz, read_vit),
     "legacy.h5": (write_legacy_h5, read_keras_layers),
     "keras3.weights.h5": (write_keras_3_h5, read_keras_layers),

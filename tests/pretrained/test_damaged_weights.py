@@ -15,10 +15,11 @@ import safetensors.numpy
 from capjax.pretrained.checkpoint_folders import read_weights
 from capjax.pretrained.keras.files import read_keras_layers
 from capjax.pretrained.torch_files import read_tensors
-from capjax.pretrained.vit.read import read_vit, vit_fields, vit_resize
+from capjax.pretrained.vit.read import vit_fields, vit_resize
 from capjax.pretrained.weights import WeightsError
 from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced
-from tests.helpers.small_files import KINDS, numbers, read_vectors, write_folder
+from tests.helpers.read_vit import read_vit
+from tests.helpers.small_files import KINDS, load_small_vit, numbers, read_vectors, write_folder
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -79,9 +80,9 @@ def test_damaged_torch_files_are_refused(tmp_path, zipped):
     ("name", "read"),
     [
         ("config.json", vit_fields),
-        ("config.json", read_vit),
+        ("config.json", load_small_vit),
         ("preprocessor_config.json", vit_resize),
-        ("model.safetensors", read_vit),
+        ("model.safetensors", load_small_vit),
     ],
 )
 def test_every_file_of_a_folder_may_be_damaged(folder, name, read):

@@ -15,8 +15,8 @@ from flax import serialization, traverse_util
 from capjax.data.images import Resize
 from capjax.evaluate.captioning import BeamSearch, make_decode
 from capjax.pretrained.captioners.encoder_decoder import FILES, read_captioner, read_variables
-from capjax.pretrained.vit.read import read_vit
 from capjax.pretrained.weights import WeightsError
+from tests.helpers.read_vit import read_vit
 from tests.helpers.references import need_torch, need_transformers
 from tests.helpers.small_bpe import write_bpe
 

@@ -9,8 +9,9 @@ from PIL import Image
 
 from capjax.data.images import load_pixels
 from capjax.models.encoders.vit import ViT
-from capjax.pretrained.vit.read import read_vit, vit_resize
+from capjax.pretrained.vit.read import vit_resize
 from tests.helpers.effort import sweep
+from tests.helpers.read_vit import read_vit
 from tests.helpers.references import need_timm, need_torch
 
 torch, timm = need_torch(), need_timm()

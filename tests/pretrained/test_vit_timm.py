@@ -12,9 +12,10 @@ import safetensors.numpy
 from capjax.data.images import Resize
 from capjax.models.encoders.vit import ViT
 from capjax.pretrained.saved import About, save_encoder
-from capjax.pretrained.vit.read import load_vit, read_vit, vit_fields, vit_resize
+from capjax.pretrained.vit.read import load_vit, vit_fields, vit_resize
 from capjax.pretrained.weights import WeightsError
 from tests.helpers.effort import sweep
+from tests.helpers.read_vit import read_vit
 from tests.helpers.references import need_torch, need_transformers
 
 torch = need_torch()
@@ -327,8 +328,11 @@ def test_a_saved_file_that_was_tampered_with_is_refused(file, tmp_path):
         read_vit(path)
     for wrong in ({"depth": "2"}, {"depth": 10**9}, {"depth": -1}, {"width": "wide"}):
         save_encoder(path, About("vit", fields | wrong, Resize(9, 12)), variables)
-        with pytest.raises(WeightsError, match=r"saved\.safetensors: "):
-            read_vit(path)
+        with pytest.raises(WeightsError, match=r"saved\.safetensors has"):
+            load_vit(ViT(**fields), str(path), 16)
+    save_encoder(path, About("vit", fields | {"depth": 10**9}, Resize(9, 12)), variables)
+    with pytest.raises(WeightsError, match=r"saved\.safetensors: .*too few for the 1000000000"):
+        read_vit(path)
     save_encoder(path, About("vit", {"depth": 2}, Resize(9)), variables)
     with pytest.raises(WeightsError, match=r"a vit with the fields depth, and a ViT has patch_siz"):
         read_vit(path)

@@ -113,7 +113,7 @@ def assert_same(left, right):
 
 
 @pytest.mark.parametrize("kind", [None, tied, recurrent])
-def test_words_that_both_know_are_copied_and_others_are_fresh(config, kind, tmp_path, capsys):
+def test_words_that_both_know_are_copied_and_others_are_fresh(config, kind, tmp_path, caplog):
     if kind:
         kind(config)
     before = make_run(tmp_path, config)["params"]
@@ -139,13 +139,12 @@ def test_words_that_both_know_are_copied_and_others_are_fresh(config, kind, tmp_
             found = np.take(new[name], ids[1], axis), np.take(wanted, token, axis)
             np.testing.assert_array_equal(*found, err_msg=f"{name}: {word}")
     assert record["words"] == {"taken": 7, "fresh": 3}
-    said = capsys.readouterr().out
-    assert "starting from step 0 of" in said
-    assert "of 10 words that run has 7; 3 are new: dog, big, the" in said
+    assert "starting from step 0 of" in caplog.text
+    assert "of 10 words that run has 7; 3 are new: dog, big, the" in caplog.text
     assert not questions.keeps_tokenizer(config)
 
 
-def test_an_encoder_alone_leaves_the_decoder_to_chance(config, tmp_path, capsys):
+def test_an_encoder_alone_leaves_the_decoder_to_chance(config, tmp_path, caplog):
     before = make_run(tmp_path, config)["params"]
     config.decoder.width = 12
     after, record = begin(config, tmp_path, NEW, init_parts=("encoder",))
@@ -157,9 +156,8 @@ def test_an_encoder_alone_leaves_the_decoder_to_chance(config, tmp_path, capsys)
     assert record["taken"] == ["encoder"]
     assert record["fresh"] == ["decoder"]
     sizes = [sum(x.size for x in jax.tree.leaves(chance[part])) for part in ("encoder", "decoder")]
-    said = capsys.readouterr().out
-    assert f"encoder ({sizes[0]:,} parameters) taken" in said
-    assert f"randomly initialised: decoder ({sizes[1]:,} parameters)" in said
+    assert f"encoder ({sizes[0]:,} parameters) taken" in caplog.text
+    assert f"randomly initialised: decoder ({sizes[1]:,} parameters)" in caplog.text
 
 
 def test_a_decoder_alone_keeps_its_words(config, tmp_path):
@@ -230,7 +228,7 @@ def test_vectors_go_with_an_encoder_that_is_taken(config):
 
 
 @pytest.mark.slow(reason="what it starts from is tested every day")
-def test_a_run_with_other_words_trains_and_goes_on(config, tmp_path, capsys):
+def test_a_run_with_other_words_trains_and_goes_on(config, tmp_path, caplog):
     write_pictures(tmp_path)
     config.dataset = base.folder_dataset()
     config.dataset.file, config.dataset.cache_dir = str(tmp_path / "captions.csv"), ""
@@ -252,4 +250,4 @@ def test_a_run_with_other_words_trains_and_goes_on(config, tmp_path, capsys):
     # What it began with may have gone.
     first.rename(tmp_path / "gone")
     train(config, str(second))
-    assert "trained to its end" in capsys.readouterr().out
+    assert "trained to its end" in caplog.text

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from capjax.files.atomic import write_atomic
-from capjax.files.locks import one_at_a_time
+from capjax.files.locks import lock_open_file, one_at_a_time
 from capjax.run.lock import LockedError, only_one
 from capjax.run.train import train
 from capjax.run.workdir import Workdir, WorkdirError
@@ -62,8 +62,8 @@ def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch, numb
     monkeypatch.setattr("fcntl.flock", flock)
     file = str(tmp_path / "lock")
     for _ in range(2):
-        with only_one(file), one_at_a_time(file, "nobody waits"):
-            pass
+        with only_one(file), one_at_a_time(file, "nobody waits"), open(file, "ab") as opened:
+            assert lock_open_file(opened.fileno())
 
 
 @pytest.mark.parametrize("parts", [(), ("run",)])

@@ -96,16 +96,16 @@ def images_of(pictures):
 
 
 @pytest.mark.slow(reason="a recorded run over cached features continues every day")
-def test_a_cached_run_trains_evaluates_and_captions_from_pixels(config, pictures, tmp_path, capsys):
+def test_a_cached_run_trains_evaluates_and_captions_from_pixels(config, pictures, tmp_path, caplog):
     directory = tmp_path / "run"
     config.evaluation.num_samples, config.evaluation.temperatures = 1, (0.0,)
     train(config, str(directory))
-    said = capsys.readouterr().out
-    assert "features of captions/train: 12 images x 4 positions x 1280 float16" in said
+    assert "features of captions/train: 12 images x 4 positions x 1280 float16" in caplog.text
+    caplog.clear()
     metrics = evaluate(config, str(directory), split="validation", checkpoint="latest")
     # The score of the training's last evaluation, from the same cache.
     assert metrics["loss"] == pytest.approx(metrics_of(directory, "validation")[-1], rel=1e-6)
-    assert "features of" not in capsys.readouterr().out
+    assert "features of" not in caplog.text
 
     run = capjax.load(directory, "latest")
     saved = directory / "checkpoints" / "4" / "params" / "_METADATA"
@@ -171,7 +171,7 @@ def flat(leaves):
     return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(leaves)])
 
 
-def test_a_sample_of_coco_is_written_down_and_labelled(config, pictures, tmp_path, capsys):
+def test_a_sample_of_coco_is_written_down_and_labelled(config, pictures, tmp_path, caplog):
     images = [{"id": number, "file_name": f"{number}.png"} for number in range(15)]
     captions = [
         {"id": 100 + k, "image_id": k % 15, "caption": f"a {'red' if k % 2 else 'blue'} wall"}
@@ -186,7 +186,7 @@ def test_a_sample_of_coco_is_written_down_and_labelled(config, pictures, tmp_pat
     config.dataset = dataset
     directory = tmp_path / "run"
     train(config, str(directory))
-    assert "drawn by caption" in capsys.readouterr().out
+    assert "drawn by caption" in caplog.text
     selection = json.loads((directory / "selection.json").read_text())
     ids = [selection[split]["annotation_ids"] for split in ("train", "validation")]
     assert [len(part) for part in ids] == [32, 8]
@@ -212,12 +212,11 @@ def test_moved_data_that_changed_is_not_scored(config, pictures, tmp_path, train
         evaluate(config, str(trained), split="validation", checkpoint="latest")
 
 
-def test_views_are_other_features_of_the_same_images(config, tmp_path, capsys):
+def test_views_are_other_features_of_the_same_images(config, tmp_path, caplog):
     config.encoder.cache_views, config.dataset.crop_area = 2, 0.5
     train(config, str(tmp_path / "run"))
-    said = capsys.readouterr().out
-    assert "features of captions/train, view 1: 12 images" in said
-    assert "validation, view" not in said
+    assert "features of captions/train, view 1: 12 images" in caplog.text
+    assert "validation, view" not in caplog.text
     one, two = sorted(
         (np.load(file) for file in (tmp_path / "cache").glob("features-*/features.npy")),
         key=len,

@@ -89,12 +89,11 @@ def make_everything(config, pictures):
 
 @pytest.mark.slow(reason="a killed run with features is continued every day")
 def test_a_killed_run_of_everything_ends_as_if_it_never_was(
-    everything, tmp_path, pictures, capsys, monkeypatch
+    everything, tmp_path, pictures, caplog, monkeypatch
 ):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(everything, str(whole))
-    said = capsys.readouterr().out
-    assert "vectors.txt: 4 of 6 words (66.7%)" in said
+    assert "vectors.txt: 4 of 6 words (66.7%)" in caplog.text
     np.testing.assert_allclose(metrics_of(whole, "own_words"), [0, 0.1, 0.2, 0.3], atol=1e-6)
     baseline = metrics_of(whole, "baseline")
     assert baseline[0] == 0

@@ -21,7 +21,6 @@ from capjax.data.shapes.scene import image_id, scene_of
 from capjax.evaluate.captioning import BeamSearch
 from capjax.pretrained.captioners.encoder_decoder import read_captioner
 from capjax.pretrained.captioners.gpt2 import read_gpt2
-from capjax.pretrained.vit.read import read_vit
 from capjax.pretrained.weights import WeightsError
 from capjax.run.load import load_tokenizer
 from capjax.run.train import train
@@ -29,6 +28,7 @@ from capjax.run.workdir import WorkdirError
 from capjax.train.objective import teacher_forced
 from capjax.train.optimizer import learning_rate_schedule
 from configs import base, coco_vit_gpt2, folder_vit_gpt2, shapes_vit_gpt2
+from tests.helpers.read_vit import read_vit
 from tests.helpers.references import need_torch, need_transformers
 from tests.helpers.small_bpe import write_bpe
 from tests.helpers.small_pictures import write_pictures
@@ -152,7 +152,7 @@ def test_a_captioner_is_trained_on(folder, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_two_checkpoints_are_put_together(folder, pictures, tmp_path, capsys, freeze):
+def test_two_checkpoints_are_put_together(folder, pictures, tmp_path, caplog, freeze):
     """What attends to the image is fresh, and alone trains where GPT-2 is frozen."""
     gpt2, vit = tmp_path / "gpt2", tmp_path / "vit"
     theirs = make()
@@ -171,8 +171,7 @@ def test_two_checkpoints_are_put_together(folder, pictures, tmp_path, capsys, fr
     fields = {"encoder.trainable": () if freeze else ("all",), "decoder.frozen": freeze}
     config = config_of(f"{vit}/,{gpt2}/", pictures, **fields)
     train(config, str(tmp_path / "run"))
-    said = capsys.readouterr().out
-    assert "randomly initialised: blocks_*/cross_attention/key_value" in said
+    assert "randomly initialised: blocks_*/cross_attention/key_value" in caplog.text
     run = capjax.load(tmp_path / "run")
     before = {f"encoder/{n}": a for n, a in flat(read_vit(vit)[1]["params"]).items()}
     before |= {f"decoder/{n}": a for n, a in flat(read_gpt2(gpt2)[1]).items()}

@@ -1,5 +1,6 @@
 """A workdir knows its run, and refuses another's config."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from capjax.config.fields import part_of
 from capjax.config.identity import flat
 from capjax.config.upgrade import upgrade
 from capjax.data.captions import CaptionTable
+from capjax.data.dataset import Dataset
 from capjax.data.sections import train_tokenizer
 from capjax.data.tokenizer import train_word_tokenizer
+from capjax.files.errors import DataError
 from capjax.main import default_workdir
+from capjax.parts import DATASETS
 from capjax.parts.check import fields_of
 from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.loop import EarlyStopping
@@ -130,6 +134,28 @@ def test_runs_of_an_earlier_version_are_todays_defaults(module, tmp_path):
     message = "objective.name: 'cross_entropy' in the run, 'another' now"
     with pytest.raises(WorkdirError, match=message):
         Workdir(tmp_path).check_same_run(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawings(Dataset):
+    root: str = ""
+    colours: str = "all"
+
+    may_change = ("root",)
+
+    def open(self, split):
+        raise DataError(f"there is no {split}")
+
+
+def test_an_own_dataset_says_which_of_its_fields_may_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(DATASETS, "_registered", {"drawings": Drawings})
+    config = base.get_config()
+    config.dataset = base.own_dataset("drawings", root="here", colours="all")
+    save(tmp_path, config)
+    config.dataset.update(root="elsewhere", colours="some", cache_dir="")
+    with pytest.raises(WorkdirError, match=r"dataset\.colours: 'all' in the run") as raised:
+        Workdir(tmp_path).check_same_run(config)
+    assert str(raised.value).count("in the run") == 1
 
 
 def test_a_default_workdir_tells_a_configs_arguments_apart():

@@ -209,12 +209,12 @@ def test_a_signal_after_the_last_evaluation_finds_a_finished_run(tmp_path, step_
     assert_ends_as(whole, tmp_path, step_fn)
 
 
-def test_a_damaged_latest_checkpoint_costs_steps_and_no_bits(tmp_path, step_fn, whole, capfd):
+def test_a_damaged_latest_checkpoint_costs_steps_and_no_bits(tmp_path, step_fn, whole, caplog):
     run(tmp_path, step_fn)
     files = [path for path in (tmp_path / "checkpoints" / "7").rglob("*") if path.is_file()]
     max(files, key=lambda path: path.stat().st_size).write_bytes(b"")
     assert_ends_as(whole, tmp_path, step_fn)
-    assert "checkpoints/7 can't be used" in capfd.readouterr().err
+    assert "checkpoints/7 can't be used" in caplog.text
     assert (tmp_path / "checkpoints" / "7.damaged").is_dir()
 
 

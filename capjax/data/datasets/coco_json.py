@@ -61,6 +61,14 @@ class CocoJson(FilesDataset):
     sample_by: Literal["captions", "images"] = "captions"
     sample_seed: Seed = 0
 
+    may_change = (
+        *FilesDataset.may_change,
+        "train_file",
+        "train_root",
+        "validation_file",
+        "validation_root",
+    )
+
     def open(self, split: str) -> FilesSource:
         """Opens one split; an image's id is the file's.
 

@@ -40,6 +40,8 @@ class Flickr8k(FilesDataset):
 
     root: str = ""
 
+    may_change = (*FilesDataset.may_change, "root")
+
     def open(self, split: str) -> FilesSource:
         """Opens one of the official splits; an image's id is its file name.
 

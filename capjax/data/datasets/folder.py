@@ -65,6 +65,8 @@ class Folder(FilesDataset):
     validation_share: OpenShare = 0.1
     split_seed: Seed = 0
 
+    may_change = (*FilesDataset.may_change, "file", "root")
+
     def open(self, split: str) -> FilesSource:
         """Opens one split; an image's id is its path.
 

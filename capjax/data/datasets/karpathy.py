@@ -34,6 +34,8 @@ class Karpathy(FilesDataset):
     root: str = ""
     restval: bool = True
 
+    may_change = (*FilesDataset.may_change, "file", "root")
+
     def open(self, split: str) -> FilesSource:
         """Opens one split; an image's id is its COCO id, or else its file name.
 

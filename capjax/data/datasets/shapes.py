@@ -18,6 +18,7 @@ class Shapes(Dataset):
 
     data_dir: str = ""
 
+    may_change = ("data_dir",)
     metrics = truth.METRICS
     scorers = (lambda captions, references: truth.caption_metrics(captions),)
     image_scorers = (truth.image_metrics,)

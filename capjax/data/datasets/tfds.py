@@ -22,6 +22,8 @@ class Tfds(Dataset):
     tfds_name: Name
     data_dir: str = ""
 
+    may_change = ("data_dir",)
+
     def open(self, split: str) -> Source:
         """Opens one split, by its name in TFDS.
 

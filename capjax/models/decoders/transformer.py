@@ -40,7 +40,7 @@ class DecoderBlock(nn.Module):
 
     width: int
     num_heads: int
-    head_dim: int | None
+    head_dim: int
     hidden: int
     norm: Literal["pre", "post"]
     activation: str
@@ -179,7 +179,7 @@ class TransformerDecoder(Decoder):
             DecoderBlock(
                 self.width,
                 self.num_heads,
-                self.head_dim or None,
+                self.head_width,
                 round(self.mlp_ratio * self.width),
                 self.norm,
                 self.activation,
@@ -213,6 +213,11 @@ class TransformerDecoder(Decoder):
         check_activation(self.activation)
         if not self.head_dim:
             check_heads(self.num_heads, self.width)
+
+    @property
+    def head_width(self) -> int:
+        """E, also where `head_dim` is 0."""
+        return self.head_dim or self.width // self.num_heads
 
     @property
     def attention_layers(self) -> int:
@@ -294,9 +299,7 @@ class TransformerDecoder(Decoder):
             raise ValueError(
                 f"decoding {max_length} tokens exceeds the decoder's max_length={self.max_length}"
             )
-        heads = self.num_heads
-        shape = (memory.values.shape[0], width, heads, max_length)
-        shape += (self.head_dim or self.width // heads,)
+        shape = (memory.values.shape[0], width, self.num_heads, max_length, self.head_width)
         empty = tuple(
             (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)) for _ in self.blocks
         )

@@ -75,11 +75,10 @@ def _decoder_fields(decoder: nn.Module) -> dict[str, Any]:
             f"config.decoder.name: a {type(decoder).__name__} is nothing that transformers has; "
             "'gpt2' exports"
         )
-    head_dim = decoder.width // decoder.num_heads
-    found_fields = {name: getattr(decoder, name) for name in _GPT2}
-    found_fields["head_dim"] = decoder.head_dim or head_dim
-    for name, value in {**_GPT2, "head_dim": head_dim}.items():
-        if (found := found_fields[name]) not in (value, None):
+    fields = {**{name: getattr(decoder, name) for name in _GPT2}, "head_dim": decoder.head_width}
+    wanted = {**_GPT2, "head_dim": decoder.width // decoder.num_heads}
+    for name, found in fields.items():
+        if found != (value := wanted[name]):
             raise ExportError(
                 f"config.decoder.{name}={found!r} is no GPT-2's, which transformers has; it must "
                 f"be {value!r}, as all fields of base.gpt2_decoder() are"

@@ -135,25 +135,6 @@ def vit_resize(source: str | os.PathLike) -> Resize:
     return Resize(side)
 
 
-def read_vit(source: str | os.PathLike, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads the fields and the variables of the `ViT` that a source holds.
-
-    Args:
-      source: see the module.
-      **given: as of `vit_fields`.
-
-    Returns:
-      Fields for `ViT(**fields)`, and {"params": ...}, NumPy, float32.
-
-    Raises:
-      WeightsError: as `vit_fields`; or a tensor is missing, misshapen or left over. Other parts of
-        a model (text, projections, heads, pooling) are left out by name.
-    """
-    checkpoint = _look(os.fspath(source), weights=True)
-    fields = checkpoint.fields(given)
-    return fields, checkpoint.read(fields)
-
-
 def load_vit(encoder: ViT, weights: str, image_size: int) -> dict[str, Any]:
     """Reads the variables of an encoder from a source.
 
