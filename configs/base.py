@@ -279,7 +279,7 @@ def get_config() -> ConfigDict:
     # "beam": the likeliest caption that beam search finds, by the next three fields.
     # "sample": a random caption, by the five after them.
     config.decoding.method = "beam"
-    # Beams per image; 1 is greedy.
+    # Beams per image; 1 is greedy, and what samples need.
     config.decoding.num_beams = 5
     # A hypothesis's log-probability is divided by its length to this power.
     config.decoding.length_penalty = 1.0

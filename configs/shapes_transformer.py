@@ -25,8 +25,9 @@ def get_config():
     config.log_every = 50
     config.eval_every = 1000
     config.early_stopping.metric = "truth_rate"
-    # Beam search finds sentences that count, and never states a size or a texture. Of samples, those
-    # with min-p have the truest facts at the same coverage.
+    # Beam search finds sentences that count, and never states a size or a texture. Of samples at
+    # the same coverage, those with min-p have the truest facts.
     config.decoding.method = "sample"
+    config.decoding.num_beams = 1
     config.decoding.min_p = 0.1
     return config
