@@ -222,7 +222,7 @@ def get_config() -> ConfigDict:
     config.optimizer = ConfigDict()
     # "adamw"; or "muon" (Jordan et al. 2024), which orthogonalises the updates of matrices and
     # convolutions and trains the rest by Adam.
-    config.optimizer.name = "adamw"
+    config.optimizer.kind = "adamw"
     # Peak learning rate, after a linear warm-up.
     config.optimizer.learning_rate = 1e-3
     # Peak learning rate of the parameters that Muon orthogonalises.

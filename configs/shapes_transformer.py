@@ -18,7 +18,7 @@ def get_config():
     config.num_steps = 2000
     config.ema_decay = 0.998
     # After 400 steps the loss was 0.69, with AdamW 0.97.
-    config.optimizer.name = "muon"
+    config.optimizer.kind = "muon"
     config.optimizer.matrix_learning_rate = 0.01
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup_steps = 50

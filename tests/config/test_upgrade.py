@@ -20,7 +20,7 @@ def test_fields_that_were_added_since_have_the_value_of_before():
         "dataset": {"name": "karpathy", "file": "a.json"},
         "evaluation": {"metrics": (), "batch_size": 4},
         "objective": {"name": "cross_entropy"},
-        "optimizer": {"name": "adamw", "learning_rate": 0.1, "matrix_learning_rate": 0.02},
+        "optimizer": {"kind": "adamw", "learning_rate": 0.1, "matrix_learning_rate": 0.02},
         "decoding": {
             "method": "beam",
             "num_beams": 3,
@@ -56,7 +56,7 @@ def test_what_a_config_says_stays():
         "dataset": {"name": "shapes", "data_dir": ""},
         "evaluation": {"metrics": ("SPICE",)},
         "objective": {"name": "self_critical", "weight": 1.0},
-        "optimizer": {"name": "muon", "matrix_learning_rate": 0.1},
+        "optimizer": {"kind": "muon", "matrix_learning_rate": 0.1},
     }
     assert upgrade(now) == now
 
