@@ -32,26 +32,34 @@ SIDE = 4
 WHOLE, ODD, HUGE = whole_files(), odd_files(), huge_headers()
 
 
-def usable(content, name="photo 7.jpg") -> bool:
-    """Whether there are pixels; everything but pixels and an ImageError fails the test."""
+def pixels_of(content, name="photo 7.jpg"):
+    """[H, W, 3], or None; everything but pixels and an ImageError fails the test."""
     try:
-        pixels = load_pixels(content, SIDE, name=name)
+        image = load_image(content, name=name)
     except ImageError as error:
         assert str(error).startswith(f"{name}: ")  # noqa: PT017
-        return False
-    assert (pixels.shape, pixels.dtype) == ((SIDE, SIDE, 3), np.uint8)
-    return True
+        return None
+    square = load_pixels(image, SIDE)
+    assert (square.shape, square.dtype) == ((SIDE, SIDE, 3), np.uint8)
+    return np.asarray(image)
+
+
+def usable(content, name="photo 7.jpg") -> bool:
+    return pixels_of(content, name) is not None
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_files_cut_at_every_length(kind):
+def test_files_cut_at_every_length_are_refused_or_whole(kind):
     content = WHOLE[kind]
-    assert usable(content)
+    whole = pixels_of(content)
+    assert whole.shape[2:] == (3,)
     assert looks_like_image(content)
     # A file whose head alone is there has no picture.
     assert [cut for cut in range(len(content) // 8) if usable(content[:cut])] == []
     for cut in range(len(content) // 8, len(content)):
-        usable(content[:cut])
+        found = pixels_of(content[:cut])
+        if found is not None:  # Other pictures may lack, or a mark that the file ends here.
+            np.testing.assert_array_equal(found, whole, err_msg=str(cut))
 
 
 @pytest.mark.parametrize("kind", WHOLE)
@@ -72,11 +80,14 @@ def test_random_bytes(head, rest):
 @given(st.data())
 @settings(max_examples=examples(300))
 def test_files_with_pieces_of_others(data):
-    """A piece of one file in the place of a piece of another, of another length."""
+    """A piece of one file in the place of a piece of another, of another length; bytes damaged."""
     one, other = (data.draw(st.sampled_from(list(WHOLE.values()))) for _ in range(2))
     places = st.integers(0, max(len(one), len(other)))
     (a, b), (c, d) = (sorted(data.draw(st.tuples(places, places))) for _ in range(2))
-    usable(one[:a] + other[c:d] + one[b:])
+    content = bytearray(one[:a] + other[c:d] + one[b:])
+    for _ in range(data.draw(st.integers(0, 8)) if content else 0):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    usable(bytes(content))
 
 
 @pytest.mark.parametrize("kind", ODD)
@@ -94,15 +105,10 @@ def peak_memory():
 @pytest.mark.parametrize("kind", HUGE)
 def test_absurd_dimensions_cost_nothing(kind):
     before = peak_memory()
-    with pytest.raises(ImageError, match=r"^huge\.png: "):
+    why = "" if kind == "webp" else ".*the 80000000 (pixels )?taken"
+    with pytest.raises(ImageError, match=rf"^huge\.png: {why}"):
         load_image(HUGE[kind], name="huge.png")
     assert peak_memory() - before < 100e6
-
-
-@pytest.mark.parametrize("kind", sorted(HUGE.keys() - {"webp"}))
-def test_absurd_dimensions_are_the_reason(kind):
-    with pytest.raises(ImageError, match=r"the 80000000 (pixels )?taken"):
-        load_image(HUGE[kind])
 
 
 def test_of_what_the_bytes_are_the_name_says_nothing(tmp_path):
@@ -211,21 +217,6 @@ def test_reading_by_index_names_image_source_and_path(folder):
         with pytest.raises(ImageError) as caught:
             read_pixels(folder, index, Resize(SIDE))
         assert str(caught.value).startswith(f"image 'id-{index}' of mine/train at {path}: ")
-
-
-@given(
-    width=st.integers(1, 10_000),
-    height=st.integers(1, 10_000),
-    crop_area=st.floats(1e-6, 1),
-    position=st.integers(0, 2**62),
-)
-@settings(max_examples=examples(300))
-def test_a_crop_lies_in_a_picture_of_any_shape(width, height, crop_area, position):
-    view = draw_view(Augmentation(crop_area, True), 0, position, (width, height))
-    if crop_area < 1:
-        left, top, right, bottom = view.crop
-        assert 0 <= left < right <= width
-        assert 0 <= top < bottom <= height
 
 
 @pytest.mark.parametrize("kind", ["one pixel", "one row", "one column"])

@@ -6,11 +6,14 @@ Importing it needs torch and transformers.
 import contextlib
 import functools
 import io
+import sys
+import types
 
 import jax
 import numpy as np
 import torch
 import transformers
+from flax import serialization, traverse_util
 
 from capjax.models.encoders.vit import ViT
 
@@ -145,3 +148,33 @@ def as_flax(name, array):
         return f"{at}/embedding", array
     # Their Conv1D's is [out, in], and torch's [in, out]; of dense layers it is the other way.
     return f"{at}/kernel", array.T
+
+
+def write_torch(file, tensors):
+    """Writes arrays as torch does."""
+    torch.save({name: torch.from_numpy(np.asarray(a)) for name, a in tensors.items()}, file)
+
+
+def write_flax(folder, tensors):
+    """Writes a model's tensors as transformers' Flax models were."""
+    flat = dict(as_flax(name, array) for name, array in tensors.items())
+    tree = traverse_util.unflatten_dict(flat, sep="/")
+    (folder / "flax_model.msgpack").write_bytes(serialization.to_bytes(tree))
+    return flat
+
+
+def fake_hub(monkeypatch, serve):
+    """Replaces huggingface_hub: `serve` takes a name and patterns, and gives a folder.
+
+    Returns the list of the patterns that are asked for.
+    """
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append(allow_patterns)
+        return str(serve(name, allow_patterns))
+
+    module = types.ModuleType("huggingface_hub")
+    module.snapshot_download = snapshot_download
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    return asked

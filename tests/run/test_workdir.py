@@ -147,15 +147,6 @@ def test_another_encoder_is_refused(tmp_path):
         Workdir(tmp_path).check_same_run(config)
 
 
-def test_a_file_in_the_place_of_a_workdir_is_named(tmp_path):
-    file = tmp_path / "file"
-    file.touch()
-    Workdir(tmp_path / "new" / "run").check_place()
-    for place in (file, file / "run"):
-        with pytest.raises(WorkdirError, match="file is a file"):
-            Workdir(place).check_place()
-
-
 def test_a_folder_that_is_no_run_says_so(tmp_path):
     with pytest.raises(WorkdirError, match=r"no config\.json"):
         Workdir(tmp_path).load_config()
