@@ -1,11 +1,8 @@
 """All but the tf.data pipeline and the TFDS source import where TensorFlow is not installed."""
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.helpers.command_line import REPOSITORY
+from tests.helpers.command_line import REPOSITORY, python
 
 PROGRAM = """
 import importlib, pathlib, sys
@@ -40,8 +37,7 @@ print(metrics_line(evaluate(config, run, split="validation", checkpoint="latest"
 
 @pytest.fixture(scope="module", name="done")
 def run_program(tmp_path_factory):
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path_factory.mktemp("without"))]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return python("-c", PROGRAM, tmp_path_factory.mktemp("without"))
 
 
 def test_everything_else_imports(done):

@@ -26,6 +26,7 @@ from capjax.data.images import (
 from capjax.data.reading import read_pixels
 from capjax.data.source import Example
 from tests.helpers.effort import examples
+from tests.helpers.sources import Source
 from tests.helpers.ugly_images import huge_headers, odd_files, whole_files
 
 SIDE = 4
@@ -174,21 +175,6 @@ def test_what_pillow_warns_of_is_no_reason_to_lose_a_picture():
             assert not said
 
 
-class Folder:
-    """A source of files."""
-
-    name, fingerprint = "mine/train", "f00d"
-
-    def __init__(self, paths):
-        self.paths = paths
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index):
-        return Example(str(self.paths[index]), f"id-{index}", ())
-
-
 @pytest.fixture(scope="module", name="folder")
 def make_folder(tmp_path_factory):
     """Every whole file, and as many broken ones between them."""
@@ -199,19 +185,20 @@ def make_folder(tmp_path_factory):
             paths[-1].write_bytes(bytes_of_it)
     paths.append(root / "pipe.jpg")
     os.mkfifo(paths[-1])
-    return Folder([*paths, root, root / "missing.jpg"])
+    paths += [root, root / "missing.jpg"]
+    return Source(Example(str(path), f"id-{index}", ()) for index, path in enumerate(paths))
 
 
 def test_a_check_of_all_names_the_bad_ones(folder):
     found = find_bad_images(folder, cache_dir=None, num_threads=2)
-    bad = [i for i, path in enumerate(folder.paths) if "good" not in path.name]
-    assert list(found) == [f"id-{index}" for index in bad]
-    assert all(found[f"id-{i}"].startswith(f"{folder.paths[i]}: ") for i in bad)
+    bad = {x.image_id: x.image for x in folder.examples if "good" not in x.image}
+    assert list(found) == list(bad)
+    assert all(found[name].startswith(f"{path}: ") for name, path in bad.items())
 
 
 def test_reading_by_index_names_image_source_and_path(folder):
-    for index, path in enumerate(folder.paths):
-        if "good" in path.name:
+    for index, (path, *_) in enumerate(folder.examples):
+        if "good" in path:
             assert read_pixels(folder, index, Resize(SIDE)).shape == (SIDE, SIDE, 3)
             continue
         with pytest.raises(ImageError) as caught:

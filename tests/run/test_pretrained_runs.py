@@ -9,7 +9,6 @@ import orbax.checkpoint as ocp
 import pytest
 
 import capjax
-from capjax.config import build
 from capjax.config.errors import ConfigError
 from capjax.pretrained.variables import load_variables
 from capjax.pretrained.weights import WeightsError
@@ -18,7 +17,6 @@ from capjax.run.train import train
 from capjax.run.workdir import WorkdirError
 from configs import base
 from tests.helpers.effort import sweep
-from tests.helpers.killed import train_until_killed
 from tests.helpers.small_weights import ALPHA, write_small_weights
 from tests.helpers.tiny_run import over_features, write_folder
 
@@ -112,16 +110,6 @@ def test_a_cached_run_is_the_frozen_run(config, tmp_path, trained):
         jax.tree.map(
             np.testing.assert_array_equal, found[kind]["encoder"], weights[kind]["encoder"]
         )
-
-
-def test_a_resumed_run_needs_no_weights_file(config, tmp_path, trained, monkeypatch):
-    whole, parts = trained, tmp_path / "parts"
-    config.num_steps, config.checkpoint_every = 4, 2
-    train_until_killed(monkeypatch, config, str(parts), update=4)
-    monkeypatch.setattr(build, "load_encoder", None)
-    train(config, str(parts))
-    found = [capjax.load(directory, "latest").variables for directory in (whole, parts)]
-    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 STAGES = [

@@ -23,7 +23,6 @@ from configs import (
     flickr8k_bahdanau_gru,
     flickr8k_show_attend_tell,
 )
-from tests.helpers.killed import train_until_killed
 from tests.helpers.small_pictures import write_pictures
 from tests.helpers.tiny_run import shorten
 
@@ -61,51 +60,29 @@ def metrics_of(directory, name):
     return [row[name] for row in rows if row["group"] == "train"]
 
 
-@pytest.fixture(name="everything")
-def make_everything(config, pictures):
+@pytest.mark.slow(reason="what each of these adds to the loss is tested every day")
+def test_a_run_of_everything(config, tmp_path, pictures, capsys):
     """Hard attention, the penalty, own words, frozen word vectors and an average, all at once."""
     config.decoder.attention = "hard"
-    config.attention_penalty = 0.5
-    config.scheduled_sampling.kind = "linear"
-    config.scheduled_sampling.slope, config.scheduled_sampling.floor = 0.1, 0.5
-    config.word_vectors.file = str(pictures / "vectors.txt")
-    config.word_vectors.frozen = True
-    config.ema_decay = 0.9
-    config.checkpoint_every = 2
-    return config
-
-
-@pytest.mark.slow(reason="a killed run with features is continued every day")
-def test_a_killed_run_of_everything_ends_as_if_it_never_was(
-    everything, tmp_path, pictures, capsys, monkeypatch
-):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(everything, str(whole))
+    config.attention_penalty, config.ema_decay = 0.5, 0.9
+    config.scheduled_sampling.update(kind="linear", slope=0.1, floor=0.5)
+    config.word_vectors.update(file=str(pictures / "vectors.txt"), frozen=True)
+    train(config, str(tmp_path))
     said = capsys.readouterr().out
     assert "vectors.txt: 4 of 6 words (66.7%)" in said
-    np.testing.assert_allclose(metrics_of(whole, "own_words"), [0, 0.1, 0.2, 0.3], atol=1e-6)
-    baseline = metrics_of(whole, "baseline")
+    np.testing.assert_allclose(metrics_of(tmp_path, "own_words"), [0, 0.1, 0.2, 0.3], atol=1e-6)
+    baseline = metrics_of(tmp_path, "baseline")
     assert baseline[0] == 0
-    np.testing.assert_allclose(baseline[1], -0.9 * metrics_of(whole, "loss")[0], rtol=1e-5)
-    assert all(penalty > 0 for penalty in metrics_of(whole, "attention_penalty"))
-
-    train_until_killed(monkeypatch, everything, str(parts), update=4)
-    # What training began with may be gone.
-    monkeypatch.setattr(build, "load_word_vectors", None)
-    train(everything, str(parts))
-    runs = [capjax.load(directory, "latest") for directory in (whole, parts)]
-    jax.tree.map(np.testing.assert_array_equal, *(run.variables for run in runs))
-    for name in ("loss", "objective", "baseline"):
-        assert metrics_of(parts, name) == metrics_of(whole, name)
-
+    np.testing.assert_allclose(baseline[1], -0.9 * metrics_of(tmp_path, "loss")[0], rtol=1e-5)
+    assert all(penalty > 0 for penalty in metrics_of(tmp_path, "attention_penalty"))
     # The file's rows are as they were, and the rest of the embedding is, too.
-    run = runs[0]
+    run = capjax.load(tmp_path, "latest")
     embedding = run.variables["params"]["decoder"]["tokens"]["embedding"]
     rows = (pictures / "vectors.txt").read_text().splitlines()
     for word, *numbers in (row.split() for row in rows[:4]):
         (token,) = run.tokenizer.encode(word)
         np.testing.assert_array_equal(embedding[token], np.float32(numbers))
-    assert "tokens" not in (whole / "checkpoints" / "4" / "params" / "_METADATA").read_text()
+    assert "tokens" not in (tmp_path / "checkpoints" / "4" / "params" / "_METADATA").read_text()
 
 
 @pytest.mark.slow(reason="figures of a transformer are drawn every day")

@@ -2,9 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,21 +16,15 @@ from capjax.train.objectives.cross_entropy import CrossEntropy
 from capjax.train.optimizer import adamw, learning_rate_schedule
 from capjax.train.state import init_state, update_ema
 from capjax.train.step import make_train_step
+from tests.helpers.command_line import python
 from tests.helpers.eight_devices import measure
-
-SCRIPT = Path(__file__).parents[1] / "helpers" / "eight_devices.py"
 
 
 def run(devices, *cases):
     """What is measured of each (layout, accumulate)."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *(f"{layout}:{accumulate}" for layout, accumulate in cases)],
-        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(SCRIPT.parents[2])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    arguments = (f"{layout}:{accumulate}" for layout, accumulate in cases)
+    done = python("-m", "tests.helpers.eight_devices", *arguments, XLA_FLAGS=flags)
     assert done.returncode == 0, done.stderr
     measured = list(map(json.loads, done.stdout.splitlines()))
     assert {values["devices"] for values in measured} == {devices}
