@@ -1,7 +1,6 @@
 """Damaged files of datasets and of their caches: errors that name the file, or a new file."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -22,28 +21,11 @@ FILES = {
     "rows.jsonl": '{"image": "a.jpg", "caption": "a dog", "split": "train"}\n'
     '{"image": "b.jpg", "captions": ["a cat", "cat"], "split": "val"}\n',
     "rows.csv": "image,caption,split\na.jpg,a dog,train\nb.jpg,a cat,val\n",
-    "karpathy.json": json.dumps(
-        {
-            "images": [
-                {
-                    "filename": "a.jpg",
-                    "filepath": ".",
-                    "cocoid": 1,
-                    "split": "train",
-                    "sentences": [{"raw": "a dog"}, {"tokens": ["a", "cat"]}],
-                }
-            ]
-        }
-    ),
-    "coco.json": json.dumps(
-        {
-            "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
-            "annotations": [
-                {"id": 1, "image_id": 1, "caption": "a dog"},
-                {"id": 2, "image_id": 2, "caption": "a cat"},
-            ],
-        }
-    ),
+    "karpathy.json": '{"images": [{"filename": "a.jpg", "filepath": ".", "cocoid": 1, "split": '
+    '"train", "sentences": [{"raw": "a dog"}, {"tokens": ["a", "cat"]}]}]}',
+    "coco.json": '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}], '
+    '"annotations": [{"id": 1, "image_id": 1, "caption": "a dog"}, '
+    '{"id": 2, "image_id": 2, "caption": "a cat"}]}',
     "captions.txt": 'image,caption\na.jpg,"a dog"\n',
     "Flickr_8k.trainImages.txt": "a.jpg\n",
 }

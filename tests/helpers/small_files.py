@@ -17,15 +17,8 @@ from capjax.pretrained.vit import huggingface, layouts
 from capjax.pretrained.vit.read import read_vit
 from capjax.pretrained.word_vectors import load_word_vectors
 
-CONFIG = {
-    "model_type": "vit",
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "image_size": 8,
-    "patch_size": 4,
-}
+CONFIG = {"model_type": "vit", "image_size": 8, "patch_size": 4, "hidden_size": 8}
+CONFIG |= {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
 def numbers(shape, seed=0):

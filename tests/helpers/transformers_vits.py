@@ -20,17 +20,10 @@ from capjax.models.encoders.vit import ViT
 _SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "patch_size": 4}
 BASE = {**_SIZES, "intermediate_size": 40, "image_size": 16}
 DINO = {**_SIZES, "mlp_ratio": 2, "image_size": 16}
-TEXT = {
-    "hidden_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 3,
-    "intermediate_size": 40,
-    "vocab_size": 20,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-}
 WORDS = {"n_embd": 24, "n_layer": 1, "n_head": 3, "n_positions": 8, "vocab_size": 20}
 ENDS = {"bos_token_id": 0, "eos_token_id": 1}
+TEXT = {**ENDS, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3}
+TEXT |= {"intermediate_size": 40, "vocab_size": 20}
 
 
 def _encoder_decoder():

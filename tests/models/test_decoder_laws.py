@@ -24,22 +24,15 @@ from tests.helpers.recurrent_cases import (
     variables,
 )
 
+SIZES = {"max_length": 9, "width": 16, "num_layers": 2, "num_heads": 2}
+
 
 def transformer(**fields):
-    defaults = {
-        "vocab_size": V,
-        "max_length": 9,
-        "width": 16,
-        "num_layers": 2,
-        "num_heads": 2,
-        "banned": BANNED,
-    }
-    return Captioner(FeatureEncoder((2, 3)), TransformerDecoder(**{**defaults, **fields}))
+    return Captioner(FeatureEncoder((2, 3)), TransformerDecoder(V, banned=BANNED, **SIZES | fields))
 
 
-def gpt2(**fields):
-    fields = {"max_length": 9, "width": 16, "num_layers": 2, "num_heads": 2, **fields}
-    return Captioner(FeatureEncoder((2, 3)), GPT2Decoder(V, banned=BANNED, **fields))
+def gpt2():
+    return Captioner(FeatureEncoder((2, 3)), GPT2Decoder(V, banned=BANNED, **SIZES))
 
 
 DECODERS = {

@@ -9,14 +9,8 @@ from scipy import ndimage
 
 from capjax.models.encoders.vit import ViT, resample_positions, resampling_matrix
 
-SMALL = {
-    "patch_size": 4,
-    "width": 16,
-    "depth": 1,
-    "num_heads": 2,
-    "mlp_dim": 24,
-    "position_grid": (3, 5),
-}
+SMALL = {"patch_size": 4, "width": 16, "depth": 1, "num_heads": 2, "mlp_dim": 24}
+SMALL |= {"position_grid": (3, 5)}
 CHANGES = {
     "plain": {},
     "no prefix": {"prefix": 0},

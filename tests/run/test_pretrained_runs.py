@@ -1,5 +1,6 @@
 """Runs over a pretrained encoder: cached, uncached and fine-tuned, on a user's own pictures."""
 
+import itertools
 import json
 import shutil
 
@@ -10,13 +11,14 @@ import pytest
 
 import capjax
 from capjax.config.errors import ConfigError
+from capjax.data.dataset import CommonFields
+from capjax.parts.check import fields_of
 from capjax.pretrained.variables import load_variables
 from capjax.pretrained.weights import WeightsError
 from capjax.run.evaluate import evaluate
 from capjax.run.train import train
 from capjax.run.workdir import WorkdirError
 from configs import base
-from tests.helpers.effort import sweep
 from tests.helpers.small_weights import ALPHA, write_small_weights
 from tests.helpers.tiny_run import over_features, write_folder
 
@@ -33,9 +35,6 @@ def make_folder(tmp_path_factory):
 @pytest.fixture(scope="module", name="encoder")
 def choose_encoder(request):
     return getattr(request, "param", "vit")
-
-
-BOTH = pytest.mark.parametrize("encoder", sweep(["vit", "mobilenet"], ["vit"]), indirect=True)
 
 
 def small_config(folder, cache, encoder):
@@ -73,31 +72,22 @@ def metrics_of(directory, group="train", name="loss"):
     return [row[name] for row in rows if row["group"] == group]
 
 
-@pytest.mark.slow(reason="a recorded run over cached features continues every day")
-def test_a_cached_run_trains_evaluates_and_captions_from_pixels(config, folder, tmp_path, capsys):
-    directory = tmp_path / "run"
-    config.evaluation.num_samples, config.evaluation.temperatures = 1, (0.0,)
-    train(config, str(directory))
-    said = capsys.readouterr().out
-    assert "features of captions/train: 12 images x 5 positions x 8 float16" in said
-    metrics = evaluate(config, str(directory), split="validation", checkpoint="latest")
+def test_a_cached_run_evaluates_and_captions_from_pixels(config, folder, trained, capsys):
+    assert "encoder" not in (trained / "checkpoints" / "4" / "params" / "_METADATA").read_text()
+    metrics = evaluate(config, str(trained), split="validation", checkpoint="latest")
     # The score of the training's last evaluation, from the same cache.
-    assert metrics["loss"] == pytest.approx(metrics_of(directory, "validation")[-1], rel=1e-6)
+    assert metrics["loss"] == pytest.approx(metrics_of(trained, "validation")[-1], rel=1e-6)
     assert "features of" not in capsys.readouterr().out
-
-    run = capjax.load(directory, "latest")
-    saved = directory / "checkpoints" / "4" / "params" / "_METADATA"
-    assert {"adapter", "decoder"} <= set(saved.read_text().split("'"))
-    assert "encoder" not in saved.read_text()
-    result = next((directory / "evaluation").glob("*.captions.json"))
+    result = next((trained / "evaluation").glob("*.captions.json"))
     cached = {row["image_id"]: row["caption"] for row in json.loads(result.read_text())}
     names = [str(folder / f"{number}.png") for number in (12, 13, 14)]
-    seen = run.caption(names, attention=True)
+    seen = capjax.load(trained, "latest").caption(names, attention=True)
     assert [caption.text for caption in seen] == list(cached.values())
     assert seen[0].attention.shape[-1] == 5
 
 
-@BOTH
+@pytest.mark.slow(reason="pixels have the captions of cached features every day")
+@pytest.mark.parametrize("encoder", ["vit", "mobilenet"], indirect=True)
 def test_a_cached_run_is_the_frozen_run(config, tmp_path, trained):
     """Reading features is computing them anew in each step, but for their rounding."""
     config.encoder.cache = ""
@@ -120,7 +110,8 @@ STAGES = [
 ]
 
 
-@pytest.mark.parametrize(("encoder", "stages"), sweep(STAGES, STAGES[:1]), indirect=["encoder"])
+@pytest.mark.slow(reason="what a run starts from and which parts train is tested every day")
+@pytest.mark.parametrize(("encoder", "stages"), STAGES, indirect=["encoder"])
 def test_a_second_stage_trains_the_named_parts_and_leaves_norms(config, tmp_path, trained, stages):
     first, second = trained, tmp_path / "second"
     config.init_from = str(first)
@@ -148,25 +139,28 @@ def flat(leaves):
     return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(leaves)])
 
 
+NOUNS = ("wall", "picture")
+
+
 def test_a_sample_of_coco_is_written_down_and_labelled(config, folder, tmp_path, capsys):
     images = [{"id": number, "file_name": f"{number}.png"} for number in range(15)]
+    # The shapes of `made`, whose programs serve this run, too.
     captions = [
-        {"id": 100 + k, "image_id": k % 15, "caption": f"a {'red' if k % 2 else 'blue'} wall"}
-        for k in range(60)
+        {"id": 100 + k, "image_id": k % 15, "caption": f"a {colour} {noun}"}
+        for k, (colour, noun) in enumerate(itertools.product(("red", "green", "blue") * 5, NOUNS))
     ]
     file = tmp_path / "captions_train2014.json"
     file.write_text(json.dumps({"images": images, "annotations": captions}))
     dataset = base.coco_json_dataset()
-    dataset.train_file, dataset.train_root, dataset.sample = str(file), str(folder), 40
-    for field in ("cache_dir", "image_size", "max_length", "over_length"):
-        dataset[field] = config.dataset[field]
+    dataset.update({field: config.dataset[field] for field in fields_of(CommonFields)})
+    dataset.update(train_file=str(file), train_root=str(folder), sample=20)
     config.dataset = dataset
     directory = tmp_path / "run"
     train(config, str(directory))
     assert "drawn by caption" in capsys.readouterr().out
     selection = json.loads((directory / "selection.json").read_text())
     ids = [selection[split]["annotation_ids"] for split in ("train", "validation")]
-    assert [len(part) for part in ids] == [32, 8]
+    assert [len(part) for part in ids] == [16, 4]
     assert not set(ids[0]) & set(ids[1])
     assert selection["validation"]["shares_images"] > 0
     evaluate(config, str(directory), split="validation", checkpoint="latest")

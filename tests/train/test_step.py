@@ -17,6 +17,7 @@ from capjax.train.optimizer import adamw, learning_rate_schedule
 from capjax.train.state import init_state, update_ema
 from capjax.train.step import make_train_step
 from tests.helpers.command_line import python
+from tests.helpers.effort import slow_too, sweep
 from tests.helpers.eight_devices import measure
 
 
@@ -43,9 +44,13 @@ def hard():
     return measure(1, "hard")
 
 
+DAILY = [("padded", 1), ("hard", 1)]
+MORE = [("packed", 2), ("frozen", 1)]
+
+
 @pytest.fixture(scope="module")
 def eight():
-    return run(8, ("padded", 1), ("packed", 2), ("frozen", 1), ("hard", 1))
+    return run(8, *DAILY, *(MORE if slow_too() else ()))
 
 
 def assert_hard_is_one_devices(several, hard):
@@ -63,12 +68,14 @@ def test_hard_attention_in_microbatches_on_two_devices(hard):
     assert_hard_is_one_devices(run(2, ("hard", 4))["hard", 4], hard)
 
 
-@pytest.mark.parametrize(("layout", "accumulate"), [("padded", 1), ("packed", 2), ("frozen", 1)])
+@pytest.mark.parametrize(("layout", "accumulate"), sweep([DAILY[0], *MORE], DAILY[:1]))
 def test_eight_devices_equal_one(one, eight, layout, accumulate):
     assert_equal(eight[layout, accumulate], one, layout)
 
 
-@pytest.mark.parametrize(("layout", "accumulate"), [("padded", 4), ("packed", 1)])
+@pytest.mark.parametrize(
+    ("layout", "accumulate"), sweep([("packed", 4), ("padded", 4), ("packed", 1)], [("packed", 4)])
+)
 def test_microbatches_and_packing_change_nothing(one, layout, accumulate):
     # As a process of its own hands it on.
     assert_equal(json.loads(json.dumps(measure(accumulate, layout))), one, layout)
