@@ -18,6 +18,7 @@ from capjax.run.features import with_features
 from capjax.run.split import make_split
 from capjax.run.train import train
 from configs import flickr8k_transformer, folder_transformer
+from tests.helpers.effort import sweep
 from tests.helpers.references import need_transformers
 from tests.helpers.small_pictures import write_pictures
 from tests.helpers.tiny_run import shorten
@@ -34,7 +35,9 @@ FEATURES = {
 }
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize(
+    "name", sweep(FEATURES, ["mobilenet_v3_small", "inception_v3", "resnet50"])
+)
 def test_each_name_makes_its_network(name):
     config = flickr8k_transformer.get_config(name)
     encoder, resize = build.encoder(config), build.resize(config.dataset)

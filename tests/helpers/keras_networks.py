@@ -33,6 +33,26 @@ def normalization_of(model):
     return next(layer for layer in model.layers if layer.name.startswith("normalization"))
 
 
+def layers_of(model):
+    """Every layer with weights by our name, which is Keras's in nearly all cases."""
+    layers = [layer for layer in model.layers if layer.get_weights()]
+    if not model.name.startswith("inception"):
+        # Keras numbers the normalization, and applies the activation of a squeeze-and-excite layer
+        # of EfficientNet within it.
+        names = {x: x.name for x in layers if "_se_" not in x.name}
+        return {
+            "normalization" if name.startswith("normalization") else name: x
+            for x, name in names.items()
+        }
+    found = {}
+    for kind in ("conv2d", "batch_normalization"):
+        own = [layer for layer in layers if layer.name.startswith(kind)]
+        # Later models of a process count on, so the first of a model may have any number.
+        own.sort(key=lambda layer: int(layer.name[len(kind) + 1 :] or 0))
+        found |= {f"{kind}_{i}" if i else kind: layer for i, layer in enumerate(own)}
+    return found
+
+
 def write_legacy(model, path, *, whole=False):
     """A `.h5` as Keras 2 wrote it: of weights, or of a whole model."""
     from keras.src.legacy.saving import legacy_h5_format

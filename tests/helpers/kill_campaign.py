@@ -61,7 +61,7 @@ def small_config(folder: Path) -> ConfigDict:
     """A run of some seconds with all kinds of state, on files that this writes to `folder`."""
     tiny_run.write_folder(folder)
     fields = {"num_steps": 40, "log_every": 5, "eval_every": 10, "checkpoint_every": 4}
-    fields |= {"dataset.packed": False, "ema_decay": 0.9}
+    fields |= {"dataset.packed": False, "ema_decay": 0.9, "adapter.dropout": 0.1}
     fields |= {"early_stopping.metric": "loss", "early_stopping.mode": "min"}
     fields |= {"early_stopping.patience": 2}
     fields |= {"evaluation.num_samples": 1, "evaluation.temperatures": (0.5,)}

@@ -27,9 +27,11 @@ _OVER_FEATURES = {
     "early_stopping.patience": 0,
     "adapter.width": 8,
     "adapter.depth": 0,
+    "adapter.dropout": 0.0,
     "decoder.width": 8,
     "decoder.num_layers": 1,
     "decoder.num_heads": 2,
+    "decoder.dropout": 0.0,
 }
 
 
@@ -56,7 +58,7 @@ def over_features(folder, fields=()):
 def get_config(folder: str):
     """With views, an average and several checkpoints, and nothing that is drawn."""
     fields = {"dataset.crop_area": 0.5, "encoder.cache_views": 2, "dataset.length_bucket": 2}
-    fields |= {"adapter.dropout": 0.0, "decoder.dropout": 0.0, "ema_decay": 0.9}
+    fields |= {"ema_decay": 0.9}
     fields |= {"batch_size": 8, "num_steps": 30, "eval_every": 15, "checkpoint_every": 5}
     # Of validation's three images, one is left alone in its batch.
     fields |= {"optimizer.learning_rate": 0.02, "evaluation.batch_size": 2}

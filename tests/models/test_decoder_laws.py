@@ -10,6 +10,7 @@ from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.gpt2 import GPT2Decoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.layers import NEVER
+from tests.helpers.effort import sweep
 from tests.helpers.recurrent_cases import (
     BANNED,
     B,
@@ -46,9 +47,10 @@ DECODERS = {
     "gru, hard": captioner(cell="gru", attention="hard", output="deep"),
     "no attention": captioner(attention="none"),
 }
+DAILY = ("pre", "gpt2", "lstm", "gru, hard")
 
 
-@pytest.fixture(params=DECODERS, name="case", scope="module")
+@pytest.fixture(params=sweep(DECODERS, DAILY), name="case", scope="module")
 def make_case(request):
     model = DECODERS[request.param]
     # Larger than fresh parameters, so that every path bends the logits.

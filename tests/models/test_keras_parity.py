@@ -15,7 +15,7 @@ from capjax.models.encoders.mobilenet_v2 import MobileNetV2
 from capjax.models.encoders.mobilenet_v3 import MobileNetV3
 from capjax.pretrained.encoders import load_encoder
 from tests.helpers.effort import sweep
-from tests.helpers.keras_networks import normalization_of, randomize
+from tests.helpers.keras_networks import layers_of, normalization_of, randomize
 
 keras = pytest.importorskip("keras", reason="the reference implementation is Keras's")
 # Keras 3 on NumPy 2: its own conversion of TensorFlow's variables.
@@ -53,26 +53,6 @@ def build(kind, alpha, size, seed=0):
     return model
 
 
-def layers_of(model):
-    """Every layer with weights by our name, which is Keras's in nearly all cases."""
-    layers = [layer for layer in model.layers if layer.get_weights()]
-    if not model.name.startswith("inception"):
-        # Keras numbers the normalization, and applies the activation of a squeeze-and-excite layer
-        # of EfficientNet within it.
-        names = {x: x.name for x in layers if "_se_" not in x.name}
-        return {
-            "normalization" if name.startswith("normalization") else name: x
-            for x, name in names.items()
-        }
-    found = {}
-    for kind in ("conv2d", "batch_normalization"):
-        own = [layer for layer in layers if layer.name.startswith(kind)]
-        # Later models of a process count on, so the first of a model may have any number.
-        own.sort(key=lambda layer: int(layer.name[len(kind) + 1 :] or 0))
-        found |= {f"{kind}_{i}" if i else kind: layer for i, layer in enumerate(own)}
-    return found
-
-
 def as_given(kind, images):
     """Pixels as a network of Keras takes them."""
     scaled = kind in ("MobileNetV2", "InceptionV3")
@@ -80,7 +60,7 @@ def as_given(kind, images):
 
 
 @pytest.mark.parametrize(
-    ("kind", "alpha", "encoder", "size", "count"), sweep(CASES, CASES[0:1] + CASES[4::2])
+    ("kind", "alpha", "encoder", "size", "count"), sweep(CASES, CASES[:1] + CASES[4:5])
 )
 def test_every_layer_equals_keras(kind, alpha, encoder, size, count, tmp_path):
     model = build(kind, alpha, size, seed=1)

@@ -19,6 +19,7 @@ from capjax.pretrained.weights import WeightsError
 from tests.helpers.effort import sweep
 from tests.helpers.keras_networks import (
     fake_keras,
+    layers_of,
     normalization_of,
     randomize,
     requests,
@@ -75,7 +76,8 @@ def make_networks(tmp_path_factory):
     return networks
 
 
-@pytest.fixture(params=NETWORKS, name="network")
+# What is special about the others' files has tests of its own.
+@pytest.fixture(params=sweep(NETWORKS, ["mobilenet_v2", "mobilenet_v3"]), name="network")
 def each_network(request, networks):
     return networks(request.param)
 
@@ -143,6 +145,11 @@ def layer_names(file):
 def test_names_of_inception_say_nothing(networks, folder):
     """Keras loads by order, so a file of any names is the same file."""
     network = networks("inception_v3")
+    for name, layer in layers_of(network.bare).items():
+        kind, last = ("params", "kernel") if "conv2d" in name else ("batch_stats", "var")
+        theirs = np.asarray(layer.get_weights()[-1])
+        ours = network.variables[kind][name][last]
+        np.testing.assert_array_equal(ours.reshape(theirs.shape), theirs, err_msg=name)
     write_legacy(network.bare, folder / "w.h5")
     with h5py.File(folder / "w.h5", "r+") as file:
         names = layer_names(file)
@@ -153,15 +160,19 @@ def test_names_of_inception_say_nothing(networks, folder):
     assert_holds(folder / "w.h5", network)
 
 
-def test_later_models_of_a_process_are_read(networks, folder):
-    """Their layers without a name are numbered from where the last model stopped."""
+@pytest.mark.slow(reason="names that say nothing are read every day")
+def test_a_later_inception_of_a_process_is_read(networks, folder):
+    """Its layers without a name are numbered from where the last model stopped."""
     network, path = networks("inception_v3"), folder / "w.weights.h5"
     later = keras.applications.InceptionV3(weights=None, include_top=False)
     assert "conv2d" not in [layer.name for layer in later.layers]
     later.set_weights(network.bare.get_weights())
     later.save_weights(path)
     assert_holds(path, network)
-    network = networks("efficientnet_b0")
+
+
+def test_a_later_efficientnet_of_a_process_is_read(networks, folder):
+    network, path = networks("efficientnet_b0"), folder / "w.weights.h5"
     later = keras.applications.EfficientNetB0(
         weights=None, include_top=False, input_shape=(32, 32, 3)
     )
@@ -265,6 +276,7 @@ def test_a_wider_network_is_refused(folder):
     refused(EfficientNetB0(), folder / "b2.weights.h5", r"b2\..*: does not fit .*and \d+ more")
 
 
+@pytest.mark.slow(reason="of other networks these are named every day")
 def test_what_is_misshapen_or_left_over_is_named(networks, folder):
     model, path = networks("inception_v3").bare, folder / "w.h5"
     write_legacy(model, path)
