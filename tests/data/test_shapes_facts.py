@@ -161,19 +161,8 @@ def test_a_reference_with_its_relation_turned_round_is_nearly_always_false():
 
 
 def test_any_words_are_judged_without_an_error():
-    vocabulary = [
-        "a",
-        "a",
-        "a",
-        "an",
-        "and",
-        "is",
-        "left of",
-        "above",
-        "two",
-        "four objects",
-        "large",
-    ]
+    vocabulary = [*("a", "a", "a", "an", "and", "is", "left of", "above", "two", "four objects")]
+    vocabulary += ["large"]
     vocabulary += [*SHAPES, *COLOURS[:2], "stars", "crosses", "with dots", "there is", "?!", "é"]
     rng = random.Random(0)
     parsed = 0
@@ -242,13 +231,8 @@ def test_an_evasive_caption_is_unmasked_by_shuffling_or_by_its_facts():
 
 def test_metrics_of_nothing_parsed_are_zero():
     names = [image_id("test", index) for index in range(3)]
-    assert facts.caption_metrics(dict.fromkeys(names, "")) == {
-        "truth_rate": 0,
-        "shuffled_truth_rate": 0,
-        "parsed_rate": 0,
-        "facts_per_caption": 0,
-        "facts": 0,
-    }
+    metrics = "truth_rate", "shuffled_truth_rate", "parsed_rate", "facts_per_caption", "facts"
+    assert facts.caption_metrics(dict.fromkeys(names, "")) == dict.fromkeys(metrics, 0)
 
 
 def test_metrics_name_what_they_cannot_use():

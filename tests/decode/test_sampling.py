@@ -8,6 +8,7 @@ import pytest
 
 from capjax.decode.beam import beam_search
 from capjax.decode.sampling import sample
+from tests.helpers.effort import sweep
 
 BOS, EOS, PAD = 1, 2, 0
 
@@ -33,7 +34,7 @@ def softmax(logits):
     return weights / weights.sum()
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("temperature", sweep([0.5, 1.0, 2.0], [0.5]))
 def test_frequencies_are_softmax_of_logits_over_temperature(toy, temperature):
     decoder, draws = toy(7, seed=1, scale=1.0), 20_000
     result = draw(decoder, [0, 1], draws, max_length=2, temperature=temperature)
@@ -54,9 +55,10 @@ def test_the_second_token_is_drawn_given_the_first(toy):
     assert ((counts - expected) ** 2 / expected).sum() < 3 + 5 * 2.5
 
 
-@pytest.mark.parametrize(
-    ("top_k", "top_p"), [(1, None), (3, None), (99, None), (None, 0.01), (None, 0.7), (4, 0.6)]
-)
+KEPT = [(1, None), (3, None), (99, None), (None, 0.01), (None, 0.7), (4, 0.6)]
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), sweep(KEPT, [(3, None), (None, 0.7), (4, 0.6)]))
 def test_top_k_and_top_p_keep_the_likeliest(toy, top_k, top_p):
     decoder, draws, temperature = toy(8, seed=3, scale=0.7), 8000, 1.5
     result = draw(
