@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 import tempfile
-from pathlib import Path
 
 import jax
 import pytest
@@ -38,6 +37,10 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # Where tests run in the background, a shell has them ignore Ctrl-C, and their processes, too.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_LONG = ("run", "cli", "compatibility", "parallel", "train", "tests")
+"""Folders whose tests come first."""
 
 
 def pytest_addoption(parser):
@@ -79,7 +82,7 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
     # Files of whole runs, which are few and long, come first: no worker is left alone with one.
-    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+    items.sort(key=lambda item: item.path.parent.name not in _LONG)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,7 +23,6 @@ from capjax.data.datasets.coco_json import CocoJson
 from capjax.data.datasets.folder import Folder
 from capjax.data.datasets.karpathy import Karpathy
 from capjax.data.feature_cache import FeatureShape, open_features
-from capjax.data.source import Example
 from capjax.data.tokenizer import Tokenizer
 from capjax.files.errors import DataError
 from capjax.pretrained.keras.files import read_keras_layers
@@ -34,6 +33,7 @@ from capjax.train.writer import read_metrics
 from tests.helpers.command_line import REPOSITORY
 from tests.helpers.read_vit import read_vit
 from tests.helpers.small_files import KINDS
+from tests.helpers.sources import captioned
 from tests.test_floors import imports, module_of
 
 
@@ -175,25 +175,13 @@ def test_tokenizers(tmp_path, payload):
         Tokenizer.load(path)
 
 
-class Three:
-    """A source of three captioned images."""
-
-    name, fingerprint, selection = "three", "f", {}
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        return Example(b"", str(index), ("a dog",))
-
-
 def test_caches(tmp_path, payload):
     """What a dataset's cache holds is refused, or ignored and written again."""
     content = pickle.dumps(payload, 0)
-    for name in ("captions-f.json", "images-f.json"):
+    for name in ("captions-f00d.json", "images-f00d.json"):
         (tmp_path / name).write_bytes(content)
-    assert read_captions(Three(), tmp_path).captions == (("a dog",),) * 3
-    assert len(find_bad_images(Three(), cache_dir=tmp_path, num_threads=1)) == 3
+    assert read_captions(captioned(), tmp_path).captions == (("a dog",),) * 3
+    assert len(find_bad_images(captioned(), cache_dir=tmp_path, num_threads=1)) == 3
     shape = FeatureShape(3, 4, 5, (2, 2), 0, "float16")
 
     def cached():

@@ -2,7 +2,6 @@
 
 import re
 import runpy
-import subprocess
 import sys
 import tomllib
 
@@ -12,7 +11,7 @@ from absl import flags
 import capjax
 from capjax.cli.app import COMMANDS, main
 from capjax.cli.errors import USAGE
-from tests.helpers.command_line import REPOSITORY, call
+from tests.helpers.command_line import REPOSITORY, call, python
 from tests.test_floors import FORWARDERS
 
 LIGHT = """
@@ -27,9 +26,7 @@ finally:
 
 
 def test_help_imports_nothing_heavy_and_lists_every_command():
-    done = subprocess.run(
-        [sys.executable, "-c", LIGHT], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    done = python("-c", LIGHT)
     assert done.returncode == 0, done.stderr
     for name, command in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(command.about)}$", done.stdout, re.MULTILINE)

@@ -17,6 +17,7 @@ from capjax.run.train import train
 from capjax.run.workdir import WorkdirError
 from configs import base, coco_show_attend_tell
 from tests.helpers.small_pictures import write_pictures
+from tests.helpers.tiny_run import shorten
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install capjax[parity]")
 from benchmarks import torch_resnet  # noqa: E402
@@ -68,17 +69,11 @@ def small_network(monkeypatch):
 def make_config(tutorial):
     config = coco_show_attend_tell.get_config()
     config.dataset = base.folder_dataset()
-    config.dataset.file = str(tutorial[0] / "captions.csv")
-    config.dataset.cache_dir = ""
-    config.dataset.image_size, config.dataset.max_length = SIDE, LENGTH
-    config.dataset.packed = False
-    config.encoder.grid = GRID
-    config.decoder.width, config.decoder.embed_dim = WIDTH, EMBED
-    config.decoder.attention_dim = ATTENTION
-    config.decoding.max_length, config.decoding.num_beams = LENGTH, 1
-    config.evaluation.num_samples = 0
-    config.batch_size = config.evaluation.batch_size = 4
-    config.num_steps = config.eval_every = config.log_every = 2
+    fields = {"dataset.cache_dir": "", "dataset.image_size": SIDE, "dataset.max_length": LENGTH}
+    fields |= {"dataset.packed": False, "encoder.grid": GRID, "decoder.attention_dim": ATTENTION}
+    fields |= {"decoder.width": WIDTH, "decoder.embed_dim": EMBED, "num_steps": 2, "eval_every": 2}
+    fields |= {"decoding.max_length": LENGTH, "decoding.num_beams": 1, "log_every": 2}
+    shorten(config, tutorial[0], fields)
     return config
 
 

@@ -9,6 +9,7 @@ from capjax.data.describe import describe_captions, draw_examples, histogram
 from capjax.data.source import Example
 from capjax.data.tokenizer import train_word_tokenizer
 from tests.helpers.command_line import call
+from tests.helpers.sources import Source
 
 CONFIG = """
 from configs import base
@@ -128,19 +129,6 @@ def test_histograms_count_everything_in_few_lines(highest):
     assert histogram([]) == []
 
 
-class Pictures:
-    name, fingerprint, selection = "pictures/train", "abc", None
-
-    def __init__(self, examples):
-        self._examples = examples
-
-    def __len__(self):
-        return len(self._examples)
-
-    def __getitem__(self, index):
-        return self._examples[index]
-
-
 def test_pictures_of_any_kind_are_drawn(tmp_path):
     Image.new("RGB", (2, 900), "blue").save(tmp_path / "tall.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
@@ -151,7 +139,7 @@ def test_pictures_of_any_kind_are_drawn(tmp_path):
         Example(str(tmp_path / "tall.png"), "bare", ()),
         *[Example(str(tmp_path / "tall.png"), f"{i}", ("$a_b^{$",)) for i in range(3)],
     ]
-    figure = draw_examples(Pictures(examples), range(6))
+    figure = draw_examples(Source(examples), range(6))
     figure.canvas.draw()
     texts = [text.get_text() for text in figure.texts]
     assert any("caption 4\nand 3 more" in text for text in texts)

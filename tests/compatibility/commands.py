@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.compatibility import runs
 from tests.compatibility.command_list import COMMANDS, Command
-from tests.compatibility.warm import Warm
+from tests.helpers.warm import Warm
 
 ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).parent / "commands.json"
@@ -25,6 +25,17 @@ PLACES = {
     "sweep": str(Path(__file__).parent / "small_sweep.py"),
     "root": str(ROOT),
 }
+
+
+# What most commands import; nothing of this repository, nor TensorFlow, which few need.
+_LIBRARIES = ("absl.app", "einops", "flax.linen", "h5py", "jax", "matplotlib.figure")
+_LIBRARIES += ("ml_collections.config_flags", "optax", "orbax.checkpoint", "PIL.Image")
+_LIBRARIES += ("tensorboardX", "tokenizers", "tqdm")
+
+
+def start(home: Path) -> Warm:
+    """The process that gives the commands, away from the user's caches, and without Java."""
+    return Warm(_LIBRARIES, environment(home))
 
 
 def perform(command: Command, folder: Path, warm: Warm) -> dict:
@@ -119,7 +130,7 @@ def main() -> None:
     names = sys.argv[1:]
     if names == ["--missing"]:
         names = [command.name for command in COMMANDS if command.name not in _recorded()]
-    with tempfile.TemporaryDirectory() as home, Warm(environment(Path(home))) as warm:
+    with tempfile.TemporaryDirectory() as home, start(Path(home)) as warm:
         for command in COMMANDS:
             if names and command.name not in names:
                 continue

@@ -11,8 +11,7 @@ from PIL import Image
 import capjax
 from tests.compatibility import interface, runs
 from tests.compatibility.command_list import COMMANDS
-from tests.compatibility.commands import RECORD, environment, perform
-from tests.compatibility.warm import Warm
+from tests.compatibility.commands import RECORD, environment, perform, start
 
 _SLOW = pytest.mark.slow(reason="commands in processes of their own")
 
@@ -20,7 +19,7 @@ _SLOW = pytest.mark.slow(reason="commands in processes of their own")
 @pytest.fixture(scope="module", name="warm")
 def make_warm(tmp_path_factory):
     """They share their compiled programs."""
-    with Warm(environment(tmp_path_factory.mktemp("home"))) as warm:
+    with start(tmp_path_factory.mktemp("home")) as warm:
         yield warm
 
 

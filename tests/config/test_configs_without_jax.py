@@ -1,13 +1,9 @@
 """Configs, parts and the face of the command import neither JAX nor TensorFlow."""
 
-import subprocess
-import sys
-
-from tests.helpers.command_line import REPOSITORY
+from tests.helpers.command_line import python
+from tests.helpers.shipped import READ_CHECKPOINTS
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "tensorflow", "tensorflow_datasets")
-# Their get_config() reads checkpoints of huggingface.co.
-READ_CHECKPOINTS = ("coco_vit_gpt2", "folder_vit_gpt2")
 
 PROGRAM = f"""
 import importlib, pathlib, sys
@@ -22,9 +18,7 @@ sys.exit(f"imported: {{heavy}}" if heavy else 0)
 
 
 def test_configs_are_made_without_jax():
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    done = python("-c", PROGRAM)
     assert done.returncode == 0, done.stderr
     assert "shapes_transformer transformer\n" in done.stdout
     assert "coco_bahdanau_gru bahdanau\n" in done.stdout

@@ -18,8 +18,10 @@ from capjax.run.features import with_features
 from capjax.run.split import make_split
 from capjax.run.train import train
 from configs import flickr8k_transformer, folder_transformer
+from tests.helpers.effort import sweep
 from tests.helpers.references import need_transformers
 from tests.helpers.small_pictures import write_pictures
+from tests.helpers.tiny_run import shorten
 
 FEATURES = {
     "mobilenet_v2": (7, 1280),
@@ -33,7 +35,9 @@ FEATURES = {
 }
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize(
+    "name", sweep(FEATURES, ["mobilenet_v3_small", "inception_v3", "resnet50"])
+)
 def test_each_name_makes_its_network(name):
     config = flickr8k_transformer.get_config(name)
     encoder, resize = build.encoder(config), build.resize(config.dataset)
@@ -80,14 +84,9 @@ def test_a_vits_folder_makes_a_run_and_stages_of_it_train(clip, tmp_path):
     config = folder_transformer.get_config(f"{clip}/")
     assert config.encoder.depth == 2
     assert build.resize(config.dataset) == Resize(32, 40, True, "bicubic")
-    config.dataset.file, config.dataset.cache_dir = str(tmp_path / "captions.csv"), str(tmp_path)
-    config.dataset.crop_area, config.encoder.cache_views = 1.0, 1
-    config.adapter.width = config.decoder.width = 8
-    config.decoder.num_layers, config.tokenizer.min_count = 1, 1
-    config.batch_size = config.evaluation.batch_size = 4
-    config.num_steps = config.eval_every = config.log_every = 2
-    config.optimizer.warmup_steps, config.evaluation.num_samples = 1, 0
-    config.decoding.num_beams = 2
+    fields = {"dataset.cache_dir": str(tmp_path), "dataset.crop_area": 1.0}
+    fields |= {"encoder.cache_views": 1, "adapter.width": 8, "num_steps": 2, "eval_every": 2}
+    shorten(config, tmp_path, {**fields, "decoder.width": 8, "decoder.num_layers": 1})
     first, second = tmp_path / "first", tmp_path / "second"
     train(config, str(first))
     run = capjax.load(first)
@@ -107,8 +106,7 @@ def test_a_vits_folder_makes_a_run_and_stages_of_it_train(clip, tmp_path):
 def test_fields_that_change_no_weight_are_part_of_a_caches_key(clip, tmp_path):
     write_pictures(tmp_path)
     config = folder_transformer.get_config(f"{clip}/")
-    config.dataset.file, config.dataset.cache_dir = str(tmp_path / "captions.csv"), str(tmp_path)
-    config.tokenizer.min_count, config.evaluation.batch_size = 1, 4
+    shorten(config, tmp_path, {"dataset.cache_dir": str(tmp_path)})
     variables = build.pretrained_encoder(config)
     source = check_images(config.dataset, open_source(config.dataset, "train"))
     table = open_captions(config.dataset, source)

@@ -1,7 +1,6 @@
 """Shipped configs by name, from any folder, beside whatever else is called `configs`."""
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -9,21 +8,20 @@ from ml_collections import ConfigDict
 
 from capjax.config import shipped
 from configs import shapes_transformer
-from tests.helpers.command_line import REPOSITORY, environment
+from tests.helpers.command_line import REPOSITORY, environment, python
 
 OWN = "from configs import base\ndef get_config():\n    return base.get_config()\n"
 
 
+def capjax(folder, *arguments):
+    """The finished command, away from the checkout."""
+    env = {**environment(folder), "PYTHONPATH": str(REPOSITORY)}
+    return python("-m", "capjax", *arguments, cwd=folder, **env)
+
+
 def fields_shown(folder, source):
-    """Standard output and error of --help of a config, away from the checkout."""
-    return subprocess.run(
-        [sys.executable, "-m", "capjax", "show", "--config", source, "--help"],
-        cwd=folder,
-        env={**environment(folder), "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Standard output and error of --help of a config."""
+    return capjax(folder, "show", "--config", source, "--help")
 
 
 def test_names_and_first_lines():
@@ -92,14 +90,7 @@ def test_configs_are_importable(tmp_path, source, files, batch_size):
 
 def test_they_are_listed_and_copied(tmp_path):
     def configs(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "capjax", "configs", *arguments],
-            cwd=tmp_path,
-            env={**environment(tmp_path), "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return capjax(tmp_path, "configs", *arguments)
 
     assert "\nshapes_transformer " in configs().stdout
     assert configs("--to", "my/configs").returncode == 0

@@ -6,43 +6,38 @@ import pytest
 from capjax.data.captions import CaptionTable, encode_captions, read_captions, unigram_counts
 from capjax.data.source import Example
 from capjax.data.tokenizer import train_word_tokenizer
+from tests.helpers.sources import Source
 
 CAPTIONS = (("a dog runs", "A dog."), (), ("...", "a cat sleeps on the red mat"), ("dog",))
 TOKENIZER = train_word_tokenizer(["a dog runs", "a cat sleeps on the mat"])
 
 
-class ListSource:
-    name = "list/train"
-
-    def __init__(self, captions, ids=None, fingerprint="abc"):
-        self.captions, self.fingerprint, self.reads = captions, fingerprint, 0
-        self.ids = ids or [f"image-{i}" for i in range(len(captions))]
-
-    def __len__(self):
-        return len(self.captions)
-
-    def __getitem__(self, index):
-        self.reads += 1
-        return Example(b"", self.ids[index], tuple(self.captions[index]))
+def source(captions=CAPTIONS, fingerprint="abc", ids=None):
+    found = Source(
+        Example(b"", name, tuple(own))
+        for name, own in zip(ids or [f"image-{i}" for i in range(9)], captions, strict=False)
+    )
+    found.fingerprint = fingerprint
+    return found
 
 
 def table(captions=CAPTIONS):
-    return read_captions(ListSource(captions), None)
+    return read_captions(source(captions), None)
 
 
 def test_reads_once_with_a_cache(tmp_path):
-    first = read_captions(ListSource(CAPTIONS), tmp_path)
+    first = read_captions(source(), tmp_path)
     assert first == CaptionTable(("image-0", "image-1", "image-2", "image-3"), CAPTIONS, "abc")
-    again = ListSource(CAPTIONS)
+    again = source()
     assert read_captions(again, tmp_path) == first
-    assert again.reads == 0
-    other = ListSource((("b",),), fingerprint="def")
+    assert not again.read
+    other = source((("b",),), "def")
     assert read_captions(other, tmp_path).captions == (("b",),)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "fewer", "duplicate", "no json"])
 def test_damaged_cache_is_rebuilt(tmp_path, damage):
-    whole = read_captions(ListSource(CAPTIONS), tmp_path)
+    whole = read_captions(source(), tmp_path)
     (path,) = tmp_path.iterdir()
     good = path.read_bytes()
     content = json.loads(good)
@@ -55,13 +50,13 @@ def test_damaged_cache_is_rebuilt(tmp_path, damage):
         content["image_ids"][1] = "image-0"
     bad = {"truncated": good[:40], "no json": b"[1]"}.get(damage, json.dumps(content).encode())
     path.write_bytes(bad)
-    assert read_captions(ListSource(CAPTIONS), tmp_path) == whole
+    assert read_captions(source(), tmp_path) == whole
     assert path.read_bytes() == good
 
 
 def test_duplicate_ids_are_named():
     with pytest.raises(ValueError, match="'x' occurs 2 times"):
-        read_captions(ListSource(CAPTIONS, ids=["x", "y", "x", "z"]), None)
+        read_captions(source(ids="xyxz"), None)
 
 
 @pytest.mark.parametrize("over_length", ["drop", "cut"])

@@ -6,38 +6,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from capjax.data import check_images
 from capjax.data.check_images import find_bad_images, usable
 from capjax.data.source import Example
 from capjax.files.errors import DataError
+from tests.helpers.sources import Source
+from tests.helpers.ugly_images import encode
 
 SHARED = Path(__file__).parents[3] / "shared"
 IMAGES = 150
 
 
 def jpeg(seed=0) -> bytes:
-    noise = np.random.default_rng(seed).integers(0, 255, (24, 32, 3)).astype(np.uint8)
-    content = io.BytesIO()
-    Image.fromarray(noise).save(content, "JPEG")
-    return content.getvalue()
+    return encode(np.random.default_rng(seed).integers(0, 255, (24, 32, 3), np.uint8), "JPEG")
 
 
-class FilesOf:
-    """A source of files by name; counts what is read of it."""
-
-    name, fingerprint = "mine/train", "f00d"
+class FilesOf(Source):
+    """A source of files by name."""
 
     def __init__(self, paths):
-        self.paths, self.read = list(paths), []
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index):
-        self.read.append(index)
-        return Example(str(self.paths[index]), f"id-{index}", ())
+        self.paths = list(paths)
+        super().__init__(Example(str(path), f"id-{i}", ()) for i, path in enumerate(self.paths))
 
     def without(self, image_ids):
         gone = {int(image_id.removeprefix("id-")) for image_id in image_ids}

@@ -1,7 +1,6 @@
 """Damaged files of datasets and of their caches: errors that name the file, or a new file."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -14,36 +13,19 @@ from capjax.data.datasets.folder import Folder
 from capjax.data.datasets.karpathy import Karpathy
 from capjax.data.feature_cache import FeatureShape, open_features
 from capjax.data.sections import cache_dir
-from capjax.data.source import Example
 from capjax.files.errors import DataError
 from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced
+from tests.helpers.sources import captioned
 
 FILES = {
     "rows.jsonl": '{"image": "a.jpg", "caption": "a dog", "split": "train"}\n'
     '{"image": "b.jpg", "captions": ["a cat", "cat"], "split": "val"}\n',
     "rows.csv": "image,caption,split\na.jpg,a dog,train\nb.jpg,a cat,val\n",
-    "karpathy.json": json.dumps(
-        {
-            "images": [
-                {
-                    "filename": "a.jpg",
-                    "filepath": ".",
-                    "cocoid": 1,
-                    "split": "train",
-                    "sentences": [{"raw": "a dog"}, {"tokens": ["a", "cat"]}],
-                }
-            ]
-        }
-    ),
-    "coco.json": json.dumps(
-        {
-            "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
-            "annotations": [
-                {"id": 1, "image_id": 1, "caption": "a dog"},
-                {"id": 2, "image_id": 2, "caption": "a cat"},
-            ],
-        }
-    ),
+    "karpathy.json": '{"images": [{"filename": "a.jpg", "filepath": ".", "cocoid": 1, "split": '
+    '"train", "sentences": [{"raw": "a dog"}, {"tokens": ["a", "cat"]}]}]}',
+    "coco.json": '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}], '
+    '"annotations": [{"id": 1, "image_id": 1, "caption": "a dog"}, '
+    '{"id": 2, "image_id": 2, "caption": "a cat"}]}',
     "captions.txt": 'image,caption\na.jpg,"a dog"\n',
     "Flickr_8k.trainImages.txt": "a.jpg\n",
 }
@@ -105,18 +87,6 @@ def test_no_damage_is_more_than_an_error(root, name):
                 reads(root, path, read)
 
 
-class Source:
-    """Three images that are none."""
-
-    name, fingerprint, selection = "three", "f", {}
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        return Example(b"", str(index), ("a dog", "a cat"))
-
-
 def features(folder):
     shape = FeatureShape(3, 4, 5, (2, 2), 0, "float16")
 
@@ -130,8 +100,11 @@ def features(folder):
 def test_damaged_caches_are_made_anew(tmp_path):
     """A captions file or a check of images that is none is written again, whatever it is."""
     for name, read in (
-        ("captions-f.json", lambda: read_captions(Source(), tmp_path)),
-        ("images-f.json", lambda: find_bad_images(Source(), cache_dir=tmp_path, num_threads=1)),
+        ("captions-f00d.json", lambda: read_captions(captioned(3, "a dog", "a cat"), tmp_path)),
+        (
+            "images-f00d.json",
+            lambda: find_bad_images(captioned(), cache_dir=tmp_path, num_threads=1),
+        ),
     ):
         whole = read()
         content = (tmp_path / name).read_bytes()
@@ -175,7 +148,7 @@ def test_a_cache_that_is_a_file_is_said(tmp_path):
     with pytest.raises(DataError, match="cannot be made"):
         features(tmp_path / "file" / "below")
     with pytest.raises(DataError, match="cannot be written"):
-        read_captions(Source(), tmp_path / "file")
+        read_captions(captioned(), tmp_path / "file")
 
 
 @pytest.mark.parametrize("split", ["../../etc", "train/../../x", "", "\0", "a" * 300])

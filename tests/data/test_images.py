@@ -5,22 +5,12 @@ import pytest
 from PIL import Image
 
 from capjax.data.images import ImageError, load_image, load_pixels
-from tests.helpers.effort import examples
-
-hypothesis = pytest.importorskip("hypothesis")
-given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
+from tests.helpers.ugly_images import encode
 
 # A picture whose every corner differs: red, green / blue, white.
 CORNERS = np.zeros((40, 60, 3), np.uint8)
 CORNERS[:20, :30], CORNERS[:20, 30:] = (250, 0, 0), (0, 250, 0)
 CORNERS[20:, :30], CORNERS[20:, 30:] = (0, 0, 250), (250, 250, 250)
-
-
-def encode(image, kind="PNG", **options) -> bytes:
-    content = io.BytesIO()
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    image.save(content, kind, **options)
-    return content.getvalue()
 
 
 def test_all_ways_in_give_the_same_pixels(tmp_path):
@@ -109,7 +99,7 @@ def test_errors_name_the_file(tmp_path):
     path = tmp_path / "broken.jpg"
     with pytest.raises(ImageError, match=r"broken\.jpg: cannot be read: No such file"):
         load_pixels(path, 8)
-    with pytest.raises(ImageError, match="cannot be read"):
+    with pytest.raises(ImageError, match="cannot be read: Is a directory"):
         load_pixels(tmp_path, 8)
     with pytest.raises(ImageError, match="cannot be read"):
         load_pixels("nul\0name.jpg", 8)
@@ -118,6 +108,7 @@ def test_errors_name_the_file(tmp_path):
     for content, why in (
         (b"", "empty"),
         (b"no picture at all", "not an image"),
+        (b"<html>404 Not Found</html>", "not an image"),
         (whole[: len(whole) // 2], "truncated"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     ):
@@ -159,20 +150,3 @@ def test_other_types_and_sizes_are_refused():
         load_pixels(5, 8)
     with pytest.raises(ValueError, match="size"):
         load_pixels(CORNERS, 0)
-
-
-@given(st.data())
-@settings(max_examples=examples(150), deadline=None)
-def test_damage_gives_pixels_or_an_image_error(data):
-    kind = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    options = {"exif": exif} if kind in ("PNG", "JPEG", "WEBP") else {}
-    content = bytearray(encode(CORNERS, kind, **options))
-    for _ in range(data.draw(st.integers(0, 8))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        pixels = load_pixels(bytes(content[: data.draw(st.integers(1, len(content)))]), 8)
-    except ImageError:
-        return
-    assert pixels.shape == (8, 8, 3)

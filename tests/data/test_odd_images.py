@@ -10,19 +10,13 @@ import pytest
 from PIL import Image
 
 from capjax.data.images import ImageError, load_image, load_pixels
+from tests.helpers.ugly_images import encode
 
 HEIGHT, WIDTH = 48, 64
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
 # Smooth, so that JPEG keeps it, and the same nowhere when turned or mirrored.
 PICTURE = np.stack([COLUMNS * 4, ROWS * 5, (COLUMNS + ROWS) * 2], -1).astype(np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-
-
-def encode(image, kind="PNG", **options) -> bytes:
-    content = io.BytesIO()
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    image.save(content, kind, **options)
-    return content.getvalue()
 
 
 def png(levels, bits, colour, *chunks) -> bytes:
@@ -210,39 +204,6 @@ def test_a_broken_list_of_pictures_is_no_reason_to_lose_the_first():
     assert_reads(content, PICTURE, tolerance=6)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        ("JPEG", {}),
-        ("JPEG", {"progressive": True}),
-        ("MPO", {}),
-        ("PNG", {}),
-        ("GIF", {}),
-        ("WEBP", {}),
-        ("WEBP", {"lossless": True}),
-        ("BMP", {}),
-        ("TIFF", {}),
-    ],
-)
-def test_a_file_cut_anywhere_is_refused_or_whole(tmp_path, kind, options):
-    path = tmp_path / "cut.jpg"
-    content = encode(NOISE, kind, **options)
-    whole = np.asarray(load_image(content))
-    refused = 0
-    cuts = np.linspace(1, len(content) - 1, 120).astype(int)
-    for cut in cuts:
-        path.write_bytes(content[:cut])
-        try:
-            found = np.asarray(load_image(path))
-        except ImageError as error:
-            assert "cut.jpg: " in str(error)  # noqa: PT017
-            refused += 1
-        else:
-            np.testing.assert_array_equal(found, whole)
-    # What may lack is a mark that the file ends here.
-    assert refused >= len(cuts) - 3
-
-
 def test_a_damaged_png_is_refused():
     content = bytearray(encode(NOISE))
     first, last = content.index(b"IDAT") + 4, content.index(b"IEND") - 8
@@ -250,19 +211,6 @@ def test_a_damaged_png_is_refused():
         damaged = bytes(content[:place]) + bytes([content[place] ^ 0x55]) + content[place + 1 :]
         with pytest.raises(ImageError, match=r"^image bytes: damaged"):
             load_image(bytes(damaged))
-
-
-def test_names_are_not_believed(tmp_path):
-    path = tmp_path / "photo.jpg"
-    path.write_bytes(encode(NOISE))
-    assert_reads(path, NOISE, tolerance=0)
-    path.write_text("<html>404 Not Found</html>")
-    with pytest.raises(ImageError, match=r"photo\.jpg: not an image"):
-        load_image(path)
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(ImageError, match=r"photo\.jpg: cannot be read: Is a directory"):
-        load_image(path)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 20_000), (20_000, 1), (3, 2)])

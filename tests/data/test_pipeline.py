@@ -1,6 +1,5 @@
 import io
 import itertools
-import subprocess
 import sys
 import time
 
@@ -15,6 +14,9 @@ from capjax.data.images import ImageError, Resize, load_pixels
 from capjax.data.reading import eval_batches
 from capjax.data.source import Example
 from capjax.data.tokenizer import train_word_tokenizer
+from tests.helpers.command_line import python
+from tests.helpers.sources import Source
+from tests.helpers.ugly_images import encode
 
 pytest.importorskip("tensorflow")
 pipeline = pytest.importorskip("capjax.data.pipeline")
@@ -24,28 +26,21 @@ TOKENIZER = train_word_tokenizer([" ".join("abcdefgh")])
 SIZE = 6
 
 
-class TinySource:
+class TinySource(Source):
     """Images of one colour, a different one each; image i has i % 4 captions."""
 
-    name, fingerprint = "tiny/train", "abc"
+    name = "tiny/train"
 
     def __init__(self, images=11, broken=()):
         rng = np.random.default_rng(0)
-        self.examples = []
+        super().__init__([])
         for i in range(images):
-            content = io.BytesIO()
-            Image.new("RGB", (8 + i, 9), (20 * i, 7, 255 - i)).save(content, "PNG")
+            content = encode(Image.new("RGB", (8 + i, 9), (20 * i, 7, 255 - i)))
             captions = (
                 " ".join(rng.choice(list("abcdefgh"), n)) for n in rng.integers(1, 9, i % 4)
             )
-            encoded = b"not an image" if i in broken else content.getvalue()
+            encoded = b"not an image" if i in broken else content
             self.examples.append(Example(encoded, f"id-{i}", tuple(captions)))
-
-    def __len__(self):
-        return len(self.examples)
-
-    def __getitem__(self, index):
-        return self.examples[index]
 
 
 SOURCE = TinySource()
@@ -98,9 +93,7 @@ class NoisySource(TinySource):
         super().__init__()
         for i, example in enumerate(self.examples):
             noise = np.random.default_rng(i).integers(0, 255, (20, 30 - i, 3)).astype(np.uint8)
-            content = io.BytesIO()
-            Image.fromarray(noise).save(content, "PNG")
-            self.examples[i] = example._replace(image=content.getvalue())
+            self.examples[i] = example._replace(image=encode(noise))
 
 
 NOISY = NoisySource()
@@ -269,9 +262,6 @@ def test_leaving_in_the_middle_ends_the_process(tmp_path):
         "batches = test.train_batches(source, test.ENCODED, test.TOKENIZER, **test.OPTIONS)\n"
         "next(batches)\n"
     )
-    environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin"}
-    done = subprocess.run(
-        [sys.executable, script], timeout=120, capture_output=True, text=True, env=environment
-    )
+    done = python(script, PYTHONPATH=":".join(sys.path))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

@@ -161,19 +161,8 @@ def test_a_reference_with_its_relation_turned_round_is_nearly_always_false():
 
 
 def test_any_words_are_judged_without_an_error():
-    vocabulary = [
-        "a",
-        "a",
-        "a",
-        "an",
-        "and",
-        "is",
-        "left of",
-        "above",
-        "two",
-        "four objects",
-        "large",
-    ]
+    vocabulary = [*("a", "a", "a", "an", "and", "is", "left of", "above", "two", "four objects")]
+    vocabulary += ["large"]
     vocabulary += [*SHAPES, *COLOURS[:2], "stars", "crosses", "with dots", "there is", "?!", "é"]
     rng = random.Random(0)
     parsed = 0

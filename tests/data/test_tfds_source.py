@@ -10,7 +10,11 @@ from PIL import Image
 from capjax.data.captions import read_captions
 from capjax.data.datasets.tfds import Tfds
 from capjax.data.images import load_pixels
+from capjax.data.sections import open_source
+from capjax.evaluate.captioning import Caption
+from capjax.evaluate.results import coco_results
 from capjax.files.errors import DataError
+from configs import coco_transformer
 from tests.helpers.tiny_coco import builder_class, coco_features, image
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -43,6 +47,19 @@ def test_reads_coco_captions(coco):
         assert isinstance(pixels, bytes)
         assert pixels == image(i)
         assert load_pixels(pixels, 4).shape == (4, 4, 3)
+
+
+def test_the_headline_config_reads_it(coco):
+    config = coco_transformer.get_config()
+    config.dataset.data_dir = str(coco)
+    sources = [open_source(config.dataset, split) for split in ("train", "validation")]
+    assert [source.name for source in sources] == [
+        "coco_captions/train+restval",
+        "coco_captions/val",
+    ]
+    said = {example.image_id: Caption("a", 0, 0, True, ("a",)) for example in sources[1]}
+    # Image ids are COCO's integers again.
+    assert sorted(row["image_id"] for row in coco_results(said)) == [50, 51, 52]
 
 
 def test_splits_and_their_names(coco):

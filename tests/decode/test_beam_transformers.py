@@ -104,12 +104,8 @@ DAILY = [case for i, case in enumerate(CASES) if i in (0, 13, 20, 25, 33)]
 )
 def test_every_hypothesis_is_the_same(pairs, num_beams, length_penalty, early_stopping, max_length):
     decoder, model = pairs[length_penalty]
-    options = {
-        "num_beams": num_beams,
-        "max_length": max_length,
-        "length_penalty": length_penalty,
-        "early_stopping": early_stopping,
-    }
+    options = {"num_beams": num_beams, "max_length": max_length}
+    options |= {"length_penalty": length_penalty, "early_stopping": early_stopping}
     # GPT-2 has one id for bos, eos and pad; half of the cases have three.
     bos, pad = (EOS, EOS) if max_length == 16 else (1, 3)
     tokens, scores = theirs(model, bos=bos, pad=pad, **options)

@@ -88,16 +88,22 @@ def test_batches_and_filling_rows_change_nothing(case, search_with):
 def test_attention_and_log_prob_are_those_of_teacher_forcing(case, search_with, method):
     model, tokenizer, variables, images = case
     found = captions(case, search_with(method, True), images, 5)
-    for image, caption in zip(images, found, strict=True):
+    ids = [[tokenizer.encode(word)[0] for word in caption.words] for caption in found]
+    said = [
+        [*own, tokenizer.eos_id] if caption.finished else own
+        for own, caption in zip(ids, found, strict=True)
+    ]
+    # What follows a caption's last word is not looked at.
+    fed = [[tokenizer.bos_id, *own, *[tokenizer.pad_id] * 8][:8] for own in said]
+    forced = jax.jit(functools.partial(model.apply, train=False, attention=True))(
+        variables, images, np.array(fed, np.int32)[:, None]
+    )
+    every = zip(found, ids, said, forced.attention[:, 0], forced.logits[:, 0], strict=True)
+    for caption, ids, targets, attention, logits in every:
         assert caption.text == " ".join(caption.words)
-        ids = [tokenizer.encode(word)[0] for word in caption.words]
-        targets = [*ids, tokenizer.eos_id] if caption.finished else ids
-        memory = model.apply(variables, image[None], method="encode")
-        tokens = np.array([[[tokenizer.bos_id, *targets[:-1]]]], np.int32)
-        forced = model.apply(variables, memory, tokens, attention=True, method="decode")
         assert caption.attention.shape == (len(ids), 4, 5)
-        np.testing.assert_allclose(caption.attention, forced.attention[0, 0, : len(ids)], atol=1e-4)
-        logs = jax.nn.log_softmax(forced.logits)[0, 0, np.arange(len(targets)), targets]
+        np.testing.assert_allclose(caption.attention, attention[: len(ids)], atol=1e-4)
+        logs = jax.nn.log_softmax(logits)[np.arange(len(targets)), targets]
         np.testing.assert_allclose(caption.log_prob, logs.sum(), rtol=1e-3)
 
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import urllib.parse
 from pathlib import Path
@@ -19,6 +17,7 @@ from experiments.report_attention import pieces
 from experiments.report_data import ReportError, collect, read_captions, read_curves
 from experiments.report_pictures import link_pictures
 from experiments.sweep_files import ResultsError
+from tests.helpers.command_line import python
 from tests.helpers.small_sweep import EVALUATIONS, write_small_sweep
 
 WORDS = st.lists(st.text("abcé", min_size=1, max_size=4), max_size=6)
@@ -152,15 +151,14 @@ def test_a_sweep_that_has_not_begun(tmp_path, capsys):
 
 @pytest.mark.slow(reason="processes of their own")
 def test_the_command_line_ends_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "experiments.report", str(tmp_path), "--to", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["-m", "experiments.report", tmp_path, "--to"]
+    done = python(*command, tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path} is no sweep and no run")
     (tmp_path / "sweep.json").write_text(json.dumps(NOT_BEGUN))
     file = tmp_path / "file"
     file.touch()
-    command[-1] = str(file / "page")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = python(*command, file / "page")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert str(file) in done.stderr.splitlines()[-1]

@@ -17,7 +17,7 @@ from experiments import sweep, sweep_run
 from experiments.sweep_plan import make_runs, read_record, read_sweep_file, write_record
 from experiments.sweep_run import run_one
 from tests.helpers.command_line import REPOSITORY, call, environment
-from tests.helpers.tiny_sweep import write_folder
+from tests.helpers.tiny_run import write_folder
 
 SWEPT = pytest.mark.slow(reason="of a whole sweep, which starts several processes")
 

@@ -17,6 +17,11 @@ def examples(most: int) -> int:
     return most if slow_too() else max(10, most // 3)
 
 
+def few(cases, share=3):
+    """Every third of many cases, all of them where the whole suite runs."""
+    return [*cases][:: 1 if slow_too() else share]
+
+
 def sweep(cases, daily, reason="a sweep: others of these cases run every day"):
     """The cases for `parametrize`; all but those in `daily` are slow."""
     daily, cases, mark = [*daily], [*cases], pytest.mark.slow(reason=reason)

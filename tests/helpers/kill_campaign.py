@@ -38,9 +38,8 @@ from capjax.train.events import read_events
 from capjax.train.signals import EXIT_STATUS
 from capjax.train.validate import Validation
 from capjax.train.writer import Writer, read_metrics
-from configs import base, folder_transformer
-from tests.helpers.small_pictures import write_pictures
-from tests.helpers.small_weights import ALPHA, write_small_weights
+from configs import base
+from tests.helpers import tiny_run
 
 # Parts of a start and what they call; the number of the part is shared with the killer.
 _PARTS = {
@@ -60,40 +59,13 @@ _TIMED = ("captions_per_second", "step_seconds", "wall_seconds")
 
 def small_config(folder: Path) -> ConfigDict:
     """A run of some seconds with all kinds of state, on files that this writes to `folder`."""
-    write_pictures(folder)
-    write_small_weights(folder / "small.weights.h5")
-    config = folder_transformer.get_config()
-    config.update_from_flattened_dict(
-        {
-            "dataset.file": str(folder / "captions.csv"),
-            "dataset.image_size": 32,
-            "dataset.length_bucket": 0,
-            "dataset.packed": False,
-            "dataset.max_length": 8,
-            "tokenizer.min_count": 1,
-            "encoder.weights": str(folder / "small.weights.h5"),
-            "encoder.alpha": ALPHA,
-            "dataset.crop_area": 1.0,
-            "encoder.cache_views": 1,
-            "adapter.width": 8,
-            "adapter.depth": 0,
-            "batch_size": 4,
-            "num_steps": 40,
-            "log_every": 5,
-            "eval_every": 10,
-            "checkpoint_every": 4,
-            "ema_decay": 0.9,
-            "optimizer.warmup_steps": 1,
-            "early_stopping.metric": "loss",
-            "early_stopping.mode": "min",
-            "early_stopping.patience": 2,
-            "evaluation.batch_size": 4,
-            "evaluation.num_samples": 1,
-            "evaluation.temperatures": (0.5,),
-            "decoding.num_beams": 2,
-            "decoding.max_length": 8,
-        }
-    )
+    tiny_run.write_folder(folder)
+    fields = {"num_steps": 40, "log_every": 5, "eval_every": 10, "checkpoint_every": 4}
+    fields |= {"dataset.packed": False, "ema_decay": 0.9, "adapter.dropout": 0.1}
+    fields |= {"early_stopping.metric": "loss", "early_stopping.mode": "min"}
+    fields |= {"early_stopping.patience": 2}
+    fields |= {"evaluation.num_samples": 1, "evaluation.temperatures": (0.5,)}
+    config = tiny_run.over_features(folder, fields)
     config.decoder = base.bahdanau_decoder()
     config.decoder.update(width=8, embed_dim=8, attention_dim=8, attention="hard")
     return config

@@ -14,14 +14,8 @@ BANNED = (0, 1, 3)
 
 
 def captioner(**fields):
-    defaults = {
-        "vocab_size": V,
-        "width": 12,
-        "embed_dim": 10,
-        "attention_dim": 9,
-        "banned": BANNED,
-    }
-    return Captioner(FeatureEncoder((2, 3)), BahdanauDecoder(**{**defaults, **fields}))
+    sizes = {"vocab_size": V, "width": 12, "embed_dim": 10, "attention_dim": 9, "banned": BANNED}
+    return Captioner(FeatureEncoder((2, 3)), BahdanauDecoder(**sizes | fields))
 
 
 @functools.cache

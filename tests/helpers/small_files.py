@@ -19,15 +19,8 @@ from capjax.pretrained.vit.read import load_vit, vit_fields
 from capjax.pretrained.word_vectors import load_word_vectors
 from tests.helpers.read_vit import read_vit
 
-CONFIG = {
-    "model_type": "vit",
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "image_size": 8,
-    "patch_size": 4,
-}
+CONFIG = {"model_type": "vit", "image_size": 8, "patch_size": 4, "hidden_size": 8}
+CONFIG |= {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
 def numbers(shape, seed=0):

@@ -1,44 +1,65 @@
-"""A run of seconds over the features of a small frozen encoder.
+"""Configs of runs of seconds, on the pictures of `small_pictures`.
 
-As --config tests/helpers/tiny_run.py:FOLDER.
-
-FOLDER has the pictures of `small_pictures` and the weights of `small_weights`.
+As --config tests/helpers/tiny_run.py:FOLDER, of a folder that `write_folder` filled.
 """
 
-from configs import base, folder_transformer
-from tests.helpers.small_weights import ALPHA
+from configs import folder_transformer
+from tests.helpers import small_files
+from tests.helpers.small_pictures import write_pictures
+
+_SHORT = {
+    "dataset.length_bucket": 0,
+    "dataset.max_length": 8,
+    "tokenizer.min_count": 1,
+    "batch_size": 4,
+    "num_steps": 4,
+    "eval_every": 4,
+    "log_every": 1,
+    "optimizer.warmup_steps": 1,
+    "evaluation.batch_size": 4,
+    "evaluation.num_samples": 0,
+    "decoding.num_beams": 2,
+    "decoding.max_length": 8,
+}
+_OVER_FEATURES = {
+    "dataset.crop_area": 1.0,
+    "encoder.cache_views": 1,
+    "early_stopping.patience": 0,
+    "adapter.width": 8,
+    "adapter.depth": 0,
+    "adapter.dropout": 0.0,
+    "decoder.width": 8,
+    "decoder.num_layers": 1,
+    "decoder.num_heads": 2,
+    "decoder.dropout": 0.0,
+}
+
+
+def write_folder(folder) -> None:
+    """Pictures, and the weights of a ViT of one block."""
+    write_pictures(folder)
+    small_files.write_own(folder / "encoder.safetensors")
+
+
+def shorten(config, folder, fields=()):
+    """Has a config of a folder's dataset take `write_pictures`' and few short steps."""
+    short = {**_SHORT, "dataset.file": f"{folder}/captions.csv"}
+    config.update_from_flattened_dict({**short, **dict(fields)})
+    return config
+
+
+def over_features(folder, fields=()):
+    """A run over the cached features of the folder's frozen ViT."""
+    config = folder_transformer.get_config(f"{folder}/encoder.safetensors")
+    cache = {"dataset.cache_dir": f"{folder}/cache"}
+    return shorten(config, folder, {**_OVER_FEATURES, **cache, **dict(fields)})
 
 
 def get_config(folder: str):
-    config = folder_transformer.get_config()
-    config.dataset.file = f"{folder}/captions.csv"
-    config.dataset.cache_dir = f"{folder}/cache"
-    config.dataset.image_size = 64
-    config.dataset.crop_area = 0.5
-    config.dataset.length_bucket = 2
-    config.dataset.max_length = 8
-    config.tokenizer.min_count = 1
-    config.encoder.weights = f"{folder}/small.weights.h5"
-    config.encoder.alpha = ALPHA
-    config.encoder.cache_views = 2
-    config.adapter = base.adapter()
-    config.adapter.width = 16
-    config.adapter.dropout = 0.0
-    config.decoder.width = 16
-    config.decoder.num_layers = 1
-    config.decoder.num_heads = 2
-    config.decoder.dropout = 0.0
-    config.ema_decay = 0.9
-    config.batch_size = 8
-    config.num_steps = 30
-    config.eval_every = 15
-    config.checkpoint_every = 5
-    config.log_every = 1
-    config.optimizer.learning_rate = 0.02
-    config.optimizer.warmup_steps = 1
+    """With views, an average and several checkpoints, and nothing that is drawn."""
+    fields = {"dataset.crop_area": 0.5, "encoder.cache_views": 2, "dataset.length_bucket": 2}
+    fields |= {"ema_decay": 0.9}
+    fields |= {"batch_size": 8, "num_steps": 30, "eval_every": 15, "checkpoint_every": 5}
     # Of validation's three images, one is left alone in its batch.
-    config.evaluation.batch_size = 2
-    config.evaluation.num_samples = 0
-    config.decoding.num_beams = 2
-    config.decoding.max_length = 8
-    return config
+    fields |= {"optimizer.learning_rate": 0.02, "evaluation.batch_size": 2}
+    return over_features(folder, fields)

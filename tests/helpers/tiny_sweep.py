@@ -1,4 +1,4 @@
-"""A sweep of runs of seconds: tests/helpers/tiny_sweep.py:FOLDER, as `write_folder` makes one.
+"""A sweep of runs of seconds: tests/helpers/tiny_sweep.py:FOLDER, as tiny_run.py fills one.
 
 The variant "broken" can't be trained: what its words are to start from is no file of vectors. With
 the environment variable HIT_AT, the sweep is hit by SIGTERM when a run has logged that step.
@@ -9,41 +9,12 @@ import signal
 import time
 
 from capjax.train.writer import Writer
-from configs import base, folder_transformer
 from experiments.variants import Sweep, Variant
-from tests.helpers import small_files
-from tests.helpers.small_pictures import write_pictures
-
-
-def write_folder(folder) -> None:
-    """Pictures and an encoder's weights."""
-    write_pictures(folder)
-    small_files.write_own(folder / "encoder.safetensors")
+from tests.helpers.tiny_run import over_features
 
 
 def get_config(folder: str):
-    config = folder_transformer.get_config()
-    base.use_encoder(config, f"{folder}/encoder.safetensors")
-    config.dataset.file = f"{folder}/captions.csv"
-    config.dataset.cache_dir = f"{folder}/cache"
-    config.dataset.length_bucket = 0
-    config.dataset.max_length = 8
-    config.dataset.crop_area = 1.0
-    config.dataset.flip = False
-    config.tokenizer.min_count = 1
-    config.encoder.cache_views = 1
-    config.adapter.width = 8
-    config.adapter.depth = 0
-    config.decoder.update(width=8, num_layers=1, num_heads=1)
-    config.batch_size = 4
-    config.num_steps = config.eval_every = 10
-    config.log_every = 1
-    config.optimizer.warmup_steps = 1
-    config.evaluation.batch_size = 4
-    config.evaluation.num_samples = 0
-    config.decoding.num_beams = 2
-    config.decoding.max_length = 8
-    return config
+    return over_features(folder, {"num_steps": 10, "eval_every": 10})
 
 
 def hit_at(step: int) -> None:

@@ -6,28 +6,24 @@ Importing it needs torch and transformers.
 import contextlib
 import functools
 import io
+import sys
+import types
 
 import jax
 import numpy as np
 import torch
 import transformers
+from flax import serialization, traverse_util
 
 from capjax.models.encoders.vit import ViT
 
 _SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "patch_size": 4}
 BASE = {**_SIZES, "intermediate_size": 40, "image_size": 16}
 DINO = {**_SIZES, "mlp_ratio": 2, "image_size": 16}
-TEXT = {
-    "hidden_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 3,
-    "intermediate_size": 40,
-    "vocab_size": 20,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-}
 WORDS = {"n_embd": 24, "n_layer": 1, "n_head": 3, "n_positions": 8, "vocab_size": 20}
 ENDS = {"bos_token_id": 0, "eos_token_id": 1}
+TEXT = {**ENDS, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3}
+TEXT |= {"intermediate_size": 40, "vocab_size": 20}
 
 
 def _encoder_decoder():
@@ -145,3 +141,33 @@ def as_flax(name, array):
         return f"{at}/embedding", array
     # Their Conv1D's is [out, in], and torch's [in, out]; of dense layers it is the other way.
     return f"{at}/kernel", array.T
+
+
+def write_torch(file, tensors):
+    """Writes arrays as torch does."""
+    torch.save({name: torch.from_numpy(np.asarray(a)) for name, a in tensors.items()}, file)
+
+
+def write_flax(folder, tensors):
+    """Writes a model's tensors as transformers' Flax models were."""
+    flat = dict(as_flax(name, array) for name, array in tensors.items())
+    tree = traverse_util.unflatten_dict(flat, sep="/")
+    (folder / "flax_model.msgpack").write_bytes(serialization.to_bytes(tree))
+    return flat
+
+
+def fake_hub(monkeypatch, serve):
+    """Replaces huggingface_hub: `serve` takes a name and patterns, and gives a folder.
+
+    Returns the list of the patterns that are asked for.
+    """
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append(allow_patterns)
+        return str(serve(name, allow_patterns))
+
+    module = types.ModuleType("huggingface_hub")
+    module.snapshot_download = snapshot_download
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    return asked

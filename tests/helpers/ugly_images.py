@@ -12,8 +12,10 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np
 PICTURE = Image.fromarray(PIXELS)
 
 
-def encode(image, kind, **options) -> bytes:
+def encode(image, kind="PNG", **options) -> bytes:
+    """The file of a picture or an array."""
     content = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     image.save(content, kind, **options)
     return content.getvalue()
 

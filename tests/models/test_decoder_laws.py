@@ -10,6 +10,7 @@ from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.gpt2 import GPT2Decoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.layers import NEVER
+from tests.helpers.effort import sweep
 from tests.helpers.recurrent_cases import (
     BANNED,
     B,
@@ -24,22 +25,15 @@ from tests.helpers.recurrent_cases import (
     variables,
 )
 
+SIZES = {"max_length": 9, "width": 16, "num_layers": 2, "num_heads": 2}
+
 
 def transformer(**fields):
-    defaults = {
-        "vocab_size": V,
-        "max_length": 9,
-        "width": 16,
-        "num_layers": 2,
-        "num_heads": 2,
-        "banned": BANNED,
-    }
-    return Captioner(FeatureEncoder((2, 3)), TransformerDecoder(**{**defaults, **fields}))
+    return Captioner(FeatureEncoder((2, 3)), TransformerDecoder(V, banned=BANNED, **SIZES | fields))
 
 
-def gpt2(**fields):
-    fields = {"max_length": 9, "width": 16, "num_layers": 2, "num_heads": 2, **fields}
-    return Captioner(FeatureEncoder((2, 3)), GPT2Decoder(V, banned=BANNED, **fields))
+def gpt2():
+    return Captioner(FeatureEncoder((2, 3)), GPT2Decoder(V, banned=BANNED, **SIZES))
 
 
 DECODERS = {
@@ -53,9 +47,10 @@ DECODERS = {
     "gru, hard": captioner(cell="gru", attention="hard", output="deep"),
     "no attention": captioner(attention="none"),
 }
+DAILY = ("pre", "gpt2", "lstm", "gru, hard")
 
 
-@pytest.fixture(params=DECODERS, name="case", scope="module")
+@pytest.fixture(params=sweep(DECODERS, DAILY), name="case", scope="module")
 def make_case(request):
     model = DECODERS[request.param]
     # Larger than fresh parameters, so that every path bends the logits.

@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 from capjax.models.captioner import FeatureEncoder
+from capjax.models.depthwise import grouped, shifted
 from capjax.models.encoders.conv import ConvEncoder
+from capjax.models.encoders.inception_v3 import InceptionV3
+from capjax.models.encoders.mobilenet_v3 import MobileNetV3
 from capjax.models.encoders.patch import PatchEncoder, scale_pixels
+from capjax.models.encoders.resnet import ResNet
 from capjax.models.layers import Dropout, sincos_positions
+from capjax.models.stem import convolved, summed
 
 ENCODERS = {
     "learned": (PatchEncoder(8, 16, 2, 2), (2, 4), 0, 16),
@@ -87,11 +92,38 @@ def test_sincos_positions_tell_rows_and_columns_apart():
         (lambda: PatchEncoder(8, 18, 1, 2, positions="sincos"), "divisible by 4"),
         (lambda: PatchEncoder(8, 16, 1, 3), "num_heads=3 must divide width=16"),
         (lambda: ConvEncoder((10,), 1, groups=4), r"widths=\(10,\) must be multiples of groups=4"),
+        (InceptionV3, "75x75 or more, not 16x32"),
+        (lambda: MobileNetV3("medium"), "size='medium' must be one of 'small', 'large'"),
+        (lambda: ResNet(18), r"no depth=18; it must be one of \[50, 101, 152\]"),
     ],
 )
 def test_errors_say_what_would_work(make, message):
     with pytest.raises(ValueError, match=message):
         make().init(jax.random.key(0), pictures(1), train=False)
+
+
+@pytest.mark.parametrize("encoder", [InceptionV3(), ResNet(50)])
+def test_training_computes_the_same(encoder):
+    images = np.zeros((1, 75, 75, 3), np.uint8)
+    variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), images, train=False))
+
+    def program(train):
+        return str(jax.make_jaxpr(lambda v: encoder.apply(v, images, train=train))(variables))
+
+    assert program(True) == program(False)
+
+
+@pytest.mark.parametrize("size", [(1, 4), (5, 2), (6, 7), (9, 8)])
+def test_forms_of_a_convolution_agree(size):
+    """A depthwise one as shifted sums, and the first one as summed images."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    for stride, side in ((1, 3), (1, 5), (2, 3), (2, 5)):
+        kernel = jnp.asarray(rng.normal(size=(side, side, 1, 3)), jnp.float32)
+        pair = shifted(x, kernel, stride), grouped(x, kernel, stride)
+        np.testing.assert_allclose(*pair, rtol=1e-4, atol=1e-5)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)), jnp.float32)
+    np.testing.assert_allclose(summed(x, kernel), convolved(x, kernel), rtol=1e-4, atol=1e-5)
 
 
 def test_features_must_fit_their_grid():

@@ -1,20 +1,16 @@
 """ResNet equals torch modules arranged as torchvision's, layer by layer."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
 
 from capjax.models.encoders.resnet import ResNet
+from tests.helpers.effort import sweep
 from tests.helpers.references import need_torch, need_torchvision
 
 torch = need_torch()
 from benchmarks.torch_resnet import random_resnet  # noqa: E402
 
-MORE = functools.partial(
-    pytest.param, marks=pytest.mark.slow(reason="another size is compared every day")
-)
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -62,9 +58,9 @@ def reference(model, images):
     return last, seen
 
 
-@pytest.mark.parametrize("size", [(96, 75), MORE((65, 130))])
-def test_every_layer_equals_torch(pair, size):
-    model, variables = pair
+@pytest.mark.parametrize(("rows", "columns"), sweep([(96, 75), (65, 130)], [(96, 75)]))
+def test_every_layer_equals_torch(pair, rows, columns):
+    (model, variables), size = pair, (rows, columns)
     images = np.random.default_rng(1).integers(0, 256, (2, *size, 3), np.uint8)
     memory, ours = jax.jit(
         lambda v, x: ResNet(50).apply(
@@ -94,21 +90,7 @@ def test_a_fixed_grid_is_torchs_adaptive_pooling(pair):
     assert np.abs(memory.values - expected).max() <= 1e-4 * expected.max()
 
 
-def test_training_computes_the_same(pair):
-    images = np.zeros((1, 64, 64, 3), np.uint8)
-
-    def program(train):
-        return str(jax.make_jaxpr(lambda v: ResNet(50).apply(v, images, train=train))(pair[1]))
-
-    assert program(True) == program(False)
-
-
-def test_there_is_no_other_depth():
-    with pytest.raises(ValueError, match=r"no depth=18; it must be one of \[50, 101, 152\]"):
-        ResNet(18).init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.uint8), train=False)
-
-
-@pytest.mark.parametrize("depth", [50, MORE(101)])
+@pytest.mark.parametrize("depth", sweep([50, 101], [50]))
 def test_the_reference_is_torchvisions(depth):
     torchvision = need_torchvision()
     theirs, ours = getattr(torchvision.models, f"resnet{depth}")().eval(), random_resnet(depth)

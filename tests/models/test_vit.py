@@ -8,15 +8,10 @@ import pytest
 from scipy import ndimage
 
 from capjax.models.encoders.vit import ViT, resample_positions, resampling_matrix
+from tests.helpers.effort import sweep
 
-SMALL = {
-    "patch_size": 4,
-    "width": 16,
-    "depth": 1,
-    "num_heads": 2,
-    "mlp_dim": 24,
-    "position_grid": (3, 5),
-}
+SMALL = {"patch_size": 4, "width": 16, "depth": 1, "num_heads": 2, "mlp_dim": 24}
+SMALL |= {"position_grid": (3, 5)}
 CHANGES = {
     "plain": {},
     "no prefix": {"prefix": 0},
@@ -72,7 +67,7 @@ def test_resampling_keeps_constants_mirror_images_and_whole_grids(method):
     np.testing.assert_allclose(resampling_matrix(9, 9, method), np.eye(9), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", sweep(CHANGES, ["no prefix", "registers", "clip"]))
 def test_memory_shape_and_rows(name):
     encoder, images = ViT(**SMALL | CHANGES[name]), pictures((16, 8))
     variables = random_variables(encoder, images)
@@ -85,7 +80,7 @@ def test_memory_shape_and_rows(name):
     np.testing.assert_allclose(turned.values[0], memory.values[1], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", sweep(CHANGES, ["registers", "gated"]))
 def test_every_parameter_counts_and_none_depends_on_the_image_size(name):
     encoder, images = ViT(**SMALL | CHANGES[name]), pictures((16, 8))
     variables = random_variables(encoder, images)

@@ -21,8 +21,6 @@ from capjax.run.train import train
 from configs import base
 from tests.helpers import tiny_run
 from tests.helpers.command_line import REPOSITORY, environment
-from tests.helpers.small_pictures import write_pictures
-from tests.helpers.small_weights import write_small_weights
 
 DEVICES = "--xla_force_host_platform_device_count"
 # Only silence takes so long: a machine that stands still for minutes is no dead process.
@@ -32,8 +30,7 @@ PATIENT = "--process_timeout=3600"
 @pytest.fixture(scope="module", name="folder")
 def make_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    write_pictures(folder)
-    write_small_weights(folder / "small.weights.h5")
+    tiny_run.write_folder(folder)
     return folder
 
 
@@ -88,14 +85,8 @@ def pair(mode, file, count=2):
 def commands(home, folder, workdir, count, *arguments, devices=1):
     """The command lines of a run of `count` processes."""
     address = ["--coordinator", f"127.0.0.1:{free_port()}", "--num_processes", str(count), PATIENT]
-    run = [
-        "-m",
-        "capjax.main",
-        "--config",
-        f"tests/helpers/tiny_run.py:{folder}",
-        "--workdir",
-        workdir,
-    ]
+    config = f"tests/helpers/tiny_run.py:{folder}"
+    run = ["-m", "capjax.main", "--config", config, "--workdir", workdir]
     environ = environment(home)
     environ["XLA_FLAGS"] = f"{environ['XLA_FLAGS']} {DEVICES}={devices}"
     # Whatever was compiled before a kill is there after it.

@@ -2,15 +2,12 @@
 
 import dataclasses
 import json
-import sys
-import types
 import warnings
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from flax import serialization, traverse_util
 
 from capjax.data.images import Resize
 from capjax.evaluate.captioning import BeamSearch, make_decode
@@ -20,10 +17,10 @@ from tests.helpers.read_vit import read_vit
 from tests.helpers.references import need_torch, need_transformers
 from tests.helpers.small_bpe import write_bpe
 
-torch = need_torch()
+need_torch()
 transformers = need_transformers()
 from tests.helpers.transformers_captioners import MEAN, make, pixels, save_captioner  # noqa: E402
-from tests.helpers.transformers_vits import as_flax, pictures  # noqa: E402
+from tests.helpers.transformers_vits import fake_hub, pictures, write_flax, write_torch  # noqa: E402
 
 END = (4.0, 8.0)
 
@@ -123,11 +120,9 @@ def test_every_format_holds_the_same(copied):
     file = copied / "model.safetensors"
     tensors = safetensors.numpy.load_file(file)
     file.unlink()
-    flat = dict(as_flax(name, array) for name, array in tensors.items())
+    flat = write_flax(copied, tensors)
     assert flat["decoder/transformer/h/0/attn/c_attn/kernel"].shape == (96, 32)
     assert flat["enc_to_dec_proj/kernel"].shape == (24, 32)
-    tree = traverse_util.unflatten_dict(flat, sep="/")
-    (copied / "flax_model.msgpack").write_bytes(serialization.to_bytes(tree))
     jax.tree.map(np.testing.assert_array_equal, read_variables(copied), expected)
     (copied / "flax_model.msgpack").unlink()
     # As published ones of 2021 and 2022: masks, the tied output layer, a pooler.
@@ -137,8 +132,7 @@ def test_every_format_holds_the_same(copied):
         "decoder.transformer.h.1.crossattention.masked_bias": np.float32([-1e4]),
         "encoder.pooler.dense.weight": np.ones((24, 24), np.float32),
     }
-    torches = {name: torch.from_numpy(array) for name, array in tensors.items()}
-    torch.save(torches, copied / "pytorch_model.bin")
+    write_torch(copied / "pytorch_model.bin", tensors)
     jax.tree.map(np.testing.assert_array_equal, read_variables(copied), expected)
 
 
@@ -202,18 +196,13 @@ def test_wrong_tensors_are_named_as_in_the_file(copied):
 
 
 def test_a_name_brings_all_its_files(monkeypatch, folder, tmp_path):
-    asked = []
-
-    def snapshot_download(name, allow_patterns):
-        asked.append(allow_patterns)
+    def serve(_, patterns):
         for path in folder.iterdir():
-            if path.name in allow_patterns:
+            if path.name in patterns:
                 (tmp_path / path.name).write_bytes(path.read_bytes())
-        return str(tmp_path)
+        return tmp_path
 
-    module = types.ModuleType("huggingface_hub")
-    module.snapshot_download = snapshot_download
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    asked = fake_hub(monkeypatch, serve)
     found = read_captioner("here/model")
     assert asked == [[*FILES, "model.safetensors"]]
     assert found.generation == read_captioner(folder).generation

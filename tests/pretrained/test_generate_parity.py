@@ -1,6 +1,7 @@
 """The very captions of transformers' VisionEncoderDecoder, read from its folder.
 
-CAPJAX_EXHAUSTIVE=1 compares all settings on 200 pictures each; without it, some on 25.
+CAPJAX_EXHAUSTIVE=1 compares all settings on 200 pictures each, without it some on 25; and a
+ViT-B/16 with GPT-2 small, which takes a GB and minutes.
 """
 
 import itertools
@@ -13,10 +14,11 @@ import pytest
 from capjax.pretrained.captioners.encoder_decoder import captioner, read_fields, read_variables
 from capjax.pretrained.checkpoint_folders import read_json
 from capjax.pretrained.vit.read import vit_fields
+from tests.helpers.effort import sweep
 from tests.helpers.references import need_torch, need_transformers
 
-need_torch()
-need_transformers()
+torch = need_torch()
+transformers = need_transformers()
 from tests.helpers.transformers_captioners import (  # noqa: E402
     QUICK,
     check_ties,
@@ -25,6 +27,7 @@ from tests.helpers.transformers_captioners import (  # noqa: E402
     make,
     ours,
     padded,
+    raise_end,
     save_captioner,
 )
 from tests.helpers.transformers_vits import assert_close, pictures  # noqa: E402
@@ -47,12 +50,6 @@ SOME = [
 ]
 
 
-def slow(setting):
-    return pytest.param(
-        *setting, marks=pytest.mark.slow(reason="one of several settings of one search")
-    )
-
-
 # By whether there is a projection and the penalty: how the end token is raised, so that many
 # captions end and few at once.
 ENDS = {
@@ -62,21 +59,26 @@ ENDS = {
 }
 
 
+def read_back(theirs, folder):
+    """(theirs, our module, our variables), through its folder."""
+    save_captioner(theirs, folder)
+    at = folder / "config.json"
+    decoder, projection = read_fields(read_json(at), str(at))
+    module = captioner(vit_fields(folder), decoder, projection=projection)
+    variables = read_variables(folder)
+    (folder / "model.safetensors").unlink()
+    return theirs, module, variables
+
+
 @pytest.fixture(scope="module", name="pair")
 def make_pair(tmp_path_factory):
-    """(theirs, our module, our variables) by make's arguments; each made once."""
+    """What is read back by make's arguments; each made once."""
     found = {}
 
     def pair(**fields):
         key = tuple(sorted(fields.items()))
         if key not in found:
-            folder = tmp_path_factory.mktemp("model")
-            theirs = make(**fields)
-            save_captioner(theirs, folder)
-            at = folder / "config.json"
-            decoder, projection = read_fields(read_json(at), str(at))
-            module = captioner(vit_fields(folder), decoder, projection=projection)
-            found[key] = theirs, module, read_variables(folder)
+            found[key] = read_back(make(**fields), tmp_path_factory.mktemp("model"))
         return found[key]
 
     return pair
@@ -101,30 +103,84 @@ def test_logits_are_transformers(pair, projection):
         assert_close(found, logits(theirs, images, tokens), relative=1e-4)
 
 
-@pytest.mark.parametrize(
-    NAMES, ALL if EXHAUSTIVE else [*SOME[::3], *map(slow, SOME[1::3] + SOME[2::3])]
-)
+def compare_captions(pair, images, setting, end_id=0, compiler_options=QUICK):
+    """Compares the best captions; their tokens, lengths, and the share of ties that differ."""
+    theirs, module, variables = pair
+    options = dict(zip(NAMES[1:], setting, strict=True))
+    expected, scores = generate(theirs, images, **options)
+    expected = padded(expected, options["max_length"] - 1, end_id)
+    tokens, lengths, finished, score = ours(
+        module, variables, images, options, end_id, compiler_options
+    )
+    ties = check_ties(theirs, images, (tokens, score), expected, scores, end_id)
+    if scores is not None:
+        np.testing.assert_allclose(score, scores, rtol=1e-4, atol=1e-5)
+    # Not all cut at the limit.
+    assert (finished & (lengths < options["max_length"] - 1)).mean() >= 0.3
+    return tokens, lengths, ties
+
+
+@pytest.mark.parametrize(NAMES, ALL if EXHAUSTIVE else sweep(SOME, SOME[::3]))
 def test_captions_are_transformers(
     pair, projection, num_beams, length_penalty, early_stopping, max_length
 ):
-    theirs, module, variables = pair(projection=projection, end=ENDS[projection, length_penalty])
-    options = {
-        "num_beams": num_beams,
-        "length_penalty": length_penalty,
-        "early_stopping": early_stopping,
-        "max_length": max_length,
-    }
+    found = pair(projection=projection, end=ENDS[projection, length_penalty])
+    setting = num_beams, length_penalty, early_stopping, max_length
     images = pictures((16, 16), IMAGES, num_beams)
-    expected, scores = generate(theirs, images, **options)
-    expected = padded(expected, max_length - 1)
-    tokens, lengths, finished, score = ours(module, variables, images, options)
-    assert check_ties(theirs, images, (tokens, score), expected, scores) <= 0.01
-    if scores is not None:
-        np.testing.assert_allclose(score, scores, rtol=1e-4, atol=1e-5)
-    # Neither all cut at the limit, nor all ended at once, nor all the same.
-    assert (finished & (lengths < max_length - 1)).mean() >= 0.3
+    tokens, lengths, ties = compare_captions(found, images, setting)
+    assert ties <= 0.01
+    # Neither all ended at once, nor all the same.
     assert lengths.mean() >= 2
     assert len(np.unique(tokens, axis=0)) >= 5
+
+
+END = 50256
+
+
+@pytest.fixture(scope="module", name="full")
+def make_full(tmp_path_factory):
+    if not EXHAUSTIVE:
+        pytest.skip("takes minutes: run with CAPJAX_EXHAUSTIVE=1")
+    ids = {"bos_token_id": END, "eos_token_id": END}
+    decoder = transformers.GPT2Config(add_cross_attention=True, **ids)
+    model = transformers.VisionEncoderDecoderModel(
+        encoder=transformers.ViTModel(transformers.ViTConfig()),
+        decoder=transformers.GPT2LMHeadModel(decoder),
+    ).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0, 0.2 if parameter.ndim == 1 else 0.04, generator=generator)
+            if "ln_" in name or "layernorm" in name:
+                parameter += name.endswith("weight")
+        # So that captions differ, between pictures and from word to word.
+        model.decoder.transformer.wte.weight.mul_(2.5)
+        model.decoder.transformer.wpe.weight.mul_(3)
+        for block in model.decoder.transformer.h:
+            block.crossattention.q_attn.weight.mul_(4)
+            block.crossattention.c_attn.weight.mul_(2)
+    raise_end(model, END, 11.5, 1.3)
+    model.generation_config.update(**ids, decoder_start_token_id=END, pad_token_id=END)
+    return read_back(model, tmp_path_factory.mktemp("full"))
+
+
+def test_logits_of_full_size_are_transformers(full):
+    model, module, variables = full
+    images = pictures((224, 224), 2)
+    tokens = np.random.default_rng(0).integers(0, 50257, (2, 16))
+    apply = jax.jit(lambda v, x, t: module.apply(v, x, t, train=False).logits)
+    found = np.asarray(apply(variables, images, tokens[:, None]))[:, 0]
+    assert_close(found, logits(model, images, tokens), relative=1e-4)
+
+
+@pytest.mark.parametrize(
+    "setting", [(1, 1.0, False, 20), (2, 0.6, True, 16), (4, 1.0, False, 16), (5, 2.0, True, 20)]
+)
+def test_captions_of_full_size_are_transformers(full, setting):
+    images = pictures((224, 224), 8, setting[0])
+    tokens, _, ties = compare_captions(full, images, setting, END, {})
+    assert ties <= 1 / 8
+    assert len(np.unique(tokens, axis=0)) >= 4
 
 
 @pytest.mark.slow(reason="of transformers alone: the settings that are compared do differ")

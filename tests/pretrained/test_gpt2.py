@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import linen as nn
-from flax import serialization, traverse_util
+from flax import traverse_util
 
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.gpt2 import GPT2Decoder
@@ -17,7 +17,7 @@ from tests.helpers.references import need_torch, need_transformers
 
 torch = need_torch()
 transformers = need_transformers()
-from tests.helpers.transformers_vits import as_flax, assert_close, save  # noqa: E402
+from tests.helpers.transformers_vits import assert_close, save, write_flax, write_torch  # noqa: E402
 
 SIZES = {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 8, "vocab_size": 20}
 IDS = {"bos_token_id": 0, "eos_token_id": 0}
@@ -116,14 +116,9 @@ def test_every_format_and_naming_holds_the_same(folder, tmp_path):
         "h.0.attn.bias": np.ones((1, 1, 8, 8), np.float32),
         "h.1.attn.masked_bias": np.ones(()),
     }
-    torch.save(
-        {name: torch.from_numpy(np.asarray(array)) for name, array in bare.items()},
-        tmp_path / "pytorch_model.bin",
-    )
+    write_torch(tmp_path / "pytorch_model.bin", bare)
     equal(read_gpt2(tmp_path), expected)
-    flat = dict(as_flax(name, array) for name, array in tensors.items())
-    tree = traverse_util.unflatten_dict(flat, sep="/")
-    (tmp_path / "flax_model.msgpack").write_bytes(serialization.to_bytes(tree))
+    write_flax(tmp_path, tensors)
     equal(read_gpt2(tmp_path), expected)
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
     safetensors.numpy.save_file(

@@ -1,16 +1,13 @@
 """Hugging Face's checkpoints give transformers' features in every format; misfits are named."""
 
 import json
-import os
 import sys
-import types
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from flax import serialization, traverse_util
 
 from capjax.models.encoders.vit import ViT
 from capjax.pretrained.checkpoint_folders import CONFIGS
@@ -21,18 +18,20 @@ from tests.helpers.effort import slow_too, sweep
 from tests.helpers.read_vit import read_vit
 from tests.helpers.references import need_torch, need_transformers
 
-torch = need_torch()
+need_torch()
 transformers = need_transformers()
 from tests.helpers.transformers_vits import (  # noqa: E402
     MODELS,
-    as_flax,
     assert_close,
+    fake_hub,
     features,
     make,
     normalised,
     pictures,
     reference,
     save,
+    write_flax,
+    write_torch,
 )
 
 
@@ -81,22 +80,19 @@ def test_features_are_transformers_at_any_size(name, tmp_path):
 def write_as(kind, folder, tensors):
     """Writes the weights anew in another format, and takes the old ones away."""
     (folder / "model.safetensors").unlink()
-    torches = {name: torch.from_numpy(array) for name, array in tensors.items()}
     if kind == "bin":
-        torch.save(torches, folder / "pytorch_model.bin")
+        write_torch(folder / "pytorch_model.bin", tensors)
     elif kind == "sharded bin":
-        names, where = sorted(torches), {}
+        names, where = sorted(tensors), {}
         for number, part in enumerate((names[::2], names[1::2])):
             file = f"pytorch_model-{number}.bin"
-            torch.save({name: torches[name] for name in part}, folder / file)
+            write_torch(folder / file, {name: tensors[name] for name in part})
             where |= dict.fromkeys(part, file)
         index = json.dumps({"weight_map": where})
         (folder / "pytorch_model.bin.index.json").write_text(index)
     else:
         assert kind == "msgpack"
-        flat = dict(as_flax(name, array) for name, array in tensors.items())
-        tree = traverse_util.unflatten_dict(flat, sep="/")
-        (folder / "flax_model.msgpack").write_bytes(serialization.to_bytes(tree))
+        write_flax(folder, tensors)
 
 
 @pytest.mark.parametrize("kind", ["bin", "sharded bin", "msgpack"])
@@ -245,49 +241,22 @@ def test_damaged_folders_are_refused(tmp_path):
         read_vit(tmp_path)
 
 
-class Touch:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_nothing_in_a_file_is_executed(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    file, made = tmp_path / "pytorch_model.bin", tmp_path / "made"
-    torch.save({"embeddings.cls_token": Touch(made)}, file)
-    with pytest.raises(WeightsError, match="more than tensors, which this does not execute"):
-        read_vit(tmp_path)
-    assert not made.exists()
-    # What was pickled does act, where it is trusted.
-    torch.load(file, weights_only=False)
-    assert made.exists()
-
-
 @pytest.fixture(name="asked")
-def fake_hub(monkeypatch, tmp_path, saved):
+def make_asked(monkeypatch, tmp_path, saved):
     """huggingface_hub, replaced: "here/model" has these files; notes what it was asked for."""
-    source, asked = saved("vit"), []
+    source = saved("vit")
 
-    def snapshot_download(name, allow_patterns):
-        asked.append(allow_patterns)
+    def serve(name, patterns):
         if name != "here/model":
             raise OSError("no connection")
         for path in source.iterdir():
-            if path.name in allow_patterns and "safetensors" not in path.name:
+            if path.name in patterns and "safetensors" not in path.name:
                 (tmp_path / path.name).write_bytes(path.read_bytes())
-        if "pytorch_model.bin" in allow_patterns:
-            torches = {n: torch.from_numpy(a) for n, a in published(source).items()}
-            torch.save(torches, tmp_path / "pytorch_model.bin")
-        return str(tmp_path)
+        if "pytorch_model.bin" in patterns:
+            write_torch(tmp_path / "pytorch_model.bin", published(source))
+        return tmp_path
 
-    module = types.ModuleType("huggingface_hub")
-    module.snapshot_download = snapshot_download
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    return asked
+    return fake_hub(monkeypatch, serve)
 
 
 def test_a_name_is_fetched_no_more_of_than_is_needed(asked, saved):

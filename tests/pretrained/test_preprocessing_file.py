@@ -16,32 +16,18 @@ CASES = {
         Preprocessing((224, 224), None, "bilinear", HALF, HALF),
     ),
     "new ViT": (
-        {
-            **PIXELS,
-            "image_processor_type": "ViTImageProcessor",
-            "size": {"height": 224, "width": 192},
-            "resample": 2,
-        },
+        {**PIXELS, "image_processor_type": "ViTImageProcessor"}
+        | {"size": {"height": 224, "width": 192}, "resample": 2},
         Preprocessing((224, 192), None, "bilinear", HALF, HALF),
     ),
     "old CLIP": (
-        {
-            **PIXELS,
-            "feature_extractor_type": "CLIPFeatureExtractor",
-            "size": 224,
-            "crop_size": 224,
-            "do_center_crop": True,
-            "resample": 3,
-        },
+        {**PIXELS, "feature_extractor_type": "CLIPFeatureExtractor", "size": 224}
+        | {"crop_size": 224, "do_center_crop": True, "resample": 3},
         Preprocessing(224, (224, 224), "bicubic", HALF, HALF),
     ),
     "new DINOv2": (
-        {
-            **PIXELS,
-            "image_processor_type": "BitImageProcessor",
-            "size": {"shortest_edge": 256},
-            "crop_size": {"height": 224, "width": 224},
-        },
+        {**PIXELS, "image_processor_type": "BitImageProcessor"}
+        | {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}},
         Preprocessing(256, (224, 224), "bicubic", HALF, HALF),
     ),
     "old DeiT": (

@@ -16,7 +16,7 @@ from capjax.pretrained.encoders import load_encoder
 from capjax.pretrained.resnet import from_torchvision, imagenet_file, load_resnet
 from capjax.pretrained.torch_files import read_tensors
 from capjax.pretrained.weights import WeightsError
-from tests.helpers.keras_downloads import fake_keras
+from tests.helpers.keras_networks import fake_keras
 
 torch = pytest.importorskip("torch", reason="the files are written by torch")
 from benchmarks.torch_resnet import TorchResNet, random_resnet  # noqa: E402
@@ -155,26 +155,6 @@ def test_what_is_no_state_dict_is_refused(tmp_path):
     torch.save({"epoch": 3, "state_dict": {"a": torch.zeros(2)}}, tmp_path / "nested.pth")
     with pytest.raises(WeightsError, match=r"is no state dict.* it holds epoch, state_dict"):
         read_tensors(tmp_path / "nested.pth")
-
-
-class Touch:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_nothing_in_a_file_is_executed(tmp_path):
-    torch.save({"conv1.weight": Touch(tmp_path / "made")}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="more than tensors, which this does not execute"):
-        read_tensors(tmp_path / "w.pth")
-    assert not (tmp_path / "made").exists()
-    # What was pickled does act, where it is trusted.
-    torch.load(tmp_path / "w.pth", weights_only=False)
-    assert (tmp_path / "made").exists()
 
 
 def test_without_torch_it_says_what_would_work(monkeypatch, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.helpers.command_line import main
 from tests.helpers.small_weights import ALPHA, write_small_weights
 from tests.helpers.tiny_coco import builder_class, coco_features
@@ -27,6 +29,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow(reason="its data and, on other data, its training are tested every day")
 def test_trains_and_evaluates_on_cocos_features(home, tmp_path):
     builder_class(coco_features())(
         data_dir=tmp_path / "data", file_format="array_record"

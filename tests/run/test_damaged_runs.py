@@ -20,6 +20,7 @@ from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.writer import read_metrics
 from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced
+from tests.helpers.effort import few
 
 FILES = ("config.json", "tokenizer.json", "data.json", "frozen.safetensors")
 
@@ -98,11 +99,11 @@ def test_every_field_of_another_kind_is_said(run):
         # So many blocks would be made.
         if path[0] in _MODEL and (path[-1] not in ("depth", "num_layers") or value != 10**30)
     ]
-    refused = 0
-    for damaged in random.Random(0).sample(cases, 60):
+    refused, drawn = 0, few(random.Random(0).sample(cases, 60))
+    for damaged in drawn:
         with replaced(run / "config.json", damaged):
             refused += not loads(run, "config.json")
-    assert refused > 12
+    assert refused > len(drawn) / 5
 
 
 @pytest.mark.parametrize("name", FILES[:2])

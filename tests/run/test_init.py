@@ -19,6 +19,7 @@ from capjax.run.workdir import WorkdirError
 from configs import base
 from tests.helpers.small_pictures import write_pictures
 from tests.helpers.small_run import write_run
+from tests.helpers.tiny_run import shorten
 
 OLD = train_word_tokenizer(["a red cat", "a red cat sits", "a wall"])
 NEW = train_word_tokenizer(["the red dog", "a red wall", "a big red wall", "dog"])
@@ -231,12 +232,9 @@ def test_vectors_go_with_an_encoder_that_is_taken(config):
 def test_a_run_with_other_words_trains_and_goes_on(config, tmp_path, caplog):
     write_pictures(tmp_path)
     config.dataset = base.folder_dataset()
-    config.dataset.file, config.dataset.cache_dir = str(tmp_path / "captions.csv"), ""
-    config.dataset.image_size, config.dataset.max_length = 16, 6
-    config.dataset.length_bucket = config.evaluation.num_samples = 0
-    config.batch_size = config.evaluation.batch_size = 4
-    config.num_steps = config.eval_every = 2
-    config.optimizer.warmup_steps, config.decoding.num_beams = 1, 1
+    fields = {"dataset.cache_dir": "", "dataset.image_size": 16, "dataset.max_length": 6}
+    fields |= {"num_steps": 2, "eval_every": 2, "decoding.num_beams": 1, "decoding.max_length": 7}
+    shorten(config, tmp_path, fields)
     first, second = tmp_path / "first", tmp_path / "second"
     make_run(first, config)
     config.init_from, config.init_tokenizer = str(first), False

@@ -23,8 +23,8 @@ from configs import (
     flickr8k_bahdanau_gru,
     flickr8k_show_attend_tell,
 )
-from tests.helpers.killed import train_until_killed
 from tests.helpers.small_pictures import write_pictures
+from tests.helpers.tiny_run import shorten
 
 WIDTH = 6
 
@@ -46,25 +46,12 @@ def make_pictures(tmp_path_factory):
 def make_config(pictures):
     config = base.get_config()
     config.dataset = base.folder_dataset()
-    config.dataset.file = str(pictures / "captions.csv")
-    config.dataset.cache_dir = ""
-    config.dataset.image_size = 32
-    config.dataset.max_length = 6
-    config.dataset.length_bucket = 0
+    fields = {"dataset.cache_dir": "", "dataset.image_size": 32, "dataset.max_length": 6}
+    shorten(config, pictures, {**fields, "decoding.max_length": 7})
     config.encoder = base.conv_encoder()
-    config.encoder.widths, config.encoder.blocks, config.encoder.stem_stride = (8,), 1, 8
+    config.encoder.update(widths=(8,), blocks=1, stem_stride=8)
     config.decoder = base.bahdanau_decoder()
-    config.decoder.width = config.decoder.attention_dim = 12
-    config.decoder.embed_dim = WIDTH
-    config.batch_size = 4
-    config.num_steps = 4
-    config.eval_every = 4
-    config.log_every = 1
-    config.optimizer.warmup_steps = 1
-    config.evaluation.batch_size = 4
-    config.evaluation.num_samples = 0
-    config.decoding.num_beams = 2
-    config.decoding.max_length = 7
+    config.decoder.update(width=12, attention_dim=12, embed_dim=WIDTH)
     return config
 
 
@@ -73,50 +60,29 @@ def metrics_of(directory, name):
     return [row[name] for row in rows if row["group"] == "train"]
 
 
-@pytest.fixture(name="everything")
-def make_everything(config, pictures):
+@pytest.mark.slow(reason="what each of these adds to the loss is tested every day")
+def test_a_run_of_everything(config, tmp_path, pictures, caplog):
     """Hard attention, the penalty, own words, frozen word vectors and an average, all at once."""
     config.decoder.attention = "hard"
-    config.attention_penalty = 0.5
-    config.scheduled_sampling.kind = "linear"
-    config.scheduled_sampling.slope, config.scheduled_sampling.floor = 0.1, 0.5
-    config.word_vectors.file = str(pictures / "vectors.txt")
-    config.word_vectors.frozen = True
-    config.ema_decay = 0.9
-    config.checkpoint_every = 2
-    return config
-
-
-@pytest.mark.slow(reason="a killed run with features is continued every day")
-def test_a_killed_run_of_everything_ends_as_if_it_never_was(
-    everything, tmp_path, pictures, caplog, monkeypatch
-):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(everything, str(whole))
-    assert "vectors.txt: 4 of 6 words (66.7%)" in caplog.text
-    np.testing.assert_allclose(metrics_of(whole, "own_words"), [0, 0.1, 0.2, 0.3], atol=1e-6)
-    baseline = metrics_of(whole, "baseline")
+    config.attention_penalty, config.ema_decay = 0.5, 0.9
+    config.scheduled_sampling.update(kind="linear", slope=0.1, floor=0.5)
+    config.word_vectors.update(file=str(pictures / "vectors.txt"), frozen=True)
+    train(config, str(tmp_path))
+    said = caplog.text
+    assert "vectors.txt: 4 of 6 words (66.7%)" in said
+    np.testing.assert_allclose(metrics_of(tmp_path, "own_words"), [0, 0.1, 0.2, 0.3], atol=1e-6)
+    baseline = metrics_of(tmp_path, "baseline")
     assert baseline[0] == 0
-    np.testing.assert_allclose(baseline[1], -0.9 * metrics_of(whole, "loss")[0], rtol=1e-5)
-    assert all(penalty > 0 for penalty in metrics_of(whole, "attention_penalty"))
-
-    train_until_killed(monkeypatch, everything, str(parts), update=4)
-    # What training began with may be gone.
-    monkeypatch.setattr(build, "load_word_vectors", None)
-    train(everything, str(parts))
-    runs = [capjax.load(directory, "latest") for directory in (whole, parts)]
-    jax.tree.map(np.testing.assert_array_equal, *(run.variables for run in runs))
-    for name in ("loss", "objective", "baseline"):
-        assert metrics_of(parts, name) == metrics_of(whole, name)
-
+    np.testing.assert_allclose(baseline[1], -0.9 * metrics_of(tmp_path, "loss")[0], rtol=1e-5)
+    assert all(penalty > 0 for penalty in metrics_of(tmp_path, "attention_penalty"))
     # The file's rows are as they were, and the rest of the embedding is, too.
-    run = runs[0]
+    run = capjax.load(tmp_path, "latest")
     embedding = run.variables["params"]["decoder"]["tokens"]["embedding"]
     rows = (pictures / "vectors.txt").read_text().splitlines()
     for word, *numbers in (row.split() for row in rows[:4]):
         (token,) = run.tokenizer.encode(word)
         np.testing.assert_array_equal(embedding[token], np.float32(numbers))
-    assert "tokens" not in (whole / "checkpoints" / "4" / "params" / "_METADATA").read_text()
+    assert "tokens" not in (tmp_path / "checkpoints" / "4" / "params" / "_METADATA").read_text()
 
 
 @pytest.mark.slow(reason="figures of a transformer are drawn every day")
@@ -166,59 +132,41 @@ def test_a_run_starts_from_another(config, tmp_path):
     assert not (tmp_path / "third" / "config.json").exists()
 
 
-def test_mistakes_are_found_before_training(config, pictures, tmp_path):
-    def refused(error, match, **changes):
-        changed = config.copy_and_resolve_references()
-        changed.update_from_flattened_dict(changes)
-        with pytest.raises(error, match=match):
-            train(changed, str(tmp_path / "none"))
+VECTORS = {"word_vectors.file": "VECTORS"}
+BLIND = {"decoder.attention": "none"}
+SCHEDULE = "scheduled_sampling.kind"
+# Of a transformer whose output layer is its embedding.
+TIED = {"decoder.tie_embeddings": True}
 
-    vectors = str(pictures / "vectors.txt")
-    refused(ConfigError, "decoder.cell='rnn' must be one of", **{"decoder.cell": "rnn"})
-    refused(
-        ConfigError,
-        "needs initial_state='mean'",
-        **{"decoder.attention": "none", "decoder.initial_state": "zero"},
-    )
-    refused(
-        ConfigError,
-        "needs a decoder with attention",
-        **{"decoder.attention": "none", "attention_penalty": 1.0},
-    )
-    refused(
-        ConfigError,
-        "kind 'exponential' needs 0 < k < 1",
-        **{"scheduled_sampling.kind": "exponential"},
-    )
-    refused(ConfigError, r"optimizer\.schedule='step'", **{"optimizer.schedule": "step"})
-    refused(ConfigError, "needs a config.word_vectors.file", **{"word_vectors.frozen": True})
-    refused(
-        WeightsError,
-        "vectors of 6 numbers",
-        **{"word_vectors.file": vectors, "decoder.embed_dim": 8},
-    )
-    refused(ConfigError, "no such file", **{"word_vectors.file": "none.txt"})
-    refused(
-        ConfigError,
-        "give one of them",
-        **{"word_vectors.file": vectors, "init_from": str(tmp_path)},
-    )
-    refused(ConfigError, "must be 0 or more", **{"attention_penalty": -1.0})
-    refused(ConfigError, "must lie in 0 to 1", **{"decoder.expected_rate": 7.0})
-    refused(
-        ConfigError,
-        "kind 'inverse_sigmoid' needs k > 1",
-        **{"scheduled_sampling.kind": "inverse_sigmoid"},
-    )
-    refused(WorkdirError, "is no run", **{"init_from": str(tmp_path / "nowhere")})
-    config.decoder = base.transformer_decoder()
-    config.decoder.tie_embeddings = True
-    refused(
-        ConfigError,
-        "would freeze the output layer",
-        **{"word_vectors.file": vectors, "word_vectors.frozen": True},
-    )
-    refused(ConfigError, "needs a recurrent decoder", **{"scheduled_sampling.kind": "linear"})
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"decoder.cell": "rnn"}, "decoder.cell='rnn' must be one of"),
+        ({**BLIND, "decoder.initial_state": "zero"}, "needs initial_state='mean'"),
+        ({**BLIND, "attention_penalty": 1.0}, "needs a decoder with attention"),
+        ({SCHEDULE: "exponential"}, "kind 'exponential' needs 0 < k < 1"),
+        ({SCHEDULE: "inverse_sigmoid"}, "kind 'inverse_sigmoid' needs k > 1"),
+        ({"optimizer.schedule": "step"}, r"optimizer\.schedule='step'"),
+        ({"word_vectors.frozen": True}, "needs a config.word_vectors.file"),
+        ({"decoder.embed_dim": 8, **VECTORS}, "vectors of 6 numbers"),
+        ({"word_vectors.file": "none.txt"}, "no such file"),
+        ({"init_from": "VECTORS", **VECTORS}, "give one of them"),
+        ({"attention_penalty": -1.0}, "must be 0 or more"),
+        ({"decoder.expected_rate": 7.0}, "must lie in 0 to 1"),
+        ({"init_from": "nowhere"}, "is no run"),
+        ({"word_vectors.frozen": True, **VECTORS, **TIED}, "would freeze the output layer"),
+        ({SCHEDULE: "linear", **TIED}, "needs a recurrent decoder"),
+    ],
+)
+def test_mistakes_are_found_before_training(config, pictures, tmp_path, fields, message):
+    if TIED.keys() <= fields.keys():
+        config.decoder = base.transformer_decoder()
+    given = {name: str(pictures / "vectors.txt") for name, x in fields.items() if x == "VECTORS"}
+    config.update_from_flattened_dict({**fields, **given})
+    with pytest.raises((ConfigError, WeightsError, WorkdirError), match=message):
+        train(config, str(tmp_path / "none"))
+    assert not (tmp_path / "none" / "config.json").exists()
 
 
 @pytest.mark.parametrize(

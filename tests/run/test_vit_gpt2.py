@@ -33,6 +33,7 @@ from tests.helpers.references import need_torch, need_transformers
 from tests.helpers.small_bpe import write_bpe
 from tests.helpers.small_pictures import write_pictures
 from tests.helpers.small_run import write_small_run
+from tests.helpers.tiny_run import shorten
 
 torch = need_torch()
 need_transformers()
@@ -67,16 +68,11 @@ def flat(tree):
 
 def config_of(source, pictures, **fields):
     config = folder_vit_gpt2.get_config(source)
-    config.dataset.file = str(pictures / "captions.csv")
-    config.dataset.cache_dir = str(pictures / "cache")
-    config.dataset.length_bucket = 0
-    config.dtype = "float32"
-    config.batch_size, config.num_steps, config.eval_every = 4, 2, 2
-    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-2, 0
-    config.evaluation.batch_size = 4
-    config.evaluation.num_samples = 0
-    config.decoding.num_beams, config.decoding.max_length = 1, 6
-    config.update_from_flattened_dict(fields)
+    short = {"dataset.cache_dir": str(pictures / "cache"), "dataset.max_length": 24}
+    short |= {"dtype": "float32", "num_steps": 2, "eval_every": 2}
+    short |= {"optimizer.learning_rate": 1e-2, "optimizer.warmup_steps": 0}
+    short |= {"decoding.num_beams": 1, "decoding.max_length": 6}
+    shorten(config, pictures, {**short, **fields})
     checks.check(config)
     return config
 

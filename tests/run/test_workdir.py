@@ -23,30 +23,10 @@ from capjax.parts import DATASETS
 from capjax.parts.check import fields_of
 from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.loop import EarlyStopping
-from configs import (
-    base,
-    coco_bahdanau_gru,
-    coco_show_attend_tell,
-    coco_transformer,
-    flickr8k_bahdanau_gru,
-    flickr8k_show_attend_tell,
-    flickr8k_transformer,
-    folder_transformer,
-    shapes_transformer,
-)
+from configs import base, coco_transformer, flickr8k_transformer
+from tests.helpers.shipped import CONFIGS, WITH_ARGUMENTS
 
 CAPJAX = Path(__file__).parents[2] / "capjax"
-CONFIGS = (
-    base,
-    flickr8k_show_attend_tell,
-    coco_bahdanau_gru,
-    coco_show_attend_tell,
-    coco_transformer,
-    flickr8k_bahdanau_gru,
-    flickr8k_transformer,
-    folder_transformer,
-    shapes_transformer,
-)
 TOKENIZER = train_word_tokenizer(["a cat", "a dog"])
 
 
@@ -54,13 +34,12 @@ def save(folder, config):
     Workdir(folder).save(config, TOKENIZER, {"train": "1", "tokenizer": "2"})
 
 
-@pytest.mark.parametrize("module", CONFIGS)
-def test_configs_come_back_as_they_were(module, tmp_path):
-    config = module.get_config()
-    save(tmp_path, config)
+@pytest.mark.parametrize("make", CONFIGS.values(), ids=CONFIGS)
+def test_configs_come_back_as_they_were(make, tmp_path):
+    save(tmp_path, make())
     again = Workdir(tmp_path).load_config()
-    assert again.to_dict() == upgrade(config.to_dict())
-    Workdir(tmp_path).check_same_run(module.get_config())
+    assert again.to_dict() == upgrade(make().to_dict())
+    Workdir(tmp_path).check_same_run(make())
 
 
 def test_another_training_config_is_refused_by_field(tmp_path):
@@ -85,19 +64,19 @@ def another(value):
     return (*value, 1) if isinstance(value, tuple) else value + 1
 
 
-@pytest.mark.parametrize("module", CONFIGS)
-def test_fields_are_free_that_change_no_update(module, tmp_path):
+@pytest.mark.parametrize("make", CONFIGS.values(), ids=CONFIGS)
+def test_fields_are_free_that_change_no_update(make, tmp_path):
     """Decoding, evaluation, logging and where data lies: all others are refused, by name."""
-    save(tmp_path, module.get_config())
+    save(tmp_path, make())
     free = ("decoding.", "evaluation.", "log_every", "eval_every", "checkpoint_every")
     # As long as no update was left out, any number would have done the same.
     free += ("optimizer.skip_nonfinite",)
     places = ("data_dir", "root", "file", "cache_dir", "num_threads", "bad_images")
     places += ("allow_outside",)
-    for name, value in flat(module.get_config()).items():
-        if name == "dataset.name" and "data_dir" in module.get_config().dataset:
+    for name, value in flat(make()).items():
+        if name == "dataset.name" and "data_dir" in make().dataset:
             continue  # Of a dataset of TFDS, see `test_another_dataset_of_tfds_is_refused`.
-        config = module.get_config()
+        config = make()
         config.update_from_flattened_dict({name: another(value)})
         data = name.startswith("dataset.") and name.endswith(places)
         if name.startswith(free) or data:
@@ -173,15 +152,6 @@ def test_another_encoder_is_refused(tmp_path):
         Workdir(tmp_path).check_same_run(config)
 
 
-def test_a_file_in_the_place_of_a_workdir_is_named(tmp_path):
-    file = tmp_path / "file"
-    file.touch()
-    Workdir(tmp_path / "new" / "run").check_place()
-    for place in (file, file / "run"):
-        with pytest.raises(WorkdirError, match="file is a file"):
-            Workdir(place).check_place()
-
-
 def test_a_folder_that_is_no_run_says_so(tmp_path):
     with pytest.raises(WorkdirError, match=r"no config\.json"):
         Workdir(tmp_path).load_config()
@@ -196,8 +166,8 @@ def test_every_config_field_is_read():
     # These name fields, and read none.
     naming = ("fields.py", "identity.py", "upgrade.py")
     text = "".join(file.read_text() for file in files if file.name not in naming)
-    others = [coco_transformer.get_config(name) for name in ("karpathy", "coco_json")]
-    for config in [*(module.get_config() for module in CONFIGS), *others]:
+    for make in (CONFIGS | WITH_ARGUMENTS).values():
+        config = make()
         own = fields_of(part_of(config, "dataset"))
         for section, value in config.items():
             if section not in spread:

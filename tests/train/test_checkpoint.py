@@ -81,16 +81,12 @@ def flip(path):
     path.write_bytes(content)
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-def remove(path):
-    path.unlink()
+DAMAGE = {
+    "flip": flip,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "remove": Path.unlink,
+}
 
 
 @pytest.fixture(scope="module", name="two")
@@ -100,7 +96,7 @@ def make_two(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("damage", [flip, cut, empty, remove])
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_file_is_found_or_harmless(two, tmp_path, damage):
     """Whichever file of a checkpoint it is: what comes back is what was saved, or an error."""
     names = [path.relative_to(two / "2") for path in (two / "2").rglob("*") if path.is_file()]

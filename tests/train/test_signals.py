@@ -1,13 +1,12 @@
 """Signals end a run in good order, and only while it asks for them."""
 
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
 
 from capjax.train.signals import Interrupted, Interruption
+from tests.helpers.command_line import python
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -41,8 +40,7 @@ def test_a_second_signal_ends_the_process(second):
         f"    signal.raise_signal(signal.{second.name})\n"
         "    time.sleep(60)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
-    assert done.returncode == -second
+    assert python("-c", code).returncode == -second
 
 
 def test_one_around_another_learns_of_a_signal_too(capfd):

@@ -1,0 +1,25 @@
+"""The functions that make shipped configs, by what --config takes."""
+
+import functools
+import importlib
+
+from capjax.config.shipped import summaries
+
+# Their get_config() reads checkpoints of huggingface.co.
+READ_CHECKPOINTS = ("coco_vit_gpt2", "folder_vit_gpt2")
+_ARGUMENTS = {
+    "coco_show_attend_tell": ("fine_tune",),
+    "coco_transformer": ("karpathy", "coco_json"),
+    "flickr8k_transformer": ("mobilenet_v3_small", "efficientnet_b0", "fine_tune"),
+}
+
+CONFIGS = {
+    name: importlib.import_module(f"configs.{name}").get_config
+    for name in summaries()
+    if name not in READ_CHECKPOINTS
+}
+WITH_ARGUMENTS = {
+    f"{name}:{argument}": functools.partial(CONFIGS[name], argument)
+    for name, arguments in _ARGUMENTS.items()
+    for argument in arguments
+}
