@@ -13,6 +13,7 @@ starts with the large thing or else with the left or upper one, and only clear r
 Only the wording and the pair vary freely.
 """
 
+import functools
 import itertools
 from collections import Counter
 
@@ -74,6 +75,7 @@ def captions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(_dress(caption, rng) for caption in found)
 
 
+@functools.lru_cache(maxsize=4096)  # Metrics and foils ask for them several times.
 def captions_of(image_id: str) -> tuple[str, ...]:
     """The references of an image, generated from its id; ValueError for an id not of `shapes`."""
     split, index, seed = parse_image_id(image_id)

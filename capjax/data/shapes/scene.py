@@ -5,6 +5,7 @@ use `Generator.random()` of a PCG64 seeded by (seed, split, index, stream), and 
 multiples of 1/64, so that a scene is the same on every machine and NumPy version.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -123,6 +124,7 @@ def scene_of(image_id: str) -> Scene:
     return sample_scene(*parse_image_id(image_id))
 
 
+@functools.lru_cache(maxsize=4096)  # Drawing, captions and metrics each ask for it.
 def sample_scene(split: str, index: int, seed: int = 0) -> Scene:
     """The scene at `index` of a split: a pure function of its arguments.
 
