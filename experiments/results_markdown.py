@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from experiments.comparison import LESS_IS_BETTER, PERCENT, Row, Score
+from capjax.metrics.direction import direction
+from experiments.comparison import PERCENT, Row, Score
 from experiments.resampling import CONFIDENCE
 from experiments.sweep_files import Sweep
 
@@ -56,7 +57,7 @@ def _rank(row: Row, metric: str) -> float:
 def _good(row: Row, metric: str) -> float:
     """A metric's value, negated if less is better."""
     value = row.scores[metric].value
-    return -value if metric in LESS_IS_BETTER else value
+    return -value if direction(metric) == "min" else value
 
 
 def _title(evaluation: str, decoding: dict[str, Any], rows: Sequence[Row]) -> str:

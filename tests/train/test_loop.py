@@ -246,6 +246,23 @@ def test_early_stopping_survives_a_restart(tmp_path, step_fn):
     assert int(again.step) == 6
 
 
+def test_a_tie_is_neither_a_new_best_nor_waited_for():
+    stopping = EarlyStopping("score", "max", 2)
+    for value, waited in ((1.0, 0), (1.0, 0), (0.0, 1), (1.0, 1), (2.0, 0), (1.0, 1)):
+        assert not stopping.update({"score": value})
+        assert stopping.waited == waited
+    assert stopping.update({"score": 1.5})
+
+
+@pytest.mark.parametrize(("metric", "best"), [("loss", 1.0), ("CIDEr-D", 3.0), ("words", 3.0)])
+@pytest.mark.parametrize("mode", ["auto", "max"])
+def test_the_best_is_by_the_metrics_own_direction(metric, mode, best):
+    stopping = EarlyStopping(metric, mode, 0)
+    for value in (2.0, 1.0, 3.0):
+        stopping.update({metric: value})
+    assert stopping.best == best
+
+
 def test_an_unknown_metric_is_named():
     with pytest.raises(KeyError, match=r"early_stopping.metric='CIDEr' is not among \['loss'\]"):
         EarlyStopping("CIDEr", "max", 1).update({"loss": 1.0})
