@@ -8,7 +8,7 @@ from typing import Any
 from capjax.metrics.direction import direction
 from experiments.comparison import PERCENT, Row, Score
 from experiments.resampling import CONFIDENCE
-from experiments.sweep_files import Sweep
+from experiments.sweep_files import Run, Sweep
 
 _MOST_FIELDS = 6  # More fields become a list below the tables.
 
@@ -31,6 +31,11 @@ def markdown(sweep: Sweep, rows: Sequence[Row], metric: str, resamples: int) -> 
         " paired approximate randomisation over images, not corrected for the number of rows."
         " Brackets and p describe other images for these trained models; ± describes other seeds.",
     ]
+    if any(map(_caches_crops, sweep.runs)):
+        parts.append(
+            "± leaves out the randomness of crops: with encoder.cache_views above 1 all seeds train"
+            " on the same cached crops."
+        )
     shown = _shown(rows, metric)
     fields = list(rows[0].fields) if rows else []
     are_columns = len(fields) <= _MOST_FIELDS
@@ -47,6 +52,10 @@ def markdown(sweep: Sweep, rows: Sequence[Row], metric: str, resamples: int) -> 
     errors = {row.run: row.error for row in single if row.error}
     parts += [f"- {_escape(run)}: {_escape(error)}" for run, error in errors.items()]
     return "\n\n".join(parts) + "\n"
+
+
+def _caches_crops(run: Run) -> bool:
+    return bool(run.config.get("encoder.cache")) and run.config["encoder.cache_views"] > 1
 
 
 def _rank(row: Row, metric: str) -> float:
