@@ -259,8 +259,9 @@ def get_config() -> ConfigDict:
     config.early_stopping = ConfigDict()
     # Validation metric that ranks the checkpoints.
     config.early_stopping.metric = "CIDEr-D"
-    # "max" if a higher metric is better, "min" if a lower one is.
-    config.early_stopping.mode = "max"
+    # "auto": the least loss is the best, and the most of other metrics; of a metric of your own,
+    # "max" or "min" says which value is the best.
+    config.early_stopping.mode = "auto"
     # Evaluations without a new best before training stops; 0 never stops.
     config.early_stopping.patience = 0
 

@@ -119,7 +119,7 @@ def folder_dataset() -> ConfigDict:
     dataset.file = ""
     # Folder of relative image paths; "" is the file's folder.
     dataset.root = ""
-    # Share of the images that becomes validation if the file has no splits.
+    # Share of the images that becomes validation if the file has no splits; two images at least.
     dataset.validation_share = 0.1
     # Seed of that choice.
     dataset.split_seed = 0

@@ -28,9 +28,6 @@ SEED = 0
 PERCENT = (*coco.METRICS, "METEOR")
 """Metrics given in percent; others are fractions."""
 
-LESS_IS_BETTER = ("loss", "shuffled_truth_rate", "unscored_images")
-"""Metrics of which less is better."""
-
 _BLEU = tuple(f"BLEU-{n}" for n in range(1, 5))
 
 

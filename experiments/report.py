@@ -27,9 +27,10 @@ from capjax.data.captions import CaptionTable
 from capjax.data.source import Source
 from capjax.files.atomic import write_atomic
 from capjax.files.errors import ReportedError
+from capjax.metrics.direction import LESS_IS_BETTER
 from capjax.run.workdir import Workdir
 from experiments import report_attention, report_pictures
-from experiments.comparison import LESS_IS_BETTER, PERCENT, compare, differing_fields
+from experiments.comparison import PERCENT, compare, differing_fields
 from experiments.report_data import (
     ReportError,
     collect,

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from experiments.comparison import LESS_IS_BETTER, PERCENT, Row, Score
+from capjax.metrics.direction import direction
+from experiments.comparison import PERCENT, Row, Score
 from experiments.resampling import CONFIDENCE
-from experiments.sweep_files import Sweep
+from experiments.sweep_files import Run, Sweep
 
 _MOST_FIELDS = 6  # More fields become a list below the tables.
 
@@ -30,6 +31,11 @@ def markdown(sweep: Sweep, rows: Sequence[Row], metric: str, resamples: int) -> 
         " paired approximate randomisation over images, not corrected for the number of rows."
         " Brackets and p describe other images for these trained models; ± describes other seeds.",
     ]
+    if any(map(_caches_crops, sweep.runs)):
+        parts.append(
+            "± leaves out the randomness of crops: with encoder.cache_views above 1 all seeds train"
+            " on the same cached crops."
+        )
     shown = _shown(rows, metric)
     fields = list(rows[0].fields) if rows else []
     are_columns = len(fields) <= _MOST_FIELDS
@@ -48,6 +54,10 @@ def markdown(sweep: Sweep, rows: Sequence[Row], metric: str, resamples: int) -> 
     return "\n\n".join(parts) + "\n"
 
 
+def _caches_crops(run: Run) -> bool:
+    return bool(run.config.get("encoder.cache")) and run.config["encoder.cache_views"] > 1
+
+
 def _rank(row: Row, metric: str) -> float:
     """A sort key: the best first, rows without a value last."""
     return -_good(row, metric) if metric in row.scores else math.inf
@@ -56,7 +66,7 @@ def _rank(row: Row, metric: str) -> float:
 def _good(row: Row, metric: str) -> float:
     """A metric's value, negated if less is better."""
     value = row.scores[metric].value
-    return -value if metric in LESS_IS_BETTER else value
+    return -value if direction(metric) == "min" else value
 
 
 def _title(evaluation: str, decoding: dict[str, Any], rows: Sequence[Row]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from capjax.config.identity import tuples
+from capjax.config.identity import canonical, tuples
 from capjax.config.upgrade import upgrade, upgrade_flat
 from capjax.files.errors import ReportedError
 from capjax.files.text import dotted, member, parse_json
@@ -198,8 +198,8 @@ def _run(directory: str, row: Any, file: str) -> Run:
     config = _read_if_there(os.path.join(workdir, "config.json"), read_config, again) or {}
     # A field that only one side has comes from another version, or from another part of a section,
     # whose name differs then.
-    wanted = tuples(upgrade_flat(row["config"])) if row.get("config") else {}
-    saved = tuples(config)
+    wanted = canonical(tuples(upgrade_flat(row["config"]))) if row.get("config") else {}
+    saved = canonical(tuples(config))
     outdated = any(saved[field] != wanted[field] for field in saved.keys() & wanted.keys())
 
     def read(found: Any) -> dict[str, Any]:

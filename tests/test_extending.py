@@ -113,6 +113,14 @@ def test_fields_of_own_parts_are_checked_by_their_types(own):
         checks.check(config)
 
 
+@pytest.mark.parametrize("mode", ["auto", "max", "min"])
+def test_any_mode_fits_a_metric_of_ones_own(own, mode):
+    config = sys.modules["my_config"].get_config()
+    config.evaluation.metrics = ("words",)
+    config.early_stopping.update(metric="words", mode=mode)
+    checks.check(config)
+
+
 def test_a_name_of_capjax_can_not_be_taken():
     with pytest.raises(ValueError, match="capjax has a decoder 'gpt2' already"):
         DECODERS.register("gpt2", object)

@@ -16,6 +16,7 @@ from capjax.config.fields import check_fields, part_of
 from capjax.config.sections import DecodingFields
 from capjax.data.augment import Augmentation
 from capjax.metrics import coco
+from capjax.metrics.direction import TEACHER_FORCED, contradicts, direction
 from capjax.models.captioner import is_part
 from capjax.models.contract import Decoder
 from capjax.parts.check import fault, fields_of
@@ -38,15 +39,24 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_metric(config: ConfigDict) -> None:
-    """Raises ConfigError for an early-stopping metric that no evaluation computes."""
+    """Raises ConfigError for an early-stopping metric that training can't choose by."""
     for name in config.evaluation.metrics:
         build.metric(name)
     own = part_of(config, "dataset").metrics
-    known = ("loss", "accuracy", *coco.METRICS, *own, *config.evaluation.metrics)
-    if config.early_stopping.metric not in known:
+    # Not METEOR, which takes longer than all others.
+    computed = (*TEACHER_FORCED, *coco.METRICS, *own, *config.evaluation.metrics)
+    metric, mode = config.early_stopping.metric, config.early_stopping.mode
+    if metric not in computed:
         raise ConfigError(
-            f"config.early_stopping.metric={config.early_stopping.metric!r} must be one of "
-            f"{', '.join(map(repr, known))}"
+            f"config.early_stopping.metric={metric!r} must be one of "
+            f"{', '.join(map(repr, computed))}: evaluations in training compute these"
+        )
+    if contradicts(metric, mode):
+        better = "less" if direction(metric) == "min" else "more"
+        raise ConfigError(
+            f"config.early_stopping.mode={mode!r} would choose the worst checkpoint: of "
+            f"config.early_stopping.metric={metric!r} {better} is better; "
+            "--config.early_stopping.mode=auto knows it"
         )
 
 

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from capjax.config.upgrade import upgrade
 from capjax.data.dataset import CommonFields
 from capjax.files.text import dotted
+from capjax.metrics.direction import direction
 from capjax.parts import DATASETS
 from capjax.parts.registry import PartError
 
@@ -37,13 +38,23 @@ def differences(saved: ConfigDict, given: ConfigDict, free: Sequence[str] = FREE
       free: fields that may differ, besides those of the dataset.
     """
     before, now = (upgrade(config.to_dict()) for config in (saved, given))
-    old, new = dotted(tuples(before)), dotted(tuples(now))
+    old, new = (canonical(dotted(tuples(fields))) for fields in (before, now))
     free = (*free, *_free_of_dataset(now))
     return [
         f"  {name}: {old.get(name, '(absent)')!r} in the run, {new.get(name, '(absent)')!r} now"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name) and not _is_free(name, free)
     ]
+
+
+def canonical(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields by dotted name, with "auto" for a mode that `early_stopping.metric` implies.
+
+    Earlier configs had to name a mode, and could name the wrong one.
+    """
+    metric, mode = fields.get("early_stopping.metric", ""), fields.get("early_stopping.mode")
+    implied = mode in ("max", "min") and direction(metric, mode) == direction(metric)
+    return {**fields, "early_stopping.mode": "auto"} if implied else dict(fields)
 
 
 def shared_fields(config: ConfigDict) -> dict[str, Any]:

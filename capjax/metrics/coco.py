@@ -7,9 +7,10 @@ the difference of lengths (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726
 """
 
 import contextlib
+import itertools
 import subprocess
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.cider.cider_scorer import precook
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 
@@ -113,6 +115,22 @@ def bleu_of(statistics: np.ndarray) -> np.ndarray:
     ratio = (totals[..., :1] + tiny) / (reference + small)  # Unigram totals are lengths.
     penalty = np.exp(np.minimum(0.0, 1 - 1 / ratio))
     return 100.0 * (precisions ** (1 / np.arange(1, 5)) * penalty)
+
+
+def cider_can_vary(references: Iterable[Sequence[str]]) -> bool:
+    """False if CIDEr-D is 0 for any captions, since every idf is 0: with one image, for example.
+
+    An n-gram has an idf of 0 if it is in the references of every image.
+
+    Args:
+      references: raw captions of each image.
+    """
+    ngrams = (
+        {*itertools.chain.from_iterable(precook(" ".join(tokenize(text))) for text in captions)}
+        for captions in references
+    )
+    first = next(ngrams, set())
+    return any(own != first for own in ngrams)
 
 
 def _bleu_statistics(hypothesis: str, references: Sequence[str]) -> list[int]:

@@ -75,9 +75,8 @@ def evaluate(
         log = workdir.path(workdir.TENSORBOARD, f"{split}-{label}")
         write_scalars(log, run.step, {f"evaluation/{name}": metrics[name] for name in metrics})
         write_json(f"{stem}.captions.json", coco_results(captions))
-        _write_metrics(
-            stem, metrics, {"split": split, **_provenance(config, run, source, checkpoint)}
-        )
+        chosen = _chosen(config, workdir, run.step, checkpoint)
+        _write_metrics(stem, metrics, {"split": split, **_provenance(config, run, source, chosen)})
         return metrics
 
     return processes.broadcast_from_primary(report)
@@ -137,20 +136,21 @@ def _texts(captions: dict[str, Caption]) -> dict[str, str]:
     return {image_id: caption.text for image_id, caption in captions.items()}
 
 
-def _chosen(config: ConfigDict, checkpoint: str) -> str:
+def _chosen(config: ConfigDict, workdir: Workdir, step: int, checkpoint: str) -> str:
     """What chose the checkpoint: scores on that split flatter the run a little."""
     if checkpoint != "best":
         return f"by the command line: {checkpoint}"
-    return f"best {config.early_stopping.metric} on validation"
+    with workdir.checkpoints(config, read_only=True) as checkpoints:
+        return f"best {checkpoints.progress(step)['metric']} on validation"
 
 
-def _provenance(config: ConfigDict, run: Run, source: Source, checkpoint: str) -> dict[str, Any]:
+def _provenance(config: ConfigDict, run: Run, source: Source, chosen: str) -> dict[str, Any]:
     """The data, parameters, settings and code behind an evaluation's results."""
     return {
         "source": {"name": source.name, "fingerprint": source.fingerprint, **source.selection},
         "images": len(source),
         "step": run.step,
-        "chosen": _chosen(config, checkpoint),
+        "chosen": chosen,
         "tokenizer": run.tokenizer.fingerprint,
         "decoding": config.decoding.to_dict(),
         "seed": config.seed,

@@ -37,10 +37,11 @@ from capjax.run.features import feature_model, with_features
 from capjax.run.init import Pretrained, read_pretrained, start_variables
 from capjax.run.load import load_tokenizer
 from capjax.run.split import Split, log_notes, make_split
+from capjax.run.stopping import new_stopping, restored_stopping
 from capjax.run.workdir import Workdir
 from capjax.train.checkpoint import CheckpointError, Checkpoints
 from capjax.train.finite import Watch
-from capjax.train.loop import Cadence, EarlyStopping, is_finished
+from capjax.train.loop import Cadence, is_finished
 from capjax.train.loop import train as train_loop
 from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
 from capjax.train.state import TrainState, init_state
@@ -119,7 +120,7 @@ def _is_finished(config: ConfigDict, checkpoints: Checkpoints, step: int) -> boo
         progress = checkpoints.progress(step)
     except CheckpointError:
         return False
-    return is_finished(step, _cadence(config), _stopping(config, progress, step))
+    return is_finished(step, _cadence(config), restored_stopping(config, progress, step))
 
 
 def _train(
@@ -135,6 +136,7 @@ def _train(
     model, shapes = _make_model(config, data)
     if is_new:
         params, frozen = _start(config, workdir, data, model, shapes)
+        stopping = new_stopping(config, data.splits["validation"].table.captions)
     else:
         params, frozen = _load_frozen(config, workdir, shapes)
     splits = data.splits
@@ -153,6 +155,7 @@ def _train(
     else:
         like = jax.eval_shape(begin, params).replace(frozen=frozen)
         state, progress = _restore(workdir, checkpoints, like)
+        stopping = restored_stopping(config, progress, int(state.step))
     first = int(state.step)
     started = {"params": state.params, "frozen": state.frozen}
     processes.check_equal("parameters", lambda: fingerprint(started))
@@ -168,7 +171,7 @@ def _train(
             validation,
             cadence=_cadence(config),
             schedule=build.schedule(config),
-            stopping=_stopping(config, progress, first),
+            stopping=stopping,
             watch=_watch(config, progress),
             checkpoints=checkpoints,
             writer=writer,
@@ -317,16 +320,6 @@ def _restore(
 
 def _open_writer(workdir: Workdir, first: int) -> Writer | NoWriter:
     return Writer(workdir.directory, resume_step=first) if processes.is_primary() else NoWriter()
-
-
-def _stopping(config: ConfigDict, progress: dict[str, Any] | None, step: int) -> EarlyStopping:
-    """Early stopping as it was at a checkpoint's `step`, or of a new run without progress."""
-    stopping = EarlyStopping(**config.early_stopping)
-    if progress is not None:
-        stopping.best, stopping.waited = progress["best"], progress["waited"]
-        # An imported run was never evaluated and has no such entry.
-        stopping.evaluated = progress.get("evaluated", step)
-    return stopping
 
 
 def _watch(config: ConfigDict, progress: dict[str, Any] | None) -> Watch:

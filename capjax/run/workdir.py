@@ -12,6 +12,7 @@ from typing import Any
 from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
+from capjax.config import build
 from capjax.config.identity import FREE, differences, tuples
 from capjax.config.upgrade import upgrade
 from capjax.data.source import Source
@@ -253,11 +254,24 @@ class Workdir:
             raise _damaged(file, str(error)) from error
 
     def checkpoints(self, config: ConfigDict, *, read_only: bool = False) -> Checkpoints:
-        """Opens the run's checkpoints, ranked by the metric of `early_stopping`."""
+        """Opens the run's checkpoints, ranked by the metric that each names.
+
+        Those of earlier versions may name none: they have `config`'s, and the run's first decoding.
+        """
         section = config.early_stopping
         return Checkpoints(
-            self.path(self.CHECKPOINTS), section.metric, section.mode, read_only=read_only
+            self.path(self.CHECKPOINTS),
+            section.metric,
+            section.mode,
+            decoding=self._first_decoding,
+            read_only=read_only,
         )
+
+    def _first_decoding(self) -> str:
+        """The label of the decoding with which the run began."""
+        config = self.load_config()
+        with self.blamed():
+            return build.decoding_method(config.decoding).label
 
     def check_same_run(self, config: ConfigDict, free: Sequence[str] = FREE) -> None:
         """Raises WorkdirError, listing the fields, if `config` differs from the run's.

@@ -4,9 +4,9 @@ In a run of several processes only the first writes. Each process reads independ
 configured without barriers between processes.
 
 The folder of a step holds the items `params`, `ema` (optional), `optimizer` and `progress` (JSON:
-the early-stopping state, the metrics, and the checksums of all items). The items are separate so
-that a captioner loads only the one it needs. A folder named by a plain number is complete. Other
-folders:
+the early-stopping state with its metric and decoding, the metrics, and the checksums of all items).
+The items are separate so that a captioner loads only the one it needs. A folder named by a plain
+number is complete. Other folders:
 
 N.orbax-checkpoint-tmp*    being written, or incomplete after the process was killed
 N.replaced                 replaced by a newer checkpoint of the same step that is being written
@@ -21,7 +21,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -29,6 +29,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from capjax.files.errors import ReportedError
+from capjax.metrics.direction import TEACHER_FORCED, direction
 from capjax.parallel import processes
 from capjax.train.state import TrainState
 
@@ -55,22 +56,32 @@ class Checkpoints:
       directory: absolute path of the folder with one folder for each step.
     """
 
-    def __init__(self, directory: str, metric: str, mode: str, *, read_only: bool = False):
+    def __init__(
+        self,
+        directory: str,
+        metric: str,
+        mode: str,
+        *,
+        decoding: Callable[[], str] = str,
+        read_only: bool = False,
+    ):
         """Opens `directory`.
 
         Args:
           directory: created if missing, and cleaned of what a killed process left incomplete.
-          metric: name of the metric that ranks the checkpoints.
-          mode: "max" if higher values are better, "min" if lower values are.
+          metric: the metric that ranks checkpoints whose progress names none.
+          mode: "auto", "max" or "min", of these; see `direction`.
+          decoding: gives the label of the decoding of checkpoints whose progress has none.
           read_only: leaves the folder unchanged.
 
         Raises:
           OSError: the folder can't be created or written.
         """
-        if mode not in ("max", "min"):
-            raise ValueError(f"early_stopping.mode is {mode!r}; it must be 'max' or 'min'")
+        if mode not in ("auto", "max", "min"):
+            raise ValueError(f"early_stopping.mode is {mode!r}; it must be 'auto', 'max' or 'min'")
         self.directory = os.path.abspath(directory)
-        self._metric, self._sign = metric, 1 if mode == "max" else -1
+        self._defaults = {"metric": metric, "mode": mode}
+        self._decoding = decoding
         # No barriers: each process uses its checkpointer independently.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=processes.index(),
@@ -133,18 +144,26 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def ranking(self) -> list[int]:
-        """All steps, best metric first; then those without a metric, newest first."""
+        """All steps, best metric first; then those without a metric, newest first.
+
+        Values that can be compared with the newest one, see `ranked_by`, come before others.
+        """
         values = {}
-        for step in self.steps():
+        for step in (steps := self.steps()):
             try:
                 values[step] = self._value(step)
             except CheckpointError as error:
                 _logger.warning("%s: it is not ranked", error)
-                values[step] = None
-        ranked = [step for step in values if values[step] is not None]
-        # The newest of equals is the best, as in orbax.
-        ranked.sort(key=lambda step: (self._sign * values[step], step), reverse=True)
-        return ranked + sorted(values.keys() - set(ranked), reverse=True)
+        evaluated = [step for step in values if values[step] is not None]
+        newest, _ = values[evaluated[-1]] if evaluated else (None, None)
+
+        def rank(step: int) -> tuple[bool, float, int]:
+            by, goodness = values[step]
+            # The newest of equals is the best, as in orbax.
+            return by == newest, goodness, step
+
+        evaluated.sort(key=rank, reverse=True)
+        return evaluated + sorted({*steps} - {*evaluated}, reverse=True)
 
     def first_whole(self, steps: Iterable[int], read: Callable[[int], T]) -> tuple[int, T]:
         """Reads the first undamaged step of `steps`; warns of damaged ones.
@@ -222,6 +241,8 @@ class Checkpoints:
     def progress(self, step: int) -> dict[str, Any]:
         """The progress saved at `step`, with its metrics and checksums.
 
+        Checkpoints of earlier versions lack metric, mode or decoding; they get those of the run.
+
         Raises:
           CheckpointError: the checkpoint is damaged.
         """
@@ -233,7 +254,9 @@ class Checkpoints:
                 raise ValueError("progress: the checksum does not match")
         except _DAMAGE as error:
             raise self._damaged(step, error) from error
-        return progress
+        if "decoding" not in progress:
+            progress["decoding"] = self._decoding()
+        return self._defaults | progress
 
     def close(self) -> None:
         """Waits for the checkpoint being written. Raises CheckpointError if that fails."""
@@ -260,8 +283,8 @@ class Checkpoints:
             raise self._damaged(step, error) from error
         return {name: saved[name] for name in trees}
 
-    def _value(self, step: int) -> float | None:
-        """The ranking metric at a step, or None if there was no evaluation."""
+    def _value(self, step: int) -> tuple[tuple[str, str], float] | None:
+        """What ranks a step, see `ranked_by`, and how good its value is; None without one."""
         progress = self.progress(step)
         if "metrics" not in progress:  # Earlier versions wrote them to a separate item.
             try:
@@ -271,7 +294,11 @@ class Checkpoints:
                 return None
             except _DAMAGE as error:
                 raise self._damaged(step, error) from error
-        return None if progress["metrics"] is None else progress["metrics"][self._metric]
+        if progress["metrics"] is None:
+            return None
+        metric = progress["metric"]
+        sign = 1 if direction(metric, progress["mode"]) == "max" else -1
+        return ranked_by(progress), sign * progress["metrics"][metric]
 
     def _folder(self, step: int) -> str:
         return os.path.join(self.directory, str(step))
@@ -310,6 +337,12 @@ class Checkpoints:
 
     def _damaged(self, step: int, error: Exception) -> CheckpointError:
         return CheckpointError(f"checkpoint {self._folder(step)} can't be used: {_reason(error)}")
+
+
+def ranked_by(progress: Mapping[str, Any]) -> tuple[str, str]:
+    """Metric and decoding whose values can be compared; "" for a metric that needs no decoding."""
+    metric = progress["metric"]
+    return metric, "" if metric in TEACHER_FORCED else progress["decoding"]
 
 
 def _remove(folder: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 from tqdm import tqdm
 
+from capjax.metrics.direction import direction
 from capjax.parallel import devices, processes
 from capjax.parts.types import CountOrZero, Given, Name
 from capjax.train.checkpoint import Checkpoints
@@ -27,29 +28,31 @@ class EarlyStopping:
 
     Attributes:
       metric: name of the metric.
-      mode: "max" if higher values are better, "min" if lower values are.
+      mode: "auto", "max" or "min"; see `direction`.
       patience: evaluations without a new best after which training stops; 0 never stops.
       best: the best value so far.
       waited: evaluations since the best.
       evaluated: step of the last evaluation.
+      decoding: label of the decoding that the evaluations use.
     """
 
     metric: Name
-    mode: Literal["max", "min"]
+    mode: Literal["auto", "max", "min"]
     patience: CountOrZero
     best: Given[float | None] = None
     waited: Given[int] = 0
     evaluated: Given[int] = 0
+    decoding: Given[str] = ""
 
     def update(self, metrics: dict[str, float]) -> bool:
         """Adds an evaluation; returns `exhausted`. Raises KeyError for an unknown metric."""
         if self.metric not in metrics:
             raise KeyError(f"early_stopping.metric={self.metric!r} is not among {sorted(metrics)}")
         value = metrics[self.metric]
-        sign = 1 if self.mode == "max" else -1
+        sign = 1 if direction(self.metric, self.mode) == "max" else -1
         if self.best is None or sign * value > sign * self.best:
             self.best, self.waited = value, 0
-        else:
+        elif value != self.best:  # A tie is neither a new best nor a step back.
             self.waited += 1
         return self.exhausted
 

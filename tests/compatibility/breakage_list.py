@@ -174,8 +174,8 @@ BREAKAGES = (
     ),
     _breakage(
         "the worst checkpoint is the best",
-        "key=lambda step: (self._sign * values[step], step), reverse=True",
-        "key=lambda step: (self._sign * values[step], step)",
+        "evaluated.sort(key=rank, reverse=True)",
+        "evaluated.sort(key=rank)",
         "tests/train/test_checkpoint.py",
     ),
     _breakage(

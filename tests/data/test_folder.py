@@ -1,7 +1,9 @@
 import csv
 import io
+import itertools
 import json
 import os
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -142,6 +144,40 @@ def test_adding_pictures_moves_no_other(tmp_path):
     added = [{"image": f"new/{i}.jpg", "caption": "new"} for i in range(50)]
     after = content(opened(write(tmp_path, added + rows[::-1]), "validation")).keys()
     assert {image for image in after if not image.startswith("new/")} == before
+
+
+def test_the_same_images_are_validation_however_few_there_are(tmp_path):
+    """With few images there is no exception that another image would end."""
+    counts = range(2, 40)
+    trains = [content(opened(write(tmp_path, pairs(n)), share=0.02)).keys() for n in counts]
+    for smaller, larger in itertools.pairwise(trains):
+        assert smaller <= larger
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("count", [6, 14, 40])
+def test_too_small_a_share_is_refused_with_one_that_works(tmp_path, count, seed):
+    file = write(tmp_path, pairs(count))
+    with pytest.raises(DataError) as raised:
+        opened(file, "validation", share=1e-9, seed=seed)
+    message = str(raised.value)
+    assert f"has {count} images, and config.dataset.validation_share=1e-09 takes 0 of" in message
+    assert message.endswith("name splits in a column 'split'")
+    advice = re.search(r"--config\.dataset\.validation_share=(\S+) takes (\d+)", message)
+    assert advice or count == 6
+    if advice:
+        validation = opened(file, "validation", share=float(advice[1]), seed=seed)
+        assert len(validation) == int(advice[2]) >= 2
+        train = opened(file, share=float(advice[1]), seed=seed)
+        assert len(train) == count - len(validation) >= len(validation)
+    # Other splits can be looked at.
+    assert len(opened(file, share=1e-9, seed=seed)) == count
+
+
+def test_a_few_images_need_named_splits(tmp_path):
+    file = write(tmp_path, pairs(5))
+    with pytest.raises(DataError, match=r"has 5 images.* needs 2: name splits in a column 'split'"):
+        opened(file, "validation", share=0.1)
 
 
 def test_one_spelling_of_a_path_is_one_image(tmp_path):

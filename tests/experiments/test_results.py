@@ -254,6 +254,16 @@ def test_markdown_has_the_best_first_and_bold(sweep):
     assert "| Δ BLEU-4 | p |" in other
 
 
+def test_crops_that_all_seeds_share_are_told(sweep):
+    said = "± leaves out the randomness of crops"
+    assert said not in write_results(str(sweep), resamples=RESAMPLES)
+    file = sweep / "runs" / "wide-seed0" / "config.json"
+    for cache, views in (("float16", 1), ("", 6), ("float16", 6)):
+        edit(file, encoder={"cache": cache, "cache_views": views})
+        text = write_results(str(sweep), resamples=RESAMPLES)
+        assert (said in text) == (cache == "float16" and views == 6)
+
+
 def test_the_least_loss_is_the_best(sweep):
     for run, loss in (("wide-seed0", 1.0), ("wide-seed1", 1.0), ("gru-seed0", 4.0)):
         file = evaluation_of(sweep, run, "greedy", "metrics")

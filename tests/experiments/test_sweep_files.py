@@ -62,6 +62,18 @@ def test_an_evaluation_that_the_sweep_no_longer_has_is_not_looked_at(sweep):
     assert {*read_sweep(str(sweep)).runs[0].evaluations} == {"greedy"}
 
 
+@pytest.mark.parametrize(
+    ("mode", "status"), [("min", "done"), ("max", "done"), ("mean", "outdated")]
+)
+def test_a_mode_that_the_metric_implies_is_no_other_config(sweep, mode, status):
+    found = json.loads((sweep / "sweep.json").read_text())
+    found["runs"][0]["config"] = {"early_stopping.metric": "loss", "early_stopping.mode": "auto"}
+    edit(sweep / "sweep.json", runs=found["runs"])
+    file = sweep / "runs" / "base-seed0" / "config.json"
+    edit(file, early_stopping={"metric": "loss", "mode": mode})
+    assert read_sweep(str(sweep)).runs[0].status == status
+
+
 @pytest.mark.parametrize("status", ["done", "failed"])
 def test_results_of_another_config_are_in_no_table(sweep, status):
     found = json.loads((sweep / "sweep.json").read_text())

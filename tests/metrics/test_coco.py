@@ -88,6 +88,23 @@ def test_cider_of_one_image_is_zero() -> None:
     assert coco.score(references, hypotheses, meteor=False)["CIDEr-D"] == 0.0
 
 
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "a b"]), min_size=1, max_size=3), min_size=1))
+def test_cider_varies_where_some_reference_has_more_than_0(references) -> None:
+    images = dict(enumerate(references))
+    said = max(map(len, references))
+    scores = [
+        max(cider(images, {i: own[k % len(own)] for i, own in images.items()}).values())
+        for k in range(said)
+    ]
+    assert coco.cider_can_vary(references) == (max(scores) > 0)
+
+
+def test_cider_of_one_image_or_of_the_same_references_can_not_vary() -> None:
+    assert not coco.cider_can_vary([["a dog runs", "the dog"]])
+    assert not coco.cider_can_vary([["a dog", "A cat!"], ["a cat", "a dog."]])
+    assert coco.cider_can_vary([["a dog"], ["a dog", "a cat"]])
+
+
 def test_keys_and_clean_output(capfd) -> None:
     values = coco.score(REFERENCES, HYPOTHESES, meteor=False)
     assert list(values) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D"]

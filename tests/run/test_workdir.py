@@ -115,6 +115,29 @@ def test_runs_of_an_earlier_version_are_todays_defaults(module, tmp_path):
         Workdir(tmp_path).check_same_run(config)
 
 
+def choosing(metric, mode):
+    config = base.get_config()
+    config.early_stopping.update(metric=metric, mode=mode)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode"), [("CIDEr-D", "max"), ("loss", "min"), ("loss", "max"), ("words", "max")]
+)
+def test_a_mode_that_the_metric_implies_is_no_other_config(metric, mode, tmp_path):
+    """Runs had to name one, and could name the wrong one, which is none to continue with."""
+    save(tmp_path, choosing(metric, mode))
+    Workdir(tmp_path).check_same_run(choosing(metric, "auto"))
+    with pytest.raises(WorkdirError, match=r"early_stopping\.metric: "):
+        Workdir(tmp_path).check_same_run(choosing("BLEU-4", "auto"))
+
+
+def test_the_mode_of_a_metric_of_ones_own_is_the_runs(tmp_path):
+    save(tmp_path, choosing("words", "min"))
+    with pytest.raises(WorkdirError, match=r"early_stopping\.mode: 'min' in the run, 'auto' now"):
+        Workdir(tmp_path).check_same_run(choosing("words", "auto"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Drawings(Dataset):
     root: str = ""
@@ -233,6 +256,13 @@ def test_fields_of_another_encoder_are_named():
     ("field", "value", "message"),
     [
         ("early_stopping.metric", "CIDEr", "early_stopping.metric='CIDEr' must be one of 'loss'"),
+        ("early_stopping.metric", "METEOR", "metric='METEOR' must be one of 'loss', .*in training"),
+        (
+            "early_stopping.mode",
+            "min",
+            "mode='min' would choose the worst checkpoint: of config.early_stopping.metric="
+            "'CIDEr-D' more is better; --config.early_stopping.mode=auto",
+        ),
         ("decoding.max_length", 40, "max_length=40 must lie in 2 to 25"),
         ("decoding.num_beams", 0, "num_beams=0 must be 1 or more"),
         ("optimizer.warmup_steps", 1000, "warmup_steps=1000 must be below config.num_steps=1000"),

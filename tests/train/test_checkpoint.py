@@ -231,6 +231,57 @@ def test_a_run_of_an_earlier_version_is_read(tmp_path):
         assert checkpoints.ranking() == [3, 2]
 
 
+def fill_with(folder, rows):
+    """A checkpoint of steps 1, 2, ... with each progress and its metrics."""
+    with open_in(folder) as checkpoints:
+        for step, (progress, metrics) in enumerate(rows, 1):
+            checkpoints.save(state_of(step), progress, metrics)
+
+
+def ranking_of(folder, **options):
+    with open_in(folder, read_only=True, **options) as checkpoints:
+        return checkpoints.ranking()
+
+
+@pytest.mark.parametrize("mode", ["auto", "max"])
+def test_the_least_loss_is_the_best_whatever_config_and_mode_say(tmp_path, mode):
+    """The metric is that of the checkpoint; earlier versions took any mode."""
+    by = {"metric": "loss", "mode": mode, "decoding": "beam1"}
+    fill_with(tmp_path, [(by, {"loss": value}) for value in (1.0, 2.0, 3.0)])
+    assert ranking_of(tmp_path) == [1, 2, 3]
+
+
+def by(label, metric="score"):
+    return {"metric": metric, "mode": "auto", "decoding": label}
+
+
+def test_scores_of_another_decoding_rank_after_the_current_ones(tmp_path):
+    fill_with(tmp_path, [(by("beam5"), {"score": 9.0}), (by("beam1"), None)])
+    # The current one is of the newest evaluation.
+    assert ranking_of(tmp_path) == [1, 2]
+    with open_in(tmp_path) as checkpoints:
+        checkpoints.save(state_of(2), by("beam1"), {"score": 1.0})
+    assert ranking_of(tmp_path) == [2, 1]
+    with open_in(tmp_path) as checkpoints:
+        checkpoints.save(state_of(3), by("beam1"), {"score": 2.0})
+        checkpoints.save(state_of(4), by("beam1"), {"score": 1.5})
+    assert ranking_of(tmp_path) == [3, 4]
+
+
+def test_a_loss_needs_no_decoding(tmp_path):
+    fill_with(tmp_path, [(by(f"beam{i}", "loss"), {"loss": float(i)}) for i in (1, 2, 3)])
+    assert ranking_of(tmp_path) == [1, 2, 3]
+
+
+def test_a_checkpoint_without_a_record_is_of_the_runs_first_decoding(tmp_path):
+    fill_with(tmp_path, [({"metric": "score", "mode": "max"}, {"score": 9.0})])
+    with open_in(tmp_path, decoding=lambda: "beam5") as checkpoints:
+        checkpoints.save(state_of(2), by("beam1"), {"score": 1.0})
+        assert checkpoints.progress(1)["decoding"] == "beam5"
+    assert ranking_of(tmp_path, decoding=lambda: "beam5") == [2, 1]
+    assert ranking_of(tmp_path, decoding=lambda: "beam1") == [1, 2]
+
+
 @contextmanager
 def files_at_most(size):
     """A disk that takes no more, as far as a process can have one of its own."""

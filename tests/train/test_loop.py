@@ -15,7 +15,7 @@ from capjax.train.events import read_events
 from capjax.train.finite import NonFiniteError, Watch, bad_parts, part_names, part_squares
 from capjax.train.loop import Cadence, EarlyStopping, train
 from capjax.train.objectives.cross_entropy import CrossEntropy
-from capjax.train.optimizer import adamw, learning_rate_schedule
+from capjax.train.optimizer import adamw, clipped, learning_rate_schedule
 from capjax.train.signals import Interrupted, Interruption
 from capjax.train.state import init_state
 from capjax.train.step import make_train_step
@@ -24,7 +24,7 @@ from tests.helpers.effort import sweep
 
 MODEL = Captioner(FeatureEncoder((2, 2)), TransformerDecoder(9, 5, 8, 1, 2, dropout=0.1))
 SCHEDULE = learning_rate_schedule(1e-2, 2, 100)
-OPTIMIZER = adamw(SCHEDULE, b1=0.9, b2=0.98, weight_decay=0.01, clip_norm=1.0)
+OPTIMIZER = clipped(adamw(SCHEDULE, b1=0.9, b2=0.98, weight_decay=0.01), clip_norm=1.0)
 
 
 TIMED = ("captions_per_second", "step_seconds", "wall_seconds")
@@ -246,6 +246,23 @@ def test_early_stopping_survives_a_restart(tmp_path, step_fn):
     assert int(again.step) == 6
 
 
+def test_a_tie_is_neither_a_new_best_nor_waited_for():
+    stopping = EarlyStopping("score", "max", 2)
+    for value, waited in ((1.0, 0), (1.0, 0), (0.0, 1), (1.0, 1), (2.0, 0), (1.0, 1)):
+        assert not stopping.update({"score": value})
+        assert stopping.waited == waited
+    assert stopping.update({"score": 1.5})
+
+
+@pytest.mark.parametrize(("metric", "best"), [("loss", 1.0), ("CIDEr-D", 3.0), ("words", 3.0)])
+@pytest.mark.parametrize("mode", ["auto", "max"])
+def test_the_best_is_by_the_metrics_own_direction(metric, mode, best):
+    stopping = EarlyStopping(metric, mode, 0)
+    for value in (2.0, 1.0, 3.0):
+        stopping.update({metric: value})
+    assert stopping.best == best
+
+
 def test_an_unknown_metric_is_named():
     with pytest.raises(KeyError, match=r"early_stopping.metric='CIDEr' is not among \['loss'\]"):
         EarlyStopping("CIDEr", "max", 1).update({"loss": 1.0})
@@ -313,7 +330,7 @@ def test_a_validation_loss_that_is_no_number_stops_training(tmp_path, step_fn):
 
 
 def test_an_exploding_learning_rate_is_found_before_the_evaluation(tmp_path):
-    rate = adamw(lambda _: 1e30, b1=0.9, b2=0.98, weight_decay=0.0, clip_norm=1.0)
+    rate = clipped(adamw(lambda _: 1e30, b1=0.9, b2=0.98, weight_decay=0.0), clip_norm=1.0)
     step = make_train_step(MODEL, rate, seed=0, objective=CrossEntropy(), ema_decay=0.9)
     # No score is right: the first evaluation, after an update, must not come about.
     with pytest.raises(NonFiniteError, match=r"after step 1 the parameters of decoder are .* 1e19"):

@@ -11,11 +11,13 @@ The table is a JSONL or CSV file with a caption a row:
 names of Hugging Face's image folders are accepted: `file_name` for image, `text` for caption.
 """
 
+import bisect
 import csv
 import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import posixpath
 from collections import Counter
@@ -34,6 +36,9 @@ _IMAGE = ("image", "file_name")
 _CAPTION = ("caption", "text")
 _SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 _SPLITS |= {"val": "validation", "dev": "validation"}
+# Fewest images of a drawn validation split, since with one CIDEr-D is 0 for any caption; and of a
+# folder for which a share is worth advising.
+_LEAST, _WORTH_DRAWING = 2, 6
 
 
 class Row(NamedTuple):
@@ -71,14 +76,14 @@ class Folder(FilesDataset):
         """Opens one split; an image's id is its path.
 
         Where no row names a split, a share of the images is validation and the rest train. The
-        choice is by a hash of path and seed, so that adding images moves none of the others.
+        choice is by a hash of path and seed alone, so that adding images moves none of the others.
 
         Args:
           split: "train", "validation" (in the table also "val" or "dev") or "test".
 
         Raises:
-          DataError: a file is missing, rows cannot be used (the message has their lines), or there
-            is no such split.
+          DataError: a file is missing, rows cannot be used (the message has their lines), there is
+            no such split, or the share gives validation fewer than two images.
         """
         file = self.path("file")
         rows = read_rows(file)
@@ -87,9 +92,12 @@ class Folder(FilesDataset):
         captions: dict[str, list[str]] = {}
         for row in rows:
             captions.setdefault(row.image, []).extend(row.captions)
-        splits = _named_splits(file, rows) or _drawn_splits(
-            captions, self.validation_share, self.split_seed
-        )
+        splits = _named_splits(file, rows)
+        if not splits:
+            drawn = captions, self.validation_share, self.split_seed
+            splits = _drawn_splits(*drawn)
+            if split == "validation":
+                _check_drawn(file, *drawn)
         counts = Counter(splits.values())
         if split not in counts:
             there = ", ".join(f"{name} ({count} images)" for name, count in sorted(counts.items()))
@@ -135,10 +143,26 @@ def _named_splits(file: str, rows: Sequence[Row]) -> dict[str, str]:
 def _drawn_splits(images: Collection[str], share: float, seed: int) -> dict[str, str]:
     if not 0 < share < 1:
         raise DataError(f"config.dataset.validation_share must be between 0 and 1, not {share}")
-    fractions = {image: _fraction(image, seed) for image in images}
-    # At least one image, even where a small folder has none below the share.
-    limit = max(share, min(fractions.values()) + 1e-12)
-    return {image: "validation" if f < limit else "train" for image, f in fractions.items()}
+    return {image: "validation" if _fraction(image, seed) < share else "train" for image in images}
+
+
+def _check_drawn(file: str, images: Collection[str], share: float, seed: int) -> None:
+    """Raises DataError if a share takes too few images for validation; says which is enough."""
+    fractions = sorted(_fraction(image, seed) for image in images)
+    count = bisect.bisect_left(fractions, share)
+    if count >= _LEAST:
+        return
+    named = "name splits in a column 'split'"
+    if len(fractions) >= _WORTH_DRAWING:
+        # The next hundredth.
+        enough = math.floor(100 * fractions[_LEAST - 1] + 1) / 100
+        taken = bisect.bisect_left(fractions, enough)
+        if 2 * taken <= len(fractions):
+            named = f"--config.dataset.validation_share={enough} takes {taken}, or {named}"
+    raise DataError(
+        f"{file} has {len(fractions)} images, and config.dataset.validation_share={share} takes "
+        f"{count} of them for validation, which needs {_LEAST}: {named}"
+    )
 
 
 def _fraction(image: str, seed: int) -> float:
