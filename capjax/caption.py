@@ -142,7 +142,7 @@ def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
     }
     given = {field: value for field, value in (given | sampling).items() if value is not None}
     if given.keys() & {"temperature", "top_k", "top_p", "min_p"}:
-        given["method"] = "sample"
+        given = {"method": "sample", "num_beams": 1, **given}
     elif given.keys() & {"num_beams", "length_penalty"}:
         given["method"] = "beam"
     section.update(given)

@@ -226,7 +226,7 @@ def get_config() -> ConfigDict:
     config.optimizer = ConfigDict()
     # "adamw"; or "muon" (Jordan et al. 2024), which orthogonalises the updates of matrices and
     # convolutions and trains the rest by Adam.
-    config.optimizer.name = "adamw"
+    config.optimizer.kind = "adamw"
     # Peak learning rate, after a linear warm-up.
     config.optimizer.learning_rate = 1e-3
     # Peak learning rate of the parameters that Muon orthogonalises.
@@ -285,7 +285,7 @@ def get_config() -> ConfigDict:
     # "beam": the likeliest caption that beam search finds, by the next three fields.
     # "sample": a random caption, by the five after them.
     config.decoding.method = "beam"
-    # Beams per image; 1 is greedy.
+    # Beams per image; 1 is greedy, and what samples need.
     config.decoding.num_beams = 5
     # A hypothesis's log-probability is divided by its length to this power.
     config.decoding.length_penalty = 1.0

@@ -28,22 +28,35 @@ def hits(scene: Scene, shape: str, heat: np.ndarray) -> bool:
 
 
 def pointing(workdir: str, images: int) -> dict[str, float]:
-    """Computes the hit rates `pointing` and `chance` over the first validation images."""
+    """Computes the hit rates over the first validation images, in true captions only.
+
+    Returns:
+      pointing, chance: hit rates with the image and with another one.
+      words: number of shape words.
+      true_captions, captions: number of captions whose words count, and of all.
+    """
     run = capjax.load(workdir)
     source = open_source(run.config.dataset, "validation")
     examples = [source[index] for index in range(min(images, len(source)))]
     captions = run.caption([example.image for example in examples], attention=True)
     scenes = [scene_of(example.image_id) for example in examples]
-    found, chance = [], []
+    found, chance, true = [], [], 0
     for number, (scene, caption) in enumerate(zip(scenes, captions, strict=True)):
         if not is_true(caption.text, scene):
             continue
+        true += 1
         other = scenes[(number + 1) % len(scenes)]
         for word, heat in zip(caption.words, word_maps(caption, (SIZE, SIZE)), strict=True):
             if word in SHAPES:
                 found.append(hits(scene, word, heat))
                 chance.append(hits(other, word, heat))
-    return {"pointing": np.mean(found), "chance": np.mean(chance), "words": len(found)}
+    return {
+        "pointing": np.mean(found),
+        "chance": np.mean(chance),
+        "words": len(found),
+        "true_captions": true,
+        "captions": len(captions),
+    }
 
 
 def main() -> None:
@@ -55,6 +68,7 @@ def main() -> None:
     show_log()
     found = pointing(arguments.workdir, arguments.images)
     print(" ".join(f"{name}={value:.3g}" for name, value in found.items()))
+    print("Only words of true captions count: a wrong word has nothing to point at.")
 
 
 if __name__ == "__main__":

@@ -183,6 +183,11 @@ def check_decoding(decoding: ConfigDict, config: ConfigDict) -> None:
     for name, field in fields_of(DecodingFields).items():
         if message := fault(field.type, decoding[name]):
             raise ConfigError(f"config.decoding.{name}={decoding[name]!r} {message}")
+    if decoding.method == "sample" and decoding.num_beams > 1:
+        raise ConfigError(
+            f"config.decoding.num_beams={decoding.num_beams} needs "
+            "config.decoding.method='beam': samples have no beams"
+        )
     longest = build.captioner_of(config, vocab_size=1).decoder.longest_caption
     # The first token fed is bos, and the last one generated is not fed.
     if longest is not None and decoding.max_length > longest + 1:

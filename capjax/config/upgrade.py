@@ -9,7 +9,7 @@ from capjax.files.text import dotted
 _ADDED: dict[str, dict[str, Any]] = {
     "objective": {"name": "cross_entropy"},
     "evaluation": {"metrics": ()},
-    "optimizer": {"name": "adamw", "matrix_learning_rate": 0.02, "epsilon": 1e-8},
+    "optimizer": {"kind": "adamw", "matrix_learning_rate": 0.02, "epsilon": 1e-8},
     "decoding": {
         "method": "beam",
         "temperature": 1.0,

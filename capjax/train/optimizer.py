@@ -15,7 +15,7 @@ class Optimizer:
     """The optimizer section of a config.
 
     Attributes:
-      name: "adamw", or "muon", which orthogonalises the updates of matrices and convolutions.
+      kind: "adamw", or "muon", which orthogonalises the updates of matrices and convolutions.
       learning_rate: peak of the learning rate, after a linear warm-up.
       matrix_learning_rate: peak for the parameters that Muon orthogonalises.
       schedule: shape after the warm-up; see `learning_rate_schedule`.
@@ -31,7 +31,7 @@ class Optimizer:
       skip_nonfinite: the limit of `finite.Watch`.
     """
 
-    name: Literal["adamw", "muon"]
+    kind: Literal["adamw", "muon"]
     learning_rate: Positive
     matrix_learning_rate: Positive
     schedule: Literal["cosine", "linear", "constant"]
@@ -57,7 +57,7 @@ class Optimizer:
         schedule = self.schedule_of(num_steps)
         names = ("b1", "b2", "epsilon", "weight_decay")
         shared = {name: getattr(self, name) for name in names}
-        if self.name == "muon":
+        if self.kind == "muon":
             ratio = self.matrix_learning_rate / self.learning_rate
             rule = muon(schedule, lambda step: ratio * schedule(step), **shared)
         else:

@@ -240,9 +240,9 @@ def test_muon_orthogonalises_matrices_and_convolutions_and_leaves_words_to_adam(
     np.testing.assert_allclose(updates["encoder"]["stem"]["bias"], 0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "mean"), [("adamw", 1.0), ("muon", 1 + 0.9 / 1.9)])
-def test_a_configs_epsilon_is_added_to_the_root(name, mean):
-    fields = {"name": name, "schedule": "constant", "warmup_steps": 0, "clip_norm": 0.0}
+@pytest.mark.parametrize(("kind", "mean"), [("adamw", 1.0), ("muon", 1 + 0.9 / 1.9)])
+def test_a_configs_epsilon_is_added_to_the_root(kind, mean):
+    fields = {"kind": kind, "schedule": "constant", "warmup_steps": 0, "clip_norm": 0.0}
     section = {**base.get_config().optimizer, **fields, "weight_decay": 0.0, "epsilon": 1.0}
     rule = optimizers.Optimizer(**section).transformation(10)
     params = {"decoder": {"bias": jnp.ones(2)}}
