@@ -94,8 +94,12 @@ def transformer_decoder() -> ConfigDict:
     decoder.norm = "pre"
     # Activation of the feed-forward blocks: a function of flax.linen.
     decoder.activation = "gelu"
+    # Epsilon of the norms.
+    decoder.epsilon = 1e-6
     # Dropout rate on embeddings and residuals.
     decoder.dropout = 0.1
+    # Dropout rate on the residuals of feed-forward blocks; 0 is the same as dropout.
+    decoder.feed_forward_dropout = 0.0
     # Dropout rate on attention weights.
     decoder.attention_dropout = 0.0
     # Whether the output layer is the token embedding, transposed.
@@ -239,6 +243,8 @@ def get_config() -> ConfigDict:
     config.optimizer.b1 = 0.9
     # AdamW's decay of the squared gradient's mean.
     config.optimizer.b2 = 0.98
+    # Epsilon that is added to the root of that mean.
+    config.optimizer.epsilon = 1e-8
     # AdamW's weight decay, on matrices only.
     config.optimizer.weight_decay = 0.01
     # Largest global norm of the gradient; 0 does not clip.

@@ -9,7 +9,7 @@ from capjax.files.text import dotted
 _ADDED: dict[str, dict[str, Any]] = {
     "objective": {"name": "cross_entropy"},
     "evaluation": {"metrics": ()},
-    "optimizer": {"kind": "adamw", "matrix_learning_rate": 0.02},
+    "optimizer": {"kind": "adamw", "matrix_learning_rate": 0.02, "epsilon": 1e-8},
     "decoding": {
         "method": "beam",
         "temperature": 1.0,
@@ -18,6 +18,10 @@ _ADDED: dict[str, dict[str, Any]] = {
         "min_p": 0.0,
         "seed": 0,
     },
+}
+# The same for sections of the part of one name.
+_ADDED_TO_PARTS: dict[str, dict[str, dict[str, Any]]] = {
+    "decoder": {"transformer": {"epsilon": 1e-6, "feed_forward_dropout": 0.0}},
 }
 
 
@@ -32,6 +36,10 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, added in _ADDED.items():
         if name in config or name == "objective":
             config[name] = {**added, **_section(config, name)}
+    for name, parts in _ADDED_TO_PARTS.items():
+        if name in config:
+            section = _section(config, name)
+            config[name] = {**parts.get(str(section.get("name")), {}), **section}
     if config.get("decoding", {}).get("method") == "beam search":  # In records of evaluations.
         config["decoding"]["method"] = "beam"
     if before_objectives:

@@ -24,6 +24,7 @@ class Optimizer:
       warmup_steps: number of steps of the warm-up.
       b1: decay of the mean of the gradient.
       b2: decay of the mean of the squared gradient.
+      epsilon: added to the root of that mean.
       weight_decay: decay of matrices; see `adamw`.
       clip_norm: largest global norm of the gradient; 0 does not clip.
       clip_value: largest absolute value in the gradient; 0 does not clip.
@@ -39,6 +40,7 @@ class Optimizer:
     warmup_steps: CountOrZero
     b1: Rate
     b2: Rate
+    epsilon: NotNegative
     weight_decay: NotNegative
     clip_norm: NotNegative
     clip_value: NotNegative
@@ -53,7 +55,8 @@ class Optimizer:
     def transformation(self, num_steps: int) -> optax.GradientTransformation:
         """Builds the optimizer of `num_steps` updates."""
         schedule = self.schedule_of(num_steps)
-        shared = {"b1": self.b1, "b2": self.b2, "weight_decay": self.weight_decay}
+        names = ("b1", "b2", "epsilon", "weight_decay")
+        shared = {name: getattr(self, name) for name in names}
         if self.kind == "muon":
             ratio = self.matrix_learning_rate / self.learning_rate
             rule = muon(schedule, lambda step: ratio * schedule(step), **shared)
@@ -88,7 +91,7 @@ def learning_rate_schedule(
 
 
 def adamw(
-    schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float
+    schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float, epsilon: float = 1e-8
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019).
 
@@ -99,11 +102,13 @@ def adamw(
       b1: decay of the mean of the gradient.
       b2: decay of the mean of the squared gradient.
       weight_decay: times the learning rate, as in `optax.adamw`.
+      epsilon: added to the root of that mean.
     """
     return optax.adamw(
         schedule,
         b1=b1,
         b2=b2,
+        eps=epsilon,
         weight_decay=weight_decay,
         mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
     )
@@ -116,6 +121,7 @@ def muon(
     b1: float,
     b2: float,
     weight_decay: float,
+    epsilon: float = 1e-8,
 ) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) on matrices and convolutions, and Adam on all others.
 
@@ -128,9 +134,11 @@ def muon(
       b1: see `adamw`; Muon's own momentum is 0.95.
       b2: see `adamw`.
       weight_decay: of what Muon trains.
+      epsilon: see `adamw`; also added to the norm by which Muon divides.
     """
     return optax.contrib.muon(
         matrix_schedule,
+        eps=epsilon,
         weight_decay=weight_decay,
         adam_b1=b1,
         adam_b2=b2,

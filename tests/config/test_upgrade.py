@@ -20,7 +20,12 @@ def test_fields_that_were_added_since_have_the_value_of_before():
         "dataset": {"name": "karpathy", "file": "a.json"},
         "evaluation": {"metrics": (), "batch_size": 4},
         "objective": {"name": "cross_entropy"},
-        "optimizer": {"kind": "adamw", "learning_rate": 0.1, "matrix_learning_rate": 0.02},
+        "optimizer": {
+            "kind": "adamw",
+            "learning_rate": 0.1,
+            "matrix_learning_rate": 0.02,
+            "epsilon": 1e-8,
+        },
         "decoding": {
             "method": "beam",
             "num_beams": 3,
@@ -56,9 +61,17 @@ def test_what_a_config_says_stays():
         "dataset": {"name": "shapes", "data_dir": ""},
         "evaluation": {"metrics": ("SPICE",)},
         "objective": {"name": "self_critical", "weight": 1.0},
-        "optimizer": {"kind": "muon", "matrix_learning_rate": 0.1},
+        "optimizer": {"kind": "muon", "matrix_learning_rate": 0.1, "epsilon": 1e-7},
+        "decoder": {"name": "transformer", "epsilon": 1e-3, "feed_forward_dropout": 0.5},
     }
     assert upgrade(now) == now
+
+
+def test_a_transformer_decoder_gets_its_fields_and_another_part_does_not():
+    added = {"epsilon": 1e-6, "feed_forward_dropout": 0.0}
+    for name, fields in {"transformer": added, "gpt2": {}}.items():
+        decoder = upgrade({**OLD, "decoder": {"name": name, "width": 8}})["decoder"]
+        assert decoder == {"name": name, "width": 8, **fields}
 
 
 @pytest.mark.parametrize("name", ["dataset", "evaluation"])

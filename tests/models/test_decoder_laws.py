@@ -184,8 +184,8 @@ def test_too_many_tokens_are_refused():
 
 def test_dropout_acts_in_training_alone(case):
     model, variables, features, tokens = case
-    fields = ("dropout", "attention_dropout" if is_transformer(model) else "embedding_dropout")
-    for field in fields:
+    more = ("feed_forward_dropout", "attention_dropout")
+    for field in ("dropout", *(more if is_transformer(model) else ("embedding_dropout",))):
         dropping = Captioner(model.encoder, model.decoder.clone(**{field: 0.5}))
 
         def run(key, train, model=dropping):
@@ -195,6 +195,20 @@ def test_dropout_acts_in_training_alone(case):
         np.testing.assert_array_equal(run(0, False), run(1, False))
         np.testing.assert_array_equal(run(0, True), run(0, True))
         assert np.abs(run(0, True) - run(1, True)).max() > 1e-2
+
+
+def test_dropout_of_feed_forward_blocks_is_nowhere_else():
+    model, (features, tokens) = transformer(feed_forward_dropout=0.5), data()
+    params = variables(model)["params"]
+    for block in ("blocks_0", "blocks_1"):
+        down = params["decoder"][block]["feed_forward"]["down"]
+        params["decoder"][block]["feed_forward"]["down"] = jax.tree.map(jnp.zeros_like, down)
+    rngs = {"dropout": jax.random.key(0)}
+    found = [
+        model.apply({"params": params}, features, tokens, train=train, rngs=rngs).logits
+        for train in (True, False)
+    ]
+    np.testing.assert_array_equal(*found)
 
 
 def test_bfloat16_compute_stays_near():

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tests.helpers.killed import train_until_killed
 
 import capjax
 from capjax.config import build
@@ -11,7 +12,6 @@ from capjax.run.stopping import new_stopping, restored_stopping
 from capjax.run.train import train
 from capjax.run.workdir import Workdir
 from configs import base
-from tests.helpers.killed import train_until_killed
 from tests.helpers.small_pictures import write_pictures
 
 REFERENCES = (("a dog",), ("a cat",), ())

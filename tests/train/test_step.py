@@ -18,6 +18,7 @@ from capjax.train.objectives.cross_entropy import CrossEntropy
 from capjax.train.optimizer import clipped, learning_rate_schedule, muon
 from capjax.train.state import init_state, update_ema
 from capjax.train.step import make_train_step
+from configs import base
 from tests.helpers.command_line import python
 from tests.helpers.effort import slow_too, sweep
 from tests.helpers.eight_devices import measure
@@ -239,6 +240,17 @@ def test_muon_orthogonalises_matrices_and_convolutions_and_leaves_words_to_adam(
         found = updates["decoder"][part][name]
         np.testing.assert_allclose(found, wanted["decoder"][part][name], rtol=1e-4)
     np.testing.assert_allclose(updates["encoder"]["stem"]["bias"], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "mean"), [("adamw", 1.0), ("muon", 1 + 0.9 / 1.9)])
+def test_a_configs_epsilon_is_added_to_the_root(kind, mean):
+    fields = {"kind": kind, "schedule": "constant", "warmup_steps": 0, "clip_norm": 0.0}
+    section = {**base.get_config().optimizer, **fields, "weight_decay": 0.0, "epsilon": 1.0}
+    rule = optimizers.Optimizer(**section).transformation(10)
+    params = {"decoder": {"bias": jnp.ones(2)}}
+    # Muon's Adam has Nesterov's momentum.
+    updates, _ = rule.update(params, rule.init(params), params)
+    np.testing.assert_allclose(updates["decoder"]["bias"], -1e-3 * mean / 2, rtol=1e-5)
 
 
 def test_a_constant_rate_warms_up_and_stays():

@@ -50,6 +50,7 @@ class DecoderBlock(nn.Module):
     epsilon: float = 1e-6
     kernel_init: Callable = FAN_IN
     residual_init: Callable = FAN_IN
+    feed_forward_dropout: float = 0.0
 
     def setup(self):
         inits = self.kernel_init, self.residual_init
@@ -65,12 +66,17 @@ class DecoderBlock(nn.Module):
         )
         self.norms = [nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype) for _ in range(3)]
         self.drop = Dropout(self.dropout)
+        # A module of its own would draw other numbers for the same seed, so only where it differs.
+        if self.feed_forward_dropout:
+            self.feed_forward_drop = Dropout(self.feed_forward_dropout)
 
     def _before(self, index: int, x: jax.Array) -> jax.Array:
         return self.norms[index](x) if self.norm == "pre" else x
 
     def _residual(self, index: int, x: jax.Array, y: jax.Array, train: bool) -> jax.Array:
-        x = x + self.drop(y, train=train)
+        feed_forward = index == 2 and self.feed_forward_dropout
+        drop = self.feed_forward_drop if feed_forward else self.drop
+        x = x + drop(y, train=train)
         return x if self.norm == "pre" else self.norms[index](x)
 
     def _look(self, x: jax.Array, memory: KeyValue, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -132,6 +138,7 @@ class TransformerDecoder(Decoder):
       norm: "pre" (with a final norm) or "post", as in the paper.
       activation: of the feed-forward blocks, a name in `flax.linen`.
       dropout: rate on embeddings and residuals.
+      feed_forward_dropout: rate on the residuals of feed-forward blocks; 0 for `dropout`.
       attention_dropout: rate on attention weights.
       tie_embeddings: whether the output layer is the token embedding, transposed.
       banned: ids of tokens that are never generated (pad, bos, unk), without eos.
@@ -153,6 +160,7 @@ class TransformerDecoder(Decoder):
     norm: Literal["pre", "post"] = "pre"
     activation: Name = "gelu"
     dropout: Rate = 0.0
+    feed_forward_dropout: Rate = 0.0
     attention_dropout: Rate = 0.0
     tie_embeddings: bool = False
     banned: Given[tuple[int, ...]] = ()
@@ -189,6 +197,7 @@ class TransformerDecoder(Decoder):
                 self.epsilon,
                 kernel_init,
                 residual_init,
+                self.feed_forward_dropout,
             )
             for _ in range(self.num_layers)
         ]
