@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         elif given.file:
             _score_file(run, given.file, as_json=given.json)
         else:
-            _rank(run, list(expand(given.images)), given.caption, as_json=given.json)
+            _rank(run, [*filter(None, expand(given.images))], given.caption, as_json=given.json)
 
 
 def _rank(run: Run, names: list[str], captions: list[str], *, as_json: bool) -> None:
