@@ -12,7 +12,7 @@ from capjax.models.encoders.conv import ConvEncoder
 from capjax.models.encoders.patch import PatchEncoder
 from capjax.parallel import devices
 from capjax.train.objectives.cross_entropy import CrossEntropy
-from capjax.train.optimizer import adamw, learning_rate_schedule
+from capjax.train.optimizer import adamw, clipped, learning_rate_schedule
 from capjax.train.state import init_state
 from capjax.train.step import make_train_step
 from tests.helpers.effort import sweep
@@ -49,9 +49,8 @@ STEPS = [(p, packed) for p in ("tpu", "cuda") for packed in (True, False)]
 
 @pytest.mark.parametrize(("platform", "packed"), sweep(STEPS, STEPS[:1]))
 def test_training_step(model, platform, packed):
-    optimizer = adamw(
-        learning_rate_schedule(1e-3, 1, 10), b1=0.9, b2=0.98, weight_decay=0.1, clip_norm=1.0
-    )
+    rule = adamw(learning_rate_schedule(1e-3, 1, 10), b1=0.9, b2=0.98, weight_decay=0.1)
+    optimizer = clipped(rule, clip_norm=1.0)
     state = jax.eval_shape(
         lambda: init_state(
             model.init_variables(jax.random.key(0), (16, 16, 3))["params"], optimizer, ema=True

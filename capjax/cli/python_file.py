@@ -4,11 +4,12 @@ import runpy
 from typing import Any, TypeVar
 
 from capjax.cli.errors import error_in
+from capjax.files.errors import ReportedError
 
 T = TypeVar("T")
 
 
-class PythonFileError(ValueError):
+class PythonFileError(ReportedError, ValueError):
     """A file that does not give what it should; the message says why."""
 
 

@@ -5,7 +5,7 @@ its dataclass or function in `_OWNERS`.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -98,9 +98,7 @@ def _sections() -> set[str]:
 
 def _fields(config: ConfigDict) -> Mapping[str, Field]:
     """All fields that the config can have, by dotted name."""
-    owned = {section: dict(fields_of(owner)) for section, owner in _OWNERS.items()}
-    # Not a part's name, which `fields_of` leaves out.
-    owned["optimizer"]["name"] = Field(get_type_hints(Optimizer)["name"], True)
+    owned = {section: fields_of(owner) for section, owner in _OWNERS.items()}
     for section in PARTS:
         name = {"name": Field(Name, True)}
         owned[section] = name | (part_fields(config, section) if section in config else {})

@@ -34,7 +34,7 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     before_objectives = "objective" not in config
     config = dict(config)
     for name, added in _ADDED.items():
-        if name in config or name == "objective":
+        if before_objectives or name in config:
             config[name] = {**added, **_section(config, name)}
     for name, parts in _ADDED_TO_PARTS.items():
         if name in config:

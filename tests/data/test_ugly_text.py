@@ -90,9 +90,9 @@ def test_encoded_captions_account_for_every_caption(captions, max_length):
             assert not SPECIAL & set(tokens[:-1].tolist())
 
 
-def as_csv(rows):
+def as_csv(rows, *more):
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([("image", "caption"), *rows])
+    csv.writer(text).writerows([("image", "caption", *more), *rows])
     return text.getvalue()
 
 
@@ -109,13 +109,14 @@ def write_all(root, captions):
     annotations = [{"id": i, "image_id": 1, "caption": text} for i, text in enumerate(captions)]
     coco = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": annotations}
     (root / "coco.json").write_text(json.dumps(coco))
-    whole = [(f"{'a.jpg'}", well_formed(text)) for text in captions]
-    (root / "rows.csv").write_text(as_csv(whole), encoding="utf-8", newline="")
+    whole = [("a.jpg", well_formed(text)) for text in captions]
+    named = as_csv([(*row, "train") for row in whole], "split")
+    (root / "rows.csv").write_text(named, encoding="utf-8", newline="")
     (root / "captions.txt").write_text(as_csv(whole), encoding="utf-8", newline="")
     (root / "Flickr_8k.trainImages.txt").write_text("a.jpg\n")
     return {
         "jsonl": lambda: Folder(str(root / "rows.jsonl"), images).open("train"),
-        "csv": lambda: Folder(str(root / "rows.csv"), images, 0.5).open("validation"),
+        "csv": lambda: Folder(str(root / "rows.csv"), images).open("train"),
         "karpathy": lambda: Karpathy(str(root / "karpathy.json"), images).open("train"),
         "coco": lambda: CocoJson(str(root / "coco.json"), images).open("train"),
         "flickr8k": lambda: Flickr8k(str(root)).open("train"),

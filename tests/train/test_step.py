@@ -229,7 +229,7 @@ def test_muon_orthogonalises_matrices_and_convolutions_and_leaves_words_to_adam(
     options = {"b1": 0.9, "b2": 0.98, "weight_decay": 0.0}
     rule = muon(lambda step: 0.1, lambda step: 1.0, **options)
     updates, _ = rule.update(grads, rule.init(params), params)
-    plain = optimizers.adamw(lambda step: 0.1, **options)
+    plain = optax.adamw(lambda step: 0.1, b1=0.9, b2=0.98, weight_decay=0.0, nesterov=True)
     wanted, _ = plain.update(grads, plain.init(params), params)
     stem = np.asarray(updates["encoder"]["stem"]["kernel"]).reshape(18, 8)
     for matrix in (stem, np.asarray(updates["decoder"]["block"]["kernel"])):
