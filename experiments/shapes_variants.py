@@ -41,10 +41,7 @@ def get_sweep():
     return Sweep(
         config=get_config,
         variants=[Variant("default"), *encoders, *decoders],
-        evaluations={
-            "greedy": {"method": "beam", "num_beams": 1},
-            "beam5": {"method": "beam", "num_beams": 5},
-        },
+        evaluations={"greedy": {"num_beams": 1}, "beam5": {"num_beams": 5}},
         baseline="default",
     )
 

@@ -35,7 +35,6 @@ SMALL = [
     "--config.decoder.num_layers=1",
     "--config.evaluation.batch_size=16",
     "--config.evaluation.num_samples=1",
-    "--config.decoding.method=beam",
     "--config.decoding.num_beams=2",
 ]
 

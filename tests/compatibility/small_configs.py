@@ -151,9 +151,6 @@ def started():
 def shapes():
     """The embedded default, smaller, in bfloat16."""
     config = _small(shapes_transformer.get_config())
-    # What that config had then.
-    config.optimizer.kind, config.optimizer.matrix_learning_rate = "adamw", 0.02
-    config.decoding.method, config.decoding.min_p = "beam", 0.0
     config.dataset.data_dir, config.dataset.cache_dir = "data", ""
     config.dataset.image_size = 32
     config.encoder.widths = (8, 8, 8)
