@@ -116,7 +116,11 @@ def test_a_run_is_scored(name, here):
     before = cached()
     evaluate(small_configs.get_config(name), "run", split="validation", checkpoint="best")
     assert cached() == before
-    same(runs.read_evaluation("run"), record["evaluation"], record, "evaluation")
+    found = runs.read_evaluation("run")
+    # A later version may say more of where a result is from.
+    assert set(record["evaluation"]["keys"]) <= set(found["keys"])
+    found["keys"] = record["evaluation"]["keys"]
+    same(found, record["evaluation"], record, "evaluation")
 
 
 @pytest.mark.slow(reason="compiles the encoder")

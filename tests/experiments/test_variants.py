@@ -99,7 +99,7 @@ def test_draws_of_nothing_are_refused(make):
         ({"decoder.num_layer": 2}, "did you mean decoder.num_layers"),
         ({"decode.num_layers": 2}, "did you mean"),
         ({"decoder.width.more": 2}, "there is no such field"),
-        ({"seeds": 2}, "did you mean seed?"),
+        ({"seeds": 2}, "did you mean seed"),
         ({"decoder.width": "wide"}, "decoder.width='wide': "),
         ({"decoder": 3}, "decoder=3: "),
     ],

@@ -28,7 +28,12 @@ SMALL = {"embed_dim": WIDTH, "num_heads": 2, "depth": 2}
 SIZES = {**SMALL, "img_size": 16, "patch_size": 4, "num_classes": 3, "dynamic_img_size": True}
 SCALED = {"init_values": 1.0}
 CLIP = {"pre_norm": True, "norm_layer": functools.partial(torch.nn.LayerNorm, eps=1e-5)}
-GATED = {**SCALED, "mlp_layer": timm.layers.SwiGLUPacked, "mlp_ratio": 0.625}
+GATED = {
+    **SCALED,
+    "mlp_layer": timm.layers.SwiGLUPacked,
+    "mlp_ratio": 0.625,
+    "act_layer": torch.nn.SiLU,
+}
 
 
 def vit(kind=timm.models.VisionTransformer, **options):

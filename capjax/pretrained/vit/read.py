@@ -20,6 +20,7 @@ from absl import logging
 
 from capjax.data.images import Resize
 from capjax.models.encoders.vit import ViT
+from capjax.parts.check import fault, fields_of
 from capjax.pretrained.checkpoint_folders import (
     folder_and_file,
     read_json,
@@ -83,6 +84,10 @@ class _Checkpoint:
         ]
         if wrong:
             raise WeightsError("; ".join(wrong))
+        known = fields_of(ViT)
+        for name in FIELDS:
+            if name in self.stated and (message := fault(known[name].type, self.stated[name])):
+                raise WeightsError(f"{self.path}: its {name}={self.stated[name]!r} {message}")
         found = {**self.usual, **given, **self.stated}
         return {name: found[name] for name in FIELDS}
 
