@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from capjax.config import build, questions
 from capjax.config.identity import dataset_fields
-from capjax.config.upgrade import upgrade
+from capjax.config.upgrade import upgrade_decoding
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import check_images, open_captions, open_source
 from capjax.data.source import Source
@@ -68,8 +68,8 @@ def captions_with_attention(
     if questions.is_cached(config):
         # Cached features are float16, as in the evaluation, so that the captions are the same.
         split, model, variables = from_features(split, model, variables)
-    decoding = upgrade({"decoding": evaluation.record["decoding"]})["decoding"]
-    method = build.decoding_method(ConfigDict(decoding))
+    decoding = ConfigDict(upgrade_decoding(evaluation.record["decoding"]))
+    method = build.decoding_method(decoding)
     caption = CaptionBatches(model, run.tokenizer, attention=True)
     captioned = caption(devices.replicate(variables), split.eval_batches(), method)
     return (found for _, found in itertools.islice(captioned, count))

@@ -40,11 +40,19 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
         if name in config:
             section = _section(config, name)
             config[name] = {**parts.get(str(section.get("name")), {}), **section}
-    if config.get("decoding", {}).get("method") == "beam search":  # In records of evaluations.
-        config["decoding"]["method"] = "beam"
+    if "decoding" in config:
+        config["decoding"] = upgrade_decoding(_section(config, "decoding"))
     if before_objectives:
         config["dataset"] = _dataset(_section(config, "dataset"))
     return config
+
+
+def upgrade_decoding(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds this version's fields to the decoding section of a config or of an evaluation."""
+    fields = {**_ADDED["decoding"], **section}
+    if fields["method"] == "beam search":  # In records of earlier versions.
+        fields["method"] = "beam"
+    return fields
 
 
 def upgrade_flat(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,22 @@ def describe(
     )
 
 
+def totals(
+    scored: Iterable[tuple[int, Sequence[np.ndarray]]], count: int, captions: Sequence[np.ndarray]
+) -> np.ndarray:
+    """The log-probability of every caption with each of `count` images, float32 [I, captions].
+
+    Args:
+      scored: (index, log-probabilities of the tokens of all captions) of every image.
+      count: I.
+      captions: the captions.
+    """
+    found = np.zeros((count, len(captions)), np.float32)
+    for index, values in scored:
+        found[index] = [tokens.sum() for tokens in values]
+    return found
+
+
 class Likelihood:
     """Scores given captions of batches of images with one model; encodes each image once."""
 

@@ -10,8 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from capjax.config import build
+from capjax.config.upgrade import upgrade_decoding
 from capjax.data.reading import eval_batches
-from capjax.data.source import Example
+from capjax.data.source import Example, Source
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import Caption, CaptionBatches, Method
 from capjax.evaluate.results import code_version
@@ -21,7 +22,7 @@ from capjax.pretrained.captioners import published
 from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner, read_captioner
 from capjax.pretrained.variables import fingerprint
 from capjax.pretrained.weights import WeightsError
-from capjax.run.likelihood import Likelihood, describe, encode_given
+from capjax.run.likelihood import Likelihood, describe, encode_given, totals
 from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.checkpoint import CheckpointError, Checkpoints
 
@@ -64,7 +65,7 @@ class Run:
         Raises:
           capjax.data.images.ImageError: an image can't be used; names the first one.
         """
-        batches = self._batches(images, batch_size)
+        batches = self.pixel_batches(_Images(images), batch_size)
         found = dict(self.caption_batches(batches, method=method, attention=attention))
         return [found[index] for index in range(len(images))]
 
@@ -95,7 +96,8 @@ class Run:
             raise ValueError(f"{len(images)} images and captions for {len(captions)} of them")
         texts = [[given] if isinstance(given, str) else list(given) for given in captions]
         encoded = [encode_given(self.tokenizer, many, self.model) for many in texts]
-        found = dict(self.score_batches(self._batches(images, batch_size), encoded))
+        batches = self.pixel_batches(_Images(images), batch_size)
+        found = dict(self.score_batches(batches, encoded))
         scored = [
             [
                 describe(self.tokenizer, *parts)
@@ -119,11 +121,8 @@ class Run:
         Args and errors are those of `score`.
         """
         encoded = encode_given(self.tokenizer, captions, self.model)
-        rows = [encoded] * len(images)
-        found = dict(self.score_batches(self._batches(images, batch_size), rows))
-        return np.array(
-            [[values.sum() for values in found[i]] for i in range(len(images))], np.float32
-        ).reshape(len(images), len(captions))
+        batches = self.pixel_batches(_Images(images), batch_size)
+        return totals(self.score_batches(batches, [encoded] * len(images)), len(images), encoded)
 
     def score_batches(
         self,
@@ -140,13 +139,15 @@ class Run:
             self._ready["likelihood"] = Likelihood(self.model, self.tokenizer)
         return self._ready["likelihood"](self._on_devices(), batches, captions)
 
-    def _batches(self, images: Sequence[Any], batch_size: int | None) -> Iterator[dict]:
-        """Batches of pixels of a user's images."""
+    def pixel_batches(
+        self, source: Source, batch_size: int | None = None, count: int | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of a source's pixels, of `batch_shape`'s rows for `count` images or for all."""
         return eval_batches(
-            _Images(images),
+            source,
             None,
             self.tokenizer,
-            batch_size=self.batch_shape(batch_size, len(images)),
+            batch_size=self.batch_shape(batch_size, len(source) if count is None else count),
             resize=build.resize(self.config.dataset),
             num_threads=self.config.dataset.num_threads,
         )
@@ -270,6 +271,7 @@ def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
 def _load_published(source: str) -> Run:
     found = _read_published(source, weights=True)
     config = published.published_config(found)
+    config.decoding = ConfigDict(upgrade_decoding(config.decoding))
     model = build.captioner(config, found.tokenizer)
     return Run(config, found.tokenizer, model, found.variables, step=0)
 

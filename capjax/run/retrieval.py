@@ -4,10 +4,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from capjax.config import build
-from capjax.data.reading import eval_batches
 from capjax.data.sections import check_images, open_captions, open_source
-from capjax.run.likelihood import encode_given
+from capjax.run.likelihood import encode_given, totals
 from capjax.run.load import Run
 
 RANKS = (1, 5, 10)
@@ -35,17 +33,8 @@ def retrieval(run: Run, split: str, limit: int = 0) -> dict[str, float]:
     texts = [text for captions in table.captions[:count] for text in captions]
     image_of = np.repeat(np.arange(count), [len(captions) for captions in table.captions[:count]])
     encoded = encode_given(run.tokenizer, texts, run.model)
-    batches = eval_batches(
-        source,
-        None,
-        run.tokenizer,
-        batch_size=run.batch_shape(None, count),
-        resize=build.resize(dataset),
-        num_threads=dataset.num_threads,
-    )
-    scores = np.zeros((count, len(texts)), np.float32)
-    for index, found in run.score_batches(_first(batches, count), [encoded] * count):
-        scores[index] = [values.sum() for values in found]
+    batches = _first(run.pixel_batches(source, count=count), count)
+    scores = totals(run.score_batches(batches, [encoded] * count), count, encoded)
     return {"images": float(count), "captions": float(len(texts)), **recalls(scores, image_of)}
 
 

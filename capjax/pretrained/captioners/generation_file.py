@@ -84,15 +84,9 @@ class Generation:
     max_length: int = 1 + _DEFAULT_NEW_TOKENS
 
     def section(self) -> dict[str, Any]:
-        """The fields of a config's decoding section: a beam search."""
+        """The fields of a beam search in a config's decoding section."""
         stopping = str(self.early_stopping).lower()
-        sampling = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
-        return {
-            "method": "beam",
-            **dataclasses.asdict(self),
-            "early_stopping": stopping,
-            **sampling,
-        }
+        return {"method": "beam", **dataclasses.asdict(self), "early_stopping": stopping}
 
 
 def read_generation(folder: str | os.PathLike, tokenizer: Tokenizer) -> Generation:
