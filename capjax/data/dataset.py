@@ -39,12 +39,16 @@ Scorer = Callable[[Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, fl
 ImageScorer = Callable[[Mapping[str, str]], dict[str, dict[str, float]]]
 
 
+NOVEL = "novel_"
+"""Prefix of the kinds of foils that change what training never shows."""
+
+
 class Foil(NamedTuple):
     """A true and a false caption of an image, of equally many tokens.
 
     Attributes:
       image_id: the image.
-      kind: kind of the false statement; each has its own accuracy.
+      kind: kind of the false statement, with or without NOVEL; each has its own accuracy.
       reference: the true caption.
       foil: the false one.
     """

@@ -1,12 +1,12 @@
 """How often a model finds the true one of two captions likelier."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from capjax.data.dataset import Foil
+from capjax.data.dataset import NOVEL, Foil
 from capjax.data.tokenizer import Tokenizer
 from capjax.models.captioner import Captioner
 from capjax.run.likelihood import Likelihood, encode_given
@@ -34,9 +34,9 @@ def foil_metrics(
       together: see `Likelihood`.
 
     Returns:
-      foil_accuracy: over all foils, except of kinds "novel_...".
+      foil_accuracy: over all foils, except of kinds that begin with NOVEL.
       foil_accuracy_<kind>, foils_<kind>: of one kind, and the number of its foils.
-      foil_accuracy_novel: over all of kinds "novel_..."; absent where there are none.
+      foil_accuracy_novel: over all others; absent where there are none.
       shuffled_foil_accuracy, shuffled_foil_accuracy_novel: with the next image that has foils in
         the image's place. About 0.5 if only the image tells reference and foil apart.
     """
@@ -60,25 +60,14 @@ def foil_metrics(
         told = (np.sign(true - false) / 2 + 0.5).tolist()
         own = of_image[index]
         for foil, value in zip(own, told[: len(own)], strict=True):
-            right[foil.kind].append(value)
+            right[_group(foil)].append(value)
+            right[f"foil_accuracy_{foil.kind}"].append(value)
         for foil, value in zip(of_image[before[index]], told[len(own) :], strict=True):
-            right["novel_shuffled" if foil.kind.startswith("novel_") else "shuffled"].append(value)
-    return _means(right)
+            right[f"shuffled_{_group(foil)}"].append(value)
+    metrics = {name: float(np.mean(values)) for name, values in sorted(right.items())}
+    counts = Counter(foil.kind for foil in foils)
+    return metrics | {f"foils_{kind}": float(counts[kind]) for kind in sorted(counts)}
 
 
-def _means(right: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The metrics of `foil_metrics`."""
-    kinds = sorted(right.keys() - {"shuffled", "novel_shuffled"})
-    groups = {
-        "foil_accuracy": [
-            v for kind in kinds if not kind.startswith("novel_") for v in right[kind]
-        ],
-        "foil_accuracy_novel": [
-            v for kind in kinds if kind.startswith("novel_") for v in right[kind]
-        ],
-        "shuffled_foil_accuracy": right.get("shuffled", []),
-        "shuffled_foil_accuracy_novel": right.get("novel_shuffled", []),
-        **{f"foil_accuracy_{kind}": right[kind] for kind in kinds},
-    }
-    metrics = {name: float(np.mean(values)) for name, values in groups.items() if values}
-    return metrics | {f"foils_{kind}": float(len(right[kind])) for kind in kinds}
+def _group(foil: Foil) -> str:
+    return "foil_accuracy_novel" if foil.kind.startswith(NOVEL) else "foil_accuracy"

@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from capjax.data.dataset import Foil
+from capjax.data.dataset import NOVEL, Foil
 from capjax.data.shapes import grammar
 from capjax.data.shapes.facts import Claims, Fact, check, facts_of, parse
 from capjax.data.shapes.scene import (
@@ -32,9 +32,6 @@ from capjax.data.shapes.scene import (
     rng_of,
     scene_of,
 )
-
-NOVEL = "novel_"
-"""Prefix of the kind of a foil that changes one of HELDOUT_PAIRS."""
 
 
 class _Change(NamedTuple):
@@ -82,9 +79,9 @@ def _draw(image_id: str) -> Iterator[_Change]:
         if kind in drawn and (not pairs or NOVEL + kind in drawn):
             continue
         told = parse(foil)
-        if told is None or not _heldout_pairs(told) <= pairs:
+        if told is None or not (kept := _heldout_pairs(told)) <= pairs:
             continue
-        name = kind if _heldout_pairs(told) == pairs else NOVEL + kind
+        name = kind if kept == pairs else NOVEL + kind
         if name not in drawn and (change := _changed_fact(claims, told, scene)):
             drawn.add(name)
             place = _place(claims, change[0])

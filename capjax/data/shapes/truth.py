@@ -100,7 +100,7 @@ def caption_metrics(hypotheses: Mapping[str, str], seed: int = 0) -> dict[str, f
     return metrics | _novel(claims, scenes, true)
 
 
-def stated_kinds(claims: Claims | None) -> Counter[str]:
+def _stated_kinds(claims: Claims | None) -> Counter[str]:
     """The number of distinct facts of each kind: saying the same twice counts once."""
     if claims is None:
         return Counter()
@@ -119,7 +119,7 @@ def _coverage(
     covered: Counter[str] = Counter()
     expected: Counter[str] = Counter()
     for claim, many in zip(claims, references, strict=True):
-        own, theirs = stated_kinds(claim), [stated_kinds(reference) for reference in many]
+        own, theirs = _stated_kinds(claim), [_stated_kinds(reference) for reference in many]
         for kind in KINDS:
             covered[kind] += min(own[kind], max(counts[kind] for counts in theirs))
             expected[kind] += sum(counts[kind] for counts in theirs) / len(theirs)
