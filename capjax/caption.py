@@ -31,6 +31,8 @@ from capjax.pretrained.captioners.published import is_published
 from capjax.run.load import Run, load, made_by
 from capjax.run.workdir import Workdir, WorkdirError
 
+# Options, and fields of `config.decoding`, each of which asks for a sample.
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 EXIT_STATUS = """\
 exit status:
   0    every image has its caption
@@ -128,20 +130,11 @@ def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
       ConfigError: the run's model can't decode with these settings.
     """
     section = config.decoding.copy_and_resolve_references()
-    given = {
-        "num_beams": arguments.beam_size,
-        "length_penalty": arguments.length_penalty,
-        "max_length": arguments.max_length,
-    }
-    sampling = {
-        "temperature": arguments.temperature,
-        "top_k": arguments.top_k,
-        "top_p": arguments.top_p,
-        "min_p": arguments.min_p,
-        "seed": arguments.seed,
-    }
-    given = {field: value for field, value in (given | sampling).items() if value is not None}
-    if given.keys() & {"temperature", "top_k", "top_p", "min_p"}:
+    same_name = ("length_penalty", "max_length", "seed", *_SAMPLING)
+    settings = {"num_beams": arguments.beam_size}
+    settings |= {field: getattr(arguments, field) for field in same_name}
+    given = {field: value for field, value in settings.items() if value is not None}
+    if given.keys() & {*_SAMPLING}:
         given = {"method": "sample", "num_beams": 1, **given}
     elif given.keys() & {"num_beams", "length_penalty"}:
         given["method"] = "beam"

@@ -71,7 +71,6 @@ def get_config():
     config.eval_every = 100
     config.log_every = 100
     config.early_stopping.metric = "loss"
-    config.early_stopping.mode = "min"
     config.early_stopping.patience = 5
     config.evaluation.num_samples = 1
     config.evaluation.temperatures = (0.0, 0.5, 1.0)

@@ -17,6 +17,7 @@ import sys
 from tqdm import tqdm
 
 from capjax.cli.errors import reported
+from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.config import build
 from capjax.data.datasets.folder import read_rows
@@ -30,6 +31,7 @@ from capjax.run.retrieval import retrieval
 
 def main(argv: list[str] | None = None) -> None:
     """Reads the flags and scores."""
+    show_log()
     parser = argparse.ArgumentParser(
         prog="capjax score",
         description=__doc__,
