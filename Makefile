@@ -19,7 +19,7 @@ test-all: $(VENV)/.installed-test lint
 	$(PYTEST) --slow
 
 lint: $(VENV)/.installed-test
-	$(RUN) -m ruff check .
+	$(RUN) -m ruff check --no-cache .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from tests.helpers.killed import train_until_killed
 
 import capjax
 from capjax.config import build
@@ -12,6 +11,7 @@ from capjax.run.stopping import new_stopping, restored_stopping
 from capjax.run.train import train
 from capjax.run.workdir import Workdir
 from configs import base
+from tests.helpers.killed import train_until_killed
 from tests.helpers.small_pictures import write_pictures
 
 REFERENCES = (("a dog",), ("a cat",), ())
