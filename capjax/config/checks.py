@@ -128,8 +128,6 @@ def _check_start(config: ConfigDict, decoder: Decoder) -> None:
             "config.word_vectors.file and config.init_from both initialise the embeddings: give "
             "one of them, or config.init_parts without 'decoder'"
         )
-    if file and not os.path.isfile(os.path.expanduser(file)):
-        raise ConfigError(f"config.word_vectors.file={file!r}: there is no such file")
     if frozen and not (file or from_run):
         raise ConfigError("config.word_vectors.frozen needs a config.word_vectors.file")
     if frozen and from_run and not config.init_tokenizer:
@@ -142,6 +140,13 @@ def _check_start(config: ConfigDict, decoder: Decoder) -> None:
             "config.word_vectors.frozen would freeze the output layer, which is the embedding "
             "(tie_embeddings): set config.word_vectors.frozen=False"
         )
+
+
+def check_start_files(config: ConfigDict) -> None:
+    """Raises ConfigError for a missing file that a run reads once, when it is new."""
+    file = config.word_vectors.file
+    if file and not os.path.isfile(os.path.expanduser(file)):
+        raise ConfigError(f"config.word_vectors.file={file!r}: there is no such file")
 
 
 def _check_init_parts(config: ConfigDict) -> None:

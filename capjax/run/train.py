@@ -104,7 +104,9 @@ def _train_to_the_end(config: ConfigDict, workdir: Workdir, interruption: Interr
     with checkpoints:
         latest = checkpoints.latest_step()
         processes.check_equal(f"checkpoints in {workdir.directory}", checkpoints.steps)
-        if latest is not None:
+        if latest is None:
+            checks.check_start_files(config)
+        else:
             workdir.check_same_run(config)
         if latest is not None and _is_finished(config, checkpoints, latest):
             _logger.info(

@@ -3,7 +3,10 @@
 Everything else in this folder uses only what is documented: commands, `capjax`, `configs.base`.
 """
 
-from capjax.run.evaluate import evaluate
-from capjax.run.train import train
+try:
+    from capjax.run.evaluate import evaluate
+    from capjax.run.train import train
+except ImportError:  # In commit c32e60f, with whose code make_runs.py records.
+    from capjax.run import evaluate, train
 
 __all__ = ["evaluate", "train"]

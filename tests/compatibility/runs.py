@@ -69,6 +69,11 @@ def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
     return info
 
 
+def is_packed(name: str) -> bool:
+    """Whether there is an archive of this name."""
+    return (FOLDER / f"{name}.tar.xz").exists()
+
+
 def unpack(name: str, folder: Path) -> None:
     """The content of `archives/NAME.tar.xz` in a folder."""
     with tarfile.open(FOLDER / f"{name}.tar.xz") as archive:

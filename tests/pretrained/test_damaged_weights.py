@@ -104,19 +104,17 @@ def test_every_file_of_a_folder_may_be_damaged(folder, name, read):
 
 
 def test_numbers_that_are_none_are_named(folder, tmp_path):
-    """Tensors of text, and a state of more blocks than a lifetime makes."""
-    content = safetensors.numpy.load_file(folder / "vit" / "model.safetensors")
+    """Tensors of text, and a config of more blocks than there are tensors."""
     config = json.loads((folder / "vit" / "config.json").read_text())
     other = write_folder(tmp_path / "vit")
-    (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 60_000}))
-    with pytest.raises(WeightsError, match=r"too few for the 60000 blocks"):
+    (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1000}))
+    with pytest.raises(WeightsError, match=r"too few for the 1000 blocks"):
         read_vit(other)
     with np.load(folder / "vit.npz") as arrays:
         text = {**arrays, "embedding/bias": np.array(["a"] * 8)}
     np.savez(tmp_path / "vit.npz", **text)
     with pytest.raises(WeightsError, match=r"embedding.bias holds <U1 and should hold numbers"):
         read_vit(tmp_path / "vit.npz")
-    assert content
 
 
 def refuses(path, read, match):
