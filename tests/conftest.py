@@ -17,7 +17,7 @@ from tests.helpers import effort
 from tests.helpers.command_line import SIZES
 from tests.helpers.small_run import write_small_run
 
-# Most of the suite's time would go into making fast code of what runs once; XLA reads these when the
+# Most of the time would go into making fast code of what runs once; XLA reads these when the
 # first array is made, and processes that tests start have them from here.
 _QUICK = ["--xla_backend_optimization_level=0"]
 if jaxlib.__version__.startswith("0.10."):  # A flag that it does not know ends the process.

@@ -10,7 +10,6 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from capjax.pretrained.checkpoint_folders import read_weights
 from capjax.pretrained.keras.files import read_keras_layers
