@@ -33,6 +33,13 @@ def data(seed=0):
 
 
 def variables(model, seed=0, scale=0.3):
+    """Drawn here, because a compiled initialisation takes as long as the test."""
     rng = np.random.default_rng(seed)
-    fresh = model.init_variables(jax.random.key(seed), (P, F))
-    return jax.tree.map(lambda x: x + scale * jnp.asarray(rng.normal(size=x.shape), x.dtype), fresh)
+    shapes = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (P, F)))
+
+    def draw(path, leaf):
+        middle = 1.0 if path[-1].key == "scale" else 0.0
+        values = middle + np.hypot(scale, 0.25) * rng.normal(size=leaf.shape)
+        return jnp.asarray(values, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)

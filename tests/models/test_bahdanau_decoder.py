@@ -26,7 +26,7 @@ def run(model, params, features, tokens, *, train=False, **options):
 ACTIVATIONS = [("tanh", "cpu"), ("relu", "gpu"), ("relu", "cpu"), ("tanh", "gpu")]
 
 
-@pytest.mark.parametrize(("activation", "backend"), sweep(ACTIVATIONS, ACTIVATIONS[:2]))
+@pytest.mark.parametrize(("activation", "backend"), sweep(ACTIVATIONS, ACTIVATIONS[1:2]))
 def test_recomputing_attention_changes_no_gradient(activation, backend, monkeypatch):
     """Neither as CPUs do it, nor as accelerators do."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
@@ -152,6 +152,7 @@ def test_images_that_take_the_mean_are_soft_attention():
     np.testing.assert_array_equal(expected.aux["location_log_prob"], 0.0)
 
 
+@pytest.mark.slow(reason="the exact gradient of hard attention is estimated every day")
 def test_drawn_places_come_as_often_as_their_weights_say():
     features, tokens = data()
     model = captioner(attention="hard", expected_rate=0.0)
@@ -184,6 +185,7 @@ def test_own_words_at_no_share_is_teacher_forcing_and_at_full_share_ignores_refe
     np.testing.assert_allclose(own.logits[:, :, 0], forced.logits[:, :, 0], atol=1e-5)
 
 
+@pytest.mark.slow(reason="that they are drawn is tested every day, not how often each is")
 def test_own_words_are_drawn_from_the_model():
     """With bos alone given, the second place's logits mix over the first's distribution."""
     features, tokens = data()

@@ -1,5 +1,7 @@
 """Encoders: shapes, positions, errors, and that images of a batch do not mix."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,10 @@ from capjax.models.encoders.patch import PatchEncoder, scale_pixels
 from capjax.models.encoders.resnet import ResNet
 from capjax.models.layers import Dropout, sincos_positions
 from capjax.models.stem import convolved, summed
+from tests.helpers.effort import sweep
 
+SIZES = [(1, 4), (5, 2), (6, 7), (9, 8)]
+DEEP = [InceptionV3(), ResNet(50)]
 ENCODERS = {
     "learned": (PatchEncoder(8, 16, 2, 2), (2, 4), 0, 16),
     "sincos": (PatchEncoder(4, 16, 1, 2, positions="sincos"), (4, 8), 0, 16),
@@ -28,16 +33,17 @@ def pictures(count=3):
     return np.random.default_rng(0).integers(0, 256, (count, 16, 32, 3), np.uint8)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", sweep(ENCODERS, ["class", "conv"]))
 def test_memory_shape_and_rows(name):
     encoder, grid, prefix, width = ENCODERS[name]
     images = pictures()
-    variables = encoder.init(jax.random.key(0), images, train=False)
-    memory = encoder.apply(variables, images, train=False)
+    variables = jax.jit(partial(encoder.init, train=False))(jax.random.key(0), images)
+    encode = jax.jit(partial(encoder.apply, train=False))
+    memory = encode(variables, images)
     assert memory.grid == grid
     assert memory.prefix == prefix
     assert memory.values.shape == (3, prefix + grid[0] * grid[1], width)
-    alone = encoder.apply(variables, images[1:2], train=False)
+    alone = encode(variables, images[1:2])
     np.testing.assert_allclose(alone.values[0], memory.values[1], atol=1e-5)
 
 
@@ -102,7 +108,7 @@ def test_errors_say_what_would_work(make, message):
         make().init(jax.random.key(0), pictures(1), train=False)
 
 
-@pytest.mark.parametrize("encoder", [InceptionV3(), ResNet(50)])
+@pytest.mark.parametrize("encoder", sweep(DEEP, DEEP[1:]))
 def test_training_computes_the_same(encoder):
     images = np.zeros((1, 75, 75, 3), np.uint8)
     variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), images, train=False))
@@ -113,11 +119,11 @@ def test_training_computes_the_same(encoder):
     assert program(True) == program(False)
 
 
-@pytest.mark.parametrize("size", [(1, 4), (5, 2), (6, 7), (9, 8)])
-def test_forms_of_a_convolution_agree(size):
+@pytest.mark.parametrize(("height", "width"), sweep(SIZES, SIZES[1:3]))
+def test_forms_of_a_convolution_agree(height, width):
     """A depthwise one as shifted sums, and the first one as summed images."""
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(2, height, width, 3)), jnp.float32)
     for stride, side in ((1, 3), (1, 5), (2, 3), (2, 5)):
         kernel = jnp.asarray(rng.normal(size=(side, side, 1, 3)), jnp.float32)
         pair = shifted(x, kernel, stride), grouped(x, kernel, stride)

@@ -59,9 +59,7 @@ def as_given(kind, images):
     return images.astype(np.float32) / 127.5 - 1 if scaled else images.astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("kind", "alpha", "encoder", "size", "count"), sweep(CASES, CASES[:1] + CASES[4:5])
-)
+@pytest.mark.parametrize(("kind", "alpha", "encoder", "size", "count"), sweep(CASES, CASES[:1]))
 def test_every_layer_equals_keras(kind, alpha, encoder, size, count, tmp_path):
     model = build(kind, alpha, size, seed=1)
     path = tmp_path / "w.weights.h5"
@@ -144,6 +142,7 @@ def test_gradients_reach_the_first_layers(narrow):
         assert np.abs(leaf).max() > 0
 
 
+@pytest.mark.slow(reason="a sweep: whole precision is compared every day")
 def test_half_precision_is_close(narrow):
     encoder, variables, images, theirs = narrow
     half = encoder(0.35, dtype=jnp.bfloat16)

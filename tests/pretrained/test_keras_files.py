@@ -142,6 +142,7 @@ def layer_names(file):
     return [name.decode() if isinstance(name, bytes) else name for name in names]
 
 
+@pytest.mark.slow(reason="Keras takes long to make an Inception; other networks are read every day")
 def test_names_of_inception_say_nothing(networks, folder):
     """Keras loads by order, so a file of any names is the same file."""
     network = networks("inception_v3")
@@ -160,7 +161,7 @@ def test_names_of_inception_say_nothing(networks, folder):
     assert_holds(folder / "w.h5", network)
 
 
-@pytest.mark.slow(reason="names that say nothing are read every day")
+@pytest.mark.slow(reason="Keras takes long to make an Inception; other networks are read every day")
 def test_a_later_inception_of_a_process_is_read(networks, folder):
     """Its layers without a name are numbered from where the last model stopped."""
     network, path = networks("inception_v3"), folder / "w.weights.h5"
@@ -171,6 +172,7 @@ def test_a_later_inception_of_a_process_is_read(networks, folder):
     assert_holds(path, network)
 
 
+@pytest.mark.slow(reason="names of one network of a process are read every day")
 def test_a_later_efficientnet_of_a_process_is_read(networks, folder):
     network, path = networks("efficientnet_b0"), folder / "w.weights.h5"
     later = keras.applications.EfficientNetB0(

@@ -55,6 +55,7 @@ def eight():
     return run(8, *(LAYOUTS if slow_too() else LAYOUTS[:1]))
 
 
+@pytest.mark.slow(reason="a run of hard attention goes on every day")
 def test_hard_attentions_baseline_follows_the_log_likelihood(hard):
     np.testing.assert_allclose(hard["next_baseline"], -0.9 * hard["loss"], rtol=1e-4)
 
@@ -65,7 +66,7 @@ def assert_hard_is_one_devices(several, hard):
     assert hard["next_baseline"] < 0
 
 
-@pytest.mark.slow(reason="devices share their sums every day, and one device its baseline")
+@pytest.mark.slow(reason="devices share their sums every day")
 @pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (2, 4)])
 def test_hard_attention_and_its_baseline_are_one_devices(hard, devices, accumulate):
     case = "hard", accumulate
