@@ -216,6 +216,7 @@ def test_samples_do_not_depend_on_where_a_run_was_cut(workdir, expected, tmp_pat
     assert rows(cut) == rows(whole)
 
 
+@pytest.mark.slow(reason="tests/evaluate/test_stream.py captions what a caption saw every day")
 def test_what_captions_saw_is_captioned_too(workdir, expected, tmp_path, capfd):
     """In two goes, as --resume has it; with the picture that Python makes of it."""
     file, figures = tmp_path / "captions.jsonl", str(tmp_path / "figures")
