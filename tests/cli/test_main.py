@@ -178,7 +178,9 @@ def test_captioning_equals_evaluation(home, trained, pictures, tmp_path):
         assert rows[f"{index}.png"]["caption"] == expected[image_id("test", index)]
 
 
-@pytest.mark.slow(reason="three processes; samples and lengths are tested in tests/decode every day")
+@pytest.mark.slow(
+    reason="three processes; samples and lengths are tested in tests/decode every day"
+)
 def test_options_of_captioning_act(home, trained, pictures):
     workdir, _ = trained
     picture = str(pictures / "0.png")
