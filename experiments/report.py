@@ -8,7 +8,6 @@ The page is a folder of static files that opens from disk, without a network: re
 import argparse
 import dataclasses
 import json
-import math
 import os
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from capjax.data.captions import CaptionTable
 from capjax.data.source import Source
 from capjax.files.atomic import write_atomic
 from capjax.files.errors import ReportedError
+from capjax.files.text import finite
 from capjax.metrics.direction import LESS_IS_BETTER
 from capjax.run.workdir import Workdir
 from experiments import report_attention, report_pictures
@@ -287,17 +287,8 @@ def _run(run: Run) -> dict[str, Any]:
 
 def _write(out: str, file: str, name: str, value: Any) -> None:
     """Writes a value as a script, the only data that a page opened from disk can load."""
-    text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(finite(value), separators=(",", ":"), allow_nan=False)
     write_atomic(os.path.join(out, file), f"report.put({json.dumps(name)},{text});\n".encode())
-
-
-def _finite(value: Any) -> Any:
-    """Replaces numbers that JSON lacks, infinity and NaN, by None."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _round(value: float | None) -> float | None:

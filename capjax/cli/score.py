@@ -10,7 +10,6 @@ all of its images, and the recall of each from the other is printed.
 """
 
 import argparse
-import json
 import os
 import sys
 
@@ -24,6 +23,7 @@ from capjax.data.datasets.folder import read_rows
 from capjax.data.download import is_url
 from capjax.data.inputs import expand, read_input
 from capjax.evaluate.lines import json_line, printable
+from capjax.run.evaluate import metrics_line
 from capjax.run.likelihood import ScoredCaption
 from capjax.run.load import Run, load
 from capjax.run.retrieval import retrieval
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         run = load(given.workdir, given.checkpoint)
         if given.split:
             found = retrieval(run, given.split, given.first)
-            print(json.dumps({name: round(value, 4) for name, value in found.items()}))
+            print(metrics_line(found))
         elif given.file:
             _score_file(run, given.file, as_json=given.json)
         else:

@@ -93,8 +93,8 @@ def check_fit(
       path: of the file, for the message.
 
     Raises:
-      WeightsError: an array is missing, misshapen, left over or not of numbers; the first 8 are
-        named.
+      WeightsError: an array is missing, misshapen, left over or not of finite numbers; the first 8
+        are named.
     """
     problems = [f"missing {name}" for name in sorted(wanted.keys() - given.keys())]
     problems += [
@@ -114,6 +114,32 @@ def check_fit(
     if problems:
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise WeightsError(f"{path}: does not fit the model: {'; '.join(problems[:_LISTED])}{more}")
+    check_finite(given, path)
+
+
+def check_finite(given: Mapping[str, np.ndarray], path: str) -> None:
+    """Refuses arrays with NaN, infinity or a number beyond float32, in which models compute.
+
+    Args:
+      given: a file's arrays of numbers; shapes alone pass.
+      path: of the file, for the message.
+
+    Raises:
+      WeightsError: names the first 8.
+    """
+    with np.errstate(over="ignore"):
+        bad = [
+            name
+            for name, array in given.items()
+            if not isinstance(array, jax.ShapeDtypeStruct)
+            and not np.isfinite(np.asarray(array, np.float32)).all()
+        ]
+    if bad:
+        more = f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+        raise WeightsError(
+            f"{path}: numbers of {', '.join(bad[:_LISTED])}{more} are not finite; fetch the file "
+            "again"
+        )
 
 
 def check_depth(depth: int, names: Collection[str], path: str) -> None:

@@ -19,6 +19,7 @@ from capjax.evaluate.captioning import Caption, CaptionBatches
 from capjax.evaluate.results import coco_results, code_version
 from capjax.evaluate.scoring import image_results, score_captions
 from capjax.files.atomic import write_json
+from capjax.files.text import finite
 from capjax.metrics import coco
 from capjax.models.captioner import Captioner
 from capjax.parallel import devices, processes
@@ -83,8 +84,9 @@ def evaluate(
 
 
 def metrics_line(metrics: dict[str, float]) -> str:
-    """Formats metrics as one line of JSON, to four decimal places."""
-    return json.dumps({name: round(value, 4) for name, value in metrics.items()})
+    """Formats metrics as one line of JSON, to four decimal places; null is NaN or infinity."""
+    rounded = {name: round(value, 4) for name, value in metrics.items()}
+    return json.dumps(finite(rounded), allow_nan=False)
 
 
 def _caption(

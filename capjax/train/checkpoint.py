@@ -31,6 +31,7 @@ import orbax.checkpoint as ocp
 from capjax.files.errors import ReportedError
 from capjax.metrics.direction import TEACHER_FORCED, direction
 from capjax.parallel import processes
+from capjax.train.finite import bad_parts
 from capjax.train.state import TrainState
 
 T = TypeVar("T")
@@ -276,9 +277,12 @@ class Checkpoints:
         try:
             saved = self._checkpointer.restore(self._folder(step), args=ocp.args.Composite(**args))
             # TensorStore detects missing and truncated data, but not every changed byte.
-            for name, checksum in progress.get("checksums", {}).items():
-                if name in trees and _checksum(saved[name]) != checksum:
+            sums = progress.get("checksums", {})
+            for name in trees:
+                if name in sums and _checksum(saved[name]) != sums[name]:
                     raise ValueError(f"{name}: the checksum does not match")
+                if name != "optimizer" and (bad := bad_parts(saved[name])):
+                    raise ValueError(f"{name}: {', '.join(bad)} not finite or beyond 1e19")
         except _DAMAGE as error:
             raise self._damaged(step, error) from error
         return {name: saved[name] for name in trees}

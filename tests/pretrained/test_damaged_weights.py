@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from capjax.pretrained.checkpoint_folders import read_weights
-from capjax.pretrained.keras.files import read_keras_layers
+from capjax.pretrained.keras.files import read_keras_layers, to_variables
 from capjax.pretrained.torch_files import read_tensors
 from capjax.pretrained.vit.read import vit_fields, vit_resize
 from capjax.pretrained.weights import WeightsError
@@ -114,6 +114,19 @@ def test_numbers_that_are_none_are_named(folder, tmp_path):
     np.savez(tmp_path / "vit.npz", **text)
     with pytest.raises(WeightsError, match=r"embedding.bias holds <U1 and should hold numbers"):
         read_vit(tmp_path / "vit.npz")
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, 1e39])
+def test_numbers_that_are_not_finite_in_float32_are_named(folder, tmp_path, bad):
+    with np.load(folder / "vit.npz") as arrays:
+        arrays = {**arrays, "embedding/bias": np.array([0] * 7 + [bad])}
+    np.savez(tmp_path / "vit.npz", **arrays)
+    with pytest.raises(WeightsError, match=r"vit\.npz: numbers of embedding.bias are not finite"):
+        read_vit(tmp_path / "vit.npz")
+    like = {"params": {"conv": {"kernel": np.zeros((3, 3, 3, 4)), "bias": np.zeros(4)}}}
+    layers = {"conv": [numbers((3, 3, 3, 4)), np.array([0, 0, 0, bad])]}
+    with pytest.raises(WeightsError, match="here: numbers of params/conv/bias are not finite"):
+        to_variables(layers, like, "here")
 
 
 def refuses(path, read, match):

@@ -167,6 +167,18 @@ def test_a_damaged_step_is_named_and_the_one_before_it_used(tmp_path, caplog):
     assert (tmp_path / "3.damaged").is_dir()
 
 
+@pytest.mark.parametrize("item", ["params", "ema"])
+def test_a_step_with_nan_weights_is_passed_over(tmp_path, item):
+    fill(tmp_path, [2.0])
+    with open_in(tmp_path) as checkpoints:
+        bad = {**getattr(state_of(2), item), "bias": np.full(7, np.nan)}
+        checkpoints.save(state_of(2).replace(**{item: bad}), {"best": 2}, None)
+    with open_in(tmp_path) as checkpoints:
+        with pytest.raises(CheckpointError, match=rf"/2 can't be used: .*{item}: bias not finite"):
+            checkpoints.restore(2, state_of(0))
+        assert_is(checkpoints.restore_latest(state_of(0))[0], 1)
+
+
 def test_of_all_damaged_nothing_is_deleted(tmp_path):
     fill(tmp_path, [3.0, 2.0, 1.0])
     for step in (1, 2):

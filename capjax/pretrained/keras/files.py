@@ -156,12 +156,11 @@ def to_variables(layers: Layers, like: Mapping[str, Any], path: str) -> dict[str
         if name != "predictions":  # A classifier on top is no part of an encoder.
             given.update(_name_arrays(name, arrays))
     found = {
-        name: _to_flax_kernel(array, wanted[name].ndim).astype(np.float32)
-        if name in wanted
-        else array
+        name: _to_flax_kernel(array, wanted[name].ndim) if name in wanted else array
         for name, array in given.items()
     }
     check_fit(found, {name: leaf.shape for name, leaf in wanted.items()}, path)
+    found = {name: np.asarray(array, np.float32) for name, array in found.items()}
     return traverse_util.unflatten_dict(found, sep="/")
 
 
