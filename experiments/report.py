@@ -23,7 +23,7 @@ from capjax.cli.errors import ERRORS, fail
 from capjax.cli.log import show_log
 from capjax.config import build
 from capjax.data.captions import CaptionTable
-from capjax.data.source import Source
+from capjax.data.source import Source, fingerprints
 from capjax.files.atomic import write_atomic
 from capjax.files.errors import ReportedError
 from capjax.files.text import finite
@@ -127,7 +127,7 @@ def _open(run: Run) -> tuple[ConfigDict, tuple[Source, CaptionTable]]:
     first = _first(run)
     config = report_attention.config_of(run, first)
     data = report_attention.open_data(config)
-    if data[0].fingerprint != first.record["source"]["fingerprint"]:
+    if first.record["source"]["fingerprint"] not in fingerprints(data[0]):
         raise ReportError(
             f"{data[0].name} has changed since {run.name} was evaluated: restore the data, "
             "or evaluate again"

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,12 @@ from capjax.data.source import Example
 from capjax.files.errors import DataError
 from capjax.files.text import first_few, well_formed
 
-# Files of up to this size are hashed whole, longer ones by both ends.
+# Of a file that compresses an image as a whole, both ends are hashed, this much together: a change
+# changes what follows it, the file's size, or a checksum at the end. All others are hashed whole,
+# which takes as long as reading them.
 _HASHED_BYTES = 8192
+_COMPRESSED = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|RIFF....WEBP", re.DOTALL)
+_READ_BYTES = 1 << 20
 _THREADS = 8
 # Files in a thread's task: handing over one file alone costs as much as its reading.
 _CHUNK = 64
@@ -29,9 +34,10 @@ class FilesSource:
 
     Attributes:
       name: dataset and split, e.g. "flickr8k/train".
-      fingerprint: digest of each example's path in the root, id and captions, and of the size and
-        the first and last 4 KiB of its file: a change to a compressed image changes its end, and
-        metadata are at the start. A copy of the files elsewhere has the same fingerprint.
+      fingerprint: digest of each example's path in the root, id and captions, and of its file: the
+        size and the first and last 4 KiB of a JPEG, PNG or WebP, all bytes of another. A copy of
+        the files elsewhere has the same fingerprint.
+      former_fingerprint: by the rule of earlier versions: both ends of every file.
       selection: see `capjax.data.source.Source`.
     """
 
@@ -44,7 +50,7 @@ class FilesSource:
         allow_outside: bool = False,
         selection: Mapping[str, Any] | None = None,
     ):
-        """Checks the whole split and reads both ends of every file.
+        """Checks the whole split and reads every file for the fingerprint.
 
         Args:
           name: see above.
@@ -69,7 +75,7 @@ class FilesSource:
             )
         _raise_problems(name, root, _find_problems(root, self._examples, allow_outside))
         self._digests = _read_digests(name, root, self._examples)
-        self.fingerprint = _combine(self._digests)
+        self.fingerprint, self.former_fingerprint = _combine(self._digests)
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -93,9 +99,16 @@ class FilesSource:
         rest = copy.copy(self)
         rest._examples = tuple(self._examples[i] for i in kept)
         rest._digests = [self._digests[i] for i in kept]
-        rest.fingerprint = _combine(rest._digests)
+        rest.fingerprint, rest.former_fingerprint = _combine(rest._digests)
         rest.selection = {**self.selection, "left_out": sorted(dropped)}
         return rest
+
+
+class _Digests(NamedTuple):
+    """Of an example, by the rules of `fingerprint` and of `former_fingerprint`."""
+
+    now: bytes
+    former: bytes
 
 
 def _raise_problems(name: str, root: str, problems: Mapping[str, Sequence[str]]) -> None:
@@ -204,10 +217,10 @@ def _real(path: str) -> str | None:
         return None
 
 
-def _read_digests(name: str, root: str, examples: Sequence[Example]) -> list[bytes]:
-    """Digests of all examples and the ends of their files."""
+def _read_digests(name: str, root: str, examples: Sequence[Example]) -> list[_Digests]:
+    """Digests of all examples and their files."""
 
-    def digest(chunk: Sequence[Example]) -> list[bytes | str]:
+    def digest(chunk: Sequence[Example]) -> list[_Digests | str]:
         return [_digest(root, example) for example in chunk]
 
     chunks = [examples[i : i + _CHUNK] for i in range(0, len(examples), _CHUNK)]
@@ -229,21 +242,27 @@ def _read_digests(name: str, root: str, examples: Sequence[Example]) -> list[byt
     return results
 
 
-def _digest(root: str, example: Example) -> bytes | str:
-    """The digest, or the reason why the file cannot be read."""
+def _digest(root: str, example: Example) -> _Digests | str:
+    """The digests, or the reason why the file cannot be read."""
     try:
         with open(os.path.join(root, example.image), "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            ends = file.read(_HASHED_BYTES // 2)
-            file.seek(max(size - _HASHED_BYTES // 2, file.tell()))
-            ends += file.read(_HASHED_BYTES // 2)
+            start = file.read(_HASHED_BYTES // 2)
+            # JSON has no raw line end, so the first one separates it from the file's bytes.
+            ends = hashlib.sha256(json.dumps([*example, size]).encode() + b"\n" + start)
+            whole = ends.copy()
+            if not _COMPRESSED.match(start):
+                while part := file.read(_READ_BYTES):
+                    whole.update(part)
+            file.seek(max(size - _HASHED_BYTES // 2, len(start)))
+            ends.update(file.read(_HASHED_BYTES // 2))
     except OSError as error:
         return f"{example.image} ({error.strerror})"
-    # JSON has no raw line end, so the first one separates it from the file's bytes.
-    text = json.dumps([*example, size])
-    return hashlib.sha256(text.encode() + b"\n" + ends).digest()
+    former = ends.digest()
+    return _Digests(former if _COMPRESSED.match(start) else whole.digest(), former)
 
 
-def _combine(digests: Sequence[bytes]) -> str:
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+def _combine(digests: Sequence[_Digests]) -> list[str]:
+    """The fingerprint and the former fingerprint of a source."""
+    return [hashlib.sha256(b"".join(part)).hexdigest() for part in zip(*digests, strict=True)]

@@ -14,7 +14,7 @@ from capjax.config.fields import part_of
 from capjax.config.identity import FREE_IN_EVALUATION, shared_fields
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import check_images, open_captions, open_source
-from capjax.data.source import Source
+from capjax.data.source import Source, fingerprints
 from capjax.evaluate.captioning import Caption, CaptionBatches
 from capjax.evaluate.results import coco_results, code_version
 from capjax.evaluate.scoring import image_results, score_captions
@@ -58,7 +58,7 @@ def evaluate(
     with processes.primary_first():
         source = check_images(config.dataset, open_source(config.dataset, split))
         table = open_captions(config.dataset, source)
-    workdir.check_same_data({split: source.fingerprint})
+    workdir.check_same_data({split: fingerprints(source)})
     processes.check_equal("data", lambda: source.fingerprint)
     processes.check_equal(f"checkpoints in {directory}", lambda: fingerprint(run.variables))
     log_notes([source])

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from flax.errors import FlaxError
@@ -284,14 +284,19 @@ class Workdir:
                 "same config:\n" + "\n".join(changed)
             )
 
-    def check_same_data(self, fingerprints: Mapping[str, str]) -> None:
-        """Raises WorkdirError if the data or the tokenizer differ from those the run began with."""
+    def check_same_data(self, found: Mapping[str, Collection[str]]) -> None:
+        """Raises WorkdirError if the data or the tokenizer differ from those the run began with.
+
+        Args:
+          found: by name, fingerprints of which the run has one.
+        """
         saved = _read_json(self.path(self.DATA))
-        changed = [name for name, value in fingerprints.items() if saved.get(name, value) != value]
+        changed = [name for name in found if name in saved and saved[name] not in found[name]]
         if changed:
             raise WorkdirError(
                 f"{self.directory} was trained on other data: {', '.join(changed)} changed. Give "
-                "the original data (config.dataset has their paths), or another --workdir"
+                "the original data (config.dataset has their paths; a run of an earlier version "
+                "also needs the same record files of TFDS), or another --workdir"
             )
 
 

@@ -208,9 +208,9 @@ def test_every_config_field_is_read():
 
 def test_another_dataset_under_a_run_is_refused(tmp_path):
     save(tmp_path, base.get_config())
-    Workdir(tmp_path).check_same_data({"train": "1", "tokenizer": "2"})
+    Workdir(tmp_path).check_same_data({"train": ("new", "1"), "tokenizer": ("2",)})
     with pytest.raises(WorkdirError, match="other data: tokenizer changed"):
-        Workdir(tmp_path).check_same_data({"train": "1", "tokenizer": "3"})
+        Workdir(tmp_path).check_same_data({"train": ("1",), "tokenizer": ("3",)})
 
 
 def test_a_dataset_that_a_config_does_not_know_is_named():
