@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from capjax.config import sections
 from capjax.config.errors import ConfigError
+from capjax.data import tokenizer_kinds
 from capjax.data.dataset import CommonFields
-from capjax.data.tokenizer import train_word_tokenizer
 from capjax.files.text import first_few, nearest
 from capjax.models.adapter import Adapter
 from capjax.parts import DATASETS, DECODERS, ENCODERS, OBJECTIVES
@@ -26,7 +26,7 @@ from capjax.train.scheduled_sampling import own_words_schedule
 # The dataclass or function that types a section's fields; "" is the fields outside of sections.
 _OWNERS = {
     "": sections.RunFields,
-    "tokenizer": train_word_tokenizer,
+    "tokenizer": tokenizer_kinds.train,
     "word_vectors": sections.WordVectorFields,
     "hard_attention": sections.HardAttentionFields,
     "scheduled_sampling": own_words_schedule,
