@@ -33,6 +33,8 @@ _SIGNATURES = re.compile(
 # entry of `warnings.filters`.
 _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
+# From the grey levels of 2 and 4 bits to 8 bits, by PNG's layout of pixels.
+_TO_8_BITS = {"L;2": 85, "L;4": 17}
 _PHOTOMETRIC_TAG = 0x0106
 _ORIENTATION_TAG = 0x0112
 # EXIF 2.32, 4.6.4: from the stored orientation to the transform that turns an image upright.
@@ -203,6 +205,7 @@ def load_image(
     if width * height > MAX_PIXELS:
         raise ImageError(f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS} taken")
     try:
+        _scale_transparent(opened)
         # Decoded first: Pillow turns a TIFF upright while reading and then drops the tag.
         opened.load()
         rgb = _to_rgb(_turn_upright(_invert_negative(opened)))
@@ -293,6 +296,17 @@ def _invert_negative(image: Image.Image) -> Image.Image:
     return image
 
 
+def _scale_transparent(image: Image.Image) -> None:
+    """Brings a PNG's transparent colour to the depth that Pillow decodes its pixels to."""
+    # A tile's last part is the layout of the pixels, which Pillow forgets when it decodes them.
+    if image.format == "PNG" and image.tile and "transparency" in image.info:
+        layout, colour = image.tile[0][3], image.info["transparency"]
+        if layout in _TO_8_BITS:
+            image.info["transparency"] = colour * _TO_8_BITS[layout]
+        elif layout == "RGB;16B":
+            image.info["transparency"] = tuple(level >> 8 for level in colour)
+
+
 def _turn_upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
@@ -319,6 +333,9 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     levels = np.asarray(image)
     if levels.min() < 0 or levels.max() > 65535:
         raise ImageError("32-bit pixels have no agreed range; store 8 or 16 bits")
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):  # One level of a PNG, shown over white.
+        levels = np.where(levels == transparent, 65535, levels)
     # 65535 = 255 * 257, so black stays black and white stays white.
     return Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert(
         "RGB"

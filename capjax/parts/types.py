@@ -1,4 +1,4 @@
-"""Types of config fields, written where a field lives: `width: Count`, `dropout: Rate`.
+"""Types of config fields, written where a field lives: `width: Count`, `dropout: DropoutRate`.
 
 A field's type defines its valid values; `check.fault` checks them. A `Literal` lists choices.
 """
@@ -30,6 +30,11 @@ class Range:
     least: float
     most: float
     text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroOr(Range):
+    """0 and the numbers of a range."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +88,11 @@ PositiveShare = Annotated[float, Range(math.ulp(0.0), 1.0, "be above 0 and at mo
 OpenShare = Annotated[
     float, Range(math.ulp(0.0), math.nextafter(1.0, 0.0), "be above 0 and below 1")
 ]
-# A rate of dropout, smoothing or averaging; 1 would leave nothing.
+# A rate of smoothing or averaging; 1 would leave nothing.
 Rate = Annotated[float, Range(0.0, math.nextafter(1.0, 0.0), "be 0 or more, and below 1")]
+# A rate of `capjax.models.layers.Dropout`, which draws 256ths.
+DropoutRate = Annotated[
+    float, ZeroOr(1 / 256, 255 / 256, "be 0, or lie in 1/256 (0.00390625) to 255/256 (0.99609375)")
+]
 Name = Annotated[str, NotEmpty()]
 Names = Annotated[tuple[Name, ...], Lengths(0, 1000, "names")]

@@ -66,16 +66,17 @@ def evaluate(
     captions, measured = _caption(config, run, data)
 
     def report() -> dict[str, float]:
-        metrics = measured | _scores(config, table, captions)
         label = build.decoding_method(config.decoding).label
         stem = workdir.path(workdir.EVALUATION, f"{split}-step{run.step}-{label}")
+        # First, so that a metric that fails does not lose them.
+        write_json(f"{stem}.captions.json", coco_results(captions))
+        metrics = measured | _scores(config, table, captions)
         # On one line: programs read it, and it has thousands of numbers.
         images = image_results(table, _texts(captions), build.image_scorers(config))
         write_json(f"{stem}.images.json", images, indent=None)
         # In a subfolder of the training's events, so that HParams shows them in its row.
         log = workdir.path(workdir.TENSORBOARD, f"{split}-{label}")
         write_scalars(log, run.step, {f"evaluation/{name}": metrics[name] for name in metrics})
-        write_json(f"{stem}.captions.json", coco_results(captions))
         chosen = _chosen(config, workdir, run.step, checkpoint)
         _write_metrics(stem, metrics, {"split": split, **_provenance(config, run, source, chosen)})
         return metrics
@@ -163,7 +164,8 @@ def _provenance(config: ConfigDict, run: Run, source: Source, chosen: str) -> di
 
 def _write_metrics(stem: str, metrics: dict[str, float], provenance: dict[str, Any]) -> None:
     """Writes the metrics file, the evaluation's last, and logs the names of all files."""
-    notes = {} if "METEOR" in metrics else {"METEOR": f"not computed: {coco.why_no_meteor()}"}
+    why = coco.why_no_meteor() or "its Java process failed"
+    notes = {} if "METEOR" in metrics else {"METEOR": f"not computed: {why}"}
     write_json(f"{stem}.metrics.json", {"metrics": metrics, "notes": notes, **provenance})
     for name, note in notes.items():
         _logger.info("%s %s", name, note)

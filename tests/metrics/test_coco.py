@@ -267,13 +267,17 @@ class FakeMeteor(coco.Meteor):
         ("import time; time.sleep(600)", "nothing"),  # never answers
     ],
 )
-def test_a_failing_meteor_is_killed_and_says_so(monkeypatch, code, said) -> None:
+def test_a_failing_meteor_is_killed_and_says_so(monkeypatch, caplog, code, said) -> None:
     monkeypatch.setattr(FakeMeteor, "code", code)
     monkeypatch.setattr(coco, "Meteor", FakeMeteor)
     monkeypatch.setattr(coco, "why_no_meteor", lambda: None)
     monkeypatch.setattr(coco, "_METEOR_SECONDS", 1.0)
     with pytest.raises(RuntimeError, match=f"{said}.*meteor=False"):
-        coco.score(REFERENCES, HYPOTHESES)
+        coco.score(REFERENCES, HYPOTHESES, meteor=True)
     assert FakeMeteor.process.returncode is not None
     assert FakeMeteor.process.stdout.closed
     assert FakeMeteor.process.stderr.closed
+    if said == "no memory":  # The other scores are kept where METEOR was not asked for.
+        others = coco.score(REFERENCES, HYPOTHESES)
+        assert others == coco.score(REFERENCES, HYPOTHESES, meteor=False)
+        assert "METEOR's Java process failed (no memory)" in caplog.text

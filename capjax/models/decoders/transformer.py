@@ -30,7 +30,16 @@ from capjax.models.layers import (
     float32_dot,
     with_bans,
 )
-from capjax.parts.types import Count, CountOrZero, Depth, Given, Name, NotNegative, Positive, Rate
+from capjax.parts.types import (
+    Count,
+    CountOrZero,
+    Depth,
+    DropoutRate,
+    Given,
+    Name,
+    NotNegative,
+    Positive,
+)
 
 KeyValue = tuple[jax.Array, jax.Array]
 
@@ -159,9 +168,9 @@ class TransformerDecoder(Decoder):
     mlp_ratio: Positive = 4.0
     norm: Literal["pre", "post"] = "pre"
     activation: Name = "gelu"
-    dropout: Rate = 0.0
-    feed_forward_dropout: Rate = 0.0
-    attention_dropout: Rate = 0.0
+    dropout: DropoutRate = 0.0
+    feed_forward_dropout: DropoutRate = 0.0
+    attention_dropout: DropoutRate = 0.0
     tie_embeddings: bool = False
     banned: Given[tuple[int, ...]] = ()
     output_bias: Given[tuple[float, ...] | None] = None
