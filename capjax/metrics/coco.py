@@ -193,7 +193,7 @@ def _decimal_points() -> Iterator[None]:
     """Lets a Java process that is started inside read and write numbers as in English."""
     name = "JAVA_TOOL_OPTIONS"
     before = os.environ.get(name)
-    os.environ[name] = f"{before or ''} -Duser.language=en -Duser.language.format=en"
+    os.environ[name] = f"{before or ''} -Duser.language.format=en -Duser.country.format=US"
     try:
         yield
     finally:
