@@ -180,7 +180,7 @@ BREAKAGES = (
     ),
     _breakage(
         "a checkpoint that has changed is taken",
-        "if name in trees and _checksum(saved[name]) != checksum:",
+        "if name in sums and _checksum(saved[name]) != sums[name]:",
         "if False:",
         "tests/train/test_checkpoint.py",
     ),

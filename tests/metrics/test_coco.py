@@ -253,6 +253,7 @@ class FakeMeteor(coco.Meteor):
     code = ""
 
     def __init__(self) -> None:
+        assert "-Duser.language.format=en" in os.environ["JAVA_TOOL_OPTIONS"]
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self.meteor_p = subprocess.Popen([sys.executable, "-c", self.code], **pipes)
         self.lock = threading.Lock()
