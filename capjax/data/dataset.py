@@ -28,7 +28,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
-from capjax.data.images import Interpolation
+from capjax.data.resize import Interpolation
 from capjax.data.source import Source
 from capjax.files.errors import DataError
 from capjax.parts.types import Count, CountOrZero, Length, PositiveShare, Side, SideOrZero
