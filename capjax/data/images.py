@@ -29,6 +29,9 @@ MAX_SIDE = 65_535
 # For all images that are being decoded at once. Enough for any of MAX_PIXELS as a baseline JPEG or
 # a PNG; with JAX and a model, a process stays below 1.5 GB.
 MEMORY = Memory(768 * 2**20)
+# Of Pillow's blocks; glibc maps larger ones than 32 MiB apart, so that freed ones go back at once.
+# Those of Pillow's default stay with the threads, and take as much again.
+_BLOCK_BYTES = 64 * 2**20
 # Bytes for each pixel: Pillow has 4 or fewer, and as much again for a copy turned or converted.
 _TWO_COPIES = 8
 # libwebp's two canvases, and what it gives Pillow.
@@ -129,9 +132,7 @@ def decoded(
     Threads that decode images must use it, one at a time each. The image must not be changed.
     """
     name = name or _default_name(image)
-    if _QUIET not in warnings.filters:
-        # For the whole process, because `catch_warnings` is not thread-safe.
-        warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
+    _set_up_pillow()
     with contextlib.ExitStack() as stack:
         opened = _open(image, name, stack)
         width, height = opened.size
@@ -161,6 +162,14 @@ def decoded(
             del opened
             rgb = _to_rgb(_turn_upright(_invert_negative(taken.pop())))
         yield rgb
+
+
+def _set_up_pillow() -> None:
+    """For the whole process, because Pillow and `catch_warnings` know no threads."""
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
+    if Image.core.get_block_size() < _BLOCK_BYTES:
+        Image.core.set_block_size(_BLOCK_BYTES)
 
 
 @contextlib.contextmanager

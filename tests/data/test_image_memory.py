@@ -180,3 +180,8 @@ def test_a_disk_that_fails_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.open", lambda path, _: Failing(path))
     with pytest.raises(ImageError, match=r"a\.png: (cannot be read|damaged).*Input/output error"):
         load_image(path)
+
+
+def test_freed_memory_goes_back_to_the_system():
+    load_image(encode(PICTURE))
+    assert Image.core.get_block_size() > 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX.
