@@ -30,7 +30,17 @@ from capjax.models.layers import (
     float32_dot,
     with_bans,
 )
-from capjax.parts.types import Count, CountOrZero, Depth, Given, Name, NotNegative, Positive, Rate
+from capjax.parts.types import (
+    Count,
+    CountOrZero,
+    Depth,
+    Given,
+    Name,
+    NotNegative,
+    Positive,
+    Rate,
+    Width,
+)
 
 KeyValue = tuple[jax.Array, jax.Array]
 
@@ -152,7 +162,7 @@ class TransformerDecoder(Decoder):
 
     vocab_size: Given[int]
     max_length: Given[int]
-    width: Count
+    width: Width
     num_layers: Depth
     num_heads: Count
     head_dim: CountOrZero = 0
