@@ -18,15 +18,14 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     messages to a standard error that nobody reads any more are dropped.
     """
     _open_streams()
+    status: int | str | None
     try:
         status = main()
     except SystemExit as error:
         status = error.code
     except BrokenPipeError:
         status = unread()
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
+    except Exception:
         traceback.print_exc()
         status = ERROR
     if isinstance(status, str):
