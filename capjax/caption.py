@@ -21,12 +21,16 @@ from capjax.cli import attention
 from capjax.cli.errors import leave, reported, unread
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
+from capjax.cli.process import run_command
 from capjax.config import build, checks
 from capjax.data.inputs import batches, expand, read_input, read_lines
 from capjax.evaluate.caption_file import CaptionFile
 from capjax.evaluate.captioning import Method
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
 from capjax.evaluate.stream import caption_stream, picture_reader
+from capjax.parallel.deadline import deadline
+from capjax.parts.check import fault
+from capjax.parts.types import BatchSize
 from capjax.pretrained.captioners.published import is_published
 from capjax.run.load import Run, load, made_by
 from capjax.run.workdir import Workdir, WorkdirError
@@ -83,7 +87,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, help="seed of the samples (default: the model's)")
     parser.add_argument(
-        "--batch_size", type=_positive, help="most images at once (default: the model's)"
+        "--batch_size", type=_batch_size, help="most images at once (default: the model's)"
     )
     attention.add_arguments(parser)
     parser.add_argument(
@@ -123,6 +127,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _batch_size(text: str) -> int:
+    if message := fault(BatchSize, _positive(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} {message}")
+    return int(text)
+
+
 def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
     """Builds the decoding method from the run's settings and the command line's.
 
@@ -146,6 +156,8 @@ def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
 class _Stop:
     """Records the first SIGTERM or Ctrl-C, so that the current batch is finished; a second exits.
 
+    A batch that takes too long, such as the first one, which is compiled, is not waited for.
+
     Attributes:
       number: the signal's number; 0 until one arrives.
     """
@@ -160,9 +172,12 @@ class _Stop:
             if signal.getsignal(number) != signal.SIG_IGN
         ]
         self._before = {number: signal.signal(number, self._note) for number in signals}
+        self._deadline = deadline(lambda number: leave(128 + number))
+        self._deadline.__enter__()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *error: Any) -> None:
+        self._deadline.__exit__(*error)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -278,4 +293,4 @@ def _names(images: list[str]) -> Iterator[str | None]:
 
 
 if __name__ == "__main__":
-    leave(main())
+    run_command(main)

@@ -22,6 +22,7 @@ from ml_collections import config_flags
 
 from capjax.cli import errors
 from capjax.cli.flags import define_config, given_config, run
+from capjax.cli.process import run_command
 from capjax.config import build
 from capjax.parallel import processes
 from capjax.run.evaluate import evaluate, metrics_line
@@ -92,4 +93,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from capjax.cli.errors import reported
 from capjax.cli.flags import define_config, given_config, run
+from capjax.cli.process import run_command
 from capjax.config import build, checks
 from capjax.config.errors import ConfigError
 from capjax.models.captioner import Variables, split_frozen
@@ -107,4 +108,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

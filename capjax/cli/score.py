@@ -18,6 +18,7 @@ from tqdm import tqdm
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
+from capjax.cli.process import run_command
 from capjax.config import build
 from capjax.data.datasets.folder import read_rows
 from capjax.data.download import is_url
@@ -130,4 +131,4 @@ def _print(name: str, caption: ScoredCaption, *, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

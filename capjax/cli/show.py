@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from capjax.cli.errors import reported
 from capjax.cli.flags import define_config, given_config, run
+from capjax.cli.process import run_command
 from capjax.data.captions import encode_captions
 from capjax.data.describe import describe_captions, draw_examples
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
@@ -79,4 +80,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,7 +16,7 @@ from capjax.config.fields import part_of
 from capjax.config.questions import decoder_weights, encoder_stage, is_pretrained
 from capjax.config.sections import DecodingFields, RunFields
 from capjax.data.dataset import ImageScorer, Scorer
-from capjax.data.images import Resize
+from capjax.data.resize import Resize
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import BeamSearch, Method, Sampling
 from capjax.evaluate.scoring import Metric

@@ -4,10 +4,8 @@ import os
 import select
 from collections.abc import Container, Iterable, Iterator
 
-from PIL import Image
-
 from capjax.data.download import download, is_url
-from capjax.data.images import ImageError, load_image
+from capjax.data.images import ImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 # Short enough to go unnoticed, long enough that few batches are half empty.
@@ -40,21 +38,21 @@ def _images_below(folder: str) -> list[str]:
     return sorted(inside + refused)
 
 
-def read_input(name: str) -> Image.Image:
-    """Reads one image, upright and RGB.
+def read_input(name: str) -> bytes | str:
+    """What `images.decoded` takes for a name: the content of a URL, or a file's name itself.
 
     Raises:
-      ImageError: see `load_image` and `download`; or the name is a folder without images.
+      ImageError: see `download`; or the name is a folder without images.
     """
     if is_url(name):
-        return load_image(download(name), name=name)
+        return download(name)
     if os.path.isdir(name):
         try:
             os.listdir(name)
         except OSError as error:
             raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
         raise ImageError(f"{name}: no files ending in {', '.join(SUFFIXES)} in this folder")
-    return load_image(name)
+    return name
 
 
 def read_lines(descriptor: int) -> Iterator[str | None]:

@@ -10,6 +10,7 @@ from capjax.data.check_images import usable
 from capjax.data.dataset import Dataset, FilesDataset
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
+from capjax.files.atomic import check_local
 from capjax.files.errors import DataError
 from capjax.parts import DATASETS
 from capjax.parts.check import fields_of
@@ -62,9 +63,13 @@ def cache_dir(section: Mapping[str, Any]) -> str | None:
     """The folder for data derived from a dataset, or None.
 
     Raises:
-      DataError: the path is a file.
+      DataError: the path is a file or a URL.
     """
     path = os.path.expanduser(section["cache_dir"])
+    try:
+        check_local(path)
+    except OSError as error:
+        raise DataError(f"config.dataset.cache_dir={path} is {error.strerror}") from error
     if path and os.path.exists(path) and not os.path.isdir(path):
         raise DataError(f"config.dataset.cache_dir={path} is a file; give a folder, or '' for none")
     return path or None

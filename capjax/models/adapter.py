@@ -15,7 +15,7 @@ from flax import linen as nn
 from capjax.models.contract import Memory, Part
 from capjax.models.encoders.patch import EncoderBlock
 from capjax.models.layers import Dropout, GridPositions, check_activation, check_heads
-from capjax.parts.types import Count, DepthOrZero, DropoutRate, Given, Positive
+from capjax.parts.types import Count, DepthOrZero, DropoutRate, Given, Positive, Width
 
 
 class Adapter(Part):
@@ -37,7 +37,7 @@ class Adapter(Part):
       dtype: of the computation; parameters are float32.
     """
 
-    width: Count
+    width: Width
     depth: DepthOrZero = 0
     num_heads: Count = 4
     mlp_ratio: Positive = 4.0

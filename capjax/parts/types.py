@@ -77,6 +77,12 @@ Length = Annotated[int, whole(2)]
 # A number of layers or blocks; limited, since each is compiled.
 Depth = Annotated[int, whole(1, 1000)]
 DepthOrZero = Annotated[int, whole(0, 1000)]
+# Of a layer; a matrix of the largest has 16 GiB.
+Width = Annotated[int, whole(1, 65_536)]
+# Threads of a process.
+Threads = Annotated[int, whole(1, 1024)]
+# Images of a step; the largest batches of the literature have 65,536.
+BatchSize = Annotated[int, whole(1, 65_536)]
 Side = Annotated[int, whole(1, LARGEST_SIDE)]
 SideOrZero = Annotated[int, whole(0, LARGEST_SIDE)]
 Seed = Annotated[int, whole(0, 2**32 - 1)]

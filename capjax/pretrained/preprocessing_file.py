@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from capjax.data.images import Resize
+from capjax.data.resize import Resize
 from capjax.pretrained.checkpoint_folders import read_json
 from capjax.pretrained.weights import ExportError, WeightsError, blamed
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from capjax.data.images import Resize
+from capjax.data.resize import Resize
 from capjax.models.encoders.resnet import ResNet
 from capjax.pretrained import tables
 from capjax.pretrained.checkpoint_folders import (

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from capjax.data.images import Resize
+from capjax.data.resize import Resize
 from capjax.files.atomic import write_atomic
 from capjax.files.text import parse_json
 from capjax.pretrained.torch_files import read_metadata, read_tensors

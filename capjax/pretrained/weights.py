@@ -17,6 +17,8 @@ _LISTED = 8
 _NUMBERS = (jnp.floating, jnp.integer, jnp.bool_)
 # Weights look like noise and come down to nine tenths; zeros come down to a thousandth.
 _MOST_COMPRESSED = 20
+# Bytes of a safetensors file's names and shapes; those of the largest models are under 1 MB.
+_MOST_NAMES = 16 * 2**20
 
 
 class WeightsError(ReportedError, ValueError):
@@ -66,6 +68,22 @@ def check_claim(claimed: int, path: str | os.PathLike, most: int = 1) -> None:
         raise WeightsError(
             f"{path}: claims {claimed} bytes of arrays and has {size}: is damaged, or made to fill "
             "the memory; save it again without compression"
+        )
+
+
+def check_names(path: str | os.PathLike) -> None:
+    """Refuses a safetensors file of so many names that they fill the memory, before it is opened.
+
+    Raises:
+      WeightsError: its header, which has the names, is too long.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    # A longer one than the file is a damage that safetensors reports.
+    if _MOST_NAMES < length <= os.path.getsize(path):
+        raise WeightsError(
+            f"{path}: {length} bytes of names and shapes are more than the {_MOST_NAMES} taken: is "
+            "damaged, or made to fill the memory"
         )
 
 

@@ -58,6 +58,7 @@ def evaluate(
     with processes.primary_first():
         source = check_images(config.dataset, open_source(config.dataset, split))
         table = open_captions(config.dataset, source)
+    checks.check_batch(config, "evaluation.batch_size", len(source), source.name)
     workdir.check_same_data({split: fingerprints(source)})
     processes.check_equal("data", lambda: source.fingerprint)
     processes.check_equal(f"checkpoints in {directory}", lambda: fingerprint(run.variables))

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from capjax.config import build
+from capjax.config.fields import check_values
 from capjax.config.upgrade import upgrade_decoding
 from capjax.data.reading import eval_batches
 from capjax.data.source import Example, Source
@@ -239,6 +240,7 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     workdir = Workdir(directory)
     config, tokenizer = workdir.load_config(), workdir.load_tokenizer()
     with workdir.blamed():
+        check_values(config)
         model = build.captioner(config, tokenizer)
         shape = build.resize(config.dataset).shape
         like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), shape))

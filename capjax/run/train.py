@@ -210,6 +210,8 @@ def _read_data(config: ConfigDict, workdir: Workdir, *, is_new: bool) -> _Data:
         tokenizer = _given_tokenizer(config, None if is_new else workdir)
         pretrained = read_pretrained(config) if is_new else None
         sources = {name: check_images(config.dataset, source) for name, source in sources.items()}
+        for split, field in (("train", "batch_size"), ("validation", "evaluation.batch_size")):
+            checks.check_batch(config, field, len(sources[split]), sources[split].name)
         log_notes(sources.values())
         tables = {name: open_captions(config.dataset, sources[name]) for name in sources}
     tokenizer = tokenizer or train_tokenizer(config.tokenizer, tables["train"])

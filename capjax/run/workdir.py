@@ -17,7 +17,7 @@ from capjax.config.identity import FREE, differences, tuples
 from capjax.config.upgrade import upgrade
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
-from capjax.files.atomic import remove_temporary, write_json
+from capjax.files.atomic import check_local, remove_temporary, write_json
 from capjax.files.errors import ReportedError
 from capjax.files.text import parse_json
 from capjax.models.captioner import Variables
@@ -91,7 +91,17 @@ class Workdir:
         return os.path.join(self.directory, *parts)
 
     def check_place(self) -> None:
-        """Raises WorkdirError if the workdir's path, or a parent's, is a file."""
+        """Raises WorkdirError if no folder can be made: a URL, or a file in its place."""
+        try:
+            check_local(self.directory)
+        except OSError as error:
+            raise WorkdirError(f"--workdir {self.directory} is {error.strerror}") from error
+        try:
+            self.directory.encode()
+        except UnicodeEncodeError as error:
+            raise WorkdirError(
+                f"--workdir {self.directory!a} is not UTF-8, which checkpoints need: give another"
+            ) from error
         place = os.path.abspath(self.directory)
         while not os.path.lexists(place):
             place = os.path.dirname(place)

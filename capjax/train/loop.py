@@ -161,6 +161,7 @@ def train(
     while step < cadence.num_steps and not stopping.exhausted and not leaves:
         state, metrics = step_fn(state, next(batches))
         step += 1
+        interruption.saves = True
         clock.add(metrics["captions"])
         watch.add(step, metrics.pop("nonfinite"))
         bar.update()

@@ -10,7 +10,7 @@ import safetensors.numpy
 from capjax.cli.convert_encoder import convert_encoder
 from capjax.config import build
 from capjax.config.errors import ConfigError
-from capjax.data.images import Resize
+from capjax.data.resize import Resize
 from capjax.models.encoders.resnet import ResNet
 from capjax.pretrained import tables
 from capjax.pretrained.resnet import TABLE, load_resnet

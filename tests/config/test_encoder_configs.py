@@ -9,7 +9,7 @@ import capjax
 from capjax.config import build
 from capjax.config.checks import check_trainable
 from capjax.config.errors import ConfigError
-from capjax.data.images import Resize
+from capjax.data.resize import Resize
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.main import default_workdir
 from capjax.models.captioner import split_frozen

@@ -13,7 +13,8 @@ import pytest
 
 from capjax.pretrained.checkpoint_folders import read_weights
 from capjax.pretrained.keras.files import read_keras_layers, to_variables
-from capjax.pretrained.torch_files import read_tensors
+from capjax.pretrained.torch_files import read_shapes, read_tensors
+from capjax.pretrained.variables import load_variables
 from capjax.pretrained.vit.read import vit_fields, vit_resize
 from capjax.pretrained.weights import WeightsError
 from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced
@@ -169,6 +170,9 @@ def test_a_torch_tensor_that_repeats_what_is_stored(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"a": torch.zeros(1, dtype=torch.float16).expand(10**12)}, tmp_path / "w.pth")
     refuses(tmp_path / "w.pth", read_tensors, r"w\.pth: claims 2000000000000 bytes")
+    shared = torch.zeros(1000, dtype=torch.float16)
+    torch.save({f"{i}": shared for i in range(1000)}, tmp_path / "w.pth")
+    refuses(tmp_path / "w.pth", read_tensors, r"w\.pth: claims 2000000 bytes")
 
 
 def test_a_safetensors_that_claims_too_much(tmp_path):
@@ -180,6 +184,17 @@ def test_a_safetensors_that_claims_too_much(tmp_path):
         refuses(tmp_path / "w.safetensors", read_tensors, r"w\.safetensors: is no safetensors")
     (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{}")
     refuses(tmp_path / "w.safetensors", read_tensors, r"w\.safetensors: is no safetensors")
+
+
+def test_a_safetensors_of_a_million_names(tmp_path):
+    path = tmp_path / "w.safetensors"
+    tensor = b'"x%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    header = b"{" + b",".join(tensor % number for number in range(300_000)) + b"}"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    for read in (read_tensors, read_shapes):
+        refuses(path, read, r"w\.safetensors: \d+ bytes of names and shapes are more than")
+    with pytest.raises(ValueError, match="bytes of names and shapes are more than"):
+        load_variables(path)
 
 
 def write_h5(path, fill):
@@ -195,6 +210,11 @@ def test_hdf5_that_claims_too_much_or_points_elsewhere(tmp_path):
     write_h5(tmp_path / "other.h5", lambda group: group.create_dataset("0", data=numbers(3)))
     virtual = h5py.VirtualLayout((3,), np.float32)
     virtual[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "layers/conv2d/vars/0", (3,))
+
+    def many_names(group):
+        group["0"] = np.arange(50_000.0)
+        for number in range(1, 100):
+            group[str(number)] = group["0"]
 
     def packed(group):
         group.create_dataset("0", data=np.zeros(50_000_000, np.uint8), compression="gzip")
@@ -213,6 +233,20 @@ def test_hdf5_that_claims_too_much_or_points_elsewhere(tmp_path):
             ),
             "lies in another file",
         ),
+        (
+            lambda group: group.file.update(
+                {"more": h5py.ExternalLink(str(tmp_path / "other.h5"), "layers")}
+            ),
+            "more lies in another file",
+        ),
+        (lambda group: group.update({"0": h5py.SoftLink("/layers")}), "lies in another file"),
+        (
+            lambda group: group.create_dataset(
+                "0", (9,), "f4", chunks=(10**8,), maxshape=(None,), compression="gzip"
+            ),
+            "claims 400000000 bytes",
+        ),
+        (many_names, "claims"),
         (lambda group: group.create_group("0"), "holds no numbers"),
         (lambda group: group.create_dataset("0", data=[b"text"]), "holds no numbers"),
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from capjax.data.images import Resize
+from capjax.data.resize import Resize
 from capjax.evaluate.captioning import BeamSearch, make_decode
 from capjax.pretrained.captioners.encoder_decoder import FILES, read_captioner, read_variables
 from capjax.pretrained.weights import WeightsError

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from capjax.data.images import Resize, load_pixels
+from capjax.data.images import load_pixels
+from capjax.data.resize import Resize
 from capjax.pretrained import tables
 from capjax.pretrained.captioners.encoder_decoder import read_captioner
 from capjax.pretrained.captioners.export_captioner import write_captioner

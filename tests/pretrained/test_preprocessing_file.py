@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from capjax.data.images import Resize
+from capjax.data.resize import Resize
 from capjax.pretrained.preprocessing_file import Preprocessing, read_preprocessing
 from capjax.pretrained.weights import WeightsError
 

@@ -9,7 +9,8 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from capjax.data.images import Resize, load_pixels
+from capjax.data.images import load_pixels
+from capjax.data.resize import Resize
 from capjax.models.encoders.vit import ViT
 from capjax.pretrained.saved import About, save_encoder
 from capjax.pretrained.vit.read import load_vit, vit_fields, vit_resize

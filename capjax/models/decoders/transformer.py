@@ -39,6 +39,7 @@ from capjax.parts.types import (
     Name,
     NotNegative,
     Positive,
+    Width,
 )
 
 KeyValue = tuple[jax.Array, jax.Array]
@@ -161,7 +162,7 @@ class TransformerDecoder(Decoder):
 
     vocab_size: Given[int]
     max_length: Given[int]
-    width: Count
+    width: Width
     num_layers: Depth
     num_heads: Count
     head_dim: CountOrZero = 0

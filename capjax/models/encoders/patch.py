@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from capjax.models.contract import Encoder, Memory
 from capjax.models.layers import Attention, Dropout, FeedForward, GridPositions, check_heads
-from capjax.parts.types import Count, Depth, DropoutRate, Given, Positive, Side
+from capjax.parts.types import Count, Depth, DropoutRate, Given, Positive, Side, Width
 
 
 def scale_pixels(images: jax.Array, dtype: Any) -> jax.Array:
@@ -56,7 +56,7 @@ class PatchEncoder(Encoder):
     """
 
     patch_size: Side
-    width: Count
+    width: Width
     depth: Depth
     num_heads: Count
     mlp_ratio: Positive = 4.0

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from capjax.data.images import Resize
+from capjax.data.resize import Resize
 from capjax.data.tokenizer import Tokenizer
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner
