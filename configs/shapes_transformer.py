@@ -4,7 +4,7 @@ from configs import base
 
 
 def get_config():
-    """A small CNN and a two-layer transformer, both from scratch: ten epochs of `shapes`."""
+    """A small CNN and a two-layer transformer, both from scratch: 2.4 epochs of `shapes`."""
     config = base.get_config()
     config.encoder = base.conv_encoder()
     # A stride of 2 and not 4, with which the model learned to tell shapes apart late.
@@ -15,11 +15,14 @@ def get_config():
     # Small batches learn more per unit of compute: after equal time 16 images per step had a loss
     # of 0.80, and 64 a loss of 1.13.
     config.batch_size = 16
-    config.num_steps = 5000
+    config.num_steps = 1200
     config.ema_decay = 0.998
-    config.optimizer.learning_rate = 1.5e-3
-    config.optimizer.warmup_steps = 200
+    # After 400 steps the loss was 0.69, and 0.97 with AdamW at its best rate.
+    config.optimizer.kind = "muon"
+    config.optimizer.matrix_learning_rate = 0.01
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.warmup_steps = 50
     config.log_every = 50
-    config.eval_every = 1250
+    config.eval_every = 600
     config.early_stopping.metric = "truth_rate"
     return config

@@ -26,6 +26,7 @@ SMALL = [
     "--config.eval_every=2",
     "--config.log_every=1",
     "--config.batch_size=8",
+    "--config.optimizer.kind=adamw",
     "--config.optimizer.warmup_steps=1",
     "--config.encoder.widths=(8,)",
     "--config.encoder.stem_stride=8",

@@ -151,6 +151,8 @@ def started():
 def shapes():
     """The embedded default, smaller, in bfloat16."""
     config = _small(shapes_transformer.get_config())
+    config.optimizer = base.get_config().optimizer  # What the default had.
+    config.optimizer.update(learning_rate=0.03, warmup_steps=5)
     config.dataset.data_dir, config.dataset.cache_dir = "data", ""
     config.dataset.image_size = 32
     config.encoder.widths = (8, 8, 8)

@@ -62,6 +62,9 @@ def test_a_command_is_one_without_the_warm_process(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+RETRAINED = ("num_steps", "eval_every", "optimizer.learning_rate", "optimizer.warmup_steps")
+
+
 @pytest.fixture(scope="module", name="interfaces")
 def describe_interfaces(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
@@ -82,6 +85,9 @@ def test_configs_have_their_fields_and_values(part, interfaces):
         if "early_stopping.mode" in fields:
             assert fields["early_stopping.mode"] == "max"
             fields = {**fields, "early_stopping.mode": "auto"}
+        # The default trains otherwise since.
+        if name == "shapes_transformer":
+            fields = {field: x for field, x in fields.items() if field not in RETRAINED}
         # A later version may add fields.
         assert fields == {field: found[name].get(field) for field in fields}, name
 
