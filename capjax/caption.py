@@ -14,14 +14,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from capjax.cli import attention
 from capjax.cli.errors import leave, reported, unread
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
-from capjax.config import build, checks
+from capjax.config import build
+from capjax.config.decoding import SAMPLING, choose_method
 from capjax.data.inputs import batches, expand, read_input, read_lines
 from capjax.evaluate.caption_file import CaptionFile
 from capjax.evaluate.captioning import Method
@@ -31,8 +31,8 @@ from capjax.pretrained.captioners.published import is_published
 from capjax.run.load import Run, load, made_by
 from capjax.run.workdir import Workdir, WorkdirError
 
-# Options, and fields of `config.decoding`, each of which asks for a sample.
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+# Options that are fields of `config.decoding`.
+_DECODING = ("num_beams", "length_penalty", "max_length", "seed", *SAMPLING)
 EXIT_STATUS = """\
 exit status:
   0    every image has its caption
@@ -66,7 +66,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "huggingface.co",
     )
     parser.add_argument("--checkpoint", help="the run's: best (default), latest or a step")
-    parser.add_argument("--beam_size", type=int, help="beams; 1 is greedy (default: the model's)")
+    parser.add_argument(
+        "--num_beams", "--beam_size", type=int, help="beams; 1 is greedy (default: the model's)"
+    )
     parser.add_argument("--length_penalty", type=float, help="default: the model's")
     parser.add_argument("--max_length", type=int, help="most tokens (default: the model's)")
     parser.add_argument(
@@ -123,26 +125,6 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
-    """Builds the decoding method from the run's settings and the command line's.
-
-    Raises:
-      ConfigError: the run's model can't decode with these settings.
-    """
-    section = config.decoding.copy_and_resolve_references()
-    same_name = ("length_penalty", "max_length", "seed", *_SAMPLING)
-    settings = {"num_beams": arguments.beam_size}
-    settings |= {field: getattr(arguments, field) for field in same_name}
-    given = {field: value for field, value in settings.items() if value is not None}
-    if given.keys() & {*_SAMPLING}:
-        given = {"method": "sample", "num_beams": 1, **given}
-    elif given.keys() & {"num_beams", "length_penalty"}:
-        given["method"] = "beam"
-    section.update(given)
-    checks.check_decoding(section, config)
-    return build.decoding_method(section)
-
-
 class _Stop:
     """Records the first SIGTERM or Ctrl-C, so that the current batch is finished; a second exits.
 
@@ -188,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _caption(arguments: argparse.Namespace) -> int:
     run = _load(arguments)
-    method = choose_method(arguments, run.config)
+    method = choose_method(run.config, **{name: getattr(arguments, name) for name in _DECODING})
     attention.check_run(arguments, run.model.decoder)
     with contextlib.ExitStack() as stack:
         file = None

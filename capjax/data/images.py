@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import warnings
-from typing import Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -48,6 +48,9 @@ _UPRIGHT = {
 
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+# An encoded file as bytes, a path, a Pillow image, or uint8 [H, W, 3] or [H, W].
+AnyImage = bytes | str | os.PathLike | Image.Image | np.ndarray
 
 # Left, top, right, bottom.
 Box = tuple[float, float, float, float]
@@ -129,7 +132,7 @@ class Resize:
 
 
 def load_pixels(
-    image: bytes | str | os.PathLike | Image.Image | np.ndarray,
+    image: AnyImage,
     resize: Resize | int,
     *,
     name: str | None = None,
@@ -178,16 +181,14 @@ def _resize(picture: Image.Image, size: tuple[int, int], box: Box, how: Resize) 
     return picture.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
 
 
-def load_image(
-    image: bytes | str | os.PathLike | Image.Image | np.ndarray, *, name: str | None = None
-) -> Image.Image:
+def load_image(image: AnyImage, *, name: str | None = None) -> Image.Image:
     """Decodes an image, applies its EXIF orientation and converts it to RGB.
 
     Transparent images are composited over white, 16-bit grey is scaled to 8 bits, CMYK and palettes
     are converted.
 
     Args:
-      image: an encoded file as bytes, a path, a Pillow image, or uint8 [H, W, 3] or [H, W].
+      image: the image, see `AnyImage`.
       name: the image's name in error messages; by default its path or "image bytes".
 
     Raises:
@@ -213,6 +214,13 @@ def load_image(
         raise ImageError(f"{name}: {error}") from error
     except Exception as error:  # every format's reader raises its own
         raise ImageError(f"{name}: damaged or truncated image: {error}") from error
+
+
+def is_image(value: Any) -> TypeGuard[AnyImage]:
+    """True for one image of `load_image`, and False for a list of them or an array [N, H, W, 3]."""
+    if isinstance(value, np.ndarray):
+        return value.ndim < 4
+    return isinstance(value, bytes | bytearray | memoryview | str | os.PathLike | Image.Image)
 
 
 def looks_like_image(content: bytes) -> bool:
