@@ -1,18 +1,20 @@
 """Decoding and resizing of images, the same for training, evaluation, cache and command line."""
 
-import dataclasses
+import functools
+import importlib
+import importlib.util
 import io
 import os
 import re
 import stat
 import warnings
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, TypeGuard
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, features
 
+from capjax.data.resize import Resize
 from capjax.files.errors import ReportedError
-from capjax.parts.types import Side, SideOrZero
 
 # Pillow trusts the size in a header, and a false one would exhaust the memory. This is above any
 # photograph and below the 89 million pixels at which Pillow warns.
@@ -20,14 +22,26 @@ MAX_PIXELS = 80_000_000
 # The largest file of that many pixels: 16-bit colour without compression.
 MAX_BYTES = 512 * 2**20
 
-# Formats of photographs. Pillow's other readers, such as PostScript's, are a needless risk on
-# untrusted bytes.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# Formats of photographs and the ends of their files' names. Pillow's other readers, such as
+# PostScript's, are a needless risk on untrusted bytes.
+_FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+_HEIF = "pillow_heif"
 
 # The first bytes of these formats.
 _SIGNATURES = re.compile(
-    rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|GIF8|BM|II[*+]\0|MM\0[*+]|P[1-7]\s", re.DOTALL
+    rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|GIF8|BM|II[*+]\0|MM\0[*+]|P[1-7]\s|"
+    rb"....ftyp(?:avi|hei|hev|mif|msf)",
+    re.DOTALL,
 )
+_HEIC_SIGNATURE = re.compile(rb"....ftyp(?:hei|hev|mif|msf)", re.DOTALL)
 
 # Pillow's warnings (odd metadata, a header of many pixels) are harmless or are errors here. An
 # entry of `warnings.filters`.
@@ -47,8 +61,6 @@ _UPRIGHT = {
 }
 
 
-Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-
 # An encoded file as bytes, a path, a Pillow image, or uint8 [H, W, 3] or [H, W].
 AnyImage = bytes | str | os.PathLike | Image.Image | np.ndarray
 
@@ -58,77 +70,6 @@ Box = tuple[float, float, float, float]
 
 class ImageError(ReportedError, ValueError):
     """An image that cannot be used; the message names it and the reason."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Resize:
-    """Resizes an image of any size to the square input of an encoder.
-
-    By default the whole image is resized to the square, whatever its aspect ratio, as in the common
-    captioning tutorials.
-
-    Attributes:
-      size: side of the square in pixels, H = W.
-      resize_to: side in pixels before the central square of `size` is cropped; 0 is `size`.
-      keep_aspect: whether only the shorter edge is resized to `resize_to`; otherwise both are.
-      interpolation: the filter.
-      antialias: whether the filter widens when downscaling, as in Pillow and torchvision, but not
-        by default in TensorFlow. Must be True for other filters than "bilinear".
-      round_crop: whether half of an odd margin is rounded half to even, as in torchvision;
-        otherwise down, as in `transformers`.
-
-    Raises:
-      ValueError: a field is out of range.
-    """
-
-    size: Side
-    resize_to: SideOrZero = 0
-    keep_aspect: bool = False
-    interpolation: Interpolation = "bilinear"
-    antialias: bool = True
-    round_crop: bool = False
-
-    def __post_init__(self):
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1 pixel, not {self.size}")
-        if self.resize_to and self.resize_to < self.size:
-            raise ValueError(
-                f"resize_to={self.resize_to} must be 0, or at least the {self.size} pixels of the "
-                "crop"
-            )
-        allowed = get_args(Interpolation) if self.antialias else ("bilinear",)
-        if self.interpolation not in allowed:
-            without = "" if self.antialias else " without antialias"
-            raise ValueError(
-                f"interpolation={self.interpolation!r}{without}; it must be "
-                f"{', '.join(map(repr, allowed))}"
-            )
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of the pixels, (H, W, 3)."""
-        return self.size, self.size, 3
-
-    def place(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """An image's size (width, height) after resizing, and the (left, top) of the crop in it."""
-        side = self.resize_to or self.size
-        if not self.keep_aspect:
-            resized = side, side
-        elif width <= height:
-            resized = side, int(side * height / width)
-        else:
-            resized = int(side * width / height), side
-        halve = round if self.round_crop else int
-        left, top = (halve((edge - self.size) / 2) for edge in resized)
-        return resized, (left, top)
-
-    def seen(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom) of the part that the crop keeps, in the image's pixels."""
-        resized, corner = self.place(width, height)
-        scales = width / resized[0], height / resized[1]
-        first = (round(at * scale) for at, scale in zip(corner, scales, strict=True))
-        last = (round((at + self.size) * scale) for at, scale in zip(corner, scales, strict=True))
-        return *first, *last
 
 
 def load_pixels(
@@ -216,6 +157,23 @@ def load_image(image: AnyImage, *, name: str | None = None) -> Image.Image:
         raise ImageError(f"{name}: damaged or truncated image: {error}") from error
 
 
+@functools.cache
+def formats() -> dict[str, tuple[str, ...]]:
+    """Pillow's names of the formats that can be read here, and the ends of their files' names."""
+    found = dict(_FORMATS)
+    if features.check("avif"):
+        found["AVIF"] = (".avif",)
+    if importlib.util.find_spec(_HEIF):
+        importlib.import_module(_HEIF).register_heif_opener()
+        found["HEIF"] = (".heic", ".heif", ".hif")
+    return found
+
+
+def has_image_name(name: str) -> bool:
+    """True for a file name that ends like one of `formats`."""
+    return name.lower().endswith(tuple(end for ends in formats().values() for end in ends))
+
+
 def is_image(value: Any) -> TypeGuard[AnyImage]:
     """True for one image of `load_image`, and False for a list of them or an array [N, H, W, 3]."""
     if isinstance(value, np.ndarray):
@@ -252,10 +210,14 @@ def _open(image, name: str) -> Image.Image:
     if not image:
         raise ImageError(f"{name}: empty, there are no bytes")
     try:
-        return Image.open(io.BytesIO(image), formats=_FORMATS)
+        return Image.open(io.BytesIO(image), formats=tuple(formats()))
     except Image.UnidentifiedImageError:
+        if _HEIC_SIGNATURE.match(image) and "HEIF" not in formats():
+            raise ImageError(
+                f"{name}: a HEIC image, which needs a package: pip install pillow-heif"
+            ) from None
         raise ImageError(
-            f"{name}: not an image of a known format ({', '.join(_FORMATS)})"
+            f"{name}: not an image of a known format ({', '.join(formats())})"
         ) from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: more than the {MAX_PIXELS} pixels taken: {error}") from error

@@ -15,8 +15,8 @@ import numpy as np
 from capjax.data.augment import Augmentation, draw_view
 from capjax.data.batches import TrainBatches
 from capjax.data.captions import EncodedCaptions
-from capjax.data.images import Resize
 from capjax.data.reading import CHUNK, check_same_source, read_chunk
+from capjax.data.resize import Resize
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 

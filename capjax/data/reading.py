@@ -9,7 +9,8 @@ import numpy as np
 from capjax.data.augment import View
 from capjax.data.batches import eval_indices, eval_text
 from capjax.data.captions import EncodedCaptions
-from capjax.data.images import Resize, load_image, load_pixels
+from capjax.data.images import load_image, load_pixels
+from capjax.data.resize import Resize
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 

@@ -13,7 +13,7 @@ from capjax.config.errors import ConfigError
 from capjax.data.augment import Augmentation
 from capjax.data.dataset import CommonFields, Dataset, FilesDataset
 from capjax.data.files_source import FilesSource
-from capjax.data.images import Resize
+from capjax.data.resize import Resize
 from capjax.data.sections import check_images, dataset_of, open_source
 from capjax.data.shapes import truth
 from capjax.data.source import Example

@@ -10,8 +10,9 @@ from PIL import Image
 from capjax.data.augment import Augmentation, draw_view
 from capjax.data.batches import TrainBatches
 from capjax.data.captions import encode_captions, read_captions
-from capjax.data.images import ImageError, Resize, load_pixels
+from capjax.data.images import ImageError, load_pixels
 from capjax.data.reading import eval_batches
+from capjax.data.resize import Resize
 from capjax.data.source import Example
 from capjax.data.tokenizer import train_word_tokenizer
 from tests.helpers.command_line import python

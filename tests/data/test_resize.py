@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capjax.data.images import Resize, load_pixels
+from capjax.data.images import load_pixels
+from capjax.data.resize import Resize
 from tests.helpers.references import need_torchvision, need_transformers
 
 SHARED = Path(__file__).parents[3] / "shared" / "flickr8k" / "Images"
