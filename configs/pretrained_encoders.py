@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from capjax.data.images import Resize
+from capjax.data.resize import Resize
 
 
 def _pretrained(name: str) -> ConfigDict:

@@ -25,7 +25,7 @@ import safetensors.numpy
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
 from capjax.files.atomic import write_atomic
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 
 # The converted parts of a checkpoint; its optimizers and counters are dropped.
 PARTS = ("encoder", "decoder")

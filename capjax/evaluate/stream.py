@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from capjax.data.images import ImageError, Resize, load_pixels
+from capjax.data.images import ImageError, load_pixels
+from capjax.data.resize import Resize
 from capjax.evaluate.attention_maps import attended_picture
 from capjax.evaluate.captioning import Caption
 

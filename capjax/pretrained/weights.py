@@ -11,20 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from capjax.files.errors import ReportedError
+from capjax.pretrained.errors import WeightsError
 
 _LISTED = 8
 _NUMBERS = (jnp.floating, jnp.integer, jnp.bool_)
 # Weights look like noise and come down to nine tenths; zeros come down to a thousandth.
 _MOST_COMPRESSED = 20
-
-
-class WeightsError(ReportedError, ValueError):
-    """A weights file that can't be used; the message names it, and says what does not fit."""
-
-
-class ExportError(ReportedError, ValueError):
-    """A captioner that another library has no parts for; the message names the config's field."""
 
 
 @contextlib.contextmanager

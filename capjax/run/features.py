@@ -15,8 +15,8 @@ from flax import linen as nn
 from capjax.config import build, questions
 from capjax.data.augment import Augmentation, draw_view
 from capjax.data.feature_cache import FeatureCache, FeatureShape, open_features
-from capjax.data.images import Resize
 from capjax.data.reading import ViewOf, read_batches
+from capjax.data.resize import Resize
 from capjax.data.sections import cache_dir
 from capjax.models.captioner import (
     Captioner,

@@ -23,8 +23,8 @@ from capjax.models.captioner import Captioner, Variables, join_frozen, split_fro
 from capjax.parallel import devices
 from capjax.pretrained.captioners import published
 from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner, read_captioner
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.variables import fingerprint
-from capjax.pretrained.weights import WeightsError
 from capjax.run.likelihood import Likelihood, describe, encode_given, totals
 from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.checkpoint import CheckpointError, Checkpoints

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from capjax.data.images import ImageError, Resize
+from capjax.data.images import ImageError
+from capjax.data.resize import Resize
 from capjax.evaluate.captioning import Caption
 from capjax.evaluate.stream import Answer, Picture, caption_stream, picture_reader
 from tests.helpers.effort import examples

@@ -7,7 +7,7 @@ import numpy as np
 import safetensors.numpy
 from flax import serialization
 
-from capjax.data.images import Resize
+from capjax.data.resize import Resize
 from capjax.models.encoders.vit import ViT
 from capjax.pretrained import tables
 from capjax.pretrained.captioners.show_attend_tell import word_map_tokenizer

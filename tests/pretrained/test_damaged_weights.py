@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from capjax.pretrained.checkpoint_folders import read_weights
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.keras.files import read_keras_layers
 from capjax.pretrained.torch_files import read_tensors
 from capjax.pretrained.vit.read import vit_fields, vit_resize
-from capjax.pretrained.weights import WeightsError
 from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced
 from tests.helpers.read_vit import read_vit
 from tests.helpers.small_files import KINDS, load_small_vit, numbers, read_vectors, write_folder

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import logging
 
-from capjax.data.images import Resize
+from capjax.data.resize import Resize
 from capjax.models.encoders.vit import ViT
 from capjax.parts.check import fault, fields_of
 from capjax.pretrained.checkpoint_folders import (
