@@ -57,8 +57,8 @@ def run_capjax(folder: str) -> float:
     import jax.numpy as jnp
 
     from capjax.data.feature_cache import FeatureShape, open_features
-    from capjax.data.images import Resize
     from capjax.data.reading import read_batches
+    from capjax.data.resize import Resize
     from capjax.models.encoders.mobilenet_v2 import MobileNetV2
     from capjax.parallel import devices
     from capjax.run.features import make_encode
@@ -86,8 +86,8 @@ def run_keras(folder: str) -> float:
     import keras
     import tensorflow as tf
 
-    from capjax.data.images import Resize
     from capjax.data.reading import read_batches
+    from capjax.data.resize import Resize
 
     model = keras.applications.MobileNetV2(
         weights=None, include_top=False, input_shape=(SIDE, SIDE, 3)
