@@ -9,10 +9,13 @@ import argparse
 import signal
 
 from capjax.cli import attention
-from capjax.cli.errors import leave, reported, unread
+from capjax.cli.errors import reported, unread
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
+from capjax.cli.process import run_command
 from capjax.parallel.defaults import COMPILATION_CACHE
+from capjax.parts.check import fault
+from capjax.parts.types import BatchSize
 
 EXIT_STATUS = """\
 exit status:
@@ -66,7 +69,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, help="seed of the samples (default: the model's)")
     parser.add_argument(
-        "--batch_size", type=_positive, help="most images at once (default: the model's)"
+        "--batch_size", type=_batch_size, help="most images at once (default: the model's)"
     )
     attention.add_arguments(parser)
     parser.add_argument(
@@ -106,6 +109,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _batch_size(text: str) -> int:
+    if message := fault(BatchSize, _positive(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} {message}")
+    return int(text)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Captions the images; returns the exit status, see `EXIT_STATUS`."""
     show_log()
@@ -124,4 +133,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    run_command(main)

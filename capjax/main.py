@@ -24,6 +24,7 @@ from ml_collections import config_flags
 
 from capjax.cli import errors
 from capjax.cli.flags import define_config, given_config, run, with_run
+from capjax.cli.process import run_command
 from capjax.parallel.defaults import COMPILATION_CACHE, TIMEOUT
 
 
@@ -106,4 +107,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -163,11 +163,15 @@ def get_config() -> ConfigDict:
     config.dataset = datasets.shapes_dataset()
 
     config.tokenizer = ConfigDict()
-    # Words with a lower count in the train split are unknown.
+    # "words" between spaces; "characters"; or "bpe", frequent pieces of words. The last two also
+    # suit languages that are written without spaces.
+    config.tokenizer.kind = "words"
+    # Words or characters with a lower count in the train split are unknown; "bpe" also merges no
+    # pair with a lower count.
     config.tokenizer.min_count = 1
-    # Largest number of known words, most frequent first; 0 is no limit.
+    # Largest number of tokens, most frequent first; 0 is no limit, which "bpe" needs.
     config.tokenizer.max_words = 0
-    # Whether one-letter words and words with characters other than letters are dropped.
+    # Whether one-letter words and words with characters other than letters are dropped; of "words".
     config.tokenizer.alphabetic_only = False
 
     config.encoder = patch_encoder()

@@ -8,7 +8,6 @@ The page is a folder of static files that opens from disk, without a network: re
 import argparse
 import dataclasses
 import json
-import math
 import os
 import sys
 import tempfile
@@ -24,9 +23,10 @@ from capjax.cli.errors import ERRORS, fail
 from capjax.cli.log import show_log
 from capjax.config import build
 from capjax.data.captions import CaptionTable
-from capjax.data.source import Source
+from capjax.data.source import Source, fingerprints
 from capjax.files.atomic import write_atomic
 from capjax.files.errors import ReportedError
+from capjax.files.text import finite
 from capjax.metrics.direction import LESS_IS_BETTER
 from capjax.parallel.defaults import COMPILATION_CACHE
 from capjax.run.workdir import Workdir
@@ -128,7 +128,7 @@ def _open(run: Run) -> tuple[ConfigDict, tuple[Source, CaptionTable]]:
     first = _first(run)
     config = report_attention.config_of(run, first)
     data = report_attention.open_data(config)
-    if data[0].fingerprint != first.record["source"]["fingerprint"]:
+    if first.record["source"]["fingerprint"] not in fingerprints(data[0]):
         raise ReportError(
             f"{data[0].name} has changed since {run.name} was evaluated: restore the data, "
             "or evaluate again"
@@ -288,17 +288,8 @@ def _run(run: Run) -> dict[str, Any]:
 
 def _write(out: str, file: str, name: str, value: Any) -> None:
     """Writes a value as a script, the only data that a page opened from disk can load."""
-    text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(finite(value), separators=(",", ":"), allow_nan=False)
     write_atomic(os.path.join(out, file), f"report.put({json.dumps(name)},{text});\n".encode())
-
-
-def _finite(value: Any) -> Any:
-    """Replaces numbers that JSON lacks, infinity and NaN, by None."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _round(value: float | None) -> float | None:

@@ -73,7 +73,7 @@ def run_one(run: Run, workdir: str, interruption: Interruption) -> None:
                 _evaluate(run, workdir, record, name)
     except Exception as error:
         # A broken pipe means that the reader of stdout was killed, not that the run failed.
-        if not isinstance(error, Interrupted | BrokenPipeError):
+        if not isinstance(error, BrokenPipeError):
             text = str(error) if isinstance(error, ERRORS) else f"{type(error).__name__}: {error}"
             record.status, record.error = FAILED, text
             write_record(workdir, record)

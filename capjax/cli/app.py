@@ -9,7 +9,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from capjax.cli.errors import USAGE, fail, leave
+from capjax.cli.errors import USAGE, fail
+from capjax.cli.process import run_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,18 +49,20 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a subcommand.
+    """Runs a subcommand; without `argv`, that of the process's own command line, and ends it.
 
     Raises:
       SystemExit: always, with its exit status.
     """
-    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    if argv is None:
+        run_command(lambda: main(sys.argv[1:]))
+    name, *rest = argv or [""]
     if name in ("--help", "-h"):
         print(_help(), end="")
     elif name == "--version":
         print(f"capjax {importlib.import_module('capjax').__version__}")
     elif command := COMMANDS.get(name):
-        leave(importlib.import_module(command.module).main([*command.arguments, *rest]))
+        sys.exit(importlib.import_module(command.module).main([*command.arguments, *rest]))
     else:
         wrong = f"there is no command {name!r}" if name else "a command is missing"
         fail(f"{wrong}; there are {', '.join(COMMANDS)}", USAGE)

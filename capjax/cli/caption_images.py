@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from capjax.cli import attention
+from capjax.cli.errors import leave
 from capjax.config import build
 from capjax.config.decoding import SAMPLING, choose_method
 from capjax.data.inputs import batches, expand, read_input, read_lines
@@ -19,6 +20,7 @@ from capjax.evaluate.caption_file import CaptionFile
 from capjax.evaluate.captioning import Method
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
 from capjax.evaluate.stream import caption_stream, picture_reader
+from capjax.parallel.deadline import deadline
 from capjax.pretrained.captioners.published import is_published
 from capjax.run.load import Run, load, made_by
 from capjax.run.workdir import Workdir, WorkdirError
@@ -29,6 +31,8 @@ _DECODING = ("num_beams", "length_penalty", "max_length", "seed", *SAMPLING)
 
 class _Stop:
     """Records the first SIGTERM or Ctrl-C, so that the current batch is finished; a second exits.
+
+    A batch that takes too long, such as the first one, which is compiled, is not waited for.
 
     Attributes:
       number: the signal's number; 0 until one arrives.
@@ -44,9 +48,12 @@ class _Stop:
             if signal.getsignal(number) != signal.SIG_IGN
         ]
         self._before = {number: signal.signal(number, self._note) for number in signals}
+        self._deadline = deadline(lambda number: leave(128 + number))
+        self._deadline.__enter__()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *error: Any) -> None:
+        self._deadline.__exit__(*error)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -10,8 +10,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from capjax.cli.errors import leave, reported, unread
+from capjax.cli.errors import reported, unread
 from capjax.cli.log import show_log
+from capjax.cli.process import run_command
 from capjax.config import shipped
 
 
@@ -62,4 +63,4 @@ def _list() -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    run_command(main)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from capjax.cli.errors import reported
 from capjax.cli.flags import define_config, given_config, run
+from capjax.cli.process import run_command
 from capjax.config.errors import ConfigError
 from capjax.parts import ENCODERS
 
@@ -62,4 +63,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -24,6 +24,7 @@ import safetensors.numpy
 
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
+from capjax.cli.process import run_command
 from capjax.files.atomic import write_atomic
 from capjax.pretrained.errors import WeightsError
 
@@ -162,4 +163,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from capjax.files.errors import ReportedError
 
@@ -34,16 +34,19 @@ def reported() -> Iterator[None]:
 
 def leave(status: int | None) -> NoReturn:
     """Ends the program with a status; 128+N means signal N."""
-    if status and status > 128:
-        # sys.exit waits for threads, and one may be in the middle of a download.
+    if status == ERROR or (status and status > 128):
+        # sys.exit waits for threads, and one may be in the middle of a download, or wait in vain
+        # for another that could not be started.
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
 
 
-def unread() -> int:
-    """Discards further standard output after a broken pipe; returns the exit status."""
+def unread(stream: TextIO | None = None) -> int:
+    """Discards what else is written to a broken pipe, standard output; returns the exit status."""
     # Otherwise Python flushes it again at exit and prints an error.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
     return 128 + signal.SIGPIPE
 
 

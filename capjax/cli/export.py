@@ -13,6 +13,7 @@ import dataclasses
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
+from capjax.cli.process import run_command
 
 _LOAD = """\
 from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
@@ -66,4 +67,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from capjax.cli.errors import reported
 from capjax.cli.flags import define_config, given_config, run
+from capjax.cli.process import run_command
 from capjax.config.errors import ConfigError
 
 # Fields of the tutorial's decoder that the shapes of its parameters do not determine.
@@ -110,4 +111,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

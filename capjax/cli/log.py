@@ -5,6 +5,8 @@ import sys
 
 from tqdm import tqdm
 
+from capjax.cli.errors import unread
+
 
 def show_log() -> None:
     """Prints the library's messages to stdout, and its warnings and errors to stderr.
@@ -25,6 +27,8 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # Looked up at each message, since tests replace the streams.
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        # Errors are raised, like those of any print: a broken pipe ends the command.
         with tqdm.external_write_mode(file=stream):
-            print(self.format(record), file=stream, flush=True)
+            try:
+                print(self.format(record), file=stream, flush=True)
+            except BrokenPipeError:
+                unread(stream)  # A run goes on without its reader. Other errors are raised.

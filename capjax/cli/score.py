@@ -14,6 +14,7 @@ import argparse
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
+from capjax.cli.process import run_command
 from capjax.parallel.defaults import COMPILATION_CACHE
 
 
@@ -65,4 +66,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

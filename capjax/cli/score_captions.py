@@ -1,7 +1,6 @@
 """The work of `capjax score`, apart from its flags, since this imports JAX."""
 
 import argparse
-import json
 import os
 import sys
 
@@ -12,6 +11,7 @@ from capjax.data.download import is_url
 from capjax.data.inputs import expand, read_input
 from capjax.data.rows import folder_of, read_rows
 from capjax.evaluate.lines import json_line, printable
+from capjax.run.evaluate import metrics_line
 from capjax.run.likelihood import ScoredCaption
 from capjax.run.load import Run, load
 from capjax.run.retrieval import retrieval
@@ -23,7 +23,7 @@ def score_captions(given: argparse.Namespace) -> None:
     run = load(given.workdir, given.checkpoint)
     if given.split:
         found = retrieval(run, given.split, given.first)
-        print(json.dumps({name: round(value, 4) for name, value in found.items()}))
+        print(metrics_line(found))
     elif given.file:
         _score_file(run, given.file, as_json=given.json)
     else:

@@ -5,7 +5,6 @@
 prints statistics of a split and draws random examples of it. Needs no accelerator.
 """
 
-import io
 import os
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 
 from capjax.cli.errors import reported
 from capjax.cli.flags import define_config, given_config, run
-from capjax.files.atomic import write_atomic
+from capjax.cli.process import run_command
 from capjax.files.errors import DataError
 
 
@@ -31,6 +30,7 @@ def show(config: ConfigDict, split: str, images: int, to: str) -> None:
     from capjax.data.captions import encode_captions
     from capjax.data.describe import describe_captions, draw_examples
     from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
+    from capjax.evaluate.figures import save_figure
 
     source = check_images(config.dataset, open_source(config.dataset, split))
     table = open_captions(config.dataset, source)
@@ -53,9 +53,7 @@ def show(config: ConfigDict, split: str, images: int, to: str) -> None:
         print(note)
     random = np.random.Generator(np.random.Philox(key=config.seed))
     indices = random.permutation(len(source))[:images].tolist()
-    content = io.BytesIO()
-    draw_examples(source, indices).savefig(content, dpi=100, format="png")
-    write_atomic(to, content.getvalue())
+    save_figure(draw_examples(source, indices), to)
     print(f"wrote {to}")
 
 
@@ -85,4 +83,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

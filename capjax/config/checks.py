@@ -22,6 +22,9 @@ from capjax.models.contract import Decoder
 from capjax.parts.check import fault, fields_of
 from capjax.train.wandb_log import is_installed
 
+# Images of a batch that is never called too large, and times that it may have each of a split.
+_MOST_OF_ANY, _MOST_TIMES = 1024, 10
+
 
 def check(config: ConfigDict) -> None:
     """Raises ConfigError, naming the field, where a config can't be trained."""
@@ -93,6 +96,24 @@ def check_devices(config: ConfigDict, *fields: str) -> None:
             raise ConfigError(
                 f"config.{field}={size} must be a multiple of {unit}, the {by}: {near} would do"
             )
+
+
+def check_batch(config: ConfigDict, field: str, images: int, name: str) -> None:
+    """Raises ConfigError for a batch that has each image of a split many times.
+
+    Args:
+      config: the whole config.
+      field: its field with the size of a batch.
+      images: number of images in the split.
+      name: of the split.
+    """
+    size = functools.reduce(getitem, field.split("."), config)
+    most = max(_MOST_OF_ANY, _MOST_TIMES * images)
+    if size > most:
+        raise ConfigError(
+            f"config.{field}={size} is far more than the {images} images of {name}: {most} or "
+            "fewer would do"
+        )
 
 
 def _check_objective(config: ConfigDict, decoder: Decoder) -> None:

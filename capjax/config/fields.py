@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from capjax.config import sections
 from capjax.config.errors import ConfigError
+from capjax.data import tokenizer_kinds
 from capjax.data.dataset import CommonFields
-from capjax.data.tokenizer import train_word_tokenizer
 from capjax.files.text import first_few, nearest
 from capjax.models.adapter import Adapter
 from capjax.parts import DATASETS, DECODERS, ENCODERS, OBJECTIVES
@@ -26,7 +26,7 @@ from capjax.train.scheduled_sampling import own_words_schedule
 # The dataclass or function that types a section's fields; "" is the fields outside of sections.
 _OWNERS = {
     "": sections.RunFields,
-    "tokenizer": train_word_tokenizer,
+    "tokenizer": tokenizer_kinds.train,
     "word_vectors": sections.WordVectorFields,
     "hard_attention": sections.HardAttentionFields,
     "scheduled_sampling": own_words_schedule,
@@ -49,9 +49,7 @@ def check_fields(config: ConfigDict) -> None:
         if name in _sections():
             raise ConfigError(f"config.{name}={_show(given[name])} must be a section of fields")
     known = _fields(config)
-    for name in sorted(given):
-        if name in known and (message := fault(known[name].type, given[name])):
-            raise ConfigError(f"config.{name}={_show(given[name])} {message}")
+    _check_types(given, known)
     for name in sorted(given.keys() - known.keys()):
         section, _, field = name.partition(".")
         if section in PARTS:
@@ -64,6 +62,31 @@ def check_fields(config: ConfigDict) -> None:
     missing = sorted(name for name in known.keys() - given.keys() if known[name].required)
     if missing:
         raise ConfigError(f"{_WHOLE}; this one lacks {first_few(missing)}")
+
+
+def check_values(config: ConfigDict) -> None:
+    """Raises ConfigError for a field of a saved config that is not of its type.
+
+    Other than in `check_fields`, fields may lack, as in configs of earlier versions, and so may
+    parts, such as the dataset of a captioner.
+    """
+    found = [section for section in PARTS if section in config and _has_part(config, section)]
+    rest = {name: value for name, value in config.items() if name not in PARTS or name in found}
+    _check_types(dict(_leaves(config)), _fields(ConfigDict(rest)))
+
+
+def _has_part(config: ConfigDict, section: str) -> bool:
+    try:
+        part_of(config, section)
+    except ConfigError:
+        return False
+    return True
+
+
+def _check_types(given: Mapping[str, Any], known: Mapping[str, Field]) -> None:
+    for name in sorted(given.keys() & known.keys()):
+        if message := fault(known[name].type, given[name]):
+            raise ConfigError(f"config.{name}={_show(given[name])} {message}")
 
 
 def part_of(config: ConfigDict, section: str) -> Any:

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from capjax.parts.types import (
+    BatchSize,
     Count,
     CountOrZero,
     Finite,
@@ -31,7 +32,7 @@ class RunFields:
     init_parts: Names
     init_tokenizer: bool
     dtype: Literal["float32", "bfloat16"]
-    batch_size: Count
+    batch_size: BatchSize
     num_steps: Count
     accumulate: Count
     ema_decay: Rate
@@ -63,7 +64,7 @@ class HardAttentionFields:
 class EvaluationFields:
     """The section `evaluation`."""
 
-    batch_size: Count
+    batch_size: BatchSize
     num_samples: CountOrZero
     temperatures: Annotated[tuple[NotNegative, ...], Lengths(0, 99, "numbers of 0 or more")]
     metrics: Annotated[tuple[Name, ...], Lengths(0, 99, "names")]

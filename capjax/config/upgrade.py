@@ -8,6 +8,7 @@ from capjax.files.text import dotted
 # Fields that configs have had for a while only, with the values that make them what they were.
 _ADDED: dict[str, dict[str, Any]] = {
     "objective": {"name": "cross_entropy"},
+    "tokenizer": {"kind": "words"},
     "evaluation": {"metrics": ()},
     "optimizer": {"kind": "adamw", "matrix_learning_rate": 0.02, "epsilon": 1e-8},
     "decoding": {

@@ -227,8 +227,7 @@ def _unknown_words(table, flat, tokenizer, max_length, keep) -> Counter:
     texts = (text for captions in table.captions for text in captions)
     for text, ids in zip(texts, flat, strict=True):
         if tokenizer.unk_id in ids and keep(ids):
-            pairs = zip(tokenizer.split(text)[: max_length - 1], ids, strict=False)
-            counts.update(word for word, token in pairs if token == tokenizer.unk_id)
+            counts.update(tokenizer.unknown(text, max_length - 1))
     return counts
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from capjax.data.images import ImageError, load_image
+from capjax.data.images import ImageError, decoded
 from capjax.data.source import Source
 from capjax.files.atomic import read_cached, write_cached
 from capjax.files.errors import DataError
@@ -132,7 +132,8 @@ def _check_chunk(source: Source, indices: Sequence[int]) -> list[tuple[int, str,
     for index in indices:
         image, image_id, _ = source[index]
         try:
-            load_image(image)
+            with decoded(image):
+                pass
         except ImageError as error:
             bad.append((index, image_id, str(error)))
     return bad

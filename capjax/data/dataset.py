@@ -32,7 +32,7 @@ from capjax.data.files_source import FilesSource
 from capjax.data.resize import Interpolation
 from capjax.data.source import Example, Source
 from capjax.files.errors import DataError
-from capjax.parts.types import Count, CountOrZero, Length, PositiveShare, Side, SideOrZero
+from capjax.parts.types import Count, CountOrZero, Length, PositiveShare, Side, SideOrZero, Threads
 
 # (captions, references), both by image id -> values by the metric's name.
 Scorer = Callable[[Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, float]]
@@ -152,4 +152,4 @@ class CommonFields:
     over_length: Literal["drop", "cut"] = "drop"
     packed: bool = True
     length_bucket: CountOrZero = 8
-    num_threads: Count = 4
+    num_threads: Threads = 4

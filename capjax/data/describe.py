@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from capjax.data.captions import CaptionTable, EncodedCaptions
-from capjax.data.images import ImageError, load_image
+from capjax.data.images import ImageError, decoded
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 
@@ -142,12 +142,13 @@ def _wrap(captions: Sequence[str]) -> list[str]:
 
 def _draw_image(axis, image: bytes | str, name: str) -> None:
     try:
-        picture = load_image(image, name=name)
+        with decoded(image, name=name) as whole:
+            # Large images are smoothed when shrunk; small ones are enlarged pixel by pixel.
+            picture = whole.copy()
+            picture.thumbnail((_PIXELS, _PIXELS), Image.Resampling.BILINEAR)
     except ImageError as error:
         reason = "\n".join(textwrap.wrap(str(error), 40, max_lines=6))
         axis.text(0.5, 0.5, reason, ha="center", va="center", color="red", parse_math=False)
         return
-    # Large images are smoothed when shrunk; small ones are enlarged pixel by pixel.
-    picture.thumbnail((_PIXELS, _PIXELS), Image.Resampling.BILINEAR)
     axis.imshow(picture, interpolation="nearest")
     axis.set_anchor("SW")

@@ -3,11 +3,13 @@
 import functools
 import http.client
 import io
+import ipaddress
 import socket
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 from capjax.data.images import ImageError, looks_like_image
@@ -64,7 +66,10 @@ def download(url: str) -> bytes:
 
 def _follow(url: str, deadline: float) -> http.client.HTTPResponse:
     """Opens a URL and follows its redirects."""
-    opener = urllib.request.build_opener(_NoRedirects, _Http(deadline), _Https(deadline))
+    check = _Addresses().check
+    opener = urllib.request.build_opener(
+        _NoRedirects, _Http(deadline, check), _Https(deadline, check)
+    )
     for _ in range(MAX_REDIRECTS + 1):
         if not is_url(url):
             raise ImageError(f"leads to {url}, which is neither http nor https")
@@ -131,15 +136,19 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class _DeadlineHandler:
-    """Opens connections with a deadline for the answer, in seconds of the monotonic clock."""
+    """Opens connections with a deadline for the answer, in seconds of the monotonic clock.
 
-    def __init__(self, deadline: float):
+    `check` is called with the address of each, unless it is a proxy's.
+    """
+
+    def __init__(self, deadline: float, check: Callable[[str], None]):
         super().__init__()
-        self._deadline = deadline
+        self._deadline, self._check = deadline, check
 
     def do_open(self, http_class: type, req: urllib.request.Request, **options: Any) -> Any:
+        check = None if req.has_proxy() else self._check
         return super().do_open(
-            functools.partial(_connection, http_class, self._deadline), req, **options
+            functools.partial(_connection, http_class, self._deadline, check), req, **options
         )
 
 
@@ -151,10 +160,48 @@ class _Https(_DeadlineHandler, urllib.request.HTTPSHandler):
     pass
 
 
+class _Addresses:
+    """Refuses redirects from the internet to this machine or its network, where secrets may lie.
+
+    A server that is there itself may redirect there: the user named it.
+    """
+
+    def __init__(self):
+        self._began_inside: bool | None = None
+
+    def check(self, address: str) -> None:
+        inside = _is_inside(address)
+        if self._began_inside is None:
+            self._began_inside = inside
+        if inside and not self._began_inside:
+            raise ImageError(
+                f"is redirected to {address}, an address of this machine or its network: give that "
+                "address itself if you trust it"
+            )
+
+
+def _is_inside(address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    return not (getattr(found, "ipv4_mapped", None) or found).is_global
+
+
 def _connection(
-    http_class: type, deadline: float, host: str, **options: Any
+    http_class: type,
+    deadline: float,
+    check: Callable[[str], None] | None,
+    host: str,
+    **options: Any,
 ) -> http.client.HTTPConnection:
     connection = http_class(host, **options)
+    if check:
+        connect = connection.connect
+
+        def connect_and_check() -> None:
+            # By the connection: a name may have another address when it is looked up again.
+            connect()
+            check(connection.sock.getpeername()[0])
+
+        connection.connect = connect_and_check
     connection.response_class = functools.partial(_Response, deadline)
     return connection
 

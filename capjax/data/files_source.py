@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import posixpath
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -18,8 +19,12 @@ from capjax.data.source import Example
 from capjax.files.errors import DataError
 from capjax.files.text import first_few, well_formed
 
-# Files of up to this size are hashed whole, longer ones by both ends.
+# Of a file that compresses an image as a whole, both ends are hashed, this much together: a change
+# changes what follows it, the file's size, or a checksum at the end. All others are hashed whole,
+# which takes as long as reading them.
 _HASHED_BYTES = 8192
+_COMPRESSED = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|RIFF....WEBP", re.DOTALL)
+_READ_BYTES = 1 << 20
 _THREADS = 8
 # Files in a thread's task: handing over one file alone costs as much as its reading.
 _CHUNK = 64
@@ -33,9 +38,10 @@ class FilesSource:
 
     Attributes:
       name: dataset and split, e.g. "flickr8k/train".
-      fingerprint: digest of each example's path in the root, id and captions, and of the size and
-        the first and last 4 KiB of its file: a change to a compressed image changes its end, and
-        metadata are at the start. A copy of the files elsewhere has the same fingerprint.
+      fingerprint: digest of each example's path in the root, id and captions, and of its file: the
+        size and the first and last 4 KiB of a JPEG, PNG or WebP, all bytes of another. A copy of
+        the files elsewhere has the same fingerprint.
+      former_fingerprint: by the rule of earlier versions: both ends of every file.
       selection: see `capjax.data.source.Source`.
     """
 
@@ -49,7 +55,7 @@ class FilesSource:
         skip: bool = False,
         selection: Mapping[str, Any] | None = None,
     ):
-        """Checks the whole split and reads both ends of every file.
+        """Checks the whole split and reads every file for the fingerprint.
 
         Args:
           name: see above.
@@ -82,7 +88,7 @@ class FilesSource:
         problems = _find_problems(folders, self._examples, self._paths, allow_outside)
         _raise_problems(name, root, problems)
         self._digests = _read_digests(name, root, self._examples, self._paths)
-        self.fingerprint = _combine(self._digests)
+        self.fingerprint, self.former_fingerprint = _combine(self._digests)
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -105,7 +111,7 @@ class FilesSource:
         rest = copy.copy(self)
         rest._digests = [self._digests[i] for i in kept]
         rest._keep(kept)
-        rest.fingerprint = _combine(rest._digests)
+        rest.fingerprint, rest.former_fingerprint = _combine(rest._digests)
         return rest
 
     def _keep(self, kept: Sequence[int]) -> None:
@@ -131,6 +137,13 @@ class FilesSource:
                 )
         if 0 < len(kept) < len(self):
             self._keep(kept)
+
+
+class _Digests(NamedTuple):
+    """Of an example, by the rules of `fingerprint` and of `former_fingerprint`."""
+
+    now: bytes
+    former: bytes
 
 
 def _raise_problems(name: str, root: str, problems: Mapping[str, Sequence[str]]) -> None:
@@ -274,10 +287,10 @@ def _real(path: str) -> str | None:
 
 def _read_digests(
     name: str, root: str, examples: Sequence[Example], paths: Sequence[str]
-) -> list[bytes]:
-    """Digests of all examples and the ends of their files, which lie at `paths` in the root."""
+) -> list[_Digests]:
+    """Digests of all examples and their files, which lie at `paths` in the root."""
 
-    def digest(chunk: range) -> list[bytes | str]:
+    def digest(chunk: range) -> list[_Digests | str]:
         return [_digest(os.path.join(root, paths[i]), examples[i]) for i in chunk]
 
     every = range(len(examples))
@@ -300,21 +313,27 @@ def _read_digests(
     return results
 
 
-def _digest(path: str, example: Example) -> bytes | str:
-    """The digest, or the reason why the file cannot be read."""
+def _digest(path: str, example: Example) -> _Digests | str:
+    """The digests, or the reason why the file cannot be read."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            ends = file.read(_HASHED_BYTES // 2)
-            file.seek(max(size - _HASHED_BYTES // 2, file.tell()))
-            ends += file.read(_HASHED_BYTES // 2)
+            start = file.read(_HASHED_BYTES // 2)
+            # JSON has no raw line end, so the first one separates it from the file's bytes.
+            ends = hashlib.sha256(json.dumps([*example, size]).encode() + b"\n" + start)
+            whole = ends.copy()
+            if not _COMPRESSED.match(start):
+                while part := file.read(_READ_BYTES):
+                    whole.update(part)
+            file.seek(max(size - _HASHED_BYTES // 2, len(start)))
+            ends.update(file.read(_HASHED_BYTES // 2))
     except OSError as error:
         return f"{example.image} ({error.strerror})"
-    # JSON has no raw line end, so the first one separates it from the file's bytes.
-    text = json.dumps([*example, size])
-    return hashlib.sha256(text.encode() + b"\n" + ends).digest()
+    former = ends.digest()
+    return _Digests(former if _COMPRESSED.match(start) else whole.digest(), former)
 
 
-def _combine(digests: Sequence[bytes]) -> str:
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+def _combine(digests: Sequence[_Digests]) -> list[str]:
+    """The fingerprint and the former fingerprint of a source."""
+    return [hashlib.sha256(b"".join(part)).hexdigest() for part in zip(*digests, strict=True)]

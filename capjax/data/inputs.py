@@ -7,10 +7,8 @@ import select
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 
-from PIL import Image
-
 from capjax.data.download import MAX_BYTES, download, is_url
-from capjax.data.images import ImageError, formats, has_image_name, load_image, looks_like_image
+from capjax.data.images import ImageError, formats, has_image_name, looks_like_image
 
 _logger = logging.getLogger(__name__)
 
@@ -68,18 +66,20 @@ def _images_below(folder: str) -> list[str]:
     return sorted(inside + refused)
 
 
-def read_input(name: str) -> Image.Image:
-    """Reads one image, upright and RGB.
+def read_input(name: str) -> bytes | str:
+    """What `images.decoded` takes for a name: the content of a URL, or a file's name itself.
+
+    Of a `SentImage`, its content.
 
     Raises:
-      ImageError: see `load_image` and `download`; or the name is a folder without images.
+      ImageError: see `download`; or the name is a folder without images.
     """
     if isinstance(name, SentImage):
         if len(name.content) > MAX_BYTES:
             raise ImageError(f"standard input: more than {MAX_BYTES >> 20} MiB")
-        return load_image(name.content, name="standard input")
+        return name.content
     if is_url(name):
-        return load_image(download(name), name=name)
+        return download(name)
     if os.path.isdir(name):
         try:
             os.listdir(name)
@@ -87,7 +87,7 @@ def read_input(name: str) -> Image.Image:
             raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
         ends = ", ".join(end for ends in formats().values() for end in ends)
         raise ImageError(f"{name}: no files ending in {ends} in this folder")
-    return load_image(name)
+    return name
 
 
 def read_lines(descriptor: int) -> Iterator[str | None]:

@@ -9,8 +9,8 @@ import numpy as np
 from capjax.data.augment import View
 from capjax.data.batches import eval_indices, eval_text
 from capjax.data.captions import EncodedCaptions
-from capjax.data.images import load_image, load_pixels
-from capjax.data.resize import Resize
+from capjax.data.images import decoded, load_pixels
+from capjax.data.resize import Resize, to_square
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 
@@ -38,10 +38,10 @@ def read_pixels(
     name = f"image {image_id!r} of {source.name}{path}"
     if view_of is None:
         return load_pixels(image, resize, name=name)
-    # The size of the upright image is known only after decoding.
-    picture = load_image(image, name=name)
-    crop, flip = view_of(picture.size)
-    return load_pixels(picture, resize, name=name, crop=crop, flip=flip)
+    with decoded(image, name=name) as picture:
+        # The size of the upright image is known only after decoding.
+        crop, flip = view_of(picture.size)
+        return to_square(picture, resize, crop=crop, flip=flip)
 
 
 def read_chunk(

@@ -1,11 +1,22 @@
-"""How an image becomes the square input of an encoder; configs import this, and no NumPy."""
+"""Resizing of images to a model's input, exact to the level."""
 
 import dataclasses
-from typing import Literal, get_args
+import math
+from typing import TYPE_CHECKING, Literal, get_args
 
 from capjax.parts.types import Side, SideOrZero
 
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+# Most pixels of a resized image before its crop.
+_MOST_RESIZED = 2**24
+
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+# Left, top, right, bottom.
+Box = tuple[float, float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +81,58 @@ class Resize:
         left, top = (halve((edge - self.size) / 2) for edge in resized)
         return resized, (left, top)
 
-    def seen(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom) of the part that the crop keeps, in the image's pixels."""
+    def box(self, width: int, height: int) -> Box:
+        """The part that the crop keeps, in the image's pixels."""
         resized, corner = self.place(width, height)
         scales = width / resized[0], height / resized[1]
-        first = (round(at * scale) for at, scale in zip(corner, scales, strict=True))
-        last = (round((at + self.size) * scale) for at, scale in zip(corner, scales, strict=True))
-        return *first, *last
+        first = (at * scale for at, scale in zip(corner, scales, strict=True))
+        last = ((at + self.size) * scale for at, scale in zip(corner, scales, strict=True))
+        right, bottom = last
+        return *first, min(right, width), min(bottom, height)
+
+    def seen(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """`box` in whole pixels, at least one."""
+        left, top, right, bottom = map(round, self.box(width, height))
+        left, top = min(left, width - 1), min(top, height - 1)
+        return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def to_square(
+    picture: "Image.Image",
+    how: Resize,
+    *,
+    crop: tuple[int, int, int, int] | None = None,
+    flip: bool = False,
+) -> "np.ndarray":
+    """`load_pixels` of an image that is decoded."""
+    # Imported here, because configs import this file, and need no NumPy.
+    import numpy as np
+    from PIL import Image
+
+    size = (how.size, how.size)
+    resized, (left, top) = (size, (0, 0)) if crop else how.place(*picture.size)
+    if math.prod(resized) > _MOST_RESIZED:
+        # Of a thin image no more is enlarged than is seen. Not of every image: Pillow rounds the
+        # corners of a box, so that some pixels would differ by a level.
+        square = _resize(picture, size, how.box(*picture.size), how)
+    else:
+        square = _resize(picture, resized, crop or (0, 0, *picture.size), how)
+        if resized != size:
+            square = square.crop((left, top, left + how.size, top + how.size))
+    if flip:
+        square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    # A copy, because Pillow's array is read-only.
+    return np.array(square)
+
+
+def _resize(picture: "Image.Image", size: tuple[int, int], box: Box, how: Resize) -> "Image.Image":
+    """Resizes a box of an image to `size`, (width, height)."""
+    from PIL import Image
+
+    if how.antialias:
+        return picture.resize(size, Image.Resampling[how.interpolation.upper()], box=box)
+    # Pillow's transform does not antialias.
+    left, top, right, bottom = box
+    across, down = (right - left) / size[0], (bottom - top) / size[1]
+    affine = (across, 0, left, 0, down, top)
+    return picture.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)

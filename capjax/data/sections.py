@@ -4,11 +4,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from capjax.data import tokenizer_kinds
 from capjax.data.captions import CaptionTable, read_captions
 from capjax.data.check_images import usable
 from capjax.data.dataset import Dataset, FilesDataset
 from capjax.data.source import Source
-from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
+from capjax.data.tokenizer import Tokenizer
+from capjax.files.atomic import check_local
 from capjax.files.errors import DataError
 from capjax.parts import DATASETS
 from capjax.parts.check import fields_of
@@ -61,9 +63,13 @@ def cache_dir(section: Mapping[str, Any]) -> str | None:
     """The folder for data derived from a dataset, or None.
 
     Raises:
-      DataError: the path is a file.
+      DataError: the path is a file or a URL.
     """
     path = os.path.expanduser(section["cache_dir"])
+    try:
+        check_local(path)
+    except OSError as error:
+        raise DataError(f"config.dataset.cache_dir={path} is {error.strerror}") from error
     if path and os.path.exists(path) and not os.path.isdir(path):
         raise DataError(f"config.dataset.cache_dir={path} is a file; give a folder, or '' for none")
     return path or None
@@ -75,13 +81,13 @@ def open_captions(section: Mapping[str, Any], source: Source) -> CaptionTable:
 
 
 def train_tokenizer(section: Mapping[str, Any], train: CaptionTable) -> Tokenizer:
-    """Trains the word tokenizer of a config's `tokenizer` section on the train split.
+    """Trains the tokenizer of a config's `tokenizer` section on the train split.
 
     Raises:
       DataError: no word is left, or a field is out of range.
     """
     try:
-        return train_word_tokenizer(
+        return tokenizer_kinds.train(
             (caption for image in train.captions for caption in image),
             **section,
         )

@@ -21,6 +21,9 @@ class Example(NamedTuple):
 class Source(Protocol):
     """The interface of one split of a dataset.
 
+    A source whose fingerprint follows another rule than in earlier versions also has
+    `former_fingerprint`, by that rule.
+
     Attributes:
       name: dataset and split for messages, e.g. "shapes/validation".
       fingerprint: hex digest of the content, the key of everything derived from the source.
@@ -34,3 +37,9 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+
+def fingerprints(source: Source) -> tuple[str, ...]:
+    """The fingerprints of a source that records of it may have: today's, and the former one."""
+    former = getattr(source, "former_fingerprint", source.fingerprint)
+    return tuple(dict.fromkeys((source.fingerprint, former)))

@@ -3,12 +3,14 @@
 They are read by random access from ArrayRecord files, without TensorFlow; images stay encoded.
 """
 
+import functools
 import hashlib
 import json
 import os
 import urllib.error
 import urllib.request
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from capjax.data.source import Example
@@ -20,6 +22,7 @@ _COCO_DOWNLOAD = "of about 40 GB"
 
 _PROBE_SECONDS = 5
 _HASHED_BYTES = 1 << 16
+_HASHED_EXAMPLES = 64
 
 
 class TfdsSource:
@@ -27,13 +30,20 @@ class TfdsSource:
 
     Attributes:
       name: dataset and split, e.g. "coco_captions/train+restval".
-      fingerprint: digest of dataset, version and split, and of the size and the first 64 KiB of
-        each record file.
+      fingerprint: digest of dataset, version and split, and of its content, so that a dataset
+        prepared anew, whose record files have other bytes, has the same fingerprint.
+      former_fingerprint: by the rule of earlier versions: of the record files' bytes.
       selection: {}.
     """
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *, generated: bool = False):
         """Opens a split, or any split expression of TFDS, such as "train[:1000]".
+
+        Args:
+          builder: of a prepared dataset.
+          split: the split.
+          generated: whether a program makes the content, of which name and version then say all;
+            else the fingerprint takes in the sizes of all splits and 64 examples of this one.
 
         Raises:
           DataError: the dataset lacks features of coco_captions, its files do not allow random
@@ -65,8 +75,22 @@ class TfdsSource:
                 "prepare it anew in another data_dir"
             ) from error
         self.name = f"{builder.info.name}/{split}"
-        self.fingerprint = _fingerprint(builder.info, split, files)
         self.selection = {}
+        self.fingerprint = self._fingerprint(builder.info, split, generated)
+        self._former = functools.partial(_former_fingerprint, builder.info, split, files)
+
+    @functools.cached_property
+    def former_fingerprint(self) -> str:
+        return self._former()
+
+    def _fingerprint(self, info: tfds.core.DatasetInfo, split: str, generated: bool) -> str:
+        parts = [info.full_name, split, len(self)]
+        if not generated:
+            parts += [info.splits[name].num_bytes for name in sorted(info.splits)]
+            for index in np.unique(np.linspace(0, len(self) - 1, _HASHED_EXAMPLES, dtype=int)):
+                image, *rest = self[index]
+                parts.append([hashlib.sha256(image).hexdigest(), *rest])
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -104,7 +128,7 @@ def _check_features(info: tfds.core.DatasetInfo) -> dict[str, tfds.features.Feat
     return features
 
 
-def _fingerprint(info: tfds.core.DatasetInfo, split: str, files) -> str:
+def _former_fingerprint(info: tfds.core.DatasetInfo, split: str, files) -> str:
     parts = [info.full_name, split]
     for file in files:
         path = tfds.core.Path(file.filename)

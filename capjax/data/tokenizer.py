@@ -115,14 +115,23 @@ class Tokenizer:
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def unknown(self, text: str, most: int) -> list[str]:
+        """The pieces among a caption's first `most` that are encoded as unk, normalised."""
+        text = self._normalise(text)
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        pairs = list(zip(encoding.ids, encoding.offsets, strict=True))[:most]
+        return [text[slice(*place)] for token, place in pairs if token == self.unk_id]
+
     def split(self, text: str) -> list[str]:
         """The normalised pieces of a caption before the vocabulary is applied."""
-        text = well_formed(text)
-        if self._backend.normalizer is not None:
-            text = self._backend.normalizer.normalize_str(text)
+        text = self._normalise(text)
         if self._backend.pre_tokenizer is None:
             return [text] if text else []
         return [piece for piece, _ in self._backend.pre_tokenizer.pre_tokenize_str(text)]
+
+    def _normalise(self, text: str) -> str:
+        text, normalizer = well_formed(text), self._backend.normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids` (without bos) up to the first eos; special ids are skipped.

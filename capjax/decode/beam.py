@@ -42,8 +42,8 @@ _BANNED = -1e8
 class BeamResult:
     """The hypotheses of a beam search, best first.
 
-    An image has at least one. If it has fewer than K, the remaining ranks have length 0, only pad
-    tokens and score -inf.
+    An image has at least one, unless its logits are NaN or infinite. If it has fewer than K, the
+    remaining ranks have length 0, only pad tokens and score -inf.
 
     Attributes:
       tokens: int32 [B, K, T], without bos, with eos, pad after the end.

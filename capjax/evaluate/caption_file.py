@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from capjax.evaluate.lines import json_line
-from capjax.files.atomic import write_json
+from capjax.files.atomic import check_local, write_json
 from capjax.files.errors import ReportedError
 from capjax.files.locks import lock_open_file
 from capjax.files.text import dotted
@@ -42,6 +42,7 @@ class CaptionFile:
             the fields named; a line has another format; or another process writes the file.
           OSError: the file can't be written.
         """
+        check_local(path)
         # The target of a link is replaced, not the link.
         self.path = os.path.realpath(path)
         self._meta = f"{self.path}.meta.json"

@@ -12,6 +12,7 @@ import numpy as np
 from capjax.data.tokenizer import Tokenizer
 from capjax.decode.beam import beam_search
 from capjax.decode.sampling import sample
+from capjax.files.errors import ReportedError
 from capjax.models.captioner import Captioner
 from capjax.models.contract import Memory
 from capjax.parallel import devices
@@ -87,6 +88,10 @@ class Sampling:
 
 
 Method = BeamSearch | Sampling
+
+
+class CaptionError(ReportedError, ValueError):
+    """A model gives no caption; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +174,7 @@ class CaptionBatches:
 
         Raises:
           ValueError: a temperature below 0.
+          CaptionError: the model gives an image no token with a finite log-probability.
         """
         if isinstance(method, Sampling) and method.temperature < 0:
             raise ValueError(f"temperature must be 0 (greedy) or positive: {method.temperature:g}")
@@ -181,6 +187,12 @@ class CaptionBatches:
             if self._together:
                 result, index = devices.gather((result, index))
             for row in np.flatnonzero(index >= 0):
+                if not np.isfinite(result["log_probs"][row]):
+                    raise CaptionError(
+                        f"image {index[row]}, counted from 0, has no caption: the model gives it "
+                        "log-probabilities that are NaN or infinite; take another checkpoint, or "
+                        "config.dtype='float32' where it is 'bfloat16'"
+                    )
                 yield int(index[row]), self._caption(result, row)
 
     def _caption(self, result: dict[str, np.ndarray], row: int) -> Caption:

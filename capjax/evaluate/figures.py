@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from capjax.evaluate.fonts import fit_fonts
 from capjax.files.atomic import write_atomic
 
 
@@ -20,12 +21,14 @@ def save_picture(pixels: np.ndarray, path: str) -> None:
 
 def figure_pixels(figure: Figure) -> np.ndarray:
     """Renders a figure as uint8 [H, W, 3]."""
+    fit_fonts(figure)
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
 def save_figure(figure: Figure, path: str, dpi: int = 100) -> None:
     """Writes a figure as a PNG atomically, creating its folder."""
+    fit_fonts(figure)
     content = io.BytesIO()
     figure.savefig(content, dpi=dpi, format="png")
     write_atomic(path, content.getvalue())

@@ -7,6 +7,7 @@ from typing import Any
 
 from capjax.evaluate.captioning import Caption
 from capjax.evaluate.stream import Answer
+from capjax.files.text import finite
 
 # Line ends, control characters and surrogates, which UTF-8 can't encode.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -35,8 +36,12 @@ def _caption_row(caption: Caption) -> dict[str, Any]:
 
 
 def json_line(row: Mapping[str, Any]) -> bytes:
-    """Encodes a row as a line of UTF-8 JSON; escapes the bytes of a name that is not UTF-8."""
-    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    """Encodes a row as a line of UTF-8 JSON; NaN and infinity become null.
+
+    Bytes of a name that is not UTF-8 are escaped.
+    """
+    text = json.dumps(finite(row), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def text_line(answer: Answer) -> bytes:

@@ -3,13 +3,12 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from capjax.data.images import ImageError, load_pixels
-from capjax.data.resize import Resize
+from capjax.data.images import ImageError, decoded
+from capjax.data.resize import Resize, to_square
 from capjax.evaluate.attention_maps import attended_picture
 from capjax.evaluate.captioning import Caption
 
@@ -49,19 +48,19 @@ class Answer(NamedTuple):
 
 
 def picture_reader(
-    read: Callable[[str], Image.Image], resize: Resize, *, thumbnail: bool
+    read: Callable[[str], Any], resize: Resize, *, thumbnail: bool
 ) -> Callable[[str], Picture]:
-    """Builds a reader, name -> `Picture`; `read` must return an upright RGB image."""
+    """Builds a reader, name -> `Picture`; `read` must return what `decoded` takes."""
 
     def read_picture(name: str) -> Picture:
-        picture = read(name)
-        pixels = load_pixels(picture, resize, name=name)
-        if not thumbnail:
-            return Picture(pixels, None)
-        # Attention covers only what the model sees.
-        picture = picture.crop(resize.seen(*picture.size))
-        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        return Picture(pixels, np.asarray(picture))
+        with decoded(read(name), name=name) as picture:
+            pixels = to_square(picture, resize)
+            if not thumbnail:
+                return Picture(pixels, None)
+            # Attention covers only what the model sees.
+            small = picture.crop(resize.seen(*picture.size))
+            small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            return Picture(pixels, np.asarray(small))
 
     return read_picture
 

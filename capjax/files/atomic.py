@@ -1,5 +1,6 @@
 """Atomic writes: a file on disk is either the old one or the whole new one."""
 
+import errno
 import hashlib
 import json
 import os
@@ -24,8 +25,10 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
     `os.replace` is atomic inside one file system only.
 
     Raises:
-      OSError: the folder cannot be written; `filename` is the path. No temporary file is left.
+      OSError: the folder cannot be written, or is not of this machine's file systems; `filename` is
+        the path. No temporary file is left.
     """
+    check_local(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -42,6 +45,13 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)
         raise
+
+
+def check_local(path: str | os.PathLike) -> None:
+    """Raises OSError for a URL, such as gs://bucket/run, of which a local folder would be made."""
+    if re.match(r"[a-z][a-z0-9+.-]*://", os.fspath(path), re.IGNORECASE):
+        text = "a URL, and files are written to local folders only: copy them there afterwards"
+        raise OSError(errno.EINVAL, text, os.fspath(path))
 
 
 def write_json(path: str, value: Any, indent: int | None = 1) -> None:

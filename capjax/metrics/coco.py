@@ -8,9 +8,11 @@ the difference of lengths (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726
 
 import contextlib
 import itertools
+import logging
+import os
 import subprocess
 import threading
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -23,6 +25,8 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 
 from capjax.metrics.ptb import tokenize
+
+_logger = logging.getLogger(__name__)
 
 _METEOR_SECONDS = 1800.0  # 5,000 images take about a minute; a longer run hangs
 
@@ -49,7 +53,8 @@ def score(
       references: raw captions by image id, one or more per image.
       hypotheses: one raw caption by image id. An empty caption is valid and scores 0, except for
         ROUGE-L if a reference has no words either.
-      meteor: whether to run METEOR 1.5; None runs it if `why_no_meteor()` returns None.
+      meteor: whether to run METEOR 1.5; None runs it if `why_no_meteor()` returns None, and leaves
+        it out with a warning if it fails.
 
     Returns:
       "BLEU-1" to "BLEU-4", "ROUGE-L", "CIDEr-D" and, if it was run, "METEOR".
@@ -68,7 +73,12 @@ def score(
     values["ROUGE-L"], _ = Rouge().compute_score(gts, res)
     values["CIDEr-D"], _ = Cider().compute_score(gts, res)
     if meteor is not False and not obstacle:
-        values["METEOR"] = _meteor(gts, res)
+        try:
+            values["METEOR"] = _meteor(gts, res)
+        except RuntimeError as error:
+            if meteor:
+                raise
+            _logger.warning("%s; the other scores do not need it", error)
     return {name: 100.0 * float(value) for name, value in values.items()}
 
 
@@ -178,9 +188,24 @@ def _tokens(
     return gts, {image_id: [" ".join(tokenize(hypotheses[image_id]))] for image_id in gts}
 
 
+@contextlib.contextmanager
+def _decimal_points() -> Iterator[None]:
+    """Lets a Java process that is started inside read and write numbers as in English."""
+    name = "JAVA_TOOL_OPTIONS"
+    before = os.environ.get(name)
+    os.environ[name] = f"{before or ''} -Duser.language.format=en -Duser.country.format=US"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
 def _meteor(gts: _Tokens, res: _Tokens) -> float:
     """METEOR 1.5 of the split, in [0, 1]; its process is ended even if it fails or hangs."""
-    scorer = Meteor()
+    with _decimal_points():
+        scorer = Meteor()
     process = scorer.meteor_p
     # Reads from a killed process return nothing, so the scorer raises instead of waiting.
     watchdog = threading.Timer(_METEOR_SECONDS, process.kill)
@@ -192,7 +217,7 @@ def _meteor(gts: _Tokens, res: _Tokens) -> float:
         process.kill()
         said = process.stderr.read().decode(errors="replace").strip()[-500:] or "nothing on stderr"
         raise RuntimeError(
-            f"METEOR's Java process failed ({said}); pass meteor=False to leave it out"
+            f"METEOR's Java process failed ({said}), and meteor=False leaves it out"
         ) from error
     finally:
         watchdog.cancel()

@@ -15,7 +15,7 @@ from flax import linen as nn
 from capjax.models.contract import Memory, Part
 from capjax.models.encoders.patch import EncoderBlock
 from capjax.models.layers import Dropout, GridPositions, check_activation, check_heads
-from capjax.parts.types import Count, DepthOrZero, Given, Positive, Rate
+from capjax.parts.types import Count, DepthOrZero, DropoutRate, Given, Positive, Width
 
 
 class Adapter(Part):
@@ -37,13 +37,13 @@ class Adapter(Part):
       dtype: of the computation; parameters are float32.
     """
 
-    width: Count
+    width: Width
     depth: DepthOrZero = 0
     num_heads: Count = 4
     mlp_ratio: Positive = 4.0
     positions: Literal["learned", "sincos", "none"] = "sincos"
-    input_dropout: Rate = 0.0
-    dropout: Rate = 0.0
+    input_dropout: DropoutRate = 0.0
+    dropout: DropoutRate = 0.0
     norms: bool = True
     activation: str = ""
     dtype: Given[Any] = jnp.float32

@@ -13,6 +13,9 @@ import numpy as np
 from einops import rearrange
 from flax import linen as nn
 
+from capjax.parts.check import fault
+from capjax.parts.types import DropoutRate
+
 # Logit of a masked key or a banned token. Finite, so that softmax of a fully masked row is not NaN.
 NEVER = -1e9
 
@@ -103,15 +106,24 @@ class Dropout(nn.Module):
 
     With 32 bits per element, dropout took a fifth of a training step on CPUs. The rate is rounded
     to a multiple of 1 / 256 (0.1 becomes 26 / 256), and kept elements are scaled to match.
+
+    Attributes:
+      rate: 0, or 1 / 256 to 255 / 256.
+
+    Raises:
+      ValueError: in training, the rate is another.
     """
 
-    rate: float
+    rate: DropoutRate
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        dropped = round(self.rate * 256)
-        if not train or dropped == 0:
+        if not train or self.rate == 0:
             return x
+        # Only here, so that runs of earlier versions, which took such a rate, still load.
+        if message := fault(DropoutRate, self.rate):
+            raise ValueError(f"a dropout rate of {self.rate} is none: it {message}")
+        dropped = round(self.rate * 256)
         words = -(-x.size // 4)
         bits = jax.random.bits(self.make_rng("dropout"), (words,), jnp.uint32)
         bits = jax.lax.optimization_barrier(bits)

@@ -28,6 +28,7 @@ from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from capjax.files.errors import ReportedError
+from capjax.parallel import lobby
 from capjax.parallel.defaults import TIMEOUT
 
 _logger = logging.getLogger(__name__)
@@ -94,7 +95,8 @@ def start(
                 "--coordinator, --num_processes and --process_id go together: "
                 f"{' and '.join(missing)} is missing"
             )
-        _check(coordinator, num_processes, process_id)
+        host, port = _check(coordinator, num_processes, process_id)
+        _meet(coordinator, host, port, num_processes, process_id, max(_START_SECONDS, timeout))
     # The service catches SIGTERM; `asked_to_stop` starts it once there is something to save.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -120,8 +122,8 @@ def start(
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _check(coordinator: str, num_processes: int, process_id: int) -> None:
-    """Raises ProcessesError for values out of range or an address without an answer."""
+def _check(coordinator: str, num_processes: int, process_id: int) -> tuple[str, int]:
+    """The coordinator's host and port; raises ProcessesError for values out of range."""
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ProcessesError(f"--coordinator={coordinator} must be HOST:PORT, such as node1:9876")
@@ -132,22 +134,36 @@ def _check(coordinator: str, num_processes: int, process_id: int) -> None:
             f"--process_id={process_id} must lie in 0 to {num_processes - 1}, for "
             f"--num_processes={num_processes}"
         )
-    if process_id:
-        _await_answer(coordinator, host.strip("[]"), int(port))
+    return host.strip("[]"), int(port)
 
 
-def _await_answer(coordinator: str, host: str, port: int) -> None:
+def _meet(coordinator: str, host: str, port: int, count: int, number: int, seconds: float) -> None:
+    """Waits until all processes are there; raises ProcessesError if they don't fit together."""
+    try:
+        if number == 0:
+            lobby.receive(port, count, seconds)
+            return
+        lobby.enter(host, port, count, number, seconds)
+        _await_service(host, port)
+    except lobby.LobbyError as error:
+        raise ProcessesError(f"--coordinator={coordinator}: {error}") from error
+    except OSError as error:
+        raise ProcessesError(
+            f"--coordinator={coordinator}: port {port} can't be used ({error.strerror or error}): "
+            "give another one"
+        ) from error
+
+
+def _await_service(host: str, port: int) -> None:
     # Without an answer JAX would end the process with a stack trace.
     end = time.monotonic() + _START_SECONDS
     while True:
         try:
             socket.create_connection((host, port), timeout=10).close()
             return
-        except OSError as error:
+        except OSError:
             if time.monotonic() > end:
-                raise ProcessesError(
-                    f"no first process answers at --coordinator={coordinator}: {error}"
-                ) from error
+                raise
         time.sleep(0.2)
 
 
@@ -277,7 +293,12 @@ def _watch(ending: threading.Event) -> None:
     """Ends this process after an error of another."""
     try:
         message = _wait_for(_FAILED)
-    except RuntimeError:  # The service ends with the run.
+    except RuntimeError:  # The service ends with the run, or before it.
+        if not ending.wait(1):
+            _logger.error(
+                "error: another process of the run died, or can't be reached: start all again, and "
+                "they continue from the last checkpoint. JAX says:"
+            )
         return
     if not ending.wait(GRACE):
         _logger.error("error: stopped because of an error in %s", message)

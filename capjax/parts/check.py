@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from capjax.parts.types import MOST, BuilderField, Lengths, NotEmpty, Range
+from capjax.parts.types import MOST, BuilderField, Lengths, NotEmpty, Range, ZeroOr
 
 _NAMED = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
@@ -94,6 +94,8 @@ def fault(annotation: Any, value: Any) -> str | None:
     if is_flag or not isinstance(value, types):
         return f"must be {_NAMED[annotation]}"
     for mark in marks:
+        if isinstance(mark, ZeroOr) and value == 0:
+            continue
         # Written so that NaN fails.
         if isinstance(mark, Range) and not mark.least <= value <= mark.most:
             return f"must {mark.text}"

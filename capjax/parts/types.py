@@ -1,4 +1,4 @@
-"""Types of config fields, written where a field lives: `width: Count`, `dropout: Rate`.
+"""Types of config fields, written where a field lives: `width: Count`, `dropout: DropoutRate`.
 
 A field's type defines its valid values; `check.fault` checks them. A `Literal` lists choices.
 """
@@ -30,6 +30,11 @@ class Range:
     least: float
     most: float
     text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroOr(Range):
+    """0 and the numbers of a range."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +77,12 @@ Length = Annotated[int, whole(2)]
 # A number of layers or blocks; limited, since each is compiled.
 Depth = Annotated[int, whole(1, 1000)]
 DepthOrZero = Annotated[int, whole(0, 1000)]
+# Of a layer; a matrix of the largest has 16 GiB.
+Width = Annotated[int, whole(1, 65_536)]
+# Threads of a process.
+Threads = Annotated[int, whole(1, 1024)]
+# Images of a step; the largest batches of the literature have 65,536.
+BatchSize = Annotated[int, whole(1, 65_536)]
 Side = Annotated[int, whole(1, LARGEST_SIDE)]
 SideOrZero = Annotated[int, whole(0, LARGEST_SIDE)]
 Seed = Annotated[int, whole(0, 2**32 - 1)]
@@ -83,7 +94,11 @@ PositiveShare = Annotated[float, Range(math.ulp(0.0), 1.0, "be above 0 and at mo
 OpenShare = Annotated[
     float, Range(math.ulp(0.0), math.nextafter(1.0, 0.0), "be above 0 and below 1")
 ]
-# A rate of dropout, smoothing or averaging; 1 would leave nothing.
+# A rate of smoothing or averaging; 1 would leave nothing.
 Rate = Annotated[float, Range(0.0, math.nextafter(1.0, 0.0), "be 0 or more, and below 1")]
+# A rate of `capjax.models.layers.Dropout`, which draws 256ths.
+DropoutRate = Annotated[
+    float, ZeroOr(1 / 256, 255 / 256, "be 0, or lie in 1/256 (0.00390625) to 255/256 (0.99609375)")
+]
 Name = Annotated[str, NotEmpty()]
 Names = Annotated[tuple[Name, ...], Lengths(0, 1000, "names")]

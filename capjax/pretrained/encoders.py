@@ -4,14 +4,13 @@ import importlib
 import os
 from typing import Any
 
-import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
 from capjax.models.encoders.vit import ViT
 from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.saved import read_about, read_saved
-from capjax.pretrained.weights import check_variables, variable_shapes
+from capjax.pretrained.weights import check_finite, check_variables, variable_shapes
 
 
 def load_encoder(encoder: nn.Module, weights: str, image_size: int) -> dict[str, Any]:
@@ -35,16 +34,12 @@ def load_encoder(encoder: nn.Module, weights: str, image_size: int) -> dict[str,
         raise WeightsError(f"{weights}: a {type(encoder).__name__} has no published weights")
     about = read_about(os.path.expanduser(weights))
     if about is None or isinstance(encoder, ViT):
-        with np.errstate(over="ignore"):  # What is beyond float32 is refused below.
-            module, name = encoder.loader.split(":")
-            load = getattr(importlib.import_module(module), name)
-            variables = load(encoder, weights, image_size)
+        module, name = encoder.loader.split(":")
+        load = getattr(importlib.import_module(module), name)
+        variables = load(encoder, weights, image_size)
     else:
         variables = read_saved(os.path.expanduser(weights))
         check_variables(variables, variable_shapes(encoder, image_size), weights)
-    for name, leaf in traverse_util.flatten_dict(variables, sep="/").items():
-        if not np.isfinite(leaf).all():
-            raise WeightsError(
-                f"{weights}: {name} has numbers that are not finite; fetch the file again"
-            )
+    # Again, since a user's own loader need not have checked.
+    check_finite(traverse_util.flatten_dict(variables, sep="/"), weights)
     return variables

@@ -9,9 +9,9 @@ import numpy as np
 import safetensors
 
 from capjax.pretrained.errors import WeightsError
-from capjax.pretrained.weights import blamed, check_claim, check_zip
+from capjax.pretrained.weights import blamed, check_claim, check_names, check_zip
 
-# A tensor may be a view that repeats what is stored.
+# A tensor may be a view that repeats what is stored, and tensors may share it.
 _MOST_TIMES = 4
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
@@ -70,6 +70,7 @@ def _opened(path: str) -> Iterator[safetensors.safe_open]:
     if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such weights file")
     what = "is no safetensors file, or a damaged one"
+    check_names(path)
     with blamed(path, what), safetensors.safe_open(path, "numpy") as file:
         yield file
 
@@ -112,8 +113,8 @@ def _read_torch(path: str) -> dict[str, np.ndarray]:
         holds = ", ".join(map(str, list(found)[:8])) if isinstance(found, dict) else type(found)
         raise WeightsError(f"{path}: is no state dict, names with tensors; it holds {holds}")
     with blamed(path, "holds more than plain tensors"):
-        for tensor in found.values():
-            check_claim(tensor.numel() * tensor.element_size(), path, most=_MOST_TIMES)
+        claimed = sum(tensor.numel() * tensor.element_size() for tensor in found.values())
+        check_claim(claimed, path, most=_MOST_TIMES)
         # NumPy knows no bfloat16.
         return {
             name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()

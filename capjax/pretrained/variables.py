@@ -10,6 +10,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from capjax.files.atomic import write_atomic
+from capjax.pretrained.weights import check_names
 
 # KeyError and AttributeError are of types and nestings that no file of `save_variables` has.
 _UNREADABLE = (safetensors.SafetensorError, KeyError, TypeError, AttributeError, ValueError)
@@ -37,6 +38,7 @@ def load_variables(path: str | os.PathLike) -> dict[str, Any]:
       ValueError: the file is damaged.
     """
     try:
+        check_names(path)
         with safetensors.safe_open(path, "numpy") as file:
             written = (file.metadata() or {}).get(_SUM)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

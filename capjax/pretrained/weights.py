@@ -17,6 +17,8 @@ _LISTED = 8
 _NUMBERS = (jnp.floating, jnp.integer, jnp.bool_)
 # Weights look like noise and come down to nine tenths; zeros come down to a thousandth.
 _MOST_COMPRESSED = 20
+# Bytes of a safetensors file's names and shapes; those of the largest models are under 1 MB.
+_MOST_NAMES = 16 * 2**20
 
 
 @contextlib.contextmanager
@@ -61,6 +63,22 @@ def check_claim(claimed: int, path: str | os.PathLike, most: int = 1) -> None:
         )
 
 
+def check_names(path: str | os.PathLike) -> None:
+    """Refuses a safetensors file of so many names that they fill the memory, before it is opened.
+
+    Raises:
+      WeightsError: its header, which has the names, is too long.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    # A longer one than the file is a damage that safetensors reports.
+    if _MOST_NAMES < length <= os.path.getsize(path):
+        raise WeightsError(
+            f"{path}: {length} bytes of names and shapes are more than the {_MOST_NAMES} taken: is "
+            "damaged, or made to fill the memory"
+        )
+
+
 def check_zip(path: str | os.PathLike) -> None:
     """`check_claim` of a zip archive, which `.npz` and torch's files are; others pass.
 
@@ -85,8 +103,8 @@ def check_fit(
       path: of the file, for the message.
 
     Raises:
-      WeightsError: an array is missing, misshapen, left over or not of numbers; the first 8 are
-        named.
+      WeightsError: an array is missing, misshapen, left over or not of finite numbers; the first 8
+        are named.
     """
     problems = [f"missing {name}" for name in sorted(wanted.keys() - given.keys())]
     problems += [
@@ -106,6 +124,32 @@ def check_fit(
     if problems:
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise WeightsError(f"{path}: does not fit the model: {'; '.join(problems[:_LISTED])}{more}")
+    check_finite(given, path)
+
+
+def check_finite(given: Mapping[str, np.ndarray], path: str) -> None:
+    """Refuses arrays with NaN, infinity or a number beyond float32, in which models compute.
+
+    Args:
+      given: a file's arrays of numbers; shapes alone pass.
+      path: of the file, for the message.
+
+    Raises:
+      WeightsError: names the first 8.
+    """
+    with np.errstate(over="ignore"):
+        bad = [
+            name
+            for name, array in given.items()
+            if not isinstance(array, jax.ShapeDtypeStruct)
+            and not np.isfinite(np.asarray(array, np.float32)).all()
+        ]
+    if bad:
+        more = f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+        raise WeightsError(
+            f"{path}: numbers of {', '.join(bad[:_LISTED])}{more} are not finite; fetch the file "
+            "again"
+        )
 
 
 def check_depth(depth: int, names: Collection[str], path: str) -> None:

@@ -14,11 +14,12 @@ from capjax.config.fields import part_of
 from capjax.config.identity import FREE_IN_EVALUATION, shared_fields
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import check_images, open_captions, open_source
-from capjax.data.source import Source
+from capjax.data.source import Source, fingerprints
 from capjax.evaluate.captioning import Caption, CaptionBatches
 from capjax.evaluate.results import coco_results, code_version
 from capjax.evaluate.scoring import image_results, score_captions
 from capjax.files.atomic import write_json
+from capjax.files.text import finite
 from capjax.metrics import coco
 from capjax.models.captioner import Captioner
 from capjax.parallel import devices, processes
@@ -57,7 +58,8 @@ def evaluate(
     with processes.primary_first():
         source = check_images(config.dataset, open_source(config.dataset, split))
         table = open_captions(config.dataset, source)
-    workdir.check_same_data({split: source.fingerprint})
+    checks.check_batch(config, "evaluation.batch_size", len(source), source.name)
+    workdir.check_same_data({split: fingerprints(source)})
     processes.check_equal("data", lambda: source.fingerprint)
     processes.check_equal(f"checkpoints in {directory}", lambda: fingerprint(run.variables))
     log_notes([source])
@@ -65,16 +67,17 @@ def evaluate(
     captions, measured = _caption(config, run, data)
 
     def report() -> dict[str, float]:
-        metrics = measured | _scores(config, table, captions)
         label = build.decoding_method(config.decoding).label
         stem = workdir.path(workdir.EVALUATION, f"{split}-step{run.step}-{label}")
+        # First, so that a metric that fails does not lose them.
+        write_json(f"{stem}.captions.json", coco_results(captions))
+        metrics = measured | _scores(config, table, captions)
         # On one line: programs read it, and it has thousands of numbers.
         images = image_results(table, _texts(captions), build.image_scorers(config))
         write_json(f"{stem}.images.json", images, indent=None)
         # In a subfolder of the training's events, so that HParams shows them in its row.
         log = workdir.path(workdir.TENSORBOARD, f"{split}-{label}")
         write_scalars(log, run.step, {f"evaluation/{name}": metrics[name] for name in metrics})
-        write_json(f"{stem}.captions.json", coco_results(captions))
         chosen = _chosen(config, workdir, run.step, checkpoint)
         _write_metrics(stem, metrics, {"split": split, **_provenance(config, run, source, chosen)})
         return metrics
@@ -83,8 +86,9 @@ def evaluate(
 
 
 def metrics_line(metrics: dict[str, float]) -> str:
-    """Formats metrics as one line of JSON, to four decimal places."""
-    return json.dumps({name: round(value, 4) for name, value in metrics.items()})
+    """Formats metrics as one line of JSON, to four decimal places; null is NaN or infinity."""
+    rounded = {name: round(value, 4) for name, value in metrics.items()}
+    return json.dumps(finite(rounded), allow_nan=False)
 
 
 def _caption(
@@ -161,7 +165,8 @@ def _provenance(config: ConfigDict, run: Run, source: Source, chosen: str) -> di
 
 def _write_metrics(stem: str, metrics: dict[str, float], provenance: dict[str, Any]) -> None:
     """Writes the metrics file, the evaluation's last, and logs the names of all files."""
-    notes = {} if "METEOR" in metrics else {"METEOR": f"not computed: {coco.why_no_meteor()}"}
+    why = coco.why_no_meteor() or "its Java process failed"
+    notes = {} if "METEOR" in metrics else {"METEOR": f"not computed: {why}"}
     write_json(f"{stem}.metrics.json", {"metrics": metrics, "notes": notes, **provenance})
     for name, note in notes.items():
         _logger.info("%s %s", name, note)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from capjax.config import build
 from capjax.config.decoding import choose_method
 from capjax.config.errors import ConfigError
+from capjax.config.fields import check_values
 from capjax.config.upgrade import upgrade_decoding
 from capjax.data.images import AnyImage, is_image
 from capjax.data.reading import eval_batches
@@ -273,6 +274,7 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     workdir = Workdir(directory)
     config, tokenizer = workdir.load_config(), workdir.load_tokenizer()
     with workdir.blamed():
+        check_values(config)
         model = build.captioner(config, tokenizer)
         shape = build.resize(config.dataset).shape
         like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), shape))

@@ -18,7 +18,7 @@ from capjax.config.errors import ConfigError
 from capjax.config.identity import FREE, flat, shared_fields
 from capjax.data.captions import unigram_counts
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
-from capjax.data.source import Source
+from capjax.data.source import Source, fingerprints
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import CaptionBatches, Sampling
 from capjax.evaluate.figures import save_figure, training_curve
@@ -223,21 +223,22 @@ def _read_data(config: ConfigDict, workdir: Workdir, *, is_new: bool) -> _Data:
         tokenizer = _given_tokenizer(config, None if is_new else workdir)
         pretrained = read_pretrained(config) if is_new else None
         sources = {name: check_images(config.dataset, source) for name, source in sources.items()}
+        for split, field in (("train", "batch_size"), ("validation", "evaluation.batch_size")):
+            checks.check_batch(config, field, len(sources[split]), sources[split].name)
         log_notes(sources.values())
         tables = {name: open_captions(config.dataset, sources[name]) for name in sources}
     tokenizer = tokenizer or train_tokenizer(config.tokenizer, tables["train"])
-    fingerprints = {
-        "tokenizer": tokenizer.fingerprint,
-        **{name: sources[name].fingerprint for name in sources},
-    }
-    processes.check_equal("data", lambda: fingerprints)
+    found = {"tokenizer": (tokenizer.fingerprint,)}
+    found |= {name: fingerprints(source) for name, source in sources.items()}
+    now = {name: value for name, (value, *_) in found.items()}
+    processes.check_equal("data", lambda: now)
     if not is_new:
-        workdir.check_same_data(fingerprints)
+        workdir.check_same_data(found)
     splits = {name: make_split(config, sources[name], tables[name], tokenizer) for name in sources}
     for split in splits.values():
         _logger.info("%s: %s", split.source.name, split.encoded.report.summary())
     counts = unigram_counts(splits["train"].encoded, tokenizer.vocab_size)
-    return _Data(sources, splits, tokenizer, fingerprints, counts, pretrained)
+    return _Data(sources, splits, tokenizer, now, counts, pretrained)
 
 
 def _given_tokenizer(config: ConfigDict, own: Workdir | None) -> Tokenizer | None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from flax.errors import FlaxError
@@ -17,7 +17,7 @@ from capjax.config.identity import FREE, differences, tuples
 from capjax.config.upgrade import upgrade
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
-from capjax.files.atomic import remove_temporary, write_json
+from capjax.files.atomic import check_local, remove_temporary, write_json
 from capjax.files.errors import ReportedError
 from capjax.files.text import parse_json
 from capjax.models.captioner import Variables
@@ -93,7 +93,17 @@ class Workdir:
         return os.path.join(self.directory, *parts)
 
     def check_place(self) -> None:
-        """Raises WorkdirError if the workdir's path, or a parent's, is a file."""
+        """Raises WorkdirError if no folder can be made: a URL, or a file in its place."""
+        try:
+            check_local(self.directory)
+        except OSError as error:
+            raise WorkdirError(f"--workdir {self.directory} is {error.strerror}") from error
+        try:
+            self.directory.encode()
+        except UnicodeEncodeError as error:
+            raise WorkdirError(
+                f"--workdir {self.directory!a} is not UTF-8, which checkpoints need: give another"
+            ) from error
         place = os.path.abspath(self.directory)
         while not os.path.lexists(place):
             place = os.path.dirname(place)
@@ -291,14 +301,19 @@ class Workdir:
                 "same config:\n" + "\n".join(changed)
             )
 
-    def check_same_data(self, fingerprints: Mapping[str, str]) -> None:
-        """Raises WorkdirError if the data or the tokenizer differ from those the run began with."""
+    def check_same_data(self, found: Mapping[str, Collection[str]]) -> None:
+        """Raises WorkdirError if the data or the tokenizer differ from those the run began with.
+
+        Args:
+          found: by name, fingerprints of which the run has one.
+        """
         saved = _read_json(self.path(self.DATA))
-        changed = [name for name, value in fingerprints.items() if saved.get(name, value) != value]
+        changed = [name for name in found if name in saved and saved[name] not in found[name]]
         if changed:
             raise WorkdirError(
                 f"{self.directory} was trained on other data: {', '.join(changed)} changed. Give "
-                "the original data (config.dataset has their paths), or another --workdir"
+                "the original data (config.dataset has their paths; a run of an earlier version "
+                "also needs the same record files of TFDS), or another --workdir"
             )
 
 

@@ -28,9 +28,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from capjax.files.errors import ReportedError
+from capjax.files.errors import ReportedError, reason
+from capjax.files.text import parse_json
 from capjax.metrics.direction import TEACHER_FORCED, direction
 from capjax.parallel import processes
+from capjax.train.finite import bad_parts
 from capjax.train.state import TrainState
 
 T = TypeVar("T")
@@ -41,8 +43,6 @@ _logger = logging.getLogger(__name__)
 _LATEST = 2
 # Upper bound on the bytes of a checkpoint without its arrays.
 _OVERHEAD = 1_000_000
-# Raised by orbax, TensorStore and JSON on damaged files; OSError also by the disk.
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
 
 class CheckpointError(ReportedError, ValueError):
@@ -93,6 +93,7 @@ class Checkpoints:
         )
         self._checkpointer = ocp.AsyncCheckpointer(handler, multiprocessing_options=alone)
         self._writing: int | None = None
+        self._failed = False
         if not read_only:
             os.makedirs(self.directory, exist_ok=True)
             self._tidy()
@@ -124,13 +125,13 @@ class Checkpoints:
         progress = {**progress, "metrics": metrics, "checksums": checksums}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         items["progress"] = ocp.args.JsonSave({**progress, "checksum": _json_checksum(progress)})
-        self._writing = step
+        self._writing, self._failed = step, False
         try:
             _check_room(self.directory, trees)
             if os.path.isdir(self._folder(step)):
                 os.rename(self._folder(step), f"{self._folder(step)}.replaced")
             self._checkpointer.save(self._folder(step), args=ocp.args.Composite(**items))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no more threads.
             raise self._not_written(error) from error
 
     def steps(self) -> list[int]:
@@ -248,18 +249,23 @@ class Checkpoints:
         """
         try:
             with open(os.path.join(self._folder(step), "progress", "metadata"), "rb") as file:
-                progress = json.load(file)
+                progress = parse_json(file.read())
             checksum = progress.pop("checksum", None)
             if checksum is not None and checksum != _json_checksum(progress):
                 raise ValueError("progress: the checksum does not match")
-        except _DAMAGE as error:
+        except Exception as error:  # Of JSON: any content.
             raise self._damaged(step, error) from error
         if "decoding" not in progress:
             progress["decoding"] = self._decoding()
         return self._defaults | progress
 
     def close(self) -> None:
-        """Waits for the checkpoint being written. Raises CheckpointError if that fails."""
+        """Waits for the checkpoint being written. Raises CheckpointError if that fails.
+
+        After an error nothing is waited for: orbax may wait for a thread that did not start.
+        """
+        if self._failed:
+            return
         try:
             self._finish()
         finally:
@@ -272,14 +278,17 @@ class Checkpoints:
         self.close()
 
     def _read(self, step: int, trees: dict[str, Any], progress: dict[str, Any]) -> dict[str, Any]:
-        args = {name: ocp.args.StandardRestore(_as_numpy(like)) for name, like in trees.items()}
         try:
+            args = {name: ocp.args.StandardRestore(_as_numpy(like)) for name, like in trees.items()}
             saved = self._checkpointer.restore(self._folder(step), args=ocp.args.Composite(**args))
             # TensorStore detects missing and truncated data, but not every changed byte.
-            for name, checksum in progress.get("checksums", {}).items():
-                if name in trees and _checksum(saved[name]) != checksum:
+            sums = progress.get("checksums", {})
+            for name in trees:
+                if name in sums and _checksum(saved[name]) != sums[name]:
                     raise ValueError(f"{name}: the checksum does not match")
-        except _DAMAGE as error:
+                if name != "optimizer" and (bad := bad_parts(saved[name])):
+                    raise ValueError(f"{name}: {', '.join(bad)} not finite or beyond 1e19")
+        except Exception as error:  # Of orbax and TensorStore: any damage gives any error.
             raise self._damaged(step, error) from error
         return {name: saved[name] for name in trees}
 
@@ -289,16 +298,19 @@ class Checkpoints:
         if "metrics" not in progress:  # Earlier versions wrote them to a separate item.
             try:
                 with open(os.path.join(self._folder(step), "metrics", "metrics"), "rb") as file:
-                    progress["metrics"] = json.load(file)
+                    progress["metrics"] = parse_json(file.read())
             except FileNotFoundError:
                 return None
-            except _DAMAGE as error:
+            except Exception as error:
                 raise self._damaged(step, error) from error
         if progress["metrics"] is None:
             return None
         metric = progress["metric"]
-        sign = 1 if direction(metric, progress["mode"]) == "max" else -1
-        return ranked_by(progress), sign * progress["metrics"][metric]
+        try:
+            sign = 1 if direction(metric, progress["mode"]) == "max" else -1
+            return ranked_by(progress), sign * float(progress["metrics"][metric])
+        except (LookupError, TypeError, ValueError) as error:
+            raise self._damaged(step, error) from error
 
     def _folder(self, step: int) -> str:
         return os.path.join(self.directory, str(step))
@@ -309,7 +321,7 @@ class Checkpoints:
             return
         try:
             self._checkpointer.wait_until_finished()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise self._not_written(error) from error
         self._writing = None
         self._tidy()
@@ -330,13 +342,14 @@ class Checkpoints:
                     os.rename(path, newer)
 
     def _not_written(self, error: Exception) -> CheckpointError:
+        self._failed = True
         return CheckpointError(
             f"the checkpoint of step {self._writing} could not be written to {self.directory}: "
-            f"{_reason(error)}. Earlier ones are intact; the same command continues from them"
+            f"{reason(error)}. Earlier ones are intact; the same command continues from them"
         )
 
     def _damaged(self, step: int, error: Exception) -> CheckpointError:
-        return CheckpointError(f"checkpoint {self._folder(step)} can't be used: {_reason(error)}")
+        return CheckpointError(f"checkpoint {self._folder(step)} can't be used: {reason(error)}")
 
 
 def ranked_by(progress: Mapping[str, Any]) -> tuple[str, str]:
@@ -358,16 +371,6 @@ def _check_room(directory: str, trees: Any) -> None:
     if disk.total and disk.free < needed:  # A total of 0 is unknown.
         text = f"it needs {needed / 1e6:.1f} MB, and {disk.free / 1e6:.1f} MB are free"
         raise OSError(errno.ENOSPC, text)
-
-
-def _reason(error: Exception) -> str:
-    """One short line for an error; those of TensorStore have pages of context."""
-    if system := re.search(r"os_error_code='(\d+)'", str(error)):
-        return os.strerror(int(system[1]))
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 def _checksum(tree: Any) -> int:

@@ -127,6 +127,7 @@ def train(
         state, metrics = step_fn(state, next(batches))
         profiler.after(state)
         step += 1
+        interruption.saves = True
         clock.add(metrics["captions"])
         watch.add(step, metrics.pop("nonfinite"))
         progress.add(step, metrics)

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from capjax.parallel.deadline import deadline
+
 T = TypeVar("T")
 
 # EX_TEMPFAIL of sysexits.h: not an error, run the same command again.
@@ -13,8 +15,11 @@ EXIT_STATUS = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Interrupted(Exception):
-    """A signal stopped the run before its end; the message says at which step."""
+class Interrupted(BaseException):
+    """A signal stopped the run before its end; the message says at which step.
+
+    As KeyboardInterrupt, it is no Exception, which a reader may take for a damage of its file.
+    """
 
 
 class Interruption:
@@ -26,12 +31,17 @@ class Interruption:
 
     When nested, the inner one catches the signal and tells the outer one on exit.
 
+    As long as nothing is to be saved, the process ends with EXIT_STATUS if it takes too long: a
+    compilation can take minutes.
+
     Attributes:
       requested: True once the signal was received.
+      saves: True once there is something to save, which takes as long as it takes.
     """
 
     def __init__(self):
-        self.requested = False
+        self.requested = self.saves = False
+        self._deadline = deadline(self._end)
         self._polled = False
         self._before = {}
 
@@ -52,15 +62,22 @@ class Interruption:
                 # Ignored signals stay ignored: a shell ignores SIGINT for its background jobs.
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._take)
+        self._deadline.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *error) -> None:
+        self._deadline.__exit__(*error)
         for number, handler in self._before.items():
             signal.signal(number, handler)
             # The body may have ended without checking `requested`.
             around = getattr(handler, "__self__", None)
             if self.requested and isinstance(around, Interruption):
                 around.requested = True
+
+    def _end(self, _: int) -> None:
+        if not self.saves:
+            os.write(2, b"stopped before there was anything to save\n")
+            os._exit(EXIT_STATUS)
 
     def _take(self, number: int, frame: object) -> None:
         self.requested = True

@@ -25,6 +25,9 @@ _SHOWN = 2
 
 Batch = Mapping[str, np.ndarray]
 
+# More than the captions of an image of Flickr8k or COCO, which one call so takes.
+_CAPTIONS = 8
+
 
 class TeacherForced:
     """Mean teacher-forced loss and accuracy, measured while batches are passed on.
@@ -40,9 +43,9 @@ class TeacherForced:
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Measures and yields the batches, which must have "tokens" and "lengths"."""
         for batch in batches:
-            inputs = {name: value for name, value in batch.items() if name != "index"}
-            sums = devices.unreplicate(self._loss_step(self._variables, devices.shard(inputs)))
-            self._total = {name: self._total[name] + float(sums[name]) for name in self._total}
+            for part in _parts(batch):
+                sums = devices.unreplicate(self._loss_step(self._variables, devices.shard(part)))
+                self._total = {name: self._total[name] + float(sums[name]) for name in self._total}
             yield batch
 
     def metrics(self) -> dict[str, float]:
@@ -51,6 +54,26 @@ class TeacherForced:
         if not count:
             return {}
         return {"loss": self._total["nll"] / count, "accuracy": self._total["correct"] / count}
+
+
+def _parts(batch: Batch) -> Iterator[dict[str, np.ndarray]]:
+    """The inputs of a batch with at most `_CAPTIONS` captions of each image at once.
+
+    Without it one image of many captions would multiply the logits of its whole split.
+    """
+    inputs = {name: value for name, value in batch.items() if name != "index"}
+    tokens, lengths = inputs["tokens"], inputs["lengths"]
+    if lengths.shape[1] <= _CAPTIONS:
+        yield inputs
+        return
+    # Processes evaluate together, so that all need as many parts, all of one shape.
+    places = (lengths > 0) * np.arange(1, lengths.shape[1] + 1)
+    most = devices.gather(places.max(axis=1)).max()
+    fill = (0, -lengths.shape[1] % _CAPTIONS)
+    tokens, lengths = np.pad(tokens, ((0, 0), fill, (0, 0))), np.pad(lengths, ((0, 0), fill))
+    for start in range(0, most, _CAPTIONS):
+        few = slice(start, start + _CAPTIONS)
+        yield {**inputs, "tokens": tokens[:, few], "lengths": lengths[:, few]}
 
 
 @dataclasses.dataclass(frozen=True)

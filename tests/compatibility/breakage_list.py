@@ -80,7 +80,7 @@ BREAKAGES = (
     ),
     _breakage(
         "the fingerprint of the data is not compared",
-        "if saved.get(name, value) != value]",
+        "if name in saved and saved[name] not in found[name]]",
         "if False]",
         "tests/run/test_workdir.py",
         "tests/run/test_pretrained_runs.py",
@@ -180,7 +180,7 @@ BREAKAGES = (
     ),
     _breakage(
         "a checkpoint that has changed is taken",
-        "if name in trees and _checksum(saved[name]) != checksum:",
+        "if name in sums and _checksum(saved[name]) != sums[name]:",
         "if False:",
         "tests/train/test_checkpoint.py",
     ),

@@ -18,6 +18,7 @@ def test_fields_that_were_added_since_have_the_value_of_before():
     before = copy.deepcopy(OLD)
     assert upgrade(OLD) == {
         "dataset": {"name": "karpathy", "file": "a.json"},
+        "tokenizer": {"kind": "words"},
         "evaluation": {"metrics": (), "batch_size": 4},
         "objective": {"name": "cross_entropy"},
         "optimizer": {

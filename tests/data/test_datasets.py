@@ -10,6 +10,7 @@ import pytest
 
 from capjax.config import build
 from capjax.config.errors import ConfigError
+from capjax.data import tokenizer_kinds
 from capjax.data.augment import Augmentation
 from capjax.data.dataset import CommonFields, Dataset, FilesDataset
 from capjax.data.files_source import FilesSource
@@ -17,7 +18,6 @@ from capjax.data.resize import Resize
 from capjax.data.sections import check_images, dataset_of, open_source
 from capjax.data.shapes import truth
 from capjax.data.source import Example
-from capjax.data.tokenizer import train_word_tokenizer
 from capjax.files.errors import DataError
 from capjax.parts import DATASETS
 from capjax.parts.check import fault, fields_of
@@ -71,7 +71,7 @@ def test_a_dataset_has_the_fields_of_its_section(name):
 
 def test_images_and_words_have_the_fields_of_their_sections():
     config = base.get_config()
-    assert defaults(train_word_tokenizer) == config.tokenizer.to_dict()
+    assert defaults(tokenizer_kinds.train) == config.tokenizer.to_dict()
     common = get_type_hints(CommonFields, include_extras=True)
     for part, renamed in ((Resize, {"size": "image_size"}), (Augmentation, {})):
         for field, kind in fields_of(part).items():

@@ -194,6 +194,24 @@ def test_redirects_are_followed(server, status):
     assert download(f"{server.root}/café") == PNG
 
 
+def test_the_internet_does_not_lead_into_the_users_network(server, monkeypatch):
+    server.answers["/in"] = answer(PNG)
+    server.answers["/out"] = answer(status="302 Found", Location=f"{server.root}/in")
+    assert download(f"{server.root}/out") == PNG  # The user named a place inside.
+    peers = iter([False, True])
+    monkeypatch.setattr(module, "_is_inside", lambda _: next(peers))
+    server.asked.clear()
+    with pytest.raises(ImageError, match=r"/out: is redirected to 127\.0\.0\.1, an address"):
+        download(f"{server.root}/out")
+    assert server.asked == ["/out"]
+
+
+def test_addresses_inside():
+    inside = ("127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1")
+    assert all(map(module._is_inside, (*inside, "fe80::1%eth0", "0.0.0.0")))
+    assert not any(map(module._is_inside, ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8")))
+
+
 def test_redirects_have_an_end(server):
     server.asked.clear()
     refuse(server, answer(status="302 Found", Location="/round"), "more than 5", "/round")

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from capjax.data import files_source
 from capjax.data.captions import read_captions
 from capjax.data.files_source import FilesSource
-from capjax.data.source import Example
+from capjax.data.source import Example, fingerprints
 from capjax.files.errors import DataError
 from tests.helpers.effort import examples
 
@@ -98,6 +99,35 @@ def test_fingerprint_sees_every_change(root, tmp_path):
     path.rename(copy / "c" / "0.jpg")
     seen.append(fingerprint(copy, [first._replace(image="c/0.jpg"), *examples[1:]]))
     assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "PPM", "TIFF", "GIF", "JPEG", "PNG", "WEBP"])
+def test_fingerprint_sees_an_edit_inside_of_an_image(tmp_path, kind):
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8)
+    example = Example("0", "id", ("caption",))
+
+    def source(pixels):
+        Image.fromarray(pixels).save(tmp_path / "0", kind)
+        return FilesSource("files/train", str(tmp_path), [example])
+
+    before = source(pixels)
+    pixels[40:50, 40:50] ^= 255
+    after = source(pixels)
+    assert before.fingerprint != after.fingerprint
+    if kind in ("BMP", "PPM", "TIFF"):
+        assert before.former_fingerprint == after.former_fingerprint
+
+
+def test_of_a_compressed_image_only_both_ends_are_read(root, tmp_path):
+    examples = rows(1)
+    path = write(tmp_path, examples) / examples[0].image
+    content = path.read_bytes()
+    seen = []
+    for middle in (b"a", b"b"):
+        path.write_bytes(b"\xff\xd8\xff" + content[3:4500] + middle + content[4501:])
+        seen.append(fingerprints(FilesSource("files/train", str(tmp_path), examples)))
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 1
 
 
 @settings(max_examples=examples(20), deadline=None, suppress_health_check=list(HealthCheck))

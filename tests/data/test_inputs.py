@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capjax.data import inputs
-from capjax.data.images import ImageError, formats
+from capjax.data.images import ImageError, formats, load_image
 from capjax.data.inputs import batches, expand, read_input, read_lines
 from tests.helpers.effort import examples
 from tests.helpers.ugly_images import PICTURE, encode
@@ -47,7 +47,7 @@ def test_a_folder_that_can_not_be_listed_is_an_input_of_its_own(tmp_path, monkey
     monkeypatch.setattr(os, "scandir", lambda path: refuse(path, scandir))
     monkeypatch.setattr(os, "listdir", lambda path: refuse(path, listdir))
     assert list(expand([str(tmp_path)])) == [str(tmp_path / "a.png"), closed]
-    assert read_input(str(tmp_path / "a.png")).size == PICTURE.size
+    assert load_image(read_input(str(tmp_path / "a.png"))).size == PICTURE.size
     with pytest.raises(ImageError, match=f"^{closed}: cannot be read: Permission denied"):
         read_input(closed)
 
@@ -73,11 +73,11 @@ def test_a_pattern_is_its_files(tmp_path):
 
 def test_avif_is_read_and_heic_says_what_it_needs(tmp_path):
     PICTURE.save(tmp_path / "a.avif")
-    assert read_input(str(tmp_path / "a.avif")).size == PICTURE.size
+    assert load_image(str(tmp_path / "a.avif")).size == PICTURE.size
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
     if "HEIF" not in formats():
         with pytest.raises(ImageError, match="a HEIC image, which needs a package: pip install pi"):
-            read_input(str(tmp_path / "a.heic"))
+            load_image(str(tmp_path / "a.heic"))
 
 
 def test_an_image_on_standard_input_is_one_image():
@@ -85,7 +85,7 @@ def test_an_image_on_standard_input_is_one_image():
         (sent,) = lines_of(encode(PICTURE, kind))
         assert sent == "-"
         assert next(expand([sent])) is sent
-        assert read_input(sent).size == PICTURE.size
+        assert load_image(read_input(sent)).size == PICTURE.size
     assert lines_of(b"BMW.jpg\nP1 x.jpg\n") == ["BMW.jpg", "P1 x.jpg"]
 
 
@@ -119,7 +119,7 @@ def test_a_line_without_end_is_kept_short(monkeypatch):
     assert max(len(long), len(last)) < 150
     assert after == "after.jpg"
     with pytest.raises(ImageError, match="a line of more than 100 bytes"):
-        read_input(long)
+        load_image(read_input(long))
 
 
 def test_a_line_without_end_takes_no_memory():

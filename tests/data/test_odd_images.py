@@ -114,6 +114,17 @@ def test_transparency_of_palettes_and_single_colours():
     assert_reads(png(NOISE, 8, 2, transparent), clear, tolerance=0)
 
 
+@pytest.mark.parametrize(("bits", "colour"), [(2, 0), (4, 0), (8, 0), (16, 0), (16, 2)])
+def test_a_single_transparent_colour_of_every_depth(bits, colour):
+    levels = LEVELS[..., : 3 if colour else 1] >> (16 - bits)
+    chosen = levels[7, 9]
+    transparent = (b"tRNS", struct.pack(f">{len(chosen)}H", *chosen.tolist()))
+    expected = levels * (255 / (2**bits - 1))
+    expected[(levels == chosen).all(-1)] = 255
+    assert (expected == 255).sum() > 0
+    assert_reads(png(levels, bits, colour, transparent), expected)
+
+
 @pytest.mark.parametrize("end", "<>")
 def test_tiff_of_8_and_16_bits(end):
     grey = LEVELS[..., 0].astype(np.uint16)

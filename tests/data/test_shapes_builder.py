@@ -1,5 +1,6 @@
 import io
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from capjax.data.shapes import builder as shapes  # noqa: E402
 from capjax.data.shapes.draw import draw  # noqa: E402
 from capjax.data.shapes.grammar import captions_of  # noqa: E402
 from capjax.data.shapes.scene import image_id, scene_of  # noqa: E402
+from capjax.data.tfds_source import TfdsSource  # noqa: E402
 
 SMALL = {"train": 12, "validation": 5, "test": 3, "heldout": 4}
 
@@ -74,6 +76,20 @@ def test_stdout_stays_clean_and_other_sizes_live_apart(built, capfd, caplog):
 def test_seeds_give_other_images(tmp_path, built):
     other = shapes.prepare(tmp_path, sizes=SMALL, seed=4)
     assert read(other, "train")[0]["image"] != read(built, "train")[0]["image"]
+
+
+def test_the_fingerprint_is_of_what_the_data_are_made_from(tmp_path, built):
+    """Record files prepared anew have other bytes."""
+
+    def of(builder, split="test"):
+        return TfdsSource(builder, split, generated=True)
+
+    anew, other = (shapes.prepare(tmp_path, sizes=SMALL, seed=seed) for seed in (3, 4))
+    assert of(anew).fingerprint == of(built).fingerprint
+    assert len({of(anew).fingerprint, of(anew, "heldout").fingerprint, of(other).fingerprint}) == 3
+    copied = shutil.copytree(anew.data_path, tmp_path / "copy" / "shapes" / "copied" / "1.0.0")
+    copied = tfds.builder_from_directory(copied)
+    assert of(copied).former_fingerprint == of(anew).former_fingerprint
 
 
 @pytest.mark.parametrize("sizes", [{}, {"val": 3}, {"train": 0}])

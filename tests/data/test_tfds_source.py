@@ -85,6 +85,8 @@ def test_fingerprint_is_of_the_content(coco, tmp_path):
     assert ours != Tfds("coco_captions", str(coco)).open("val").fingerprint
     shutil.copytree(coco / "coco_captions", tmp_path / "copy" / "coco_captions")
     assert ours == Tfds("coco_captions", str(tmp_path / "copy")).open("train").fingerprint
+    prepare(tmp_path / "anew", builder_class(coco_features()))
+    assert ours == Tfds("coco_captions", str(tmp_path / "anew")).open("train").fingerprint
     blue = Image.new("RGB", (9, 7), "blue")
     content = io.BytesIO()
     blue.save(content, "JPEG")

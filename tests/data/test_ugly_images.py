@@ -18,12 +18,12 @@ from capjax.data.check_images import find_bad_images
 from capjax.data.images import (
     MAX_BYTES,
     ImageError,
-    Resize,
     load_image,
     load_pixels,
     looks_like_image,
 )
 from capjax.data.reading import read_pixels
+from capjax.data.resize import Resize
 from capjax.data.source import Example
 from tests.helpers.effort import examples, few
 from tests.helpers.sources import Source

@@ -13,6 +13,7 @@ from capjax.evaluate.caption_file import CaptionFile, CaptionFileError
 from capjax.evaluate.captioning import Caption
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
 from capjax.evaluate.stream import Answer, Attended
+from capjax.run.evaluate import metrics_line
 from tests.helpers.effort import examples
 
 MADE_BY = {"step": 3, "decoding": {"num_beams": 2, "sizes": (1, 2)}, "seed": 0}
@@ -178,6 +179,12 @@ def test_a_full_disk_is_told(tmp_path):
     with pytest.raises(CaptionFileError, match=r"captions\.jsonl: No space left .*--resume"):
         file.write(ROWS[0])
     file.close()
+
+
+def test_numbers_that_json_lacks_are_null():
+    row = {"log_probs": (-1.5, float("nan")), "log_prob": float("-inf")}
+    assert json_line(row) == b'{"log_probs": [-1.5, null], "log_prob": null}\n'
+    assert metrics_line({"loss": 1.23456, "own": float("inf")}) == '{"loss": 1.2346, "own": null}'
 
 
 @given(st.text())

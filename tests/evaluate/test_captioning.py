@@ -12,7 +12,13 @@ from capjax.data.tokenizer import train_word_tokenizer
 from capjax.evaluate import captioning
 from capjax.evaluate.attention_figures import attention_figure
 from capjax.evaluate.attention_maps import grid_maps, word_maps
-from capjax.evaluate.captioning import BeamSearch, CaptionBatches, Sampling, make_decode
+from capjax.evaluate.captioning import (
+    BeamSearch,
+    CaptionBatches,
+    CaptionError,
+    Sampling,
+    make_decode,
+)
 from capjax.evaluate.figures import figure_pixels, save_figure
 from capjax.models.captioner import Captioner
 from capjax.models.decoders.transformer import TransformerDecoder
@@ -105,6 +111,14 @@ def test_attention_and_log_prob_are_those_of_teacher_forcing(case, search_with, 
         np.testing.assert_allclose(caption.attention, attention[: len(ids)], atol=1e-4)
         logs = jax.nn.log_softmax(logits)[np.arange(len(targets)), targets]
         np.testing.assert_allclose(caption.log_prob, logs.sum(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", [BEAM, Sampling(1.0, 8)], ids=["beam", "sampled"])
+def test_a_model_without_finite_numbers_is_refused(case, search_with, method):
+    model, tokenizer, variables, images = case
+    broken = jax.tree.map(lambda x: np.full_like(x, np.nan), variables)
+    with pytest.raises(CaptionError, match="image 0, counted from 0, has no caption"):
+        captions((model, tokenizer, broken, images), search_with(method, True), images, 5)
 
 
 def test_greedy_is_one_beam_and_samples_differ(case, search_with):

@@ -253,6 +253,7 @@ class FakeMeteor(coco.Meteor):
     code = ""
 
     def __init__(self) -> None:
+        assert "-Duser.language.format=en" in os.environ["JAVA_TOOL_OPTIONS"]
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self.meteor_p = subprocess.Popen([sys.executable, "-c", self.code], **pipes)
         self.lock = threading.Lock()
@@ -267,13 +268,17 @@ class FakeMeteor(coco.Meteor):
         ("import time; time.sleep(600)", "nothing"),  # never answers
     ],
 )
-def test_a_failing_meteor_is_killed_and_says_so(monkeypatch, code, said) -> None:
+def test_a_failing_meteor_is_killed_and_says_so(monkeypatch, caplog, code, said) -> None:
     monkeypatch.setattr(FakeMeteor, "code", code)
     monkeypatch.setattr(coco, "Meteor", FakeMeteor)
     monkeypatch.setattr(coco, "why_no_meteor", lambda: None)
     monkeypatch.setattr(coco, "_METEOR_SECONDS", 1.0)
     with pytest.raises(RuntimeError, match=f"{said}.*meteor=False"):
-        coco.score(REFERENCES, HYPOTHESES)
+        coco.score(REFERENCES, HYPOTHESES, meteor=True)
     assert FakeMeteor.process.returncode is not None
     assert FakeMeteor.process.stdout.closed
     assert FakeMeteor.process.stderr.closed
+    if said == "no memory":  # The other scores are kept where METEOR was not asked for.
+        others = coco.score(REFERENCES, HYPOTHESES)
+        assert others == coco.score(REFERENCES, HYPOTHESES, meteor=False)
+        assert "METEOR's Java process failed (no memory)" in caplog.text

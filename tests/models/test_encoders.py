@@ -16,6 +16,8 @@ from capjax.models.encoders.patch import PatchEncoder, scale_pixels
 from capjax.models.encoders.resnet import ResNet
 from capjax.models.layers import Dropout, sincos_positions
 from capjax.models.stem import convolved, summed
+from capjax.parts.check import fault
+from capjax.parts.types import DropoutRate
 from tests.helpers.effort import sweep
 
 SIZES = [(1, 4), (5, 2), (6, 7), (9, 8)]
@@ -150,3 +152,13 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate, shape):
     both = ((y == 0)[..., :-1] & (y == 0)[..., 1:]).mean()
     assert abs(both - share**2) < 0.02
     assert (np.asarray(apply(jax.random.key(1))) != y).any()
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.999, 1.0])
+def test_dropout_refuses_a_rate_that_it_does_not_have(rate):
+    x = jnp.ones(4)
+    np.testing.assert_array_equal(Dropout(rate).apply({}, x, train=False), x)
+    with pytest.raises(ValueError, match=rf"{rate} is none: it must be 0, or lie in 1/256"):
+        Dropout(rate).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    assert fault(DropoutRate, rate)
+    assert not any(fault(DropoutRate, valid) for valid in (0, 0.0, 1 / 256, 0.1, 255 / 256))

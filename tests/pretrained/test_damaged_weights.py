@@ -13,8 +13,9 @@ import pytest
 
 from capjax.pretrained.checkpoint_folders import read_weights
 from capjax.pretrained.errors import WeightsError
-from capjax.pretrained.keras.files import read_keras_layers
-from capjax.pretrained.torch_files import read_tensors
+from capjax.pretrained.keras.files import read_keras_layers, to_variables
+from capjax.pretrained.torch_files import read_shapes, read_tensors
+from capjax.pretrained.variables import load_variables
 from capjax.pretrained.vit.read import vit_fields, vit_resize
 from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced
 from tests.helpers.read_vit import read_vit
@@ -116,6 +117,19 @@ def test_numbers_that_are_none_are_named(folder, tmp_path):
         read_vit(tmp_path / "vit.npz")
 
 
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, 1e39])
+def test_numbers_that_are_not_finite_in_float32_are_named(folder, tmp_path, bad):
+    with np.load(folder / "vit.npz") as arrays:
+        arrays = {**arrays, "embedding/bias": np.array([0] * 7 + [bad])}
+    np.savez(tmp_path / "vit.npz", **arrays)
+    with pytest.raises(WeightsError, match=r"vit\.npz: numbers of embedding.bias are not finite"):
+        read_vit(tmp_path / "vit.npz")
+    like = {"params": {"conv": {"kernel": np.zeros((3, 3, 3, 4)), "bias": np.zeros(4)}}}
+    layers = {"conv": [numbers((3, 3, 3, 4)), np.array([0, 0, 0, bad])]}
+    with pytest.raises(WeightsError, match="here: numbers of params/conv/bias are not finite"):
+        to_variables(layers, like, "here")
+
+
 def refuses(path, read, match):
     """Refuses the file within 40 MB."""
     tracemalloc.start()
@@ -156,6 +170,9 @@ def test_a_torch_tensor_that_repeats_what_is_stored(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"a": torch.zeros(1, dtype=torch.float16).expand(10**12)}, tmp_path / "w.pth")
     refuses(tmp_path / "w.pth", read_tensors, r"w\.pth: claims 2000000000000 bytes")
+    shared = torch.zeros(1000, dtype=torch.float16)
+    torch.save({f"{i}": shared for i in range(1000)}, tmp_path / "w.pth")
+    refuses(tmp_path / "w.pth", read_tensors, r"w\.pth: claims 2000000 bytes")
 
 
 def test_a_safetensors_that_claims_too_much(tmp_path):
@@ -167,6 +184,17 @@ def test_a_safetensors_that_claims_too_much(tmp_path):
         refuses(tmp_path / "w.safetensors", read_tensors, r"w\.safetensors: is no safetensors")
     (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{}")
     refuses(tmp_path / "w.safetensors", read_tensors, r"w\.safetensors: is no safetensors")
+
+
+def test_a_safetensors_of_a_million_names(tmp_path):
+    path = tmp_path / "w.safetensors"
+    tensor = b'"x%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    header = b"{" + b",".join(tensor % number for number in range(300_000)) + b"}"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    for read in (read_tensors, read_shapes):
+        refuses(path, read, r"w\.safetensors: \d+ bytes of names and shapes are more than")
+    with pytest.raises(ValueError, match="bytes of names and shapes are more than"):
+        load_variables(path)
 
 
 def write_h5(path, fill):
@@ -182,6 +210,11 @@ def test_hdf5_that_claims_too_much_or_points_elsewhere(tmp_path):
     write_h5(tmp_path / "other.h5", lambda group: group.create_dataset("0", data=numbers(3)))
     virtual = h5py.VirtualLayout((3,), np.float32)
     virtual[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "layers/conv2d/vars/0", (3,))
+
+    def many_names(group):
+        group["0"] = np.arange(50_000.0)
+        for number in range(1, 100):
+            group[str(number)] = group["0"]
 
     def packed(group):
         group.create_dataset("0", data=np.zeros(50_000_000, np.uint8), compression="gzip")
@@ -200,6 +233,20 @@ def test_hdf5_that_claims_too_much_or_points_elsewhere(tmp_path):
             ),
             "lies in another file",
         ),
+        (
+            lambda group: group.file.update(
+                {"more": h5py.ExternalLink(str(tmp_path / "other.h5"), "layers")}
+            ),
+            "more lies in another file",
+        ),
+        (lambda group: group.update({"0": h5py.SoftLink("/layers")}), "lies in another file"),
+        (
+            lambda group: group.create_dataset(
+                "0", (9,), "f4", chunks=(10**8,), maxshape=(None,), compression="gzip"
+            ),
+            "claims 400000000 bytes",
+        ),
+        (many_names, "claims"),
         (lambda group: group.create_group("0"), "holds no numbers"),
         (lambda group: group.create_dataset("0", data=[b"text"]), "holds no numbers"),
     )

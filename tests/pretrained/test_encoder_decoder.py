@@ -190,6 +190,9 @@ def test_wrong_tensors_are_named_as_in_the_file(copied):
     assert message(**{name: zeros}) == (
         f"does not fit the model: {name} is [32, 23] and should be [32, 32]"
     )
+    nan = tensors[name].copy()
+    nan[1, 2] = np.nan
+    assert message(**{name: nan}).startswith(f"numbers of {name} are not finite")
     # Of a decoder as wide as the encoder it is one too many.
     change(copied, "config.json", encoder={"hidden_size": 32, "num_attention_heads": 4})
     assert "embeddings.cls_token is [1, 24] and should be [1, 32]" in message()

@@ -6,7 +6,8 @@ import pytest
 import tokenizers
 
 from capjax.data.tokenizer import train_word_tokenizer
-from capjax.pretrained.captioners.gpt2_tokenizer import read_tokenizer
+from capjax.data.tokenizer_kinds import train
+from capjax.pretrained.captioners.gpt2_tokenizer import read_tokenizer, write_tokenizer
 from capjax.pretrained.errors import WeightsError
 from tests.helpers.effort import examples
 from tests.helpers.references import need_transformers
@@ -101,3 +102,12 @@ def test_other_files_are_refused(tmp_path):
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
     backend.save(str(tmp_path / "tokenizer.json"))
     assert "does not know <|endoftext|>" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["words", "characters", "bpe"])
+def test_every_kind_of_our_own_is_written_and_read(kind, tmp_path):
+    tokenizer = train(["a dog runs", "一个盒子"], kind=kind, max_words=20)
+    about = write_tokenizer(tokenizer, tmp_path, 9)["tokenizer_config.json"]
+    assert about["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+    assert read_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint

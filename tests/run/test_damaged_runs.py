@@ -105,6 +105,33 @@ def test_every_field_of_another_kind_is_said(run):
     assert refused > len(drawn) / 5
 
 
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("dataset", "num_threads", 0),
+        ("evaluation", "batch_size", 0),
+        ("evaluation", "batch_size", "x"),
+        ("decoder", "width", 10**9),
+        ("decoding", "length_penalty", float("nan")),
+        ("encoder", "width", 0),
+    ],
+)
+def test_an_edited_field_meets_the_checks_of_a_command_line(run, section, field, value):
+    config = json.loads((run / "config.json").read_text())
+    assert field in config[section]
+    config[section][field] = value
+    with replaced(run / "config.json", json.dumps(config).encode()):
+        assert not loads(run, f"config.{section}.{field}=")
+
+
+def test_a_captioner_needs_no_dataset(run):
+    """Its config may name a dataset of the user's own, which is not there."""
+    config = json.loads((run / "config.json").read_text())
+    config["dataset"] |= {"name": "of_another_project", "root": 3}
+    with replaced(run / "config.json", json.dumps(config).encode()):
+        assert loads(run, "config.json")
+
+
 @pytest.mark.parametrize("name", FILES[:2])
 def test_the_command_line_says_it_in_a_line(run, name, capsys):
     with replaced(run / name, b"[3]"), pytest.raises(SystemExit) as caught:

@@ -17,6 +17,7 @@ from capjax.data.captions import CaptionTable
 from capjax.data.dataset import Dataset
 from capjax.data.sections import train_tokenizer
 from capjax.data.tokenizer import train_word_tokenizer
+from capjax.files.atomic import write_json
 from capjax.files.errors import DataError
 from capjax.parts import DATASETS
 from capjax.parts.check import fields_of
@@ -217,9 +218,9 @@ def test_every_config_field_is_read():
 
 def test_another_dataset_under_a_run_is_refused(tmp_path):
     save(tmp_path, base.get_config())
-    Workdir(tmp_path).check_same_data({"train": "1", "tokenizer": "2"})
+    Workdir(tmp_path).check_same_data({"train": ("new", "1"), "tokenizer": ("2",)})
     with pytest.raises(WorkdirError, match="other data: tokenizer changed"):
-        Workdir(tmp_path).check_same_data({"train": "1", "tokenizer": "3"})
+        Workdir(tmp_path).check_same_data({"train": ("1",), "tokenizer": ("3",)})
 
 
 def test_a_dataset_that_a_config_does_not_know_is_named():
@@ -278,6 +279,10 @@ def test_fields_of_another_encoder_are_named():
         ("optimizer.warmup_steps", 1000, "warmup_steps=1000 must be below config.num_steps=1000"),
         ("num_steps", 60, "--config.optimizer.warmup_steps=6 would do"),
         ("log_every", 0, "log_every=0 must be 1 or more"),
+        ("batch_size", 10**9, "batch_size=1000000000 must be 1 to 65536"),
+        ("evaluation.batch_size", 10**9, "batch_size=1000000000 must be 1 to 65536"),
+        ("dataset.num_threads", 10**6, "num_threads=1000000 must be 1 to 1024"),
+        ("decoder.width", 10**9, "decoder.width=1000000000 must be 1 to 65536"),
         ("dataset.over_length", "split", "over_length='split' must be one of 'drop', 'cut'"),
     ],
 )
@@ -286,6 +291,26 @@ def test_mistakes_are_found_before_training(field, value, message):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=message):
         checks.check(config)
+
+
+def test_a_batch_far_larger_than_its_split_is_refused():
+    config = base.get_config()
+    config.batch_size = 2000
+    checks.check_batch(config, "batch_size", 200, "mine/train")
+    with pytest.raises(ConfigError, match=r"size=2000 is far more than the 10 images of mine"):
+        checks.check_batch(config, "batch_size", 10, "mine/train")
+
+
+def test_a_workdir_that_is_no_local_folder_is_refused_and_nothing_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("gs://bucket/run", "s3://bucket/run", "file:///run"):
+        with pytest.raises(WorkdirError, match=f"--workdir {place} is a URL, and files are"):
+            Workdir(place).check_place()
+    with pytest.raises(WorkdirError, match=r"caf\\udce9' is not UTF-8, which checkpoints need"):
+        Workdir("caf\udce9").check_place()
+    with pytest.raises(OSError, match="a URL"):
+        write_json("gs://bucket/run/a.json", 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

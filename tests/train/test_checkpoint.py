@@ -141,6 +141,52 @@ def test_a_flipped_bit_of_a_number_needs_our_checksum(two, tmp_path, monkeypatch
             checkpoints.restore_params(2, state_of(0).ema)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("progress/metadata", "[" * 100_000),
+        ("progress/metadata", "3"),
+        ("params/_METADATA", '{"tree_metadata":' + "[" * 100_000),
+        ("params/_METADATA", "{}"),
+    ],
+)
+def test_json_of_any_kind_lets_the_checkpoint_before_be_tried(two, tmp_path, file, content):
+    shutil.copytree(two, tmp_path / "two")
+    (tmp_path / "two" / "2" / file).write_text(content)
+    with open_in(tmp_path / "two", read_only=True) as checkpoints:
+        step, _ = checkpoints.first_whole(
+            checkpoints.ranking(), lambda step: checkpoints.restore(step, state_of(0))
+        )
+    assert step == (1 if content != "{}" else step)
+
+
+@pytest.mark.parametrize("metrics", [{}, {"score": "x"}, {"score": None}, [3]])
+def test_a_checkpoint_without_its_metric_is_ranked_last(two, tmp_path, metrics, caplog):
+    shutil.copytree(two, tmp_path / "two")
+    file = tmp_path / "two" / "2" / "progress" / "metadata"
+    content = json.loads(file.read_text())
+    del content["checksum"]
+    file.write_text(json.dumps(content | {"metrics": metrics}))
+    with open_in(tmp_path / "two", read_only=True) as checkpoints:
+        assert checkpoints.ranking() == [1, 2]
+    assert "can't be used" in caplog.text
+    assert "it is not ranked" in caplog.text
+
+
+def test_a_thread_that_can_not_be_started_ends_the_save_and_is_not_waited_for(
+    tmp_path, monkeypatch
+):
+    def fail(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    checkpoints = open_in(tmp_path)
+    monkeypatch.setattr(checkpoints._checkpointer, "save", fail)
+    with pytest.raises(CheckpointError, match=r"step 1 could not be .* can't start new thread"):
+        checkpoints.save(state_of(1), {}, None)
+    monkeypatch.setattr(checkpoints._checkpointer, "close", lambda: pytest.fail("waits"))
+    checkpoints.close()
+
+
 def damage_step(folder, step):
     for item in ("params", "optimizer", "ema"):
         files = filter(Path.is_file, (folder / str(step) / item).rglob("d/*"))
@@ -165,6 +211,18 @@ def test_a_damaged_step_is_named_and_the_one_before_it_used(tmp_path, caplog):
     with open_in(tmp_path) as checkpoints:
         assert_is(checkpoints.restore_latest(state_of(0))[0], 3)
     assert (tmp_path / "3.damaged").is_dir()
+
+
+@pytest.mark.parametrize("item", ["params", "ema"])
+def test_a_step_with_nan_weights_is_passed_over(tmp_path, item):
+    fill(tmp_path, [2.0])
+    with open_in(tmp_path) as checkpoints:
+        bad = {**getattr(state_of(2), item), "bias": np.full(7, np.nan)}
+        checkpoints.save(state_of(2).replace(**{item: bad}), {"best": 2}, None)
+    with open_in(tmp_path) as checkpoints:
+        with pytest.raises(CheckpointError, match=rf"/2 can't be used: .*{item}: bias not finite"):
+            checkpoints.restore(2, state_of(0))
+        assert_is(checkpoints.restore_latest(state_of(0))[0], 1)
 
 
 def test_of_all_damaged_nothing_is_deleted(tmp_path):

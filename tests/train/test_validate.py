@@ -2,24 +2,26 @@
 
 import jax
 import numpy as np
+import pytest
 
 from capjax.data.captions import CaptionTable
 from capjax.evaluate.captioning import Caption
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.parallel import devices
+from capjax.train import validate
 from capjax.train.step import make_loss_step
 from capjax.train.validate import TeacherForced, fill_batch, samples_table
 
 MODEL = Captioner(FeatureEncoder((2, 2)), TransformerDecoder(9, 5, 8, 1, 2, banned=(0, 1, 3)))
 
 
-def batches(sizes, rng):
+def batches(sizes, rng, captions=2):
     for size in sizes:
-        lengths = rng.integers(0, 6, (size, 2)).astype(np.int32)
+        lengths = rng.integers(0, 6, (size, captions)).astype(np.int32)
         yield {
             "features": rng.normal(size=(size, 4, 6)).astype(np.float32),
-            "tokens": rng.integers(4, 9, (size, 2, 6)).astype(np.int32),
+            "tokens": rng.integers(4, 9, (size, captions, 6)).astype(np.int32),
             "lengths": lengths,
             "index": np.arange(size, dtype=np.int32),
         }
@@ -45,6 +47,29 @@ def test_the_loss_is_a_mean_over_all_tokens_however_they_are_batched():
     np.testing.assert_allclose(measure(parts)["loss"], measure(whole)["loss"], rtol=1e-5)
     assert abs(measure(whole)["loss"] - np.log(6)) < 0.5
     assert measure([]) == {}
+
+
+def test_an_image_of_many_captions_takes_no_more_memory(monkeypatch):
+    variables = devices.replicate(MODEL.init_variables(jax.random.key(0), (4, 6)))
+    step = devices.map_devices(make_loss_step(MODEL))
+    (batch,) = batches([8], np.random.default_rng(1), captions=19)
+    batch["lengths"][:, 17:] = 0
+    shapes = []
+
+    def measure():
+        def loss_step(variables, part):
+            shapes.append(part["tokens"].shape[-2:])
+            return step(variables, part)
+
+        forced = TeacherForced(loss_step, variables)
+        list(forced.watch([batch]))
+        return forced.metrics()
+
+    parts = measure()
+    assert shapes == [(8, 6)] * 3
+    monkeypatch.setattr(validate, "_CAPTIONS", 19)
+    assert parts == pytest.approx(measure(), rel=1e-6)
+    assert shapes[3:] == [(19, 6)]
 
 
 def test_samples_fill_a_batch_and_tell_their_references():

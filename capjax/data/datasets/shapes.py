@@ -34,7 +34,7 @@ class Shapes(Dataset):
         from capjax.data.shapes.builder import prepare
         from capjax.data.tfds_source import TfdsSource, data_root
 
-        return TfdsSource(prepare(data_root(self.data_dir)), split)
+        return TfdsSource(prepare(data_root(self.data_dir)), split, generated=True)
 
 
 PART = Shapes

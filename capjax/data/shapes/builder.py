@@ -33,6 +33,8 @@ class ShapesConfig(tfds.core.BuilderConfig):
 class Shapes(tfds.core.GeneratorBasedBuilder):
     """Procedural scenes of two to four coloured shapes with five captions each."""
 
+    # Must be raised when an image or a caption changes: the fingerprint of the data is of its name,
+    # in which are the seed and the sizes, and of this.
     VERSION = tfds.core.Version("1.0.0")
     # There are no checksum files. TFDS 4.9.10 would look for them with importlib_resources, which
     # it does not declare as a dependency.

@@ -23,7 +23,7 @@ from capjax.models.contract import (
 )
 from capjax.models.layers import Dropout, fixed_init, float32_dot, with_bans
 from capjax.models.recurrent_cells import GRUCell, LSTMCell, State
-from capjax.parts.types import Count, Given, Rate, Share
+from capjax.parts.types import DropoutRate, Given, Share, Width
 
 # Arrays computed once per image for all steps, and arrays that a step returns, by name.
 PerImage = dict[str, jax.Array]
@@ -78,17 +78,17 @@ class BahdanauDecoder(Decoder):
     """
 
     vocab_size: Given[int]
-    width: Count
-    embed_dim: Count
+    width: Width
+    embed_dim: Width
     cell: Literal["gru", "lstm"] = "lstm"
     attention: Literal["soft", "hard", "none"] = "soft"
-    attention_dim: Count = 512
+    attention_dim: Width = 512
     attention_activation: Literal["tanh", "relu"] = "tanh"
     initial_state: Literal["mean", "zero"] = "mean"
     gate: Literal["none", "scalar", "vector"] = "none"
     output: Literal["linear", "hidden", "deep"] = "linear"
-    embedding_dropout: Rate = 0.0
-    dropout: Rate = 0.0
+    embedding_dropout: DropoutRate = 0.0
+    dropout: DropoutRate = 0.0
     expected_rate: Share = 0.5
     banned: Given[tuple[int, ...]] = ()
     output_bias: Given[tuple[float, ...] | None] = None

@@ -5,7 +5,7 @@ from flax import linen as nn
 from capjax.models.contract import PretrainedDecoderFields
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.layers import check_heads
-from capjax.parts.types import Count, Depth, Given, Length, NotNegative
+from capjax.parts.types import Count, Depth, Given, Length, NotNegative, Width
 
 
 class GPT2Decoder(TransformerDecoder):
@@ -20,7 +20,7 @@ class GPT2Decoder(TransformerDecoder):
 
     vocab_size: Given[int] = 50257
     max_length: Length = 1024
-    width: Count = 768
+    width: Width = 768
     num_layers: Depth = 12
     num_heads: Count = 12
     tie_embeddings: bool = True

@@ -30,7 +30,17 @@ from capjax.models.layers import (
     float32_dot,
     with_bans,
 )
-from capjax.parts.types import Count, CountOrZero, Depth, Given, Name, NotNegative, Positive, Rate
+from capjax.parts.types import (
+    Count,
+    CountOrZero,
+    Depth,
+    DropoutRate,
+    Given,
+    Name,
+    NotNegative,
+    Positive,
+    Width,
+)
 
 KeyValue = tuple[jax.Array, jax.Array]
 
@@ -152,16 +162,16 @@ class TransformerDecoder(Decoder):
 
     vocab_size: Given[int]
     max_length: Given[int]
-    width: Count
+    width: Width
     num_layers: Depth
     num_heads: Count
     head_dim: CountOrZero = 0
     mlp_ratio: Positive = 4.0
     norm: Literal["pre", "post"] = "pre"
     activation: Name = "gelu"
-    dropout: Rate = 0.0
-    feed_forward_dropout: Rate = 0.0
-    attention_dropout: Rate = 0.0
+    dropout: DropoutRate = 0.0
+    feed_forward_dropout: DropoutRate = 0.0
+    attention_dropout: DropoutRate = 0.0
     tie_embeddings: bool = False
     banned: Given[tuple[int, ...]] = ()
     output_bias: Given[tuple[float, ...] | None] = None

@@ -13,7 +13,7 @@ from flax import linen as nn
 from capjax.models.contract import Encoder, Memory
 from capjax.models.encoders.patch import scale_pixels
 from capjax.models.layers import GridPositions
-from capjax.parts.types import Count, Depth, Given, Lengths, Side
+from capjax.parts.types import Count, Depth, Given, Lengths, Side, Width
 
 
 class ResidualBlock(nn.Module):
@@ -59,7 +59,7 @@ class ConvEncoder(Encoder):
       dtype: of the computation; parameters are float32.
     """
 
-    widths: Annotated[tuple[Count, ...], Lengths(1, 19, "whole numbers of 1 or more")]
+    widths: Annotated[tuple[Width, ...], Lengths(1, 19, "whole numbers of 1 or more")]
     blocks: Depth
     stem_stride: Side = 2
     groups: Count = 8

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from capjax.models.contract import Encoder, Memory
 from capjax.models.layers import Attention, Dropout, FeedForward, GridPositions, check_heads
-from capjax.parts.types import Count, Depth, Given, Positive, Rate, Side
+from capjax.parts.types import Count, Depth, DropoutRate, Given, Positive, Side, Width
 
 
 def scale_pixels(images: jax.Array, dtype: Any) -> jax.Array:
@@ -56,13 +56,13 @@ class PatchEncoder(Encoder):
     """
 
     patch_size: Side
-    width: Count
+    width: Width
     depth: Depth
     num_heads: Count
     mlp_ratio: Positive = 4.0
     positions: Literal["learned", "sincos"] = "learned"
     class_token: bool = False
-    dropout: Rate = 0.0
+    dropout: DropoutRate = 0.0
     dtype: Given[Any] = jnp.float32
 
     @nn.nowrap

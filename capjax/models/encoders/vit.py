@@ -27,6 +27,7 @@ from capjax.parts.types import (
     Positive,
     Side,
     SideOrZero,
+    Width,
 )
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -170,10 +171,10 @@ class ViT(PretrainedEncoder):
     """
 
     patch_size: Side
-    width: Count
+    width: Width
     depth: Depth
     num_heads: Count
-    mlp_dim: Count
+    mlp_dim: Width
     position_grid: Annotated[tuple[Side, Side], Lengths(2, 2, "two whole numbers of 1 or more")]
     prefix: SideOrZero = 1
     patch_bias: bool = True

@@ -72,7 +72,7 @@ def write_tokenizer(
 ) -> dict[str, dict[str, Any]]:
     """Writes the tokenizer of a folder: what `read_tokenizer` and transformers' AutoTokenizer read.
 
-    tokenizer.json, of a BPE vocab.json and merges.txt too.
+    tokenizer.json, of GPT-2's kind vocab.json and merges.txt too.
 
     Args:
       tokenizer: any.
@@ -95,7 +95,7 @@ def write_tokenizer(
         # A special token written out in a caption is text like any other.
         "split_special_tokens": True,
     }
-    if isinstance(backend.model, models.BPE):
+    if isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
         backend.model.save(os.fspath(folder))
         about["tokenizer_class"] = "GPT2Tokenizer"
         about["add_prefix_space"] = backend.pre_tokenizer.add_prefix_space

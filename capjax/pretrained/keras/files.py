@@ -4,6 +4,7 @@ Two formats: `.weights.h5` of Keras 3, and the legacy `.h5` that `weights="image
 Both are HDF5 with arrays only; nothing in them is executed.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +81,7 @@ def read_keras_layers(path: str | os.PathLike) -> Layers:
         "again"
     )
     with blamed(path, what), h5py.File(path, "r") as file:
+        _check_links(file)
         if "layer_names" in file.attrs:
             layers = _read_legacy(file)
         elif "model_weights" in file:  # A whole model, saved as .h5.
@@ -93,13 +95,25 @@ def read_keras_layers(path: str | os.PathLike) -> Layers:
     return {name: arrays for name, arrays in layers.items() if arrays}
 
 
+def _check_links(file: h5py.File) -> None:
+    """Raises WeightsError for a link by path, which may lead to another file."""
+
+    def is_path(name: str, link: Any) -> str | None:
+        return None if isinstance(link, h5py.HardLink) else name
+
+    if name := file.visititems_links(is_path):
+        raise WeightsError(f"{file.filename}: {name} lies in another file, which is not read")
+
+
 def _read_legacy(group: h5py.Group) -> Layers:
+    arrays = _Arrays(group.file)
+
     def text(name) -> str:
         return name.decode() if isinstance(name, bytes) else str(name)
 
     return {
         text(layer): [
-            _array(group[text(layer)][text(weight)], group.file)
+            arrays.read(group[text(layer)][text(weight)])
             for weight in group[text(layer)].attrs["weight_names"]
         ]
         for layer in group.attrs["layer_names"]
@@ -112,7 +126,7 @@ def _read_keras_3(layers: h5py.Group, path: str) -> Layers:
         kind, number = re.fullmatch(r"(.*?)(?:_(\d+))?", group).groups()
         return kind, int(number or 0)
 
-    found = {}
+    found, arrays = {}, _Arrays(layers.file)
     for group in sorted(layers, key=place):
         variables = layers[group]["vars"]
         if not len(variables):
@@ -123,20 +137,28 @@ def _read_keras_3(layers: h5py.Group, path: str) -> Layers:
                 f"{path}: was saved by a Keras 3 that does not name layers in weights files. "
                 "Load it into its model and save_weights again with a newer Keras"
             )
-        found[name] = [_array(variables[key], layers.file) for key in sorted(variables, key=int)]
+        found[name] = [arrays.read(variables[key]) for key in sorted(variables, key=int)]
     return found
 
 
-def _array(dataset: h5py.Dataset, file: h5py.File) -> np.ndarray:
-    """The numbers of a dataset of this file, and of no other that it may point to."""
-    path = file.filename
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
-        raise WeightsError(f"{path}: {dataset.name} holds no numbers")
-    if dataset.file != file or dataset.external or dataset.is_virtual:
-        raise WeightsError(f"{path}: {dataset.name} lies in another file, which is not read")
-    # A dataset that was never written has any size, and no bytes.
-    check_claim(dataset.size * dataset.dtype.itemsize, path, _MOST_COMPRESSED)
-    return np.asarray(dataset)
+class _Arrays:
+    """Reads the numbers of a file's datasets, as long as they are no more than it can hold."""
+
+    def __init__(self, file: h5py.File):
+        self._file, self._claimed = file, 0
+
+    def read(self, dataset: h5py.Dataset) -> np.ndarray:
+        path = self._file.filename
+        if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
+            raise WeightsError(f"{path}: {dataset.name} holds no numbers")
+        if dataset.external or dataset.is_virtual:
+            raise WeightsError(f"{path}: {dataset.name} lies in another file, which is not read")
+        # A dataset that was never written has any size, and no bytes; a chunk is unpacked whole;
+        # and many names may be of one dataset.
+        size = max(dataset.size, math.prod(dataset.chunks or ()))
+        self._claimed += size * dataset.dtype.itemsize
+        check_claim(self._claimed, path, _MOST_COMPRESSED)
+        return np.asarray(dataset)
 
 
 def to_variables(layers: Layers, like: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -156,12 +178,11 @@ def to_variables(layers: Layers, like: Mapping[str, Any], path: str) -> dict[str
         if name != "predictions":  # A classifier on top is no part of an encoder.
             given.update(_name_arrays(name, arrays))
     found = {
-        name: _to_flax_kernel(array, wanted[name].ndim).astype(np.float32)
-        if name in wanted
-        else array
+        name: _to_flax_kernel(array, wanted[name].ndim) if name in wanted else array
         for name, array in given.items()
     }
     check_fit(found, {name: leaf.shape for name, leaf in wanted.items()}, path)
+    found = {name: np.asarray(array, np.float32) for name, array in found.items()}
     return traverse_util.unflatten_dict(found, sep="/")
 
 
