@@ -6,37 +6,17 @@ find . -name '*.jpg' | capjax caption --workdir runs/shapes_transformer --json -
 """
 
 import argparse
-import contextlib
-import functools
-import os
 import signal
-import sys
-from collections.abc import Iterable, Iterator
-from typing import Any
-
-from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from capjax.cli import attention
-from capjax.cli.errors import leave, reported, unread
+from capjax.cli.errors import reported, unread
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.cli.process import run_command
-from capjax.config import build, checks
-from capjax.data.inputs import batches, expand, read_input, read_lines
-from capjax.evaluate.caption_file import CaptionFile
-from capjax.evaluate.captioning import Method
-from capjax.evaluate.lines import answer_row, json_line, printable, text_line
-from capjax.evaluate.stream import caption_stream, picture_reader
-from capjax.parallel.deadline import deadline
+from capjax.parallel.defaults import COMPILATION_CACHE
 from capjax.parts.check import fault
 from capjax.parts.types import BatchSize
-from capjax.pretrained.captioners.published import is_published
-from capjax.run.load import Run, load, made_by
-from capjax.run.workdir import Workdir, WorkdirError
 
-# Options, and fields of `config.decoding`, each of which asks for a sample.
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 EXIT_STATUS = """\
 exit status:
   0    every image has its caption
@@ -70,7 +50,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "huggingface.co",
     )
     parser.add_argument("--checkpoint", help="the run's: best (default), latest or a step")
-    parser.add_argument("--beam_size", type=int, help="beams; 1 is greedy (default: the model's)")
+    parser.add_argument(
+        "--num_beams", "--beam_size", type=int, help="beams; 1 is greedy (default: the model's)"
+    )
     parser.add_argument("--length_penalty", type=float, help="default: the model's")
     parser.add_argument("--max_length", type=int, help="most tokens (default: the model's)")
     parser.add_argument(
@@ -92,7 +74,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     attention.add_arguments(parser)
     parser.add_argument(
         "--compilation_cache",
-        default=build.COMPILATION_CACHE,
+        default=COMPILATION_CACHE,
         help="folder of JAX's compiled programs (default: %(default)s); empty keeps none",
     )
     parser.add_argument(
@@ -133,163 +115,21 @@ def _batch_size(text: str) -> int:
     return int(text)
 
 
-def choose_method(arguments: argparse.Namespace, config: ConfigDict) -> Method:
-    """Builds the decoding method from the run's settings and the command line's.
-
-    Raises:
-      ConfigError: the run's model can't decode with these settings.
-    """
-    section = config.decoding.copy_and_resolve_references()
-    same_name = ("length_penalty", "max_length", "seed", *_SAMPLING)
-    settings = {"num_beams": arguments.beam_size}
-    settings |= {field: getattr(arguments, field) for field in same_name}
-    given = {field: value for field, value in settings.items() if value is not None}
-    if given.keys() & {*_SAMPLING}:
-        given = {"method": "sample", "num_beams": 1, **given}
-    elif given.keys() & {"num_beams", "length_penalty"}:
-        given["method"] = "beam"
-    section.update(given)
-    checks.check_decoding(section, config)
-    return build.decoding_method(section)
-
-
-class _Stop:
-    """Records the first SIGTERM or Ctrl-C, so that the current batch is finished; a second exits.
-
-    A batch that takes too long, such as the first one, which is compiled, is not waited for.
-
-    Attributes:
-      number: the signal's number; 0 until one arrives.
-    """
-
-    number = 0
-
-    def __enter__(self) -> "_Stop":
-        # A signal that the shell ignores for a background job stays ignored.
-        signals = [
-            number
-            for number in (signal.SIGINT, signal.SIGTERM)
-            if signal.getsignal(number) != signal.SIG_IGN
-        ]
-        self._before = {number: signal.signal(number, self._note) for number in signals}
-        self._deadline = deadline(lambda number: leave(128 + number))
-        self._deadline.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._deadline.__exit__(*error)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: Any) -> None:
-        self.number = number
-        signal.signal(number, signal.SIG_DFL)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Captions the images; returns the exit status, see `EXIT_STATUS`."""
     show_log()
     arguments = parse_arguments(argv)
     import_parts(arguments.parts)
-    build.compilation_cache(arguments.compilation_cache)
     with reported():
         try:
-            return _caption(arguments)
+            # Imported here, so that --help is answered at once.
+            from capjax.cli.caption_images import caption_images
+
+            return caption_images(arguments)
         except KeyboardInterrupt:  # Before the first batch.
             return 128 + signal.SIGINT
         except BrokenPipeError:
             return unread()
-
-
-def _caption(arguments: argparse.Namespace) -> int:
-    run = _load(arguments)
-    method = choose_method(arguments, run.config)
-    attention.check_run(arguments, run.model.decoder)
-    with contextlib.ExitStack() as stack:
-        file = None
-        if arguments.output:
-            made = made_by(run, method)
-            if arguments.attended:
-                made["attended"] = True
-            file = CaptionFile(arguments.output, made, resume=arguments.resume)
-            stack.enter_context(contextlib.closing(file))
-        return _caption_all(arguments, run, method, file, stack.enter_context(_Stop()))
-
-
-def _load(arguments: argparse.Namespace) -> Run:
-    """Loads the run or model; raises WorkdirError also if one is given as the other."""
-    source = arguments.workdir or arguments.model
-    published = is_published(source)
-    if arguments.model and not published:
-        raise WorkdirError(
-            f"--model {source} is no captioner of transformers, whose config.json has a "
-            "model_type; give a run's folder as --workdir"
-        )
-    if arguments.workdir and published and os.path.exists(source):
-        raise WorkdirError(f"--workdir {source} is a captioner of transformers: give it as --model")
-    if arguments.workdir:
-        Workdir(source).load_config()  # A missing workdir must not be looked up on huggingface.co.
-    return load(source, arguments.checkpoint or "best")
-
-
-def _caption_all(
-    arguments: argparse.Namespace,
-    run: Run,
-    method: Method,
-    file: CaptionFile | None,
-    stop: _Stop,
-) -> int:
-    done = file.done if file else ()
-    names: Iterable[str | None] = _names(arguments.images)
-    count = None
-    if "-" not in arguments.images:
-        names = list(names)
-        count = sum(name not in done for name in names)
-    size = run.batch_shape(arguments.batch_size, count)
-    draws = bool(arguments.attention)
-    answers = caption_stream(
-        batches(names, size, done),
-        picture_reader(read_input, build.resize(run.config.dataset), thumbnail=draws),
-        functools.partial(
-            run.caption_batches, method=method, attention=draws or arguments.attended
-        ),
-        size=size,
-        num_threads=run.config.dataset.num_threads,
-        attended=arguments.attended,
-    )
-    failed = False
-    # On a terminal only: in a log file a progress bar is a thousand lines.
-    with tqdm(total=count, unit="image", disable=None) as bar:
-        for part in answers:
-            for answer in part:
-                if answer.error:
-                    failed = True
-                    with bar.external_write_mode(file=sys.stderr):
-                        print(f"error: {printable(str(answer.error))}", file=sys.stderr)
-                if draws and answer.caption:
-                    # Before the line is written, since --resume skips images that have a line.
-                    attention.draw(arguments, answer)
-                if file:
-                    file.write(answer_row(answer))
-                elif arguments.json:
-                    _print(bar, json_line(answer_row(answer)))
-                elif answer.caption:
-                    _print(bar, text_line(answer))
-            bar.update(len(part))
-            if stop.number:
-                return 128 + stop.number
-    return int(failed)
-
-
-def _print(bar: tqdm, line: bytes) -> None:
-    with bar.external_write_mode(file=sys.stdout):
-        sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
-
-
-def _names(images: list[str]) -> Iterator[str | None]:
-    for name in images:
-        yield from expand(read_lines(sys.stdin.fileno()) if name == "-" else [name])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Trains a captioner, or evaluates one.
 
     capjax train --config shapes_transformer
-    capjax evaluate --config shapes_transformer --split test
+    capjax evaluate runs/shapes_transformer --split test
 
 Any field of the config can be set: --config.decoder.num_layers=4. The run's folder is --workdir, by
-default runs/<name of the config and its argument>. The same command continues an interrupted run.
+default runs/<name of the config and its argument>. The same command continues an interrupted run. A
+run's folder alone, as in the second command, stands for --workdir and for the config in it.
 Several processes train one run with --coordinator, --num_processes and --process_id, or with
 --distributed.
 
@@ -15,19 +16,16 @@ Exit statuses:
     75  stopped by a signal after saving; run the same command again
 """
 
+import sys
 from collections.abc import Sequence
 
 from absl import flags, logging
 from ml_collections import config_flags
 
 from capjax.cli import errors
-from capjax.cli.flags import define_config, given_config, run
+from capjax.cli.flags import define_config, given_config, run, with_run
 from capjax.cli.process import run_command
-from capjax.config import build
-from capjax.parallel import processes
-from capjax.run.evaluate import evaluate, metrics_line
-from capjax.run.train import train
-from capjax.run.workdir import default_workdir
+from capjax.parallel.defaults import COMPILATION_CACHE, TIMEOUT
 
 
 def define_flags() -> None:
@@ -39,8 +37,15 @@ def define_flags() -> None:
     flags.DEFINE_string("checkpoint", "best", "Checkpoint to evaluate: best, latest or a step.")
     flags.DEFINE_string(
         "compilation_cache",
-        build.COMPILATION_CACHE,
+        COMPILATION_CACHE,
         "Folder where JAX keeps compiled programs between starts; empty keeps none.",
+    )
+    flags.DEFINE_integer(
+        "profile",
+        0,
+        "Steps of the training that jax.profiler traces, after the first ten, into the workdir's "
+        "profile/.",
+        lower_bound=0,
     )
     flags.DEFINE_string(
         "coordinator",
@@ -57,17 +62,26 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer(
         "process_timeout",
-        processes.TIMEOUT,
+        TIMEOUT,
         "Seconds without a heartbeat after which a process counts as dead and the others stop.",
     )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the flags and trains or evaluates."""
-    run(_main, define_flags, argv, program="capjax train|evaluate", doc=__doc__)
+    given = list(sys.argv[1:] if argv is None else argv)
+    given = with_run(given, switches=("--distributed", "--nodistributed"))
+    run(_main, define_flags, given, program="capjax train|evaluate", doc=__doc__)
 
 
 def _main() -> None:
+    # Imported here, so that --help is answered at once.
+    from capjax.config import build
+    from capjax.parallel import processes
+    from capjax.run.evaluate import evaluate, metrics_line
+    from capjax.run.train import train
+    from capjax.run.workdir import default_workdir
+
     logging.set_verbosity(logging.WARNING)  # JAX and orbax log much at INFO.
     given = flags.FLAGS
     build.compilation_cache(given.compilation_cache)
@@ -84,7 +98,7 @@ def _main() -> None:
             config_flags.get_config_filename(given["config"])
         )
         if given.mode == "train":
-            train(given_config(), workdir)
+            train(given_config(), workdir, profile=given.profile)
         else:
             metrics = evaluate(
                 given_config(), workdir, split=given.split, checkpoint=given.checkpoint

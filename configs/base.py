@@ -265,6 +265,8 @@ def get_config() -> ConfigDict:
     config.eval_every = 500
     # Steps between further checkpoints; 0 for none.
     config.checkpoint_every = 0
+    # Project on wandb.ai to which all logs also go, which needs the package wandb; "" is none.
+    config.wandb_project = ""
 
     config.early_stopping = ConfigDict()
     # Validation metric that ranks the checkpoints.

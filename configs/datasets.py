@@ -66,7 +66,8 @@ def tfds_dataset(name: str = "shapes") -> ConfigDict:
 def _files_dataset(name: str) -> ConfigDict:
     """Fields that every dataset of a user's files has."""
     dataset = _dataset(name)
-    # Treatment of files that are no readable image: "refuse" to start and name them, or "skip".
+    # Treatment of images that are missing, have no caption or can't be read: "refuse" to start and
+    # name them, or "skip".
     dataset.bad_images = "refuse"
     # Whether images outside of the root are read: by an absolute path, "..", or a link.
     dataset.allow_outside = False
@@ -113,9 +114,9 @@ def coco_json_dataset() -> ConfigDict:
 
 
 def folder_dataset() -> ConfigDict:
-    """Your own images: a JSONL or CSV file of image, caption, split (`data.datasets.folder`)."""
+    """Your own images: a table of image, caption, split, or a folder (`capjax.data.rows`)."""
     dataset = _files_dataset("folder")
-    # The file, with one caption per row.
+    # The table, with one caption per row; or a folder of images with metadata or text files.
     dataset.file = ""
     # Folder of relative image paths; "" is the file's folder.
     dataset.root = ""

@@ -7,7 +7,7 @@ The argument names another encoder, for example `folder_transformer:resnet101` (
 `configs.pretrained_encoders.use_encoder`).
 
 The file has one caption per row: image,caption and optionally split (see
-`capjax.data.datasets.folder`).
+`capjax.data.rows`, also for other files and folders).
 """
 
 from configs import base, flickr8k_transformer

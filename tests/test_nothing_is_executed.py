@@ -25,9 +25,9 @@ from capjax.data.datasets.karpathy import Karpathy
 from capjax.data.feature_cache import FeatureShape, open_features
 from capjax.data.tokenizer import Tokenizer
 from capjax.files.errors import DataError
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.keras.files import read_keras_layers
 from capjax.pretrained.torch_files import read_tensors
-from capjax.pretrained.weights import WeightsError
 from capjax.run.workdir import WorkdirError
 from capjax.train.writer import read_metrics
 from tests.helpers.command_line import REPOSITORY

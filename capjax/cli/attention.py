@@ -2,13 +2,13 @@
 
 import argparse
 import functools
+from typing import TYPE_CHECKING
 
 from capjax.config.errors import ConfigError
-from capjax.evaluate.attention_figures import file_stem, save_attention
-from capjax.evaluate.attention_maps import VIEWS
-from capjax.evaluate.figures import save_picture
-from capjax.evaluate.stream import Answer
-from capjax.models.contract import Decoder
+
+if TYPE_CHECKING:
+    from capjax.evaluate.stream import Answer
+    from capjax.models.contract import Decoder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespa
             parser.error(f"--{flag} needs --attention DIR to write into")
 
 
-def check_run(arguments: argparse.Namespace, decoder: Decoder) -> None:
+def check_run(arguments: argparse.Namespace, decoder: "Decoder") -> None:
     """Checks the flags against the attention of a run's decoder.
 
     Raises:
@@ -70,8 +70,12 @@ def check_run(arguments: argparse.Namespace, decoder: Decoder) -> None:
         )
 
 
-def draw(arguments: argparse.Namespace, answer: Answer) -> None:
+def draw(arguments: argparse.Namespace, answer: "Answer") -> None:
     """Draws the attention of an answer's caption and of its attended image's caption, if any."""
+    # Imported here, because few command lines draw.
+    from capjax.evaluate.attention_figures import file_stem, save_attention
+    from capjax.evaluate.figures import save_picture
+
     if answer.picture is None or answer.caption is None:
         return
     save = functools.partial(
@@ -99,6 +103,8 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _views(text: str) -> tuple[str, ...]:
+    from capjax.evaluate.attention_maps import VIEWS  # Imported here: --help needs no JAX.
+
     views = tuple(text.split(","))
     for view in views:
         if view not in VIEWS or views.count(view) > 1:

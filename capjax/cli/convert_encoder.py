@@ -15,11 +15,8 @@ from ml_collections import ConfigDict
 from capjax.cli.errors import reported
 from capjax.cli.flags import define_config, given_config, run
 from capjax.cli.process import run_command
-from capjax.config import build, questions
 from capjax.config.errors import ConfigError
-from capjax.models.contract import PretrainedEncoder
 from capjax.parts import ENCODERS
-from capjax.pretrained.saved import About, save_encoder
 
 
 def convert_encoder(config: ConfigDict, to: str) -> None:
@@ -29,6 +26,11 @@ def convert_encoder(config: ConfigDict, to: str) -> None:
       ConfigError: the config's encoder is not pretrained.
       WeightsError: the weights can't be loaded, or do not fit; or `to` is not a `.safetensors`.
     """
+    # Imported here, so that --help is answered at once.
+    from capjax.config import build, questions
+    from capjax.models.contract import PretrainedEncoder
+    from capjax.pretrained.saved import About, save_encoder
+
     if not questions.is_pretrained(config):
         names = [n for n in ENCODERS.names() if issubclass(ENCODERS.get(n), PretrainedEncoder)]
         raise ConfigError(

@@ -26,7 +26,7 @@ from capjax.cli.errors import reported
 from capjax.cli.log import show_log
 from capjax.cli.process import run_command
 from capjax.files.atomic import write_atomic
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 
 # The converted parts of a checkpoint; its optimizers and counters are dropped.
 PARTS = ("encoder", "decoder")

@@ -14,11 +14,6 @@ from capjax.cli.errors import reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.cli.process import run_command
-from capjax.config import build
-from capjax.pretrained.captioners.export_captioner import check_free, write_captioner
-from capjax.pretrained.captioners.exportable import exportable
-from capjax.pretrained.captioners.generation_file import Generation
-from capjax.run.load import load
 
 _LOAD = """\
 from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
@@ -39,6 +34,13 @@ def export(workdir: str, to: str, checkpoint: str | int = "best") -> None:
       ExportError: transformers has no such captioner, or `to` is not empty.
       WorkdirError: the run can't be loaded.
     """
+    # Imported here, so that --help is answered at once.
+    from capjax.config import build
+    from capjax.pretrained.captioners.export_captioner import check_free, write_captioner
+    from capjax.pretrained.captioners.exportable import exportable
+    from capjax.pretrained.captioners.generation_file import Generation
+    from capjax.run.load import load
+
     check_free(to)
     run = load(workdir, checkpoint)
     generation = Generation(**dataclasses.asdict(build.beam_search(run.config.decoding)))

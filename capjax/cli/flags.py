@@ -4,7 +4,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags
@@ -20,6 +20,8 @@ from capjax.files.text import nearest
 
 __all__ = ["ERROR", "USAGE", "define_config", "fail", "parse_flags", "run"]
 
+# The config file of a run's folder.
+_RUN_CONFIG = os.path.join(os.path.dirname(os.path.abspath(__file__)), "run_config.py")
 _HELP = ("--help", "-help", "-h")
 _CONFIG = (
     "config file, or the name of a shipped config, for example shapes_transformer (`capjax "
@@ -60,6 +62,37 @@ def run(
     app.run(lambda _: body(), argv=[program, *sys.argv[1:]], flags_parser=parse_flags)
 
 
+def with_run(argv: Sequence[str], switches: Collection[str]) -> list[str]:
+    """Gives a command line the --workdir and the --config of the run that it names.
+
+    Args:
+      argv: the command line. A run's folder in it becomes its --workdir. Without a --config it gets
+        the config of the run in its --workdir.
+      switches: flags without a value.
+
+    Raises:
+      SystemExit: there is no --config, and a folder that is no run.
+    """
+    argv = list(argv)
+    has_config = bool(_values_of(argv, "config"))
+    for place, (before, here) in enumerate(zip(["", *argv], argv, strict=False)):
+        is_value = before.startswith("-") and "=" not in before and before not in switches
+        if here.startswith("-") or is_value or _values_of(argv, "workdir"):
+            continue
+        if _is_run(here):
+            argv[place] = f"--workdir={here}"
+        elif not has_config:
+            fail(f"{here} is no run: it has no config.json; a new one needs a --config")
+    run_folders = [folder for folder in _values_of(argv, "workdir") if _is_run(folder)]
+    if run_folders and not has_config:
+        argv.insert(0, f"--config={_RUN_CONFIG}:{run_folders[-1]}")
+    return argv
+
+
+def _is_run(folder: str) -> bool:
+    return os.path.isfile(os.path.join(folder, "config.json"))
+
+
 def given_config() -> ConfigDict:
     """The config of the command line; one built on an older base config has today's fields."""
     config = flags.FLAGS.config
@@ -92,8 +125,8 @@ def parse_flags(argv: Sequence[str], known: flags.FlagValues = flags.FLAGS) -> l
     try:
         for source in map(shipped.resolve, given):
             file = file_of(source)
-            # A config may import its neighbours.
-            sys.path.append(os.path.dirname(os.path.abspath(file)))
+            if file != _RUN_CONFIG:  # A config may import its neighbours.
+                sys.path.append(os.path.dirname(os.path.abspath(file)))
             shipped.make_importable(file)
         rest = known(argv)
         if "config" in known and not isinstance(known["config"].value, ConfigDict):

@@ -11,25 +11,13 @@ command executes the file that it converts; the second executes nothing.
 
 from collections.abc import Sequence
 
-import jax
-import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict
 
 from capjax.cli.errors import reported
 from capjax.cli.flags import define_config, given_config, run
 from capjax.cli.process import run_command
-from capjax.config import build, checks
 from capjax.config.errors import ConfigError
-from capjax.models.captioner import Variables, split_frozen
-from capjax.pretrained.captioners.show_attend_tell import (
-    read_tutorial,
-    unreachable_words,
-    word_map_tokenizer,
-)
-from capjax.pretrained.weights import check_variables
-from capjax.run.workdir import Workdir, WorkdirError
-from capjax.train.state import init_state
 
 # Fields of the tutorial's decoder that the shapes of its parameters do not determine.
 _DECODER = {
@@ -51,6 +39,21 @@ def import_tutorial(config: ConfigDict, weights: str, word_map: str, directory: 
       WeightsError: the weights or the word map can't be used, or do not fit the config's model.
       WorkdirError: the folder holds a run already.
     """
+    # Imported here, so that --help is answered at once.
+    import jax
+    import numpy as np
+
+    from capjax.config import build, checks
+    from capjax.models.captioner import Variables, split_frozen
+    from capjax.pretrained.captioners.show_attend_tell import (
+        read_tutorial,
+        unreachable_words,
+        word_map_tokenizer,
+    )
+    from capjax.pretrained.weights import check_variables
+    from capjax.run.workdir import Workdir, WorkdirError
+    from capjax.train.state import init_state
+
     checks.check(config)
     wrong = [name for name, value in _DECODER.items() if config.decoder.get(name) != value]
     if wrong:

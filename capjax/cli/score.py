@@ -10,24 +10,12 @@ all of its images, and the recall of each from the other is printed.
 """
 
 import argparse
-import os
-import sys
-
-from tqdm import tqdm
 
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.cli.process import run_command
-from capjax.config import build
-from capjax.data.datasets.folder import read_rows
-from capjax.data.download import is_url
-from capjax.data.inputs import expand, read_input
-from capjax.evaluate.lines import json_line, printable
-from capjax.run.evaluate import metrics_line
-from capjax.run.likelihood import ScoredCaption
-from capjax.run.load import Run, load
-from capjax.run.retrieval import retrieval
+from capjax.parallel.defaults import COMPILATION_CACHE
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -58,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--compilation_cache",
-        default=build.COMPILATION_CACHE,
+        default=COMPILATION_CACHE,
         help="folder of JAX's compiled programs (default: %(default)s); empty keeps none",
     )
     add_parts(parser)
@@ -70,64 +58,11 @@ def main(argv: list[str] | None = None) -> None:
     if given.first < 0 or (given.first and not given.split):
         parser.error("--first needs --split, and a number of 1 or more")
     import_parts(given.parts)
-    build.compilation_cache(given.compilation_cache)
     with reported():
-        run = load(given.workdir, given.checkpoint)
-        if given.split:
-            found = retrieval(run, given.split, given.first)
-            print(metrics_line(found))
-        elif given.file:
-            _score_file(run, given.file, as_json=given.json)
-        else:
-            _rank(run, [*filter(None, expand(given.images))], given.caption, as_json=given.json)
+        # Imported here, so that --help is answered at once.
+        from capjax.cli.score_captions import score_captions
 
-
-def _rank(run: Run, names: list[str], captions: list[str], *, as_json: bool) -> None:
-    """Prints images by descending log-probability for each caption; or an image's captions."""
-    images = [read_input(name) if is_url(name) else name for name in names]
-    scored = run.score(images, [captions] * len(names))
-    rows = [
-        (place, name, caption)
-        for name, many in zip(names, scored, strict=True)
-        for place, caption in enumerate(many)
-    ]
-    several = len(names) > 1
-    rows.sort(key=lambda row: (row[0] if several else 0, -row[2].log_prob))
-    for _, name, caption in rows:
-        _print(name, caption, as_json=as_json)
-
-
-def _score_file(run: Run, file: str, *, as_json: bool) -> None:
-    """Prints the scores of a table's rows in their order, a batch as soon as it is known."""
-    rows, folder = read_rows(file), os.path.dirname(file)
-    size = run.batch_shape(None)
-    with tqdm(total=len(rows), unit="row", disable=None) as bar:
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            images = [os.path.join(folder, row.image) for row in part]
-            scored = run.score(images, [row.captions for row in part], batch_size=size)
-            with bar.external_write_mode():
-                for row, many in zip(part, scored, strict=True):
-                    for caption in many:
-                        _print(row.image, caption, as_json=as_json)
-            bar.update(len(part))
-
-
-def _print(name: str, caption: ScoredCaption, *, as_json: bool) -> None:
-    if as_json:
-        row = {
-            "image": name,
-            "caption": caption.text,
-            "log_prob": caption.log_prob,
-            "tokens": caption.tokens,
-            "log_probs": caption.log_probs,
-        }
-        line = json_line(row)
-    else:
-        text = f"{caption.log_prob:.3f}\t{printable(name)}\t{printable(caption.text)}\n"
-        line = text.encode()
-    sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
+        score_captions(given)
 
 
 if __name__ == "__main__":

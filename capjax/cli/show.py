@@ -8,17 +8,12 @@ prints statistics of a split and draws random examples of it. Needs no accelerat
 import os
 from collections.abc import Sequence
 
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from capjax.cli.errors import reported
 from capjax.cli.flags import define_config, given_config, run
 from capjax.cli.process import run_command
-from capjax.data.captions import encode_captions
-from capjax.data.describe import describe_captions, draw_examples
-from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
-from capjax.evaluate.figures import save_figure
 from capjax.files.errors import DataError
 
 
@@ -29,6 +24,14 @@ def show(config: ConfigDict, split: str, images: int, to: str) -> None:
       DataError: the dataset is missing or its captions do not fit the config.
       OSError: the PNG cannot be written.
     """
+    # Imported here, so that --help is answered at once.
+    import numpy as np
+
+    from capjax.data.captions import encode_captions
+    from capjax.data.describe import describe_captions, draw_examples
+    from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
+    from capjax.evaluate.figures import save_figure
+
     source = check_images(config.dataset, open_source(config.dataset, split))
     table = open_captions(config.dataset, source)
     if split == "train":

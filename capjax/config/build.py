@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
@@ -27,13 +26,15 @@ from capjax.parts.check import fault, fields_of, given_fields
 from capjax.parts.registry import PartError
 from capjax.pretrained.captioners.gpt2 import read_gpt2
 from capjax.pretrained.encoders import load_encoder
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.word_vectors import WordVectors, load_word_vectors
 from capjax.train.objective import Objective
-from capjax.train.optimizer import Optimizer
+from capjax.train.optimizer_fields import Optimizer
 from capjax.train.scheduled_sampling import own_words_schedule
 
-COMPILATION_CACHE = "~/.cache/capjax/xla"
+if TYPE_CHECKING:
+    import optax
+
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
 
@@ -264,11 +265,11 @@ def beam_search(decoding: ConfigDict) -> BeamSearch:
     return BeamSearch(decoding.num_beams, decoding.length_penalty, stopping, decoding.max_length)
 
 
-def schedule(config: ConfigDict) -> optax.Schedule:
+def schedule(config: ConfigDict) -> "optax.Schedule":
     """Builds the schedule: step -> learning rate."""
     return Optimizer(**config.optimizer).schedule_of(config.num_steps)
 
 
-def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def optimizer(config: ConfigDict) -> "optax.GradientTransformation":
     """Builds the optimizer of a config."""
     return Optimizer(**config.optimizer).transformation(config.num_steps)

@@ -20,6 +20,7 @@ from capjax.metrics.direction import TEACHER_FORCED, contradicts, direction
 from capjax.models.captioner import is_part
 from capjax.models.contract import Decoder
 from capjax.parts.check import fault, fields_of
+from capjax.train.wandb_log import is_installed
 
 # Images of a batch that is never called too large, and times that it may have each of a split.
 _MOST_OF_ANY, _MOST_TIMES = 1024, 10
@@ -31,7 +32,13 @@ def check(config: ConfigDict) -> None:
     if not 0 <= config.optimizer.warmup_steps < config.num_steps:
         raise ConfigError(
             f"config.optimizer.warmup_steps={config.optimizer.warmup_steps} must be below "
-            f"config.num_steps={config.num_steps}"
+            f"config.num_steps={config.num_steps}: "
+            f"--config.optimizer.warmup_steps={config.num_steps // 10} would do"
+        )
+    if config.wandb_project and not is_installed():
+        raise ConfigError(
+            f"config.wandb_project={config.wandb_project!r} needs the package wandb: "
+            "pip install wandb"
         )
     decoder = build.captioner_of(config, vocab_size=1).decoder
     check_decoding(config.decoding, config)

@@ -19,8 +19,8 @@ from capjax.parts import DATASETS, DECODERS, ENCODERS, OBJECTIVES
 from capjax.parts.check import Field, fault, fields_of
 from capjax.parts.registry import PartError
 from capjax.parts.types import Name
-from capjax.train.loop import EarlyStopping
-from capjax.train.optimizer import Optimizer
+from capjax.train.early_stopping import EarlyStopping
+from capjax.train.optimizer_fields import Optimizer
 from capjax.train.scheduled_sampling import own_words_schedule
 
 # The dataclass or function that types a section's fields; "" is the fields outside of sections.

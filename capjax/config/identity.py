@@ -20,13 +20,14 @@ FREE = (
     "log_every",
     "eval_every",
     "checkpoint_every",
+    "wandb_project",
     "evaluation",
     "decoding",
 )
 
 # An evaluation can also compute features without a cache, and does not need the encoder's original
-# file, since the workdir has a copy.
-FREE_IN_EVALUATION = (*FREE, "encoder.cache", "encoder.weights")
+# file, since the workdir has a copy. The length of the training is over by then.
+FREE_IN_EVALUATION = (*FREE, "encoder.cache", "encoder.weights", "num_steps")
 
 
 def differences(saved: ConfigDict, given: ConfigDict, free: Sequence[str] = FREE) -> list[str]:

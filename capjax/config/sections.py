@@ -41,6 +41,7 @@ class RunFields:
     log_every: Count
     eval_every: Count
     checkpoint_every: CountOrZero
+    wandb_project: str
 
 
 @dataclasses.dataclass(frozen=True)

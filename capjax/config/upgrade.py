@@ -20,6 +20,8 @@ _ADDED: dict[str, dict[str, Any]] = {
         "seed": 0,
     },
 }
+# The same for fields outside of sections.
+_ADDED_FIELDS: dict[str, Any] = {"wandb_project": ""}
 # The same for sections of the part of one name.
 _ADDED_TO_PARTS: dict[str, dict[str, dict[str, Any]]] = {
     "decoder": {"transformer": {"epsilon": 1e-6, "feed_forward_dropout": 0.0}},
@@ -43,6 +45,8 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
             config[name] = {**parts.get(str(section.get("name")), {}), **section}
     if "decoding" in config:
         config["decoding"] = upgrade_decoding(_section(config, "decoding"))
+    if "num_steps" in config:  # A whole config.
+        config = {**_ADDED_FIELDS, **config}
     if before_objectives:
         config["dataset"] = _dataset(_section(config, "dataset"))
     return config

@@ -26,10 +26,11 @@ import abc
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
+from capjax.data.files_source import FilesSource
 from capjax.data.resize import Interpolation
-from capjax.data.source import Source
+from capjax.data.source import Example, Source
 from capjax.files.errors import DataError
 from capjax.parts.types import Count, CountOrZero, Length, PositiveShare, Side, SideOrZero, Threads
 
@@ -109,7 +110,8 @@ class FilesDataset(Dataset):
     Its sources have a method `without(image_ids)`, as `capjax.data.files_source.FilesSource`.
 
     Attributes:
-      bad_images: "refuse" to start where a file cannot be read as an image, or "skip" it.
+      bad_images: "refuse" to start where an image is missing, has no caption or cannot be read, or
+        "skip" it.
       allow_outside: whether images may lie outside the root: by an absolute path, "..", or a link.
     """
 
@@ -117,6 +119,13 @@ class FilesDataset(Dataset):
     allow_outside: bool = False
 
     may_change = ("bad_images", "allow_outside")
+
+    def files(self, name: str, root: str, examples: Sequence[Example], **more: Any) -> FilesSource:
+        """The source of these examples, opened by the fields above; see `FilesSource`."""
+        skip = self.bad_images == "skip"
+        return FilesSource(
+            name, root, examples, allow_outside=self.allow_outside, skip=skip, **more
+        )
 
 
 @dataclasses.dataclass(frozen=True)

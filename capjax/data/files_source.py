@@ -3,9 +3,11 @@
 import copy
 import hashlib
 import json
+import logging
 import os
 import posixpath
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +30,8 @@ _THREADS = 8
 _CHUNK = 64
 _BAR_AFTER_SECONDS = 2
 
+_logger = logging.getLogger(__name__)
+
 
 class FilesSource:
     """One split of a user's images; thread-safe.
@@ -48,6 +52,7 @@ class FilesSource:
         examples: Sequence[Example],
         *,
         allow_outside: bool = False,
+        skip: bool = False,
         selection: Mapping[str, Any] | None = None,
     ):
         """Checks the whole split and reads every file for the fingerprint.
@@ -55,9 +60,12 @@ class FilesSource:
         Args:
           name: see above.
           root: folder of the images.
-          examples: `image` is a path relative to the root, with "/" between folders.
+          examples: `image` is a path relative to the root, with "/" between folders. Where there is
+            no such file, "\\" is taken as "/", and a name that Unicode counts as the same is found.
           allow_outside: whether images may lie outside the root: by an absolute path, "..", or a
             symbolic link.
+          skip: whether images that are missing or have no caption are left out, and counted in the
+            log, as long as others are there.
           selection: see above.
 
         Raises:
@@ -73,8 +81,13 @@ class FilesSource:
             raise DataError(
                 f"{name} has no images in {root!r}: the list or file that names them has none"
             )
-        _raise_problems(name, root, _find_problems(root, self._examples, allow_outside))
-        self._digests = _read_digests(name, root, self._examples)
+        folders = _Folders(root)
+        self._paths = [folders.find(example.image) for example in self._examples]
+        if skip:
+            self._leave_out()
+        problems = _find_problems(folders, self._examples, self._paths, allow_outside)
+        _raise_problems(name, root, problems)
+        self._digests = _read_digests(name, root, self._examples, self._paths)
         self.fingerprint, self.former_fingerprint = _combine(self._digests)
 
     def __len__(self) -> int:
@@ -83,8 +96,7 @@ class FilesSource:
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} has no example {index}, only {len(self)}")
-        example = self._examples[index]
-        return example._replace(image=os.path.join(self._root, example.image))
+        return self._examples[index]._replace(image=os.path.join(self._root, self._paths[index]))
 
     def without(self, image_ids: Collection[str]) -> "FilesSource":
         """This source without some images, with the fingerprint of a source opened without them.
@@ -97,11 +109,34 @@ class FilesSource:
             raise ValueError(f"{self.name} has no image {first_few(sorted(unknown))}")
         kept = [i for i, example in enumerate(self._examples) if example.image_id not in dropped]
         rest = copy.copy(self)
-        rest._examples = tuple(self._examples[i] for i in kept)
         rest._digests = [self._digests[i] for i in kept]
+        rest._keep(kept)
         rest.fingerprint, rest.former_fingerprint = _combine(rest._digests)
-        rest.selection = {**self.selection, "left_out": sorted(dropped)}
         return rest
+
+    def _keep(self, kept: Sequence[int]) -> None:
+        dropped = {example.image_id for example in self._examples}
+        self._examples = tuple(self._examples[i] for i in kept)
+        self._paths = [self._paths[i] for i in kept]
+        dropped -= {example.image_id for example in self._examples}
+        before = self.selection.get("left_out", ())
+        self.selection = {**self.selection, "left_out": sorted({*before, *dropped})}
+
+    def _leave_out(self) -> None:
+        """Leaves out images that are missing or have no caption, unless all are."""
+        outside = {i for i, example in enumerate(self._examples) if _is_outside(example.image)}
+        missing = {i for i, path in enumerate(self._paths) if path is None} - outside
+        bare = {i for i, e in enumerate(self._examples) if not _has_caption(e)} - missing
+        kept = [i for i in range(len(self)) if i not in missing | bare]
+        for what, images in {"whose files are missing": missing, "without a caption": bare}.items():
+            if kept and images:
+                named = first_few([self._examples[i].image for i in sorted(images)])
+                _logger.info(
+                    "%s: left out %d of %d images %s: %s",
+                    *(self.name, len(images), len(self), what, named),
+                )
+        if 0 < len(kept) < len(self):
+            self._keep(kept)
 
 
 class _Digests(NamedTuple):
@@ -123,16 +158,24 @@ def _well_formed(example: Example) -> Example:
     return Example(well_formed(image), well_formed(image_id), tuple(map(well_formed, captions)))
 
 
+def _has_caption(example: Example) -> bool:
+    return any(map(str.strip, example.captions))
+
+
 def _find_problems(
-    root: str, examples: Sequence[Example], allow_outside: bool
+    folders: "_Folders",
+    examples: Sequence[Example],
+    paths: Sequence[str | None],
+    allow_outside: bool,
 ) -> dict[str, list[str]]:
     """Finds examples that cannot be used, by kind of problem, without opening a file."""
     counts = Counter(example.image_id for example in examples)
-    folders = _Folders(root)
-    outside = set()
-    if not allow_outside:
-        outside = {e.image for e in examples if _is_outside(e.image) or folders.leads_out(e.image)}
-    missing = [e.image for e in examples if e.image not in outside and e.image not in folders]
+    outside, missing = set(), []
+    for (image, *_), path in zip(examples, paths, strict=True):
+        if not allow_outside and (_is_outside(image) or folders.leads_out(path or image)):
+            outside.add(image)
+        elif path is None:
+            missing.append(image)
     found = {
         "paths outside the folder (use relative paths without '..' and without links out of it, or "
         "allow them with --config.dataset.allow_outside=True)": [
@@ -142,7 +185,7 @@ def _find_problems(
             missing
         ),
         "images without a caption (add one or leave the image out)": [
-            e.image_id for e in examples if not any(map(str.strip, e.captions))
+            e.image_id for e in examples if not _has_caption(e)
         ],
         "image ids that occur more than once (an image's captions belong together)": [
             image_id for image_id, count in counts.items() if count > 1
@@ -170,8 +213,28 @@ class _Folders:
         self._root = root
         self._inside = os.path.realpath(root)
         self._listed: dict[str, _Folder] = {}
+        self._spellings: dict[str, dict[str, str]] = {}
 
-    def __contains__(self, path: str) -> bool:
+    def find(self, path: str) -> str | None:
+        """The path as its folders list it; None where there is no such file."""
+        if self._has(path):
+            return path
+        place = ""
+        for part in path.replace("\\", "/").split("/"):
+            place = posixpath.join(place, self._spelled(place).get(_composed(part), part))
+        return place if not posixpath.isabs(path) and self._has(place) else None
+
+    def _spelled(self, folder: str) -> dict[str, str]:
+        """What a folder has, by its composed name."""
+        if folder not in self._spellings:
+            try:
+                names = os.listdir(os.path.join(self._root, folder))
+            except (OSError, ValueError):
+                names = []
+            self._spellings[folder] = {_composed(name): name for name in names}
+        return self._spellings[folder]
+
+    def _has(self, path: str) -> bool:
         folder, name = self._split(path)
         # Some file systems accept other spellings of a name than they list (macOS: of accents).
         return name in folder.files or os.path.isfile(os.path.join(self._root, path))
@@ -190,6 +253,11 @@ class _Folders:
         if folder not in self._listed:
             self._listed[folder] = _list(os.path.join(self._root, folder))
         return self._listed[folder], name
+
+
+def _composed(name: str) -> str:
+    """The name with composed accents: archives of macOS have them decomposed."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _is_within(place: str, folder: str) -> bool:
@@ -217,13 +285,16 @@ def _real(path: str) -> str | None:
         return None
 
 
-def _read_digests(name: str, root: str, examples: Sequence[Example]) -> list[_Digests]:
-    """Digests of all examples and their files."""
+def _read_digests(
+    name: str, root: str, examples: Sequence[Example], paths: Sequence[str]
+) -> list[_Digests]:
+    """Digests of all examples and their files, which lie at `paths` in the root."""
 
-    def digest(chunk: Sequence[Example]) -> list[_Digests | str]:
-        return [_digest(root, example) for example in chunk]
+    def digest(chunk: range) -> list[_Digests | str]:
+        return [_digest(os.path.join(root, paths[i]), examples[i]) for i in chunk]
 
-    chunks = [examples[i : i + _CHUNK] for i in range(0, len(examples), _CHUNK)]
+    every = range(len(examples))
+    chunks = [every[i : i + _CHUNK] for i in every[::_CHUNK]]
     results = []
     # disable=None: only on a terminal.
     bar = tqdm(
@@ -242,10 +313,10 @@ def _read_digests(name: str, root: str, examples: Sequence[Example]) -> list[_Di
     return results
 
 
-def _digest(root: str, example: Example) -> _Digests | str:
+def _digest(path: str, example: Example) -> _Digests | str:
     """The digests, or the reason why the file cannot be read."""
     try:
-        with open(os.path.join(root, example.image), "rb") as file:
+        with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             start = file.read(_HASHED_BYTES // 2)

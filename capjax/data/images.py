@@ -1,6 +1,9 @@
 """Decoding of images, the same for training, evaluation, cache and command line."""
 
 import contextlib
+import functools
+import importlib
+import importlib.util
 import io
 import math
 import os
@@ -8,10 +11,10 @@ import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, features
 
 from capjax.data import jpeg, tiff
 from capjax.data.memory import Memory
@@ -34,19 +37,31 @@ MEMORY = Memory(768 * 2**20)
 _BLOCK_BYTES = 64 * 2**20
 # Bytes for each pixel: Pillow has 4 or fewer, and as much again for a copy turned or converted.
 _TWO_COPIES = 8
-# libwebp's two canvases, and what it gives Pillow.
+# libwebp's two canvases, or the planes of libavif and libheif, and what they give Pillow.
 _WEBP_COPIES = 16
 # Pixels of a strip that is converted at once.
 _STRIP = 2**20
 
-# Formats of photographs. Pillow's other readers, such as PostScript's, are a needless risk on
-# untrusted bytes.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# Formats of photographs and the ends of their files' names. Pillow's other readers, such as
+# PostScript's, are a needless risk on untrusted bytes.
+_FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+_HEIF = "pillow_heif"
 
 # The first bytes of these formats.
 _SIGNATURES = re.compile(
-    rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|GIF8|BM|II[*+]\0|MM\0[*+]|P[1-7]\s", re.DOTALL
+    rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|GIF8|BM|II[*+]\0|MM\0[*+]|P[1-7]\s|"
+    rb"....ftyp(?:avi|hei|hev|mif|msf)",
+    re.DOTALL,
 )
+_HEIC_SIGNATURE = re.compile(rb"....ftyp(?:hei|hev|mif|msf)", re.DOTALL)
 
 # Pillow's warnings (odd metadata, a header of many pixels) are harmless or are errors here. An
 # entry of `warnings.filters`.
@@ -68,12 +83,16 @@ _UPRIGHT = {
 }
 
 
+# An encoded file as bytes, a path, a Pillow image, or uint8 [H, W, 3] or [H, W].
+AnyImage = bytes | str | os.PathLike | Image.Image | np.ndarray
+
+
 class ImageError(ReportedError, ValueError):
     """An image that cannot be used; the message names it and the reason."""
 
 
 def load_pixels(
-    image: bytes | str | os.PathLike | Image.Image | np.ndarray,
+    image: AnyImage,
     resize: Resize | int,
     *,
     name: str | None = None,
@@ -102,16 +121,14 @@ def load_pixels(
         return to_square(picture, how, crop=crop, flip=flip)
 
 
-def load_image(
-    image: bytes | str | os.PathLike | Image.Image | np.ndarray, *, name: str | None = None
-) -> Image.Image:
+def load_image(image: AnyImage, *, name: str | None = None) -> Image.Image:
     """Decodes an image, applies its EXIF orientation and converts it to RGB.
 
     Transparent images are composited over white, 16-bit grey is scaled to 8 bits, CMYK and palettes
     are converted.
 
     Args:
-      image: an encoded file as bytes, a path, a Pillow image, or uint8 [H, W, 3] or [H, W].
+      image: the image, see `AnyImage`.
       name: the image's name in error messages; by default its path or "image bytes".
 
     Raises:
@@ -126,9 +143,7 @@ def load_image(
 
 
 @contextlib.contextmanager
-def decoded(
-    image: bytes | str | os.PathLike | Image.Image | np.ndarray, *, name: str | None = None
-) -> Iterator[Image.Image]:
+def decoded(image: AnyImage, *, name: str | None = None) -> Iterator[Image.Image]:
     """`load_image` for the body of a `with`, whose memory counts in `MEMORY`, and without a copy.
 
     Threads that decode images must use it, one at a time each. The image must not be changed.
@@ -191,7 +206,7 @@ def _blamed(name: str, what: str) -> Iterator[None]:
 def _bytes_needed(image: Image.Image) -> int:
     """Upper bound on the memory that an opened image takes until it is RGB."""
     pixels = math.prod(image.size)
-    if image.format == "WEBP":
+    if image.format in ("WEBP", "AVIF", "HEIF"):
         return _WEBP_COPIES * pixels
     needed = _TWO_COPIES * pixels
     if image.format in ("JPEG", "MPO") and hasattr(image, "layer"):
@@ -204,6 +219,30 @@ def _bytes_needed(image: Image.Image) -> int:
         tiff.silence_libtiff()
         needed = max(needed, 4 * pixels + tiff.strip_bytes(image))
     return needed
+
+
+@functools.cache
+def formats() -> dict[str, tuple[str, ...]]:
+    """Pillow's names of the formats that can be read here, and the ends of their files' names."""
+    found = dict(_FORMATS)
+    if features.check("avif"):
+        found["AVIF"] = (".avif",)
+    if importlib.util.find_spec(_HEIF):
+        importlib.import_module(_HEIF).register_heif_opener()
+        found["HEIF"] = (".heic", ".heif", ".hif")
+    return found
+
+
+def has_image_name(name: str) -> bool:
+    """True for a file name that ends like one of `formats`."""
+    return name.lower().endswith(tuple(end for ends in formats().values() for end in ends))
+
+
+def is_image(value: Any) -> TypeGuard[AnyImage]:
+    """True for one image of `load_image`, and False for a list of them or an array [N, H, W, 3]."""
+    if isinstance(value, np.ndarray):
+        return value.ndim < 4
+    return isinstance(value, bytes | bytearray | memoryview | str | os.PathLike | Image.Image)
 
 
 def looks_like_image(content: bytes) -> bool:
@@ -235,16 +274,21 @@ def _open(image, name: str, stack: contextlib.ExitStack) -> Image.Image:
     else:
         file = io.BytesIO(image)
     try:
-        if not file.read(1):
+        start = file.read(16)
+        if not start:
             raise ImageError(f"{name}: empty, there are no bytes")
         if fault := tiff.fault(file):
             raise ImageError(f"{name}: {fault}")
-        return Image.open(file, formats=_FORMATS)
+        return Image.open(file, formats=tuple(formats()))
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
+        if _HEIC_SIGNATURE.match(start) and "HEIF" not in formats():
+            raise ImageError(
+                f"{name}: a HEIC image, which needs a package: pip install pillow-heif"
+            ) from None
         raise ImageError(
-            f"{name}: not an image of a known format ({', '.join(_FORMATS)})"
+            f"{name}: not an image of a known format ({', '.join(formats())})"
         ) from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: more than the {MAX_PIXELS} pixels taken: {error}") from error

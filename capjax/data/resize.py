@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from typing import Literal, get_args
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING, Literal, get_args
 
 from capjax.parts.types import Side, SideOrZero
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
 
 # Most pixels of a resized image before its crop.
 _MOST_RESIZED = 2**24
@@ -97,13 +98,17 @@ class Resize:
 
 
 def to_square(
-    picture: Image.Image,
+    picture: "Image.Image",
     how: Resize,
     *,
     crop: tuple[int, int, int, int] | None = None,
     flip: bool = False,
-) -> np.ndarray:
+) -> "np.ndarray":
     """`load_pixels` of an image that is decoded."""
+    # Imported here, because configs import this file, and need no NumPy.
+    import numpy as np
+    from PIL import Image
+
     size = (how.size, how.size)
     resized, (left, top) = (size, (0, 0)) if crop else how.place(*picture.size)
     if math.prod(resized) > _MOST_RESIZED:
@@ -120,8 +125,10 @@ def to_square(
     return np.array(square)
 
 
-def _resize(picture: Image.Image, size: tuple[int, int], box: Box, how: Resize) -> Image.Image:
+def _resize(picture: "Image.Image", size: tuple[int, int], box: Box, how: Resize) -> "Image.Image":
     """Resizes a box of an image to `size`, (width, height)."""
+    from PIL import Image
+
     if how.antialias:
         return picture.resize(size, Image.Resampling[how.interpolation.upper()], box=box)
     # Pillow's transform does not antialias.

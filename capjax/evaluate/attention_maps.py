@@ -6,7 +6,6 @@ Shapes: see docs/architecture.md.
 
 from collections.abc import Callable
 
-import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -48,6 +47,8 @@ def word_maps(caption: Caption, size: tuple[int, int]) -> np.ndarray:
 
 def heat(pixels: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Heat map, enlarged smoothly to the size of the image; see `View`."""
+    import matplotlib  # Imported here, because captions need none.
+
     smooth = _scaled(_smooth(grid, pixels.shape[:2]))
     return (255 * matplotlib.colormaps[_COLOURS](smooth)[..., :3]).round().astype(np.uint8)
 

@@ -6,9 +6,10 @@ match wins, counting its lookahead, and the first of equal length. Here each rul
 expression, and a faster expression matches the plain words that make up most of a caption.
 """
 
+import dataclasses
+import functools
 import re
 from collections.abc import Callable
-from typing import NamedTuple
 
 from capjax.metrics.ptb_tables import (
     CURRENCY,
@@ -74,21 +75,26 @@ def _phone(text: str) -> str:
     return _unspaced(_parentheses(text))
 
 
-class _Rule(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Rule:
     """A rule of the lexer.
 
     Attributes:
-      pattern: matches the token and its lookahead; the token is the group that matched, or the
-        whole match if the pattern has no group.
+      text: its pattern.
       spell: maps the token to the Treebank's spelling.
     """
 
-    pattern: re.Pattern[str]
-    spell: Callable[[str], str]
+    text: str
+    spell: Callable[[str], str] = str
 
+    @functools.cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Matches the token and its lookahead.
 
-def _rule(pattern: str, spell: Callable[[str], str] = str) -> _Rule:
-    return _Rule(re.compile(pattern), spell)
+        The token is the group that matched, or the whole match if the pattern has no group.
+        Compiled at the first use, which takes as long as the import of a library.
+        """
+        return re.compile(self.text)
 
 
 # Parts of rules. `(?i:...)` where the lexer ignores case, which it never does in brackets.
@@ -123,100 +129,100 @@ _MANY_INITIALS = f"(?:{NAMED_INITIALS}|[A-Za-z](?:\\.[A-Za-z])+)"
 _HYPHENATED = f"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_MANY_INITIALS}\\.|[A-Za-z0-9\u00ad]+))+"
 
 _RULES = (
-    _rule(f"(?:[{SPACE}]|(?i:&nbsp;))+", lambda _: ""),
+    _Rule(f"(?:[{SPACE}]|(?i:&nbsp;))+", lambda _: ""),
     # Contractions that are split in two, and words.
-    _rule(r"(?i:c\+\+|[cf]#)"),
-    _rule("(?i:(can)not|('t)was)"),
-    _rule("(?i:('t)is|(gon|wan)na|(got)ta|(lem|gim)me)"),
-    _rule(_TAG, _unspaced),
-    _rule("(?i:&(?:MD|mdash|ndash);)|[\x96\x97\u2013-\u2015]", lambda _: "--"),
-    _rule("(?i:&amp;)", _ampersand),
-    _rule("(?i:&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);)"),
-    _rule(f"({_WORD}){_AUX}", _soft),
-    _rule(f"([A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*){_NOT}", _soft),
-    _rule(_WORD, _soft),
-    _rule(
+    _Rule(r"(?i:c\+\+|[cf]#)"),
+    _Rule("(?i:(can)not|('t)was)"),
+    _Rule("(?i:('t)is|(gon|wan)na|(got)ta|(lem|gim)me)"),
+    _Rule(_TAG, _unspaced),
+    _Rule("(?i:&(?:MD|mdash|ndash);)|[\x96\x97\u2013-\u2015]", lambda _: "--"),
+    _Rule("(?i:&amp;)", _ampersand),
+    _Rule("(?i:&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);)"),
+    _Rule(f"({_WORD}){_AUX}", _soft),
+    _Rule(f"([A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*){_NOT}", _soft),
+    _Rule(_WORD, _soft),
+    _Rule(
         f"[A-HJ-XZn]{_ANY_APOS}[{LETTER}]{{2,}}|{_APOS}[2-9](?i:0s)|{_APOS}(?i:till?)"
         f"|[{LETTER}]+[aeiouyAEIOUY]{_ANY_APOS}[aeiouA-Z][{LETTER}]*|{_APOS}(?i:cause)"
         "|(?i:cont'd\\.?|nor'easter|c'mon|e'er|s'mores|ev'ry|li'l|nat'l)"
         f"|(?i:o){_ANY_APOS}(?i:o)",
     ),
-    _rule(f"{_APOS}(?i:n){_APOS}?|[lLdDjJ]{_APOS}|(?i:dunkin|somethin|ol){_APOS}|{_APOS}(?i:em)"),
-    _rule(f"((?i:y){_APOS})[{LETTER}]"),
+    _Rule(f"{_APOS}(?i:n){_APOS}?|[lLdDjJ]{_APOS}|(?i:dunkin|somethin|ol){_APOS}|{_APOS}(?i:em)"),
+    _Rule(f"((?i:y){_APOS})[{LETTER}]"),
     # Addresses.
-    _rule('(?i:https?)://[^ \t\n\f\r"<>|(){}]+[^ \t\n\f\r"<>|.!?(){},-]'),
-    _rule(_SITE + '/[^ \t\n\f\r"<>|()]+[^ \t\n\f\r"<>|.!?(){},-]'),
-    _rule(_SITE),
-    _rule(
+    _Rule('(?i:https?)://[^ \t\n\f\r"<>|(){}]+[^ \t\n\f\r"<>|.!?(){},-]'),
+    _Rule(_SITE + '/[^ \t\n\f\r"<>|()]+[^ \t\n\f\r"<>|.!?(){},-]'),
+    _Rule(_SITE),
+    _Rule(
         '(?:(?i:&lt;)|<)?[a-zA-Z0-9][^ \t\n\f\r"<>|()\u00a0{}]*@'
         '(?:[^ \t\n\f\r"<>|(){}.\u00a0]+\\.)*[^ \t\n\f\r"<>|(){}.\u00a0]+(?:(?i:&gt;)|>)?'
     ),
-    _rule(f"@[A-Za-z_][A-Za-z0-9_]*|\\#{_W}+"),
+    _Rule(f"@[A-Za-z_][A-Za-z0-9_]*|\\#{_W}+"),
     # Parts of contractions after the split.
-    _rule(f"({_AUX})[^A-Za-z]", _quote),
-    _rule(f"({_NOT})[^A-Za-z]", _quote),
+    _Rule(f"({_AUX})[^A-Za-z]", _quote),
+    _Rule(f"({_NOT})[^A-Za-z]", _quote),
     # Numbers.
-    _rule(f"[{DIGIT}]{{1,2}}[-/][{DIGIT}]{{1,2}}[-/][{DIGIT}]{{2,4}}"),
-    _rule(f"[-+]?(?:{_NUM})", _soft),
-    _rule(
+    _Rule(f"[{DIGIT}]{{1,2}}[-/][{DIGIT}]{{1,2}}[-/][{DIGIT}]{{2,4}}"),
+    _Rule(f"[-+]?(?:{_NUM})", _soft),
+    _Rule(
         "[\u207a\u207b\u208a\u208b]?(?:[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+|[\u2080-\u2089]+)"
     ),
-    _rule(
+    _Rule(
         f"(?:[{DIGIT}]{{1,4}}[- \u00a0])?[{DIGIT}]{{1,4}}(?:\\\\?/|\u2044)[{DIGIT}]{{1,4}}",
         _unspaced,
     ),
-    _rule("[\u00bc-\u00be\u2153-\u215e]", lambda text: FRACTIONS.get(text, text)),
-    _rule(
+    _Rule("[\u00bc-\u00be\u2153-\u215e]", lambda text: FRACTIONS.get(text, text)),
+    _Rule(
         "(?i:-[rl][rcs]b-|c\\.d\\.s|pro-|anti-|s(?:&|&amp;)p-500|s(?:&|&amp;)ls)"
         f"|(?i:cap){_APOS}(?i:n)|(?i:c){_APOS}(?i:est)",
         _ampersand,
     ),
-    _rule(f"({_APOS}[0-9][0-9]){_SN}"),
-    _rule(f"{_SLASHED}(?:\\\\?/{_SLASHED}){{1,2}}"),
-    _rule("[A-Z]*\\$|\\#"),
-    _rule(f"[{CURRENCY}]", lambda text: CURRENCY_NAMES.get(text, text)),
+    _Rule(f"({_APOS}[0-9][0-9]){_SN}"),
+    _Rule(f"{_SLASHED}(?:\\\\?/{_SLASHED}){{1,2}}"),
+    _Rule("[A-Z]*\\$|\\#"),
+    _Rule(f"[{CURRENCY}]", lambda text: CURRENCY_NAMES.get(text, text)),
     # Abbreviations.
-    _rule(f"([A-Za-z])\\.{_SN}+(?:{OPENERS}|{_TAG}){_SN}"),
-    _rule(f"((?i:{PRECEDES_NUMBER})\\.){_SN}?[{DIGIT}]"),
-    _rule(f"((?i:pt[ey]|co)\\.){_S}(?i:ltd|lim)"),
-    _rule(f"((?i:{ENDS_CLAUSE})\\.)(?s:..)?"),
-    _rule(f"(?:{_INITIALS}|(?i:{PRECEDES_NAME}))\\."),
-    _rule(f"({_INITIALS}){_SN}"),
-    _rule(f"({_WD}+(?:\\.{_WD}+)*\\.(?i:{FILE_ENDINGS}))[{SPACE}{NEWLINE}.?!,]"),
-    _rule(f"({_WORD}\\.){_CLAUSE}", _soft),
-    _rule(
+    _Rule(f"([A-Za-z])\\.{_SN}+(?:{OPENERS}|{_TAG}){_SN}"),
+    _Rule(f"((?i:{PRECEDES_NUMBER})\\.){_SN}?[{DIGIT}]"),
+    _Rule(f"((?i:pt[ey]|co)\\.){_S}(?i:ltd|lim)"),
+    _Rule(f"((?i:{ENDS_CLAUSE})\\.)(?s:..)?"),
+    _Rule(f"(?:{_INITIALS}|(?i:{PRECEDES_NAME}))\\."),
+    _Rule(f"({_INITIALS}){_SN}"),
+    _Rule(f"({_WD}+(?:\\.{_WD}+)*\\.(?i:{FILE_ENDINGS}))[{SPACE}{NEWLINE}.?!,]"),
+    _Rule(f"({_WORD}\\.){_CLAUSE}", _soft),
+    _Rule(
         "(?:\\([0-9]{2,3}\\)[ \u00a0]?|(?:\\+\\+?)?(?:[0-9]{2,4}[- \u00a0])?[0-9]{2,4}[- \u00a0])"
         "[0-9]{3,4}[- \u00a0]?[0-9]{3,5}"
         "|(?:(?:\\+\\+?)?[0-9]{2,4}\\.)?[0-9]{2,4}\\.[0-9]{3,4}\\.[0-9]{3,5}",
         _phone,
     ),
     # Signs.
-    _rule("(')[A-Za-z][^ \t\n\r\u00a0]"),
-    _rule(_AUX, _quote),
-    _rule("\"|(?i:&quot;)|''", _quote),
-    _rule("<<|>>"),
-    _rule("(?i:&lt;)|<", lambda _: "<"),
-    _rule("(?i:&gt;)|>", lambda _: ">"),
-    _rule("([<>]?[:;=][-o*']?[()DPdpO\\\\{@|\\[\\]])[^A-Za-z0-9]", _parentheses),
-    _rule(
+    _Rule("(')[A-Za-z][^ \t\n\r\u00a0]"),
+    _Rule(_AUX, _quote),
+    _Rule("\"|(?i:&quot;)|''", _quote),
+    _Rule("<<|>>"),
+    _Rule("(?i:&lt;)|<", lambda _: "<"),
+    _Rule("(?i:&gt;)|>", lambda _: ">"),
+    _Rule("([<>]?[:;=][-o*']?[()DPdpO\\\\{@|\\[\\]])[^A-Za-z0-9]", _parentheses),
+    _Rule(
         "[-^x=~<>']_[-^x=~<>']|\\([-^x=~<>'][_.]?[-^x=~<>']\\)|\\([\\^x=~<>']-[\\^x=~<>'`]\\)",
         _parentheses,
     ),
-    _rule("[(){}\\[\\]]", lambda text: _BRACKETS[text]),
-    _rule("-+", _dashes),
-    _rule("\\.{3,5}|[\x85\u2026]|\\.[ \u00a0](?:\\.[ \u00a0])+\\.", lambda _: "..."),
-    _rule("@+|\\#+|_+"),
-    _rule("\\*+|(?:\\\\\\*){1,3}"),
-    _rule("[?!]+|[.,:;=/]"),
+    _Rule("[(){}\\[\\]]", lambda text: _BRACKETS[text]),
+    _Rule("-+", _dashes),
+    _Rule("\\.{3,5}|[\x85\u2026]|\\.[ \u00a0](?:\\.[ \u00a0])+\\.", lambda _: "..."),
+    _Rule("@+|\\#+|_+"),
+    _Rule("\\*+|(?:\\\\\\*){1,3}"),
+    _Rule("[?!]+|[.,:;=/]"),
     # Compounds.
-    _rule(_HYPHENATED, _soft),
-    _rule(f"({_HYPHENATED}\\.){_CLAUSE}", _soft),
-    _rule(f"({_THING}\\.){_CLAUSE}"),
-    _rule(_THING),
-    _rule(f"({_JOINED_CAPITALS}\\.){_CLAUSE}", _ampersand),
-    _rule(_JOINED_CAPITALS, _ampersand),
-    _rule(f"[`\x91-\x94\u2018-\u201f\u2039\u203a\u00ab\u00bb]{{1,2}}|{_APOS}", _quote),
-    _rule(f"[{SYMBOL}]"),
+    _Rule(_HYPHENATED, _soft),
+    _Rule(f"({_HYPHENATED}\\.){_CLAUSE}", _soft),
+    _Rule(f"({_THING}\\.){_CLAUSE}"),
+    _Rule(_THING),
+    _Rule(f"({_JOINED_CAPITALS}\\.){_CLAUSE}", _ampersand),
+    _Rule(_JOINED_CAPITALS, _ampersand),
+    _Rule(f"[`\x91-\x94\u2018-\u201f\u2039\u203a\u00ab\u00bb]{{1,2}}|{_APOS}", _quote),
+    _Rule(f"[{SYMBOL}]"),
 )
 
 _PLAIN = re.compile("[A-Za-z]+(?=[ \n])|,(?=[ \n])|\\.(?=\n)")

@@ -1,6 +1,7 @@
 """A table of a model's modules, with output shapes and parameter counts."""
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -13,9 +14,15 @@ _DEPTH = 2
 
 
 def model_summary(
-    model: Captioner, image_shape: tuple[int, ...], captions: int, length: int
+    model: Captioner,
+    image_shape: tuple[int, ...],
+    captions: int,
+    length: int,
+    frozen: Collection[str] = (),
 ) -> str:
     """Table of the modules of the top two levels, in call order.
+
+    Modules of the top level that are named in `frozen` are one row.
 
     Nothing is computed: shapes come from tracing one image, uint8 of `image_shape`, with
     `captions` captions of `length` tokens.
@@ -40,8 +47,12 @@ def model_summary(
     params = jax.eval_shape(trace, jax.random.key(0))["params"]
     rows = [("module", "type", "output", "parameters")]
     for path, (kind, shapes) in sorted(outputs.items(), key=lambda item: _order(item[0], outputs)):
+        whole = path[:1] and path[0] in frozen
+        if whole and len(path) > 1:
+            continue
         count = _count(params, path)
         name = "  " * (len(path) - 1) + path[-1] if path else "captioner"
+        name += " (frozen)" if whole else ""
         if count or len(path) < _DEPTH:
             rows.append((name, kind, shapes, f"{count:,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

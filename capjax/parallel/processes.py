@@ -29,11 +29,9 @@ from jax.experimental import multihost_utils
 
 from capjax.files.errors import ReportedError
 from capjax.parallel import lobby
+from capjax.parallel.defaults import TIMEOUT
 
 _logger = logging.getLogger(__name__)
-
-# Seconds without a heartbeat after which a process counts as dead; the default of JAX.
-TIMEOUT = 100
 
 # Seconds for a process to end by its own error after another process failed.
 GRACE = 10

@@ -13,8 +13,9 @@ import numpy as np
 from flax import serialization, traverse_util
 
 from capjax.files.text import parse_json
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.torch_files import read_tensors
-from capjax.pretrained.weights import WeightsError, blamed
+from capjax.pretrained.weights import blamed
 
 CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 # Best first. An index names the files that the tensors are spread over.

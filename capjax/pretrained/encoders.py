@@ -8,13 +8,9 @@ from flax import linen as nn
 from flax import traverse_util
 
 from capjax.models.encoders.vit import ViT
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.saved import read_about, read_saved
-from capjax.pretrained.weights import (
-    WeightsError,
-    check_finite,
-    check_variables,
-    variable_shapes,
-)
+from capjax.pretrained.weights import check_finite, check_variables, variable_shapes
 
 
 def load_encoder(encoder: nn.Module, weights: str, image_size: int) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from capjax.data.resize import Resize
 from capjax.pretrained.checkpoint_folders import read_json
-from capjax.pretrained.weights import ExportError, WeightsError, blamed
+from capjax.pretrained.errors import ExportError, WeightsError
+from capjax.pretrained.weights import blamed
 
 # Pillow's numbers.
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}

@@ -19,11 +19,12 @@ from capjax.pretrained.checkpoint_folders import (
     read_weights,
     weights_file,
 )
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.keras.download import download
 from capjax.pretrained.preprocessing_file import read_preprocessing
 from capjax.pretrained.tables import CONVOLUTION, Row, Table
 from capjax.pretrained.torch_files import need_torch
-from capjax.pretrained.weights import WeightsError, variable_shapes
+from capjax.pretrained.weights import variable_shapes
 
 _URL = "https://download.pytorch.org/models/"
 # torchvision's IMAGENET1K_V2; a name ends with the start of the file's sha256.

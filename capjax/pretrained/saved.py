@@ -13,8 +13,8 @@ from flax import traverse_util
 from capjax.data.resize import Resize
 from capjax.files.atomic import write_atomic
 from capjax.files.text import parse_json
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.torch_files import read_metadata, read_tensors
-from capjax.pretrained.weights import WeightsError
 
 _METADATA = "capjax_encoder"
 

@@ -24,7 +24,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from capjax.pretrained.weights import WeightsError, check_fit
+from capjax.pretrained.errors import WeightsError
+from capjax.pretrained.weights import check_fit
 
 Arrays = Sequence[np.ndarray]
 Shapes = Sequence[tuple[int, ...]]

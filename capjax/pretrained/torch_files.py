@@ -8,7 +8,8 @@ import ml_dtypes  # noqa: F401 -- teaches NumPy bfloat16, which safetensors file
 import numpy as np
 import safetensors
 
-from capjax.pretrained.weights import WeightsError, blamed, check_claim, check_names, check_zip
+from capjax.pretrained.errors import WeightsError
+from capjax.pretrained.weights import blamed, check_claim, check_names, check_zip
 
 # A tensor may be a view that repeats what is stored, and tensors may share it.
 _MOST_TIMES = 4

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from capjax.files.errors import ReportedError
+from capjax.pretrained.errors import WeightsError
 
 _LISTED = 8
 _NUMBERS = (jnp.floating, jnp.integer, jnp.bool_)
@@ -19,14 +19,6 @@ _NUMBERS = (jnp.floating, jnp.integer, jnp.bool_)
 _MOST_COMPRESSED = 20
 # Bytes of a safetensors file's names and shapes; those of the largest models are under 1 MB.
 _MOST_NAMES = 16 * 2**20
-
-
-class WeightsError(ReportedError, ValueError):
-    """A weights file that can't be used; the message names it, and says what does not fit."""
-
-
-class ExportError(ReportedError, ValueError):
-    """A captioner that another library has no parts for; the message names the config's field."""
 
 
 @contextlib.contextmanager

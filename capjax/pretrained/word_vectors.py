@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from capjax.files.text import first_few
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 
 # Of a line without an end: 300 numbers take 3 kB.
 _LONGEST_LINE = 1 << 20

@@ -16,7 +16,8 @@ from capjax.data.tokenizer import Tokenizer
 from capjax.files.text import first_few
 from capjax.models.captioner import Captioner, Variables, encoder_variables, init_around
 from capjax.pretrained.captioners.gpt2 import fill_fresh
-from capjax.pretrained.weights import WeightsError, check_variables
+from capjax.pretrained.errors import WeightsError
+from capjax.pretrained.weights import check_variables
 from capjax.pretrained.word_vectors import fill_rows
 from capjax.run.load import Run, load
 from capjax.run.workdir import WorkdirError

@@ -3,15 +3,18 @@
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from capjax.config import build
+from capjax.config.decoding import choose_method
+from capjax.config.errors import ConfigError
 from capjax.config.fields import check_values
 from capjax.config.upgrade import upgrade_decoding
+from capjax.data.images import AnyImage, is_image
 from capjax.data.reading import eval_batches
 from capjax.data.source import Example, Source
 from capjax.data.tokenizer import Tokenizer
@@ -21,14 +24,14 @@ from capjax.models.captioner import Captioner, Variables, join_frozen, split_fro
 from capjax.parallel import devices
 from capjax.pretrained.captioners import published
 from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner, read_captioner
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.variables import fingerprint
-from capjax.pretrained.weights import WeightsError
 from capjax.run.likelihood import Likelihood, describe, encode_given, totals
 from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.checkpoint import CheckpointError, Checkpoints
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Run:
     """A trained captioner.
 
@@ -45,43 +48,72 @@ class Run:
     model: Captioner
     variables: Variables
     step: int
-    _ready: dict = dataclasses.field(default_factory=dict, repr=False)
+    _ready: dict = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        sections = [self.config.encoder.name, self.config.decoder.name]
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+        return (
+            f"<Run of {' and '.join(sections)}: {count:,} parameters, "
+            f"{self.tokenizer.vocab_size:,} tokens, step {self.step}>"
+        )
+
+    @overload
+    def caption(self, images: AnyImage, **options: Any) -> Caption: ...
+
+    @overload
+    def caption(self, images: Sequence[AnyImage], **options: Any) -> list[Caption]: ...
 
     def caption(
         self,
-        images: Sequence[Any],
+        images: AnyImage | Sequence[AnyImage],
         *,
         method: Method | None = None,
         attention: bool = False,
         batch_size: int | None = None,
-    ) -> list[Caption]:
-        """Captions images, in their order.
+        **settings: Any,
+    ) -> Caption | list[Caption]:
+        """Captions one image, or a list of images in their order.
 
         Args:
-          images: paths, encoded bytes, Pillow images or uint8 arrays [H, W, 3], in any mixture.
+          images: a path, encoded bytes, a Pillow image or a uint8 array [H, W, 3], or a list of
+            such in any mixture.
           method: a `BeamSearch` or `Sampling`; by default the run's decoding settings.
           attention: True adds attention maps to each caption.
           batch_size: most images at once; by default the run's evaluation batch.
+          **settings: instead of a method, changes to the run's decoding settings, such as
+            num_beams=3 or temperature=0.7; see `choose_method`.
+
+        Returns:
+          The `Caption` of one image; a list of them for a list.
 
         Raises:
           capjax.data.images.ImageError: an image can't be used; names the first one.
+          capjax.config.errors.ConfigError: the run can't decode with the settings.
         """
+        if is_image(images):
+            return self.caption(
+                [images], method=method, attention=attention, batch_size=batch_size, **settings
+            )[0]
+        if method is not None and settings:
+            raise ConfigError(f"give a method, or {' and '.join(settings)}, not both")
+        method = method or choose_method(self.config, **settings)
         batches = self.pixel_batches(_Images(images), batch_size)
         found = dict(self.caption_batches(batches, method=method, attention=attention))
         return [found[index] for index in range(len(images))]
 
     def score(
         self,
-        images: Sequence[Any],
+        images: AnyImage | Sequence[AnyImage],
         captions: Sequence[str | Sequence[str]],
         *,
         batch_size: int | None = None,
-    ) -> list[Any]:
+    ) -> Any:
         """Scores given captions of images, by their log-probability under the model.
 
         Args:
-          images: as in `caption`.
-          captions: for each image, one caption or several.
+          images: one image or a list, as in `caption`.
+          captions: for each image, one caption or several; of one image, just those.
           batch_size: as in `caption`.
 
         Returns:
@@ -93,6 +125,8 @@ class Run:
           capjax.run.likelihood.ScoreError: a caption is longer than the model can be fed.
           capjax.data.images.ImageError: an image can't be used; names the first one.
         """
+        if is_image(images):
+            return self.score([images], [captions], batch_size=batch_size)[0]
         if len(images) != len(captions):
             raise ValueError(f"{len(images)} images and captions for {len(captions)} of them")
         texts = [[given] if isinstance(given, str) else list(given) for given in captions]
@@ -112,9 +146,9 @@ class Run:
         ]
 
     def score_all(
-        self, images: Sequence[Any], captions: Sequence[str], *, batch_size: int | None = None
+        self, images: Sequence[AnyImage], captions: Sequence[str], *, batch_size: int | None = None
     ) -> np.ndarray:
-        """Scores every caption with every image: log-probabilities float32 [I, captions].
+        """Scores every caption with every image of a list: log-probabilities float32 [I, captions].
 
         A column ranks the images by a caption. Rows rank captions, of which shorter and commoner
         ones are likelier with any image: subtract what they have on average over images.

@@ -11,7 +11,7 @@ from capjax.config import build
 from capjax.metrics import coco
 from capjax.metrics.direction import contradicts
 from capjax.train.checkpoint import ranked_by
-from capjax.train.loop import EarlyStopping
+from capjax.train.early_stopping import EarlyStopping
 
 _logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from capjax.config import build, checks, questions
 from capjax.config.errors import ConfigError
-from capjax.config.identity import flat, shared_fields
+from capjax.config.identity import FREE, flat, shared_fields
 from capjax.data.captions import unigram_counts
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.data.source import Source, fingerprints
@@ -29,13 +29,13 @@ from capjax.models.captioner import (
     split_frozen,
     without_encoder,
 )
-from capjax.models.summary import model_summary
 from capjax.parallel import devices, processes
 from capjax.pretrained.captioners.gpt2_tokenizer import tokenizer_of
 from capjax.pretrained.variables import fingerprint
 from capjax.run.features import feature_model, with_features
 from capjax.run.init import Pretrained, read_pretrained, start_variables
 from capjax.run.load import load_tokenizer
+from capjax.run.log_train import log_best, log_smart_start, log_summary
 from capjax.run.split import Split, log_notes, make_split
 from capjax.run.stopping import new_stopping, restored_stopping
 from capjax.run.workdir import Workdir
@@ -43,6 +43,7 @@ from capjax.train.checkpoint import CheckpointError, Checkpoints
 from capjax.train.finite import Watch
 from capjax.train.loop import Cadence, is_finished
 from capjax.train.loop import train as train_loop
+from capjax.train.profiler import Profiler
 from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
 from capjax.train.state import TrainState, init_state
 from capjax.train.step import make_loss_step, make_train_step
@@ -52,8 +53,10 @@ from capjax.train.writer import NoWriter, Writer, read_metrics
 _logger = logging.getLogger(__name__)
 
 
-def train(config: ConfigDict, directory: str) -> None:
+def train(config: ConfigDict, directory: str, *, profile: int = 0) -> None:
     """Trains the run in `directory`, from its latest checkpoint if there is one.
+
+    `profile` is the number of steps that jax.profiler traces into the workdir.
 
     Raises:
       ConfigError, DataError, WorkdirError, ProcessesError: before anything is computed.
@@ -70,7 +73,7 @@ def train(config: ConfigDict, directory: str) -> None:
         if processes.count() == 1:
             stack.enter_context(interruption)
         try:
-            _train_to_the_end(config, workdir, interruption)
+            _train_to_the_end(config, workdir, interruption, profile)
         except Interrupted as error:
             reason = str(error) or "stopped by a signal before training"
             _logger.info("%s: the same command continues %s", reason, directory)
@@ -81,6 +84,7 @@ def train(config: ConfigDict, directory: str) -> None:
         curve = workdir.path(workdir.FIGURES, "training.png")
         rows = read_metrics(workdir.path(workdir.METRICS))
         save_figure(training_curve(rows, config.early_stopping.metric), curve)
+        log_best(config, workdir)
     _logger.info("done: %s; its curves are %s", directory, curve)
 
 
@@ -97,7 +101,9 @@ def _check(config: ConfigDict, workdir: Workdir) -> None:
         )
 
 
-def _train_to_the_end(config: ConfigDict, workdir: Workdir, interruption: Interruption) -> None:
+def _train_to_the_end(
+    config: ConfigDict, workdir: Workdir, interruption: Interruption, profile: int
+) -> None:
     """Opens the checkpoints, and trains unless the latest one ends the training."""
     with processes.primary_first():
         checkpoints = workdir.checkpoints(config, read_only=not processes.is_primary())
@@ -107,13 +113,17 @@ def _train_to_the_end(config: ConfigDict, workdir: Workdir, interruption: Interr
         if latest is None:
             checks.check_start_files(config)
         else:
-            workdir.check_same_run(config)
+            longer = config.num_steps > workdir.load_config().num_steps
+            workdir.check_same_run(config, (*FREE, "num_steps") if longer else FREE)
         if latest is not None and _is_finished(config, checkpoints, latest):
             _logger.info(
-                "%s is trained to its end, step %d: nothing to do", workdir.directory, latest
+                "%s is trained to its end, step %d: nothing to do (with a higher config.num_steps "
+                "it is trained further, unless it stopped early)",
+                *(workdir.directory, latest),
             )
         else:
-            _train(config, workdir, checkpoints, interruption, is_new=latest is None)
+            profiler = Profiler(workdir.path(workdir.PROFILE), profile)
+            _train(config, workdir, checkpoints, interruption, profiler, is_new=latest is None)
 
 
 def _is_finished(config: ConfigDict, checkpoints: Checkpoints, step: int) -> bool:
@@ -130,6 +140,7 @@ def _train(
     workdir: Workdir,
     checkpoints: Checkpoints,
     interruption: Interruption,
+    profiler: Profiler,
     *,
     is_new: bool,
 ) -> None:
@@ -157,11 +168,12 @@ def _train(
     else:
         like = jax.eval_shape(begin, params).replace(frozen=frozen)
         state, progress = _restore(workdir, checkpoints, like)
+        _lengthen(config, workdir)
         stopping = restored_stopping(config, progress, int(state.step))
     first = int(state.step)
     started = {"params": state.params, "frozen": state.frozen}
     processes.check_equal("parameters", lambda: fingerprint(started))
-    with _open_writer(workdir, first) as writer:
+    with _open_writer(config, workdir, first) as writer:
         validation = _validation(config, workdir, model, splits["validation"], writer, interruption)
         interruption.poll()
         if is_new:
@@ -178,6 +190,7 @@ def _train(
             checkpoints=checkpoints,
             writer=writer,
             interruption=interruption,
+            profiler=profiler,
         )
 
 
@@ -242,28 +255,13 @@ def _given_tokenizer(config: ConfigDict, own: Workdir | None) -> Tokenizer | Non
 
 def _make_model(config: ConfigDict, data: _Data) -> tuple[Captioner, Variables]:
     """Builds the model and the shapes of its variables; logs a summary."""
-    _log_smart_start(data.counts, data.tokenizer.banned_ids)
+    log_smart_start(data.counts, data.tokenizer.banned_ids)
     bias = build.log_frequencies(data.counts) if config.decoder.get("smart_bias") else None
     model = build.captioner(config, data.tokenizer, bias)
     shapes = build.shapes(config, model)
-    lengths = (config.dataset.captions_per_image, config.dataset.max_length)
-    _logger.info(model_summary(model, build.resize(config.dataset).shape, *lengths))
+    log_summary(config, model)
     checks.check_trainable(config, shapes["params"])
     return model, shapes
-
-
-def _log_smart_start(counts: np.ndarray, banned: tuple[int, ...]) -> None:
-    """Logs the losses of a uniform guess and of the words' frequencies, as baselines."""
-    allowed = np.delete(counts, list(banned))
-    share = allowed[allowed > 0] / allowed.sum()
-    uniform, frequencies = np.log(len(counts)), -(share * np.log(share)).sum()
-    _logger.info(
-        "vocabulary %d: a uniform guess costs %.3f nats a token, "
-        "the train split's frequencies %.3f",
-        len(counts),
-        uniform,
-        frequencies,
-    )
 
 
 def _start(
@@ -321,8 +319,22 @@ def _restore(
     return state, progress
 
 
-def _open_writer(workdir: Workdir, first: int) -> Writer | NoWriter:
-    return Writer(workdir.directory, resume_step=first) if processes.is_primary() else NoWriter()
+def _lengthen(config: ConfigDict, workdir: Workdir) -> None:
+    """Records a raised number of steps, once everything is found to be as it was."""
+    before = workdir.load_config().num_steps
+    if config.num_steps != before:
+        _logger.info(
+            "%d steps instead of %d: from here on the learning rate is that of the longer schedule",
+            *(config.num_steps, before),
+        )
+        if processes.is_primary():
+            workdir.save_num_steps(config.num_steps)
+
+
+def _open_writer(config: ConfigDict, workdir: Workdir, first: int) -> Writer | NoWriter:
+    if not processes.is_primary():
+        return NoWriter()
+    return Writer(workdir.directory, resume_step=first, wandb_project=config.wandb_project)
 
 
 def _watch(config: ConfigDict, progress: dict[str, Any] | None) -> Watch:

@@ -22,8 +22,9 @@ from capjax.files.errors import ReportedError
 from capjax.files.text import parse_json
 from capjax.models.captioner import Variables
 from capjax.parts.registry import PartError
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.variables import load_variables, save_variables
-from capjax.pretrained.weights import WeightsError, check_variables
+from capjax.pretrained.weights import check_variables
 from capjax.run import environment
 from capjax.run.lock import LockedError, only_one
 from capjax.train.checkpoint import CheckpointError, Checkpoints
@@ -80,6 +81,7 @@ class Workdir:
     TENSORBOARD = "tensorboard"  # Folder: the same, with texts and figures; scores of evaluations.
     FIGURES = "figures"  # Folder: fixed images, their captions and attention; the curves.
     EVALUATION = "evaluation"  # Folder: results of `capjax evaluate`.
+    PROFILE = "profile"  # Folder: traces of `capjax train --profile`.
     LOCK = "lock"  # Held by the process that trains the run.
 
     def __init__(self, directory: str | os.PathLike):
@@ -152,6 +154,11 @@ class Workdir:
         write_json(self.path(self.CONFIG), config.to_dict())
         write_json(self.path(self.DATA), fingerprints)
         tokenizer.save(self.path(self.TOKENIZER))
+
+    def save_num_steps(self, num_steps: int) -> None:
+        """Changes the length of the training in the run's config, and nothing else there."""
+        file = self.path(self.CONFIG)
+        write_json(file, {**_read_json(file), "num_steps": num_steps})
 
     def save_selection(self, sources: Mapping[str, Source]) -> None:
         """Writes samples drawn from the datasets and images left out; no file if there are none."""

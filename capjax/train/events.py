@@ -39,9 +39,10 @@ class Events:
         start = SessionLog(status=SessionLog.START)
         self._file.write_event(Event(step=after, session_log=start))
 
-    def scalar(self, step: int, name: str, value: float) -> None:
-        """Adds a scalar."""
-        self._add(step, summary.scalar(name, value))
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds scalars."""
+        for name, value in values.items():
+            self._add(step, summary.scalar(name, value))
 
     def text(self, step: int, name: str, text: str) -> None:
         """Adds a Markdown text."""
@@ -77,8 +78,7 @@ class Events:
 def write_scalars(directory: str, step: int, values: Mapping[str, float]) -> None:
     """Replaces the event files of a folder by one with these scalars."""
     with contextlib.closing(Events(directory, -1)) as events:
-        for name, value in values.items():
-            events.scalar(step, name, value)
+        events.scalars(step, values)
 
 
 def read_events(path: str | os.PathLike) -> list[tuple[int, Event]]:

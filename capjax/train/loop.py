@@ -4,62 +4,25 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
-from tqdm import tqdm
 
-from capjax.metrics.direction import direction
 from capjax.parallel import devices, processes
-from capjax.parts.types import CountOrZero, Given, Name
 from capjax.train.checkpoint import Checkpoints
+from capjax.train.early_stopping import EarlyStopping
 from capjax.train.finite import ADVICE, NonFiniteError, Watch
+from capjax.train.profiler import Profiler
+from capjax.train.progress import Progress
 from capjax.train.signals import Interrupted, Interruption
 from capjax.train.state import TrainState
 from capjax.train.writer import Writer
 
 _logger = logging.getLogger(__name__)
 
-
-@dataclasses.dataclass
-class EarlyStopping:
-    """Early stopping by one metric of the evaluations.
-
-    Attributes:
-      metric: name of the metric.
-      mode: "auto", "max" or "min"; see `direction`.
-      patience: evaluations without a new best after which training stops; 0 never stops.
-      best: the best value so far.
-      waited: evaluations since the best.
-      evaluated: step of the last evaluation.
-      decoding: label of the decoding that the evaluations use.
-    """
-
-    metric: Name
-    mode: Literal["auto", "max", "min"]
-    patience: CountOrZero
-    best: Given[float | None] = None
-    waited: Given[int] = 0
-    evaluated: Given[int] = 0
-    decoding: Given[str] = ""
-
-    def update(self, metrics: dict[str, float]) -> bool:
-        """Adds an evaluation; returns `exhausted`. Raises KeyError for an unknown metric."""
-        if self.metric not in metrics:
-            raise KeyError(f"early_stopping.metric={self.metric!r} is not among {sorted(metrics)}")
-        value = metrics[self.metric]
-        sign = 1 if direction(self.metric, self.mode) == "max" else -1
-        if self.best is None or sign * value > sign * self.best:
-            self.best, self.waited = value, 0
-        elif value != self.best:  # A tie is neither a new best nor a step back.
-            self.waited += 1
-        return self.exhausted
-
-    @property
-    def exhausted(self) -> bool:
-        """True once patience has run out."""
-        return 0 < self.patience <= self.waited
+# The scores of an evaluation on the terminal, beside the one that ranks the checkpoints.
+_SHOWN = ("loss", "BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr-D")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +45,11 @@ class Cadence:
         """True if an evaluation follows the update that completes `step`."""
         return step % self.eval_every == 0 or step == self.num_steps
 
+    def evaluations_after(self, step: int) -> int:
+        """Number of evaluations after `step`."""
+        last = self.num_steps % self.eval_every > 0 and step < self.num_steps
+        return self.num_steps // self.eval_every - step // self.eval_every + last
+
 
 def train(
     state: TrainState,
@@ -96,6 +64,7 @@ def train(
     checkpoints: Checkpoints,
     writer: Writer,
     interruption: Interruption,
+    profiler: Profiler,
 ) -> TrainState:
     """Trains from `state.step` to the last step or early stopping.
 
@@ -112,6 +81,7 @@ def train(
       checkpoints: receives the checkpoints.
       writer: receives the logs.
       interruption: requests the loop to stop.
+      profiler: traces some of the steps.
 
     Returns:
       The final replicated state.
@@ -122,31 +92,25 @@ def train(
         evaluated nor saved.
     """
     start = int(devices.unreplicate(state.step))
-    bar = tqdm(
-        total=cadence.num_steps,
-        initial=start,
-        unit="step",
-        desc="train",
-        smoothing=0.05,
-        disable=not processes.is_primary(),
-    )
+    progress = Progress(cadence.num_steps, start, cadence.evaluations_after)
     clock = _Clock()
     step = start
 
     def evaluate_and_log() -> dict[str, float] | None:
         """Evaluates and logs; returns the ranking metric, or None if a signal interrupted it."""
-        bar.set_description_str("evaluate")
         try:
-            results = evaluate(step, state)
+            with progress.evaluating():
+                results = evaluate(step, state)
         except Interrupted:  # The next start repeats this evaluation.
             return None
-        bar.set_description_str("train")
         clock.restart()
         if not math.isfinite(results.get("loss", 0.0)):
             raise NonFiniteError(f"step {step}: the validation loss is not finite. {ADVICE}")
         writer.scalars(step, "validation", results)
         stopping.update(results)
         stopping.evaluated = step
+        if processes.is_primary():
+            _logger.info("step %d: %s", step, _scores_line(results, stopping))
         return {stopping.metric: results[stopping.metric]}
 
     def save(ranked: dict[str, float] | None) -> None:
@@ -159,12 +123,14 @@ def train(
         save(evaluate_and_log())
     leaves = interruption.requested
     while step < cadence.num_steps and not stopping.exhausted and not leaves:
+        profiler.before()
         state, metrics = step_fn(state, next(batches))
+        profiler.after(state)
         step += 1
         interruption.saves = True
         clock.add(metrics["captions"])
         watch.add(step, metrics.pop("nonfinite"))
-        bar.update()
+        progress.add(step, metrics)
         if step % cadence.log_every == 0 or step == 1:
             watch.read(state)
             scalars = {name: float(value) for name, value in devices.unreplicate(metrics).items()}
@@ -175,10 +141,7 @@ def train(
                 scalars["skipped"] = watch.skipped
             scalars.update(clock.read())
             writer.scalars(step, "train", scalars)
-            bar.set_postfix_str(
-                f"loss {scalars.get('loss', math.nan):.3f}, "
-                f"{scalars['captions_per_second']:.0f} captions/s"
-            )
+            progress.throughput(scalars["captions_per_second"])
         due = cadence.evaluates(step)
         regular = cadence.checkpoint_every and step % cadence.checkpoint_every == 0
         # Checked once a step; a later signal is seen after the next step or at the end.
@@ -189,7 +152,8 @@ def train(
         leaves = leaves or (due and interruption.requested)
         if due or leaves or regular:
             save(ranked)
-    bar.close()
+    progress.close()
+    profiler.close(state)
     if not is_finished(step, cadence, stopping):
         raise Interrupted(f"stopped by a signal at step {step}")
     if stopping.exhausted:
@@ -206,6 +170,16 @@ def train(
 def is_finished(step: int, cadence: Cadence, stopping: EarlyStopping) -> bool:
     """True if training at `step` is complete."""
     return stopping.exhausted or step == stopping.evaluated == cadence.num_steps
+
+
+def _scores_line(results: Mapping[str, float], stopping: EarlyStopping) -> str:
+    """The scores of an evaluation, the one that ranks beside the best so far."""
+    names = [name for name in dict.fromkeys((*_SHOWN, stopping.metric)) if name in results]
+    texts = {name: f"{name} {results[name]:.4g}" for name in names}
+    is_best = results[stopping.metric] == stopping.best
+    best = "the best so far" if is_best else f"best so far {stopping.best:.4g}"
+    texts[stopping.metric] += f" ({best})"
+    return ", ".join(texts.values())
 
 
 class _Clock:

@@ -1,13 +1,15 @@
 """The training state: everything a training step needs besides its batch, as one tree."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from capjax.models.captioner import Variables, join_frozen
+
+if TYPE_CHECKING:
+    import optax
 
 
 @struct.dataclass
@@ -38,7 +40,7 @@ class TrainState:
 
 def init_state(
     params: Any,
-    optimizer: optax.GradientTransformation,
+    optimizer: "optax.GradientTransformation",
     ema: bool,
     frozen: Variables | None = None,
     baseline: bool = False,

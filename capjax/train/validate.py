@@ -1,6 +1,7 @@
 """Evaluation of a state during training."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,11 @@ from capjax.evaluate.scoring import Scorer, score_captions
 from capjax.parallel import devices, processes
 from capjax.train.state import TrainState
 from capjax.train.writer import Writer
+
+_logger = logging.getLogger(__name__)
+
+# Captions of an evaluation on the terminal.
+_SHOWN = 2
 
 Batch = Mapping[str, np.ndarray]
 
@@ -113,6 +119,8 @@ class Validation:
         }
 
         def score_and_show() -> dict[str, float]:
+            for image_id in self.table.image_ids[:_SHOWN]:
+                _logger.info("step %d, %s: %s", step, image_id, captions[image_id])
             if len(self.pixels):
                 self._show(step, variables)
             # METEOR's Java process takes longer than all the rest; `--mode evaluate` runs it.
@@ -128,7 +136,9 @@ class Validation:
                 figure = attention_figure(self.pixels[index], caption)
                 path = f"step_{step:07d}/image_{index}_{name}.png"
                 save_figure(figure, os.path.join(self.figures, path), dpi=60)
-                self.writer.image(step, f"image_{index}/{name}", figure_pixels(figure))
+                # One group of TensorBoard an image: a group ends at the first slash.
+                image_id = self.table.image_ids[index].replace("/", "_")
+                self.writer.image(step, f"{index}_{image_id}/{name}", figure_pixels(figure))
                 rows.append((index, name, caption))
         self.writer.text(step, "captions", samples_table(rows, self.table))
 

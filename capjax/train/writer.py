@@ -12,42 +12,49 @@ from absl import logging
 from capjax.files.atomic import write_atomic
 from capjax.files.text import parse_json
 from capjax.train.events import Events
+from capjax.train.wandb_log import WandbLog
 
 
 class Writer:
-    """Appends to `metrics.jsonl` and to TensorBoard event files in a folder.
+    """Appends to `metrics.jsonl` and to TensorBoard event files in a folder; and logs to wandb.
 
     A run that continues from a checkpoint first truncates both to that step, so that nothing is
     logged twice. Its "wall_seconds" continue from there: they include compilation and evaluations,
     but not pauses between starts or work lost by a kill.
     """
 
-    def __init__(self, directory: str, resume_step: int = 0):
-        """Opens the logs, truncated to `resume_step`."""
+    def __init__(self, directory: str, resume_step: int = 0, wandb_project: str = ""):
+        """Opens the logs, truncated to `resume_step`; without a project, none of wandb."""
         os.makedirs(directory, exist_ok=True)
         self._path = os.path.join(directory, "metrics.jsonl")
         times = [row.get("wall_seconds", 0) for row in _cut_back(self._path, resume_step)]
         self._began = time.perf_counter() - max(times, default=0)
-        self._events = Events(os.path.join(directory, "tensorboard"), resume_step)
+        self._logs: list[Events | WandbLog]
+        self._logs = [Events(os.path.join(directory, "tensorboard"), resume_step)]
+        if wandb_project:
+            self._logs.append(WandbLog(wandb_project, directory))
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 closed by close()
 
     def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        """Logs a JSON line {"step", "group", "wall_seconds", ...values} and TensorBoard scalars."""
+        """Logs a JSON line {"step", "group", "wall_seconds", ...values}, and scalars elsewhere."""
         row = {"step": step, "group": group}
         row["wall_seconds"] = round(time.perf_counter() - self._began, 3)
         row.update({name: float(value) for name, value in values.items()})
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._events.scalar(step, f"{group}/{name}", value)
+        named = {f"{group}/{name}": float(value) for name, value in values.items()}
+        for log in self._logs:
+            log.scalars(step, named)
 
     def text(self, step: int, name: str, text: str) -> None:
-        """Logs a Markdown text for TensorBoard."""
-        self._events.text(step, name, text)
+        """Logs a Markdown text."""
+        for log in self._logs:
+            log.text(step, name, text)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Logs an image for TensorBoard, uint8 [H, W, 3]."""
-        self._events.image(step, name, pixels)
+        """Logs an image, uint8 [H, W, 3]."""
+        for log in self._logs:
+            log.image(step, name, pixels)
 
     def hyperparameters(self, fields: Mapping[str, Any]) -> None:
         """Logs the config of a new run, by dotted names, for the HParams table of TensorBoard."""
@@ -55,8 +62,9 @@ class Writer:
             name: value if isinstance(value, bool | int | float) else str(value)
             for name, value in fields.items()
         }
-        # At step 1, so that a restart at step 0 removes them and logs them again.
-        self._events.hyperparameters(1, values)
+        for log in self._logs:
+            # At step 1, so that a restart at step 0 removes them and logs them again.
+            log.hyperparameters(1, values)
 
     def sync(self) -> None:
         """Returns when all logs are on disk.
@@ -66,12 +74,14 @@ class Writer:
         """
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._events.flush()
+        for log in self._logs:
+            log.flush()
 
     def close(self) -> None:
-        """Flushes and closes both logs."""
+        """Flushes and closes the logs."""
         self._file.close()
-        self._events.close()
+        for log in self._logs:
+            log.close()
 
     def __enter__(self) -> "Writer":
         return self

@@ -14,6 +14,7 @@ from capjax.cli.errors import USAGE
 from tests.helpers.command_line import REPOSITORY, call, python
 from tests.test_floors import FORWARDERS
 
+HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow", "matplotlib", "torch", "transformers"}
 LIGHT = """
 import sys
 from capjax.cli.app import main
@@ -30,6 +31,31 @@ def test_help_imports_nothing_heavy_and_lists_every_command():
     assert done.returncode == 0, done.stderr
     for name, command in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(command.about)}$", done.stdout, re.MULTILINE)
+
+
+HELP = f"""
+import os, sys
+from capjax.cli.app import COMMANDS, main
+wrong = []
+for arguments in [*([name] for name in COMMANDS), ["train", "--config", "shapes_transformer"]]:
+    child = os.fork()  # Each defines the flags of one command.
+    if not child:
+        sys.argv[1:] = [*arguments, "--help"]
+        sys.stdout = open(os.devnull, "w")
+        try:
+            main()
+        except SystemExit as ended:
+            heavy = {HEAVY!r} & sys.modules.keys()
+            os._exit(1 if ended.code or heavy else 0)
+        os._exit(1)
+    wrong += [arguments] if os.waitpid(child, 0)[1] else []
+sys.exit(f"not at once: {{wrong}}" if wrong else 0)
+"""
+
+
+def test_help_of_every_command_is_answered_without_jax():
+    done = python("-c", HELP)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_module_is_the_command(tmp_path):

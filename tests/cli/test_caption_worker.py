@@ -13,6 +13,7 @@ from PIL import Image
 
 import capjax
 from capjax import caption
+from capjax.cli import caption_images
 from capjax.config import build
 from capjax.data.images import load_pixels
 from capjax.evaluate.attention_figures import file_stem
@@ -172,7 +173,7 @@ def test_a_killed_worker_resumes(home, workdir, folder, expected, tmp_path, capf
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_a_batch_end(workdir, expected, tmp_path, monkeypatch, number):
-    read, count = caption.read_input, 0
+    read, count = caption_images.read_input, 0
 
     def signals(name):
         nonlocal count
@@ -181,7 +182,7 @@ def test_a_signal_lets_a_batch_end(workdir, expected, tmp_path, monkeypatch, num
             os.kill(os.getpid(), number)
         return read(name)
 
-    monkeypatch.setattr(caption, "read_input", signals)
+    monkeypatch.setattr(caption_images, "read_input", signals)
     file, before = tmp_path / "captions.jsonl", signal.getsignal(number)
     assert caption.main(arguments(workdir, "--output", file, *expected)) == 128 + number
     assert signal.getsignal(number) == before
@@ -267,7 +268,7 @@ def test_what_a_decoder_has_no_attention_for_is_refused(monkeypatch, fields, mor
     config.decoder = base.bahdanau_decoder()
     config.decoder.update(fields)
     run = types.SimpleNamespace(config=config, model=build.captioner_of(config, vocab_size=9))
-    monkeypatch.setattr(caption, "_load", lambda _: run)
+    monkeypatch.setattr(caption_images, "_load", lambda _: run)
     with pytest.raises(SystemExit, match=f"error: {message}.*; remove the flag") as caught:
         caption.main(arguments(REPOSITORY, *more, "x.jpg"))
     assert "\n" not in caught.value.code

@@ -13,8 +13,9 @@ from capjax.config.errors import ConfigError
 from capjax.data.resize import Resize
 from capjax.models.encoders.resnet import ResNet
 from capjax.pretrained import tables
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.resnet import TABLE, load_resnet
-from capjax.pretrained.weights import WeightsError, variable_shapes
+from capjax.pretrained.weights import variable_shapes
 from configs import folder_transformer, shapes_transformer
 
 PIXELS = {"input_size": [3, 64, 64], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_collections import config_flags
 
-from capjax.cli.flags import USAGE, parse_flags
+from capjax.cli import flags as flags_module
+from capjax.cli.flags import USAGE, parse_flags, with_run
 from capjax.files.text import nearest
 from tests.helpers.command_line import REPOSITORY
 from tests.helpers.effort import examples
@@ -145,6 +146,26 @@ def test_any_field_and_value_are_taken_or_answered(capsys, field, value):
         line = capsys.readouterr().err
         if not line.startswith("error: ") or line.count("\n") != 1:
             pytest.fail(line)
+
+
+def test_a_runs_folder_stands_for_workdir_and_config(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    run = str(tmp_path)
+    own = f"--config={flags_module._RUN_CONFIG}:{run}"
+    for argv, made in (
+        (["--mode", "evaluate", run], [own, "--mode", "evaluate", f"--workdir={run}"]),
+        (["--split", "test", "-d", run], [own, "--split", "test", "-d", f"--workdir={run}"]),
+        (["--workdir", run, "--seed", "1"], [own, "--workdir", run, "--seed", "1"]),
+        (["--config=x", run], ["--config=x", f"--workdir={run}"]),
+        # What is wrong stays so.
+        (["--config=x", "extra"], ["--config=x", "extra"]),
+        (["--workdir", "new"], ["--workdir", "new"]),
+        (["--workdir", "new", run], ["--workdir", "new", run]),
+    ):
+        assert with_run(argv, switches=("-d",)) == made
+    with pytest.raises(SystemExit):
+        with_run(["nowhere"], switches=())
+    assert "nowhere is no run: it has no config.json" in capsys.readouterr().err
 
 
 def test_nothing_like_it_lists_the_section():

@@ -12,7 +12,7 @@ from capjax.config.errors import ConfigError
 from capjax.data.images import load_pixels
 from capjax.evaluate.captioning import BeamSearch
 from capjax.models.encoders import resnet
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 from capjax.run.train import train
 from capjax.run.workdir import WorkdirError
 from configs import base, coco_show_attend_tell

@@ -52,6 +52,11 @@ def test_training_leaves_what_a_run_promises(trained):
     assert "a uniform guess costs" in done.stdout
     assert "DecoderBlock" in done.stdout
     assert "captions/s" in done.stderr
+    # An evaluation's captions and its scores, and what comes after.
+    assert re.search(r"^step 2, shapes-0-validation-000000: .", done.stdout, re.MULTILINE)
+    assert re.search(r"^step 4: loss \d.*CIDEr-D \d.*best so far", done.stdout, re.MULTILINE)
+    assert re.search(r"the best checkpoint is step [24]: \S+ \d", done.stdout)
+    assert f"capjax evaluate {workdir}" in done.stdout
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["group"] == "train"] == [1, 2, 3, 4]
     for row in (row for row in rows if row["group"] == "validation"):
@@ -79,6 +84,24 @@ def test_a_finished_run_has_nothing_to_do_and_another_config_is_refused(home, tr
     assert other.returncode == 1
     assert "decoder.num_heads: 4 in the run, 2 now" in other.stderr
     assert "Traceback" not in other.stderr
+
+
+@pytest.mark.slow(reason="trains and evaluates in processes of their own")
+def test_a_run_is_made_longer_and_evaluated_without_its_config(home, trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    longer = call(home, "capjax.main", tmp_path / "run", "--config.num_steps=5")
+    assert "5 steps instead of 4" in longer.stdout
+    assert "the best checkpoint is step" in longer.stdout
+    assert Workdir(tmp_path / "run").load_config().num_steps == 5
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["group"] == "train"] == [1, 2, 3, 4, 5]
+    shorter = call(home, "capjax.main", tmp_path / "run", "--config.num_steps=4", check=False)
+    assert "num_steps: 5 in the run, 4 now" in shorter.stderr
+    wrong = call(home, "capjax.main", tmp_path / "run", "--config.num_stp=4", check=False)
+    assert "did you mean num_steps" in wrong.stderr
+    more = ("--split", "test", "--config.decoding.num_beams=1")
+    done = call(home, "capjax.main", "--mode", "evaluate", tmp_path / "run", *more)
+    assert "CIDEr-D" in json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow(reason="the loop's own kills and signals are tested every day")

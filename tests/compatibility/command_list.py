@@ -94,7 +94,8 @@ COMMANDS = (
         mentions=("num_layers",),
         quick=True,
     ),
-    _command("main_no_config", "vit_frozen", "capjax.main --workdir run", mentions=("config",)),
+    # A run's own folder has a config since.
+    _command("main_no_config", "vit_frozen", "capjax.main --workdir new", mentions=("config",)),
     _command("main_no_file", "vit_frozen", "capjax.main --config none.py", mentions=("none.py",)),
     _command("main_argument", "vit_frozen", f"{_MAIN} more", mentions=("more",)),
     _command("main_flag", "vit_frozen", f"{_MAIN} --workdirs=2", mentions=("workdirs",)),

@@ -11,12 +11,12 @@ from capjax.config.checks import check_trainable
 from capjax.config.errors import ConfigError
 from capjax.data.resize import Resize
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
-from capjax.main import default_workdir
 from capjax.models.captioner import split_frozen
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 from capjax.run.features import with_features
 from capjax.run.split import make_split
 from capjax.run.train import train
+from capjax.run.workdir import default_workdir
 from configs import flickr8k_transformer, folder_transformer
 from tests.helpers.effort import sweep
 from tests.helpers.references import need_transformers

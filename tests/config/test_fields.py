@@ -12,7 +12,7 @@ from capjax.config.errors import ConfigError
 from capjax.data.augment import Augmentation
 from capjax.models.contract import NoFields
 from capjax.parts.check import fields_of
-from capjax.train.loop import EarlyStopping
+from capjax.train.early_stopping import EarlyStopping
 from configs import base, flickr8k_transformer
 from tests.helpers.effort import examples, slow_too
 from tests.helpers.shipped import CONFIGS, WITH_ARGUMENTS

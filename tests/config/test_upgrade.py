@@ -57,6 +57,11 @@ def test_a_dataset_of_tfds_says_so(old, new):
     assert upgrade(upgraded) == upgraded
 
 
+def test_a_whole_config_gets_fields_outside_of_sections():
+    assert upgrade({**OLD, "num_steps": 3})["wandb_project"] == ""
+    assert upgrade({"num_steps": 3, "wandb_project": "x"})["wandb_project"] == "x"
+
+
 def test_what_a_config_says_stays():
     now = {
         "dataset": {"name": "shapes", "data_dir": ""},

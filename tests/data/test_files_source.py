@@ -237,6 +237,44 @@ def test_no_path_leaves_the_root_unless_allowed(root, tmp_path):
         FilesSource("files/train", str(inside), gone, allow_outside=True)
 
 
+def test_missing_images_and_those_without_caption_are_left_out_where_asked(root, caplog):
+    caplog.set_level("INFO", logger="capjax")
+    bad = [Example("none.jpg", "none", ("x",)), Example("a/4.jpg", "bare", (" ",))]
+    source = FilesSource("files/train", str(root), [*bad, *rows(3)], skip=True)
+    assert list(source) == list(FilesSource("files/train", str(root), rows(3)))
+    assert source.fingerprint == FilesSource("files/train", str(root), rows(3)).fingerprint
+    assert source.without(["id-1"]).selection == {"left_out": ["bare", "id-1", "none"]}
+    assert "left out 1 of 5 images whose files are missing: none.jpg" in caplog.text
+    assert "left out 1 of 5 images without a caption: a/4.jpg" in caplog.text
+    with pytest.raises(DataError, match="1 missing files"):  # Of all: the folder is wrong.
+        FilesSource("files/train", str(root), bad[:1], skip=True)
+    with pytest.raises(DataError, match="1 paths outside"):
+        FilesSource("files/train", str(root), [Example("../x", "x", ("x",)), *rows(3)], skip=True)
+
+
+@pytest.mark.parametrize(
+    ("there", "named"),
+    [
+        ("caf\u00e9/\u00fc.jpg", "cafe\u0301/u\u0308.jpg"),
+        ("cafe\u0301/u\u0308.jpg", "caf\u00e9/\u00fc.jpg"),
+        ("a/b/c.jpg", "a\\b\\c.jpg"),
+    ],
+)
+def test_names_of_other_systems_are_found(tmp_path, there, named):
+    (tmp_path / there).parent.mkdir(parents=True)
+    (tmp_path / there).write_bytes(b"x")
+    source = FilesSource("files/train", str(tmp_path), [Example(named, named, ("x",))])
+    assert source[0].image == str(tmp_path / there)
+    assert source[0].image_id == named
+    with pytest.raises(DataError, match="1 missing files"):
+        FilesSource("files/train", str(tmp_path), [Example("x" + named, "1", ("x",))])
+
+
+def test_an_absolute_path_is_not_searched_for_in_the_root(root):
+    with pytest.raises(DataError, match="1 missing files"):
+        FilesSource("x", str(root), [Example("/a/0.jpg", "1", ("x",))], allow_outside=True)
+
+
 def test_no_file_is_asked_for_alone(root, monkeypatch):
     """100,000 files on a network's disk: a listing a folder, not a look-up a file."""
     listed = []

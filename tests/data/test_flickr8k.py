@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,22 @@ def test_a_missing_list_is_a_missing_split(tmp_path):
         Flickr8k(root).open("test")
     with pytest.raises(DataError, match=r"no split 'dev'.*train, validation$"):
         Flickr8k(root).open("dev")
-    root = make(tmp_path / "kaggle", lists={})
-    with pytest.raises(DataError, match=r"there is: none.*Flickr8k_text\.zip"):
-        Flickr8k(root).open("train")
+
+
+def test_without_lists_the_splits_are_drawn(tmp_path):
+    captions = {f"{i}.jpg": ("a dog", "a dog") for i in range(200)}
+    root = make(tmp_path, lists={})
+    (tmp_path / "captions.txt").write_text(csv_of(captions))
+    for name in captions:
+        (tmp_path / "Images" / name).write_bytes(name.encode())
+    sources = [Flickr8k(root).open(split) for split in ("train", "validation", "test")]
+    names = [{example.image_id for example in source} for source in sources]
+    assert sorted(itertools.chain(*names)) == sorted(captions)
+    # 200 draws at an eighth: a standard deviation of 5.
+    assert all(10 < len(part) < 40 for part in names[1:])
+    assert all("scores do not compare" in source.selection["note"] for source in sources)
+    with pytest.raises(DataError, match=r"no split 'dev'"):
+        Flickr8k(root).open("dev")
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capjax.data import inputs
-from capjax.data.images import ImageError, load_image
+from capjax.data.images import ImageError, formats, load_image
 from capjax.data.inputs import batches, expand, read_input, read_lines
 from tests.helpers.effort import examples
 from tests.helpers.ugly_images import PICTURE, encode
@@ -50,6 +50,43 @@ def test_a_folder_that_can_not_be_listed_is_an_input_of_its_own(tmp_path, monkey
     assert load_image(read_input(str(tmp_path / "a.png"))).size == PICTURE.size
     with pytest.raises(ImageError, match=f"^{closed}: cannot be read: Permission denied"):
         read_input(closed)
+
+
+def test_a_folder_counts_what_it_leaves_out(tmp_path, caplog):
+    for name in ("a.jpg", "b.JFIF", "c.pgm", "d.avif", "x.txt", "y.TXT", "z"):
+        (tmp_path / name).write_bytes(b"")
+    found = list(expand([str(tmp_path)]))
+    assert [os.path.basename(name) for name in found] == ["a.jpg", "b.JFIF", "c.pgm", "d.avif"]
+    assert "left out 3 files whose names are no image's: 2 .txt, 1 no ending" in caplog.text
+
+
+def test_a_pattern_is_its_files(tmp_path):
+    for name in ("a.jpg", "b/c.jpg", "[x].jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    here = f"{tmp_path}/"
+    assert list(expand([f"{here}*.jpg"])) == [f"{here}[x].jpg", f"{here}a.jpg"]
+    assert list(expand([f"{here}**/c.jpg", f"{here}?"])) == [f"{here}b/c.jpg"] * 2
+    for unchanged in (f"{here}[x].jpg", f"{here}*.png", "https://example.org/*.jpg", "a\0*"):
+        assert list(expand([unchanged])) == [unchanged]
+
+
+def test_avif_is_read_and_heic_says_what_it_needs(tmp_path):
+    PICTURE.save(tmp_path / "a.avif")
+    assert load_image(str(tmp_path / "a.avif")).size == PICTURE.size
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    if "HEIF" not in formats():
+        with pytest.raises(ImageError, match="a HEIC image, which needs a package: pip install pi"):
+            load_image(str(tmp_path / "a.heic"))
+
+
+def test_an_image_on_standard_input_is_one_image():
+    for kind in ("PNG", "JPEG", "BMP"):
+        (sent,) = lines_of(encode(PICTURE, kind))
+        assert sent == "-"
+        assert next(expand([sent])) is sent
+        assert load_image(read_input(sent)).size == PICTURE.size
+    assert lines_of(b"BMW.jpg\nP1 x.jpg\n") == ["BMW.jpg", "P1 x.jpg"]
 
 
 def lines_of(content):

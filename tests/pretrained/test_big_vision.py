@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.vit.read import vit_fields
-from capjax.pretrained.weights import WeightsError
 from tests.helpers.read_vit import read_vit
 from tests.helpers.references import need_transformers
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from capjax.pretrained.checkpoint_folders import read_weights
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.keras.files import read_keras_layers, to_variables
 from capjax.pretrained.torch_files import read_shapes, read_tensors
 from capjax.pretrained.variables import load_variables
 from capjax.pretrained.vit.read import vit_fields, vit_resize
-from capjax.pretrained.weights import WeightsError
 from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced
 from tests.helpers.read_vit import read_vit
 from tests.helpers.small_files import KINDS, load_small_vit, numbers, read_vectors, write_folder

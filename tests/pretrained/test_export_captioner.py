@@ -12,9 +12,9 @@ from capjax.data.resize import Resize
 from capjax.pretrained import tables
 from capjax.pretrained.captioners.encoder_decoder import read_captioner
 from capjax.pretrained.captioners.export_captioner import write_captioner
+from capjax.pretrained.errors import ExportError
 from capjax.pretrained.preprocessing_file import read_preprocessing, write_preprocessing
 from capjax.pretrained.vit import huggingface, layouts
-from capjax.pretrained.weights import ExportError
 from tests.helpers.references import need_torch, need_transformers
 from tests.helpers.small_bpe import write_bpe
 

@@ -10,7 +10,7 @@ from capjax.data.tokenizer import train_word_tokenizer
 from capjax.models.encoders.vit import ViT
 from capjax.pretrained.captioners.exportable import exportable
 from capjax.pretrained.captioners.generation_file import Generation
-from capjax.pretrained.weights import ExportError
+from capjax.pretrained.errors import ExportError
 from configs import base
 
 TOKENIZER = train_word_tokenizer(["a cat"])

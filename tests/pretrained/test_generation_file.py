@@ -14,7 +14,7 @@ from capjax.pretrained.captioners.generation_file import (
     read_generation,
     write_generation,
 )
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 from tests.helpers.references import need_transformers
 
 IDS = dict.fromkeys(

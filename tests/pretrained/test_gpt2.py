@@ -12,7 +12,7 @@ from flax import traverse_util
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.gpt2 import GPT2Decoder
 from capjax.pretrained.captioners.gpt2 import fill_fresh, read_config, read_gpt2
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 from tests.helpers.references import need_torch, need_transformers
 
 torch = need_torch()

@@ -8,7 +8,7 @@ import tokenizers
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.data.tokenizer_kinds import train
 from capjax.pretrained.captioners.gpt2_tokenizer import read_tokenizer, write_tokenizer
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 from tests.helpers.effort import examples
 from tests.helpers.references import need_transformers
 from tests.helpers.small_bpe import END_OF_TEXT, TEXTS, write_bpe

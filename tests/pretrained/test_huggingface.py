@@ -11,9 +11,9 @@ import safetensors.numpy
 
 from capjax.models.encoders.vit import ViT
 from capjax.pretrained.checkpoint_folders import CONFIGS
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.vit.huggingface import read_config
 from capjax.pretrained.vit.read import load_vit, vit_fields
-from capjax.pretrained.weights import WeightsError
 from tests.helpers.effort import slow_too, sweep
 from tests.helpers.read_vit import read_vit
 from tests.helpers.references import need_torch, need_transformers

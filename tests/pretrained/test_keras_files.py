@@ -13,9 +13,9 @@ from capjax.models.encoders.inception_v3 import InceptionV3
 from capjax.models.encoders.mobilenet_v2 import MobileNetV2
 from capjax.models.encoders.mobilenet_v3 import MobileNetV3
 from capjax.pretrained.encoders import load_encoder
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.keras.files import read_keras_layers
 from capjax.pretrained.keras.mobilenet_v2 import imagenet_file
-from capjax.pretrained.weights import WeightsError
 from tests.helpers.effort import sweep
 from tests.helpers.keras_networks import (
     fake_keras,

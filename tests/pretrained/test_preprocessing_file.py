@@ -5,8 +5,8 @@ import json
 import pytest
 
 from capjax.data.resize import Resize
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.preprocessing_file import Preprocessing, read_preprocessing
-from capjax.pretrained.weights import WeightsError
 
 HALF = (0.5, 0.5, 0.5)
 PIXELS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from capjax.data.images import load_pixels
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.preprocessing_file import read_preprocessing
-from capjax.pretrained.weights import WeightsError
 from tests.helpers.references import need_transformers
 
 transformers = need_transformers()

@@ -13,9 +13,9 @@ import safetensors.numpy
 from capjax.models.encoders.resnet import ResNet
 from capjax.pretrained import resnet
 from capjax.pretrained.encoders import load_encoder
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.resnet import from_torchvision, imagenet_file, load_resnet
 from capjax.pretrained.torch_files import read_tensors
-from capjax.pretrained.weights import WeightsError
 from tests.helpers.keras_networks import fake_keras
 
 torch = pytest.importorskip("torch", reason="the files are written by torch")

@@ -25,8 +25,8 @@ from capjax.pretrained.captioners.show_attend_tell import (
     unreachable_words,
     word_map_tokenizer,
 )
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.resnet import from_torchvision
-from capjax.pretrained.weights import WeightsError
 from tests.helpers.command_line import call
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install capjax[parity]")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from capjax.pretrained import tables
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.tables import CONVOLUTION, SAME, Row, dense, norm
-from capjax.pretrained.weights import WeightsError
 
 TABLE = (
     Row("stem.weight", "stem/kernel", CONVOLUTION),

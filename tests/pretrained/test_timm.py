@@ -12,9 +12,9 @@ from PIL import Image
 from capjax.data.images import load_pixels
 from capjax.data.resize import Resize
 from capjax.models.encoders.vit import ViT
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.saved import About, save_encoder
 from capjax.pretrained.vit.read import load_vit, vit_fields, vit_resize
-from capjax.pretrained.weights import WeightsError
 from tests.helpers.effort import sweep
 from tests.helpers.read_vit import read_vit
 from tests.helpers.references import need_timm, need_torch, need_transformers

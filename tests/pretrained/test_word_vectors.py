@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.word_vectors import fill_rows, load_word_vectors
 from tests.helpers.effort import examples
 

@@ -14,9 +14,8 @@ import capjax
 from capjax import caption
 from capjax.config.errors import ConfigError
 from capjax.data.tokenizer import train_word_tokenizer
-from capjax.main import default_workdir
 from capjax.pretrained.variables import load_variables, save_variables
-from capjax.run.workdir import Workdir, WorkdirError
+from capjax.run.workdir import Workdir, WorkdirError, default_workdir
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.writer import read_metrics
 from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced

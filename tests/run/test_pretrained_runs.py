@@ -13,8 +13,8 @@ import capjax
 from capjax.config.errors import ConfigError
 from capjax.data.dataset import CommonFields
 from capjax.parts.check import fields_of
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.variables import load_variables
-from capjax.pretrained.weights import WeightsError
 from capjax.run.evaluate import evaluate
 from capjax.run.train import train
 from capjax.run.workdir import WorkdirError

@@ -13,7 +13,7 @@ from capjax.data.tokenizer import train_word_tokenizer
 from capjax.evaluate.attention_figures import attention_figure
 from capjax.evaluate.attention_maps import grid_maps, overlay
 from capjax.evaluate.captioning import BeamSearch, Sampling
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 from capjax.run.train import train
 from capjax.run.workdir import WorkdirError
 from configs import (

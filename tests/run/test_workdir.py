@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from capjax.config import build, checks
 from capjax.config.errors import ConfigError
 from capjax.config.fields import part_of
-from capjax.config.identity import flat
+from capjax.config.identity import FREE_IN_EVALUATION, flat
 from capjax.config.upgrade import upgrade
 from capjax.data.captions import CaptionTable
 from capjax.data.dataset import Dataset
@@ -19,11 +19,10 @@ from capjax.data.sections import train_tokenizer
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.files.atomic import write_json
 from capjax.files.errors import DataError
-from capjax.main import default_workdir
 from capjax.parts import DATASETS
 from capjax.parts.check import fields_of
-from capjax.run.workdir import Workdir, WorkdirError
-from capjax.train.loop import EarlyStopping
+from capjax.run.workdir import Workdir, WorkdirError, default_workdir
+from capjax.train.early_stopping import EarlyStopping
 from configs import base, coco_transformer, flickr8k_transformer
 from tests.helpers.shipped import CONFIGS, WITH_ARGUMENTS
 
@@ -57,6 +56,16 @@ def test_another_training_config_is_refused_by_field(tmp_path):
     assert "data_dir" not in message
 
 
+def test_the_number_of_steps_can_be_changed_alone(tmp_path):
+    save(tmp_path, base.get_config())
+    before = json.loads((tmp_path / "config.json").read_text())
+    Workdir(tmp_path).save_num_steps(7000)
+    assert json.loads((tmp_path / "config.json").read_text()) == {**before, "num_steps": 7000}
+    Workdir(tmp_path).check_same_run(base.get_config(), FREE_IN_EVALUATION)
+    with pytest.raises(WorkdirError, match="num_steps: 7000 in the run, 1000 now"):
+        Workdir(tmp_path).check_same_run(base.get_config())
+
+
 def another(value):
     if isinstance(value, bool):
         return not value
@@ -71,7 +80,7 @@ def test_fields_are_free_that_change_no_update(make, tmp_path):
     save(tmp_path, make())
     free = ("decoding.", "evaluation.", "log_every", "eval_every", "checkpoint_every")
     # As long as no update was left out, any number would have done the same.
-    free += ("optimizer.skip_nonfinite",)
+    free += ("optimizer.skip_nonfinite", "wandb_project")
     places = ("data_dir", "root", "file", "cache_dir", "num_threads", "bad_images")
     places += ("allow_outside",)
     for name, value in flat(make()).items():
@@ -268,6 +277,7 @@ def test_fields_of_another_encoder_are_named():
         ("decoding.max_length", 40, "max_length=40 must lie in 2 to 25"),
         ("decoding.num_beams", 0, "num_beams=0 must be 1 or more"),
         ("optimizer.warmup_steps", 1000, "warmup_steps=1000 must be below config.num_steps=1000"),
+        ("num_steps", 60, "--config.optimizer.warmup_steps=6 would do"),
         ("log_every", 0, "log_every=0 must be 1 or more"),
         ("batch_size", 10**9, "batch_size=1000000000 must be 1 to 65536"),
         ("evaluation.batch_size", 10**9, "batch_size=1000000000 must be 1 to 65536"),

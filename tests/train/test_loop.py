@@ -16,6 +16,7 @@ from capjax.train.finite import NonFiniteError, Watch, bad_parts, part_names, pa
 from capjax.train.loop import Cadence, EarlyStopping, train
 from capjax.train.objectives.cross_entropy import CrossEntropy
 from capjax.train.optimizer import adamw, clipped, learning_rate_schedule
+from capjax.train.profiler import Profiler
 from capjax.train.signals import Interrupted, Interruption
 from capjax.train.state import init_state
 from capjax.train.step import make_train_step
@@ -128,6 +129,7 @@ def run(
                 checkpoints=checkpoints,
                 writer=writer,
                 interruption=interruption,
+                profiler=Profiler("", 0),
             )
     return devices.unreplicate(end)
 

@@ -16,6 +16,7 @@ from capjax.parallel import devices
 from capjax.train import optimizer as optimizers
 from capjax.train.objectives.cross_entropy import CrossEntropy
 from capjax.train.optimizer import clipped, learning_rate_schedule, muon
+from capjax.train.optimizer_fields import Optimizer
 from capjax.train.state import init_state, update_ema
 from capjax.train.step import make_train_step
 from configs import base
@@ -247,7 +248,7 @@ def test_muon_orthogonalises_matrices_and_convolutions_and_leaves_words_to_adam(
 def test_a_configs_epsilon_is_added_to_the_root(kind, mean):
     fields = {"kind": kind, "schedule": "constant", "warmup_steps": 0, "clip_norm": 0.0}
     section = {**base.get_config().optimizer, **fields, "weight_decay": 0.0, "epsilon": 1.0}
-    rule = optimizers.Optimizer(**section).transformation(10)
+    rule = Optimizer(**section).transformation(10)
     params = {"decoder": {"bias": jnp.ones(2)}}
     # Muon's Adam has Nesterov's momentum.
     updates, _ = rule.update(params, rule.init(params), params)

@@ -1,6 +1,8 @@
 """Logs are cut back to a step for good: no row and no event is there twice, and none is lost."""
 
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -24,6 +26,58 @@ def log(writer, step):
     if step % 2 == 0:
         writer.text(step, "captions", f"| {step} |")
         writer.image(step, "image_0", np.full((4, 5, 3), step, np.uint8))
+
+
+class Wandb(types.ModuleType):
+    """Stands in for the package wandb, and records its calls."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.begun, self.logged, self.config, self.finished = [], [], {}, 0
+
+    def init(self, **options):
+        self.begun.append(options)
+        run = types.SimpleNamespace(id=options["id"] or "made-up", config=self)
+        run.define_metric = lambda *_, **__: None
+        run.log = self.logged.append
+        run.finish = lambda: setattr(self, "finished", self.finished + 1)
+        return run
+
+    def update(self, values, **_):
+        self.config |= values
+
+    def Image(self, pixels):
+        return pixels.shape
+
+    def Html(self, text):
+        return text
+
+
+def test_wandb_gets_what_tensorboard_gets_and_is_continued(tmp_path, monkeypatch):
+    wandb = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for first in (0, 2):
+        with Writer(str(tmp_path / "mine"), first, wandb_project="captions") as writer:
+            writer.hyperparameters({"seed": 3, "widths": (1, 2)})
+            for step in (first + 1, first + 2):
+                log(writer, step)
+            writer.sync()
+    assert [(run["project"], run["name"], run["id"]) for run in wandb.begun] == [
+        ("captions", "mine", None),
+        ("captions", "mine", "made-up"),
+    ]
+    assert wandb.config == {"seed": 3, "widths": "(1, 2)"}
+    assert wandb.logged[:4] == [
+        {"train/loss": 1.0, "step": 1},
+        {"train/loss": 0.5, "step": 2},
+        {"captions": "<pre>| 2 |</pre>", "step": 2},
+        {"image_0": (4, 5, 3), "step": 2},
+    ]
+    assert [row["step"] for row in wandb.logged[4:]] == [3, 4, 4, 4]
+    assert wandb.finished == 2
+    # Without a project, nothing is sent.
+    write(tmp_path / "other", 0, [1])
+    assert len(wandb.begun) == 2
 
 
 def rows(folder):

@@ -91,13 +91,8 @@ class CocoJson(FilesDataset):
             name = f"{name}, {self.sample} {self.sample_by}"
         else:
             images, annotations = _read(file, root, split)
-        return FilesSource(
-            f"{name}/{split}",
-            root,
-            _examples(images, annotations),
-            allow_outside=self.allow_outside,
-            selection=selection,
-        )
+        examples = _examples(images, annotations)
+        return self.files(f"{name}/{split}", root, examples, selection=selection)
 
     def _draw(
         self, file: str, root: str, split: str

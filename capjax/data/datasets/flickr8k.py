@@ -3,7 +3,8 @@
 The images are in `Images/` or `Flicker8k_Dataset/` (the original's spelling), the captions in
 `captions.txt` (CSV) or `Flickr8k.token.txt`, and the official splits in the lists
 `Flickr_8k.trainImages.txt`, `Flickr_8k.devImages.txt` and `Flickr_8k.testImages.txt`. The text
-files can also be in `Flickr8k_text/`.
+files can also be in `Flickr8k_text/`. Without any list, as Kaggle has it, splits of the same sizes
+are drawn.
 """
 
 import csv
@@ -14,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from capjax.data.dataset import FilesDataset
+from capjax.data.draw import fraction
 from capjax.data.files_source import FilesSource
 from capjax.data.source import Example
 from capjax.files.errors import DataError
@@ -27,6 +29,10 @@ _LISTS = {
     "validation": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
+_DRAWN = (
+    "the split lists are missing, so that the splits are drawn: scores do not compare with others' "
+    "(the lists are in Flickr8k_text.zip)"
+)
 _WHAT = f"Flickr8k's folder: {_IMAGES[0]}, {_TABLE} and the split lists"
 
 
@@ -43,7 +49,7 @@ class Flickr8k(FilesDataset):
     may_change = (*FilesDataset.may_change, "root")
 
     def open(self, split: str) -> FilesSource:
-        """Opens one of the official splits; an image's id is its file name.
+        """Opens one of the official splits, or a drawn one; an image's id is its file name.
 
         Captions of images in no list are ignored; the original has some.
 
@@ -57,19 +63,28 @@ class Flickr8k(FilesDataset):
         check_folder(root, field="root", what=_WHAT)
         listed = _find_list(root, split)
         captions = _read_captions(_find_captions(root))
-        text = read_text(listed, field="root", what=_WHAT)
-        names = [line.strip() for line in text.splitlines() if line.strip()]
+        if listed:
+            text = read_text(listed, field="root", what=_WHAT)
+            names = [line.strip() for line in text.splitlines() if line.strip()]
+        else:
+            names = [name for name in captions if _drawn_split(name) == split]
         examples = [Example(name, name, tuple(captions.get(name, ()))) for name in names]
-        images = _find_images(root)
-        return FilesSource(f"flickr8k/{split}", images, examples, allow_outside=self.allow_outside)
+        selection = {} if listed else {"note": _DRAWN}
+        return self.files(f"flickr8k/{split}", _find_images(root), examples, selection=selection)
 
 
 PART = Flickr8k
 
 
-def _find_list(root: str, split: str) -> str:
+def _drawn_split(image: str) -> str:
+    """As many images for validation and test as the lists have, an eighth for each."""
+    return {0: "validation", 1: "test"}.get(int(8 * fraction(image, 0)), "train")
+
+
+def _find_list(root: str, split: str) -> str | None:
+    """The file of a split; None where the folder has no list at all."""
     found = {name: _find_text(root, file) for name, file in _LISTS.items()}
-    if found.get(split):
+    if found.get(split) or (split in _LISTS and not any(found.values())):
         return found[split]
     there = ", ".join(name for name in found if found[name]) or "none"
     if split not in _LISTS:

@@ -61,7 +61,7 @@ class Karpathy(FilesDataset):
             raise DataError(f"{file}: {error}; config.dataset.file should be {_WHAT}") from error
         stem = os.path.splitext(os.path.basename(file))[0]
         name = f"{stem}/{'+'.join(parts)}"
-        return FilesSource(name, root, examples, allow_outside=self.allow_outside)
+        return self.files(name, root, examples)
 
 
 PART = Karpathy

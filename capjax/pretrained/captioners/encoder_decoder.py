@@ -32,10 +32,10 @@ from capjax.pretrained.checkpoint_folders import (
     read_weights,
     weights_file,
 )
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.vit import huggingface
 from capjax.pretrained.vit.layouts import own_tensors, to_variables
 from capjax.pretrained.vit.read import vit_fields, vit_resize
-from capjax.pretrained.weights import WeightsError
 
 FILES = (*CONFIGS, generation_file.FILE, *gpt2_tokenizer.FILES)
 _DENSE = "enc_to_dec_proj"

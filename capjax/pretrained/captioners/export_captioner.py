@@ -17,9 +17,9 @@ from capjax.pretrained.captioners import gpt2
 from capjax.pretrained.captioners.encoder_decoder import ADAPTER, PretrainedCaptioner
 from capjax.pretrained.captioners.generation_file import write_generation
 from capjax.pretrained.captioners.gpt2_tokenizer import write_tokenizer
+from capjax.pretrained.errors import ExportError
 from capjax.pretrained.preprocessing_file import write_preprocessing
 from capjax.pretrained.vit import huggingface
-from capjax.pretrained.weights import ExportError
 
 
 def check_free(folder: str | os.PathLike) -> None:

@@ -18,9 +18,9 @@ from capjax.models.layers import sincos_positions
 from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner
 from capjax.pretrained.captioners.generation_file import Generation
 from capjax.pretrained.captioners.projection import PROJECTION
+from capjax.pretrained.errors import ExportError
 from capjax.pretrained.preprocessing_file import HALF
 from capjax.pretrained.vit.read import FIELDS
-from capjax.pretrained.weights import ExportError
 
 # What GPT-2 is and `TransformerDecoder` may be otherwise.
 _GPT2 = {"norm": "pre", "tie_embeddings": True, "use_output_bias": False}

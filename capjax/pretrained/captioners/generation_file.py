@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from capjax.data.tokenizer import Tokenizer
 from capjax.pretrained.checkpoint_folders import read_json
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 
 FILE = "generation_config.json"
 # Of `transformers.generate`, where both files are silent: so many tokens beside the first.

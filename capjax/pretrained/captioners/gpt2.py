@@ -22,8 +22,9 @@ from capjax.pretrained.checkpoint_folders import (
     read_weights,
     weights_file,
 )
+from capjax.pretrained.errors import ExportError, WeightsError
 from capjax.pretrained.tables import SAME, Row, dense, norm
-from capjax.pretrained.weights import ExportError, WeightsError, blamed, check_depth, check_fit
+from capjax.pretrained.weights import blamed, check_depth, check_fit
 
 # Those of transformers' GPT2Config, since a published config.json may leave them out.
 _DEFAULTS = {

@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from capjax.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from capjax.pretrained.checkpoint_folders import CONFIGS, folder_and_file, read_json
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 
 END_OF_TEXT = "<|endoftext|>"
 FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner
 from capjax.pretrained.checkpoint_folders import is_hub_name, read_json
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 
 
 def is_published(source: str | os.PathLike) -> bool:

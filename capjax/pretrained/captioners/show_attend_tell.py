@@ -19,9 +19,10 @@ from tokenizers import models, pre_tokenizers
 from capjax.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, word_normalizer
 from capjax.files.text import first_few, well_formed
 from capjax.models.encoders.resnet import ResNet
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.resnet import from_torchvision
 from capjax.pretrained.torch_files import read_tensors
-from capjax.pretrained.weights import WeightsError, check_fit, variable_shapes
+from capjax.pretrained.weights import check_fit, variable_shapes
 
 CONVERTER = "capjax.pretrained.convert_show_attend_tell"
 

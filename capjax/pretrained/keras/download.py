@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from capjax.pretrained.weights import WeightsError
+from capjax.pretrained.errors import WeightsError
 
 KERAS_MODELS = "~/.keras/models"
 

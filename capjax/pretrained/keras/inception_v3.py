@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from capjax.models.encoders.inception_v3 import InceptionV3
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.keras.download import download
 from capjax.pretrained.keras.files import Layers, load_keras
-from capjax.pretrained.weights import WeightsError
 
 _URL = (
     "https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/"

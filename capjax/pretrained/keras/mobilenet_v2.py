@@ -3,9 +3,9 @@
 from typing import Any
 
 from capjax.models.encoders.mobilenet_v2 import MobileNetV2
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.keras.download import download
 from capjax.pretrained.keras.files import load_keras
-from capjax.pretrained.weights import WeightsError
 
 # keras.applications.mobilenet_v2 has weights for these alone.
 _URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"

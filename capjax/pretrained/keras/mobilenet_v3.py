@@ -3,9 +3,9 @@
 from typing import Any
 
 from capjax.models.encoders.mobilenet_v3 import MobileNetV3
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.keras.download import download
 from capjax.pretrained.keras.files import Layers, load_keras
-from capjax.pretrained.weights import WeightsError
 
 _URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v3/"
 # By size and alpha, as keras.applications.mobilenet_v3 has them: half a download is told from a

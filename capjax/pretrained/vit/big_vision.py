@@ -15,8 +15,9 @@ import ml_dtypes
 import numpy as np
 
 from capjax.pretrained.checkpoint_folders import as_torch
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.vit.layouts import Layout, own_tensors, read_fields
-from capjax.pretrained.weights import WeightsError, blamed, check_zip
+from capjax.pretrained.weights import blamed, check_zip
 
 _STACKED = "Transformer/encoderblock/"
 _ATTENTION = "MultiHeadDotProductAttention"

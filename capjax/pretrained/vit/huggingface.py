@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from capjax.pretrained import tables
+from capjax.pretrained.errors import ExportError, WeightsError
 from capjax.pretrained.preprocessing_file import CLIP, HALF, IMAGENET
 from capjax.pretrained.vit import layouts
 from capjax.pretrained.vit.layouts import Layout
-from capjax.pretrained.weights import ExportError, WeightsError
 
 # Sizes in a config, and the fields of `ViT` that they are.
 _SIZES = {

@@ -15,8 +15,9 @@ import numpy as np
 
 from capjax.models.encoders.vit import ViT
 from capjax.pretrained import tables
+from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.tables import CONVOLUTION, Row, Table, Transform, dense, norm
-from capjax.pretrained.weights import WeightsError, blamed, check_depth, variable_shapes
+from capjax.pretrained.weights import blamed, check_depth, variable_shapes
 
 NO_VIT = "its fields and its tensors make no ViT"
 

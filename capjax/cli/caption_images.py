@@ -1,0 +1,155 @@
+"""The work of `capjax caption`, apart from its flags, since this imports JAX."""
+
+import argparse
+import contextlib
+import functools
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from capjax.cli import attention
+from capjax.cli.errors import leave
+from capjax.config import build
+from capjax.config.decoding import SAMPLING, choose_method
+from capjax.data.inputs import batches, expand, read_input, read_lines
+from capjax.evaluate.caption_file import CaptionFile
+from capjax.evaluate.captioning import Method
+from capjax.evaluate.lines import answer_row, json_line, printable, text_line
+from capjax.evaluate.stream import caption_stream, picture_reader
+from capjax.parallel.deadline import deadline
+from capjax.pretrained.captioners.published import is_published
+from capjax.run.load import Run, load, made_by
+from capjax.run.workdir import Workdir, WorkdirError
+
+# Options that are fields of `config.decoding`.
+_DECODING = ("num_beams", "length_penalty", "max_length", "seed", *SAMPLING)
+
+
+class _Stop:
+    """Records the first SIGTERM or Ctrl-C, so that the current batch is finished; a second exits.
+
+    A batch that takes too long, such as the first one, which is compiled, is not waited for.
+
+    Attributes:
+      number: the signal's number; 0 until one arrives.
+    """
+
+    number = 0
+
+    def __enter__(self) -> "_Stop":
+        # A signal that the shell ignores for a background job stays ignored.
+        signals = [
+            number
+            for number in (signal.SIGINT, signal.SIGTERM)
+            if signal.getsignal(number) != signal.SIG_IGN
+        ]
+        self._before = {number: signal.signal(number, self._note) for number in signals}
+        self._deadline = deadline(lambda number: leave(128 + number))
+        self._deadline.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._deadline.__exit__(*error)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: Any) -> None:
+        self.number = number
+        signal.signal(number, signal.SIG_DFL)
+
+
+def caption_images(arguments: argparse.Namespace) -> int:
+    """Captions the images of a command line; returns the exit status, see `capjax.caption`."""
+    build.compilation_cache(arguments.compilation_cache)
+    run = _load(arguments)
+    method = choose_method(run.config, **{name: getattr(arguments, name) for name in _DECODING})
+    attention.check_run(arguments, run.model.decoder)
+    with contextlib.ExitStack() as stack:
+        file = None
+        if arguments.output:
+            made = made_by(run, method)
+            if arguments.attended:
+                made["attended"] = True
+            file = CaptionFile(arguments.output, made, resume=arguments.resume)
+            stack.enter_context(contextlib.closing(file))
+        return _caption_all(arguments, run, method, file, stack.enter_context(_Stop()))
+
+
+def _load(arguments: argparse.Namespace) -> Run:
+    """Loads the run or model; raises WorkdirError also if one is given as the other."""
+    source = arguments.workdir or arguments.model
+    published = is_published(source)
+    if arguments.model and not published:
+        raise WorkdirError(
+            f"--model {source} is no captioner of transformers, whose config.json has a "
+            "model_type; give a run's folder as --workdir"
+        )
+    if arguments.workdir and published and os.path.exists(source):
+        raise WorkdirError(f"--workdir {source} is a captioner of transformers: give it as --model")
+    if arguments.workdir:
+        Workdir(source).load_config()  # A missing workdir must not be looked up on huggingface.co.
+    return load(source, arguments.checkpoint or "best")
+
+
+def _caption_all(
+    arguments: argparse.Namespace,
+    run: Run,
+    method: Method,
+    file: CaptionFile | None,
+    stop: _Stop,
+) -> int:
+    done = file.done if file else ()
+    names: Iterable[str | None] = _names(arguments.images)
+    count = None
+    if "-" not in arguments.images:
+        names = list(names)
+        count = sum(name not in done for name in names)
+    size = run.batch_shape(arguments.batch_size, count)
+    draws = bool(arguments.attention)
+    answers = caption_stream(
+        batches(names, size, done),
+        picture_reader(read_input, build.resize(run.config.dataset), thumbnail=draws),
+        functools.partial(
+            run.caption_batches, method=method, attention=draws or arguments.attended
+        ),
+        size=size,
+        num_threads=run.config.dataset.num_threads,
+        attended=arguments.attended,
+    )
+    failed = False
+    # On a terminal only: in a log file a progress bar is a thousand lines.
+    with tqdm(total=count, unit="image", disable=None) as bar:
+        for part in answers:
+            for answer in part:
+                if answer.error:
+                    failed = True
+                    with bar.external_write_mode(file=sys.stderr):
+                        print(f"error: {printable(str(answer.error))}", file=sys.stderr)
+                if draws and answer.caption:
+                    # Before the line is written, since --resume skips images that have a line.
+                    attention.draw(arguments, answer)
+                if file:
+                    file.write(answer_row(answer))
+                elif arguments.json:
+                    _print(bar, json_line(answer_row(answer)))
+                elif answer.caption:
+                    _print(bar, text_line(answer))
+            bar.update(len(part))
+            if stop.number:
+                return 128 + stop.number
+    return int(failed)
+
+
+def _print(bar: tqdm, line: bytes) -> None:
+    with bar.external_write_mode(file=sys.stdout):
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+
+
+def _names(images: list[str]) -> Iterator[str | None]:
+    for name in images:
+        yield from expand(read_lines(sys.stdin.fileno()) if name == "-" else [name])
