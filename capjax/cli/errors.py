@@ -27,6 +27,8 @@ def reported() -> Iterator[None]:
     """Ends the program with `error: ...` if one of `ERRORS` is raised."""
     try:
         yield
+    except BrokenPipeError:  # The reader's choice, and no error.
+        raise
     except ERRORS as error:
         # The text is the status, so that `processes` can pass it on to the other processes.
         sys.exit(f"error: {error}")

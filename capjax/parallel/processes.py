@@ -46,6 +46,11 @@ _START_SECONDS = 300
 _LONG_MILLISECONDS = 30 * 86400 * 1000
 _FAILED, _LEFT, _DONE = "capjax/failed", "capjax/left", "capjax/done"
 
+_DEATH = (
+    "error: another process of the run may have died, or can't be reached: start all again, and "
+    "they continue from the last checkpoint; what JAX says of it follows"
+)
+
 # All processes make the same calls in the same order, so a counter gives them equal keys.
 _numbers = itertools.count()
 
@@ -282,6 +287,8 @@ def _fail(error: BaseException) -> None:
         message = str(error.code).removeprefix("error: ")
         _logger.error(error.code)
     else:
+        if isinstance(error, jax.errors.JaxRuntimeError):  # Of a transfer between processes, too.
+            _logger.error(_DEATH)
         message = "".join(traceback.format_exception_only(error)).strip()
         traceback.print_exception(error)
     with contextlib.suppress(RuntimeError):  # Another process failed first.
@@ -295,10 +302,7 @@ def _watch(ending: threading.Event) -> None:
         message = _wait_for(_FAILED)
     except RuntimeError:  # The service ends with the run, or before it.
         if not ending.wait(1):
-            _logger.error(
-                "error: another process of the run died, or can't be reached: start all again, and "
-                "they continue from the last checkpoint. JAX says:"
-            )
+            _logger.error(_DEATH)
         return
     if not ending.wait(GRACE):
         _logger.error("error: stopped because of an error in %s", message)

@@ -42,6 +42,16 @@ def test_a_reader_that_leaves_ends_a_command_as_a_signal():
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_a_reader_that_leaves_is_no_error_of_a_file():
+    body = (
+        "from capjax.cli.errors import reported\n"
+        "with reported():\n"
+        "    for _ in range(20000): print('x' * 99)"
+    )
+    done = command(body, '"$@" | head -1; exit ${PIPESTATUS[0]}')
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_messages_to_nobody_are_dropped():
     body = "import time\nfor _ in range(3000): print('x' * 99, file=sys.stderr)\nprint('done')"
     done = command(body, '"$@" 2> >(head -c 1 > /dev/null); exit $?')

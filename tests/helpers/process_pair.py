@@ -48,6 +48,15 @@ def error():
         sys.exit("error: there is no such file")
 
 
+def death():
+    """The last process is killed while they compute together."""
+    add = devices.map_devices(devices.psum)
+    for step in range(10**6):
+        devices.unreplicate(add(devices.replicate(np.float32(1))))
+        if step == 5 and processes.index() == processes.count() - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def unequal():
     processes.check_equal("numbers", processes.index)
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -180,6 +181,15 @@ def test_an_error_of_one_ends_all(tmp_path):
     assert second[0] == first[0] == 1
     assert second[2] == "error: there is no such file\n"
     assert first[2] == "error: stopped because of an error in process 1: there is no such file\n"
+
+
+@pytest.mark.slow(reason="JAX waits before it gives a dead process up")
+def test_a_death_is_said_in_one_sentence_first(tmp_path):
+    first, second = pair("death", tmp_path / "file")
+    assert second[0] == -signal.SIGKILL
+    assert first[0] != 0
+    said = "another process of the run may have died"
+    assert said in first[2].partition("Traceback")[0].partition("Fatal")[0], first[2]
 
 
 @pytest.mark.parametrize(
