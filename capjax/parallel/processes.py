@@ -51,6 +51,9 @@ _DEATH = (
     "they continue from the last checkpoint; what JAX says of it follows"
 )
 
+# In errors of a transfer to a process that died: on CPUs, on GPUs, and of JAX's service.
+_TRANSPORTS = ("Gloo", "NCCL", "coordination service")
+
 # All processes make the same calls in the same order, so a counter gives them equal keys.
 _numbers = itertools.count()
 
@@ -287,9 +290,9 @@ def _fail(error: BaseException) -> None:
         message = str(error.code).removeprefix("error: ")
         _logger.error(error.code)
     else:
-        if isinstance(error, jax.errors.JaxRuntimeError):  # Of a transfer between processes, too.
-            _logger.error(_DEATH)
         message = "".join(traceback.format_exception_only(error)).strip()
+        if any(name in message for name in _TRANSPORTS):
+            _logger.error(_DEATH)
         traceback.print_exception(error)
     with contextlib.suppress(RuntimeError):  # Another process failed first.
         _client().key_value_set(_FAILED, f"process {index()}: {message}")
