@@ -13,12 +13,14 @@ import socket
 import time
 from typing import Any
 
+from capjax.files.errors import ReportedError
+
 # For an answer; and to ask again whether the service of a run that has just ended is gone.
 _SECONDS = 5
 _LONGEST_LINE = 4096
 
 
-class LobbyError(Exception):
+class LobbyError(ReportedError):
     """The processes can't start together; the message says why."""
 
 
