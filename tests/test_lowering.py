@@ -24,7 +24,7 @@ ENCODERS = {
 }
 
 
-@pytest.fixture(params=ENCODERS, name="model")
+@pytest.fixture(params=sweep(ENCODERS, ["conv"]), name="model")
 def make_model(request):
     decoder = TransformerDecoder(
         TOKENIZER.vocab_size, 8, 16, 2, 2, dropout=0.1, banned=(0, 1, 3), dtype=jnp.bfloat16

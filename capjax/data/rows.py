@@ -178,9 +178,12 @@ def _header(text: str) -> tuple[str, list[str] | None]:
 
 
 def _cells(text: str, delimiter: str) -> list[str]:
-    """The cells of the first row, in lower case."""
-    first = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    return [name.strip().lower() for name in next(first, [])]
+    """The cells of the first row, in lower case; none where it can't be read."""
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        return [name.strip().lower() for name in next(rows, [])]
+    except csv.Error:
+        return []
 
 
 def _fields(header: list[str], row: list[str], delimiter: str) -> Fields:

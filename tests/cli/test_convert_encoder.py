@@ -34,6 +34,7 @@ def write_timm(tmp_path):
     return folder
 
 
+@pytest.mark.slow(reason="compiles a ResNet-50; a MobileNet is converted every day")
 def test_timms_resnet_is_taken_by_its_folder_and_converted(timm, tmp_path, capsys):
     config = folder_transformer.get_config(f"{timm}/")
     assert build.encoder(config) == ResNet(50, grid=0)

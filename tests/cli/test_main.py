@@ -218,6 +218,7 @@ def test_options_of_captioning_act(home, trained, pictures):
     assert len(samples) == 2
 
 
+@pytest.mark.slow(reason="tests/run/test_python.py has a smaller run every day")
 def test_python_interface_takes_paths_arrays_and_pillow_images(trained, pictures):
     run = capjax.load(trained[0])
     path = pictures / "0.png"
@@ -231,6 +232,7 @@ def test_python_interface_takes_paths_arrays_and_pillow_images(trained, pictures
     assert run.caption([]) == []
 
 
+@pytest.mark.slow(reason="a process of its own; downloads are tested every day")
 def test_urls_are_downloaded_and_checked(home, trained, pictures):
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments):

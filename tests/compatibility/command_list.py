@@ -149,9 +149,7 @@ COMMANDS = (
         f"{_CAPTION} pictures/9.png pictures/turned.jpg",
         mentions=("pictures/9.png", "pictures/turned.jpg"),
     ),
-    _command(
-        "caption_json", "vit_frozen", f"{_CAPTION} --json --beam_size 2 pictures/9.png", quick=True
-    ),
+    _command("caption_json", "vit_frozen", f"{_CAPTION} --json --beam_size 2 pictures/9.png"),
     _command(
         "caption_folder",
         "gru",

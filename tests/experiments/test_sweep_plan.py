@@ -88,7 +88,7 @@ def test_the_command_line_is_for_all_runs_and_comes_last():
         # Of one variant's decoder alone.
         ({}, ["--config.decoder.num_layers=1"], "variant gru: --config.decoder.num_layers=1"),
         ({}, ["--config.batch_size=x"], "config.batch_size"),
-        ({}, ["--config.batch_size=-1"], "config.batch_size=-1 must be 1 or more"),
+        ({}, ["--config.batch_size=-1"], "config.batch_size=-1 must be 1 to 65536"),
         ({}, ["--batch_size=8"], "unexpected argument '--batch_size=8'"),
         ({"evaluations": {"e": {"num_beam": 1}}}, [], "evaluation e: decoding.num_beam: there is"),
         ({"evaluations": {"e": {"num_beams": 0}}}, [], "evaluation e: config.decoding.num_beams=0"),

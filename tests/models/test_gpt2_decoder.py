@@ -83,10 +83,10 @@ def test_the_config_makes_it():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"width": 0}, "decoder.width=0 must be 1 or more"),
+        ({"width": 0}, "decoder.width=0 must be 1 to 65536"),
         ({"num_heads": 3}, "decoder.num_heads=3 must divide width=16"),
         ({"epsilon": -1.0}, "decoder.epsilon=-1.0 must be 0 or more"),
-        ({"dropout": 1.0}, "decoder.dropout=1.0 must be 0 or more, and below 1"),
+        ({"dropout": 1.0}, "decoder.dropout=1.0 must be 0, or lie in 1/256"),
         ({"max_length": 12}, "decoder.max_length=12 must be at least config.dataset.max_length="),
         ({"max_length": 24}, ""),
     ],

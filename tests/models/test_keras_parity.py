@@ -122,6 +122,7 @@ def make_narrow(request, tmp_path_factory):
     return encoder, variables, images, theirs.reshape(1, -1, theirs.shape[-1])
 
 
+@pytest.mark.slow(reason="compiles a backward pass; every layer is compared every day")
 def test_gradients_reach_the_first_layers(narrow):
     encoder, variables, images, _ = narrow
     first = [name for name in variables["params"] if name in ("conv", "expanded_conv_depthwise")]

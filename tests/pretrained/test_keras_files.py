@@ -314,18 +314,18 @@ def test_images_too_small_are_refused_before_anything_is_read():
 V3_CASES = [(size, alpha) for size in ("small", "large") for alpha in (0.75, 1.0)]
 
 
-@pytest.mark.parametrize(
-    ("module", "encoder", "kind", "options"),
-    [
-        ("inception_v3", InceptionV3(), "InceptionV3", {}),
-        ("efficientnet", EfficientNetB0(), "EfficientNetB0", {}),
-        ("mobilenet_v2", MobileNetV2(1.4), "MobileNetV2", {"alpha": 1.4}),
-        *[
-            ("mobilenet_v3", MobileNetV3(s, a), f"MobileNetV3{s.capitalize()}", {"alpha": a})
-            for s, a in V3_CASES
-        ],
+PUBLISHED = [
+    ("inception_v3", InceptionV3(), "InceptionV3", {}),
+    ("efficientnet", EfficientNetB0(), "EfficientNetB0", {}),
+    ("mobilenet_v2", MobileNetV2(1.4), "MobileNetV2", {"alpha": 1.4}),
+    *[
+        ("mobilenet_v3", MobileNetV3(s, a), f"MobileNetV3{s.capitalize()}", {"alpha": a})
+        for s, a in V3_CASES
     ],
-)
+]
+
+
+@pytest.mark.parametrize(("module", "encoder", "kind", "options"), sweep(PUBLISHED, PUBLISHED[2:4]))
 def test_imagenet_is_kerass_own_file(monkeypatch, module, encoder, kind, options):
     """Name, place and checksum as keras.applications has them."""
     kerass = pytest.importorskip(f"keras.src.applications.{module}")

@@ -53,6 +53,7 @@ def test_trains_and_evaluates_on_cocos_features(home, tmp_path):
     assert sorted(row["image_id"] for row in json.loads(results.read_text())) == [50, 51, 52]
 
 
+@pytest.mark.slow(reason="a process that imports TFDS; errors of datasets are tested every day")
 def test_says_what_it_needs_where_coco_is_not(home, tmp_path):
     # Where there is a network it must not be found: COCO is 40 GB.
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")

@@ -142,6 +142,7 @@ def flat(leaves):
 NOUNS = ("wall", "picture")
 
 
+@pytest.mark.slow(reason="a run of its own; the sample itself is tested every day")
 def test_a_sample_of_coco_is_written_down_and_labelled(config, folder, tmp_path, caplog):
     images = [{"id": number, "file_name": f"{number}.png"} for number in range(15)]
     # The shapes of `made`, whose programs serve this run, too.

@@ -103,6 +103,7 @@ def test_attention_is_drawn_for_greedy_sampled_and_beam_captions(config, picture
             assert seen.any()
 
 
+@pytest.mark.slow(reason="a run of its own; others train and caption every day")
 def test_a_recurrent_decoder_may_say_more_than_it_was_trained_on(config, tmp_path):
     config.decoding.max_length = 12
     train(config, str(tmp_path))
@@ -169,6 +170,7 @@ def test_mistakes_are_found_before_training(config, pictures, tmp_path, fields, 
     assert not (tmp_path / "none" / "config.json").exists()
 
 
+@pytest.mark.slow(reason="compiles seven large models; their configs are checked every day")
 @pytest.mark.parametrize(
     ("config", "memory"),
     [

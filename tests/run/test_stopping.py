@@ -108,6 +108,7 @@ def progress_of(workdir, config):
         return found, checkpoints.ranking()
 
 
+@pytest.mark.slow(reason="a whole run; what such a split is chosen by is tested every day")
 def test_a_run_with_one_validation_image_keeps_its_least_loss(tmp_path, caplog):
     write_pictures(tmp_path)
     table = tmp_path / "captions.csv"
