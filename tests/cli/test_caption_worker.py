@@ -130,6 +130,7 @@ def test_a_worker_answers_each_name_until_it_is_told_to_stop(home, workdir, fold
         assert process.stderr.read().startswith(b"error: nowhere.jpg")
 
 
+@pytest.mark.slow(reason="a process of its own; streams that nobody reads are tested every day")
 def test_a_worker_that_nobody_reads_ends_quietly(home, workdir, expected):
     with start(home, workdir, "--json", "-") as process:
         name = next(iter(expected))

@@ -251,6 +251,7 @@ def test_wrong_arguments_are_refused_before_reading():
         train_batches(TinySource(5), ENCODED, TOKENIZER, **OPTIONS)
 
 
+@pytest.mark.slow(reason="imports TensorFlow in a process of its own")
 def test_leaving_in_the_middle_ends_the_process(tmp_path):
     # Threads of tf.data that still want Python's lock while it shuts down would hang it.
     script = tmp_path / "leave.py"

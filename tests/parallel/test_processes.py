@@ -176,6 +176,7 @@ def test_processes_agree_and_stop_at_the_same_step(tmp_path):
     assert [output for _, output, _ in done[1:]] == [""]
 
 
+@pytest.mark.slow(reason="waits for other processes; what they agree on is tested every day")
 def test_an_error_of_one_ends_all(tmp_path):
     first, second = pair("error", tmp_path / "file")
     assert second[0] == first[0] == 1

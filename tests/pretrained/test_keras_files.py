@@ -204,6 +204,7 @@ def test_imagenets_weights_give_kerass_features(monkeypatch, networks, folder):
     assert theirs.std() > 1e-3
 
 
+@pytest.mark.slow(reason="compiles four networks; published weights are read every day")
 def test_a_fresh_encoder_scales_pixels_as_imagenets_weights_do(networks):
     network, images = networks("efficientnet_b0"), np.zeros((1, 32, 32, 3), np.uint8)
     found = network.variables["batch_stats"]["normalization"]
