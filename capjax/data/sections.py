@@ -27,7 +27,8 @@ def dataset_of(section: Mapping[str, Any]) -> Dataset:
         part = DATASETS.get(section["name"])
     except PartError as error:
         raise DataError(f"config.dataset.name={section['name']!r}: {error}") from error
-    return part(**{name: section[name] for name in fields_of(part)})
+    # A run that is older than a field has that field's default.
+    return part(**{name: section[name] for name in fields_of(part) if name in section})
 
 
 def open_source(section: Mapping[str, Any], split: str) -> Source:

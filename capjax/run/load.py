@@ -118,7 +118,7 @@ class Run:
 
         Returns:
           For each image a `ScoredCaption`, or a list of them where several captions were given.
-          The sum over all tokens is that of teacher forcing's loss, with its sign changed.
+          A caption's sum is minus its teacher-forced loss, summed over its tokens, not averaged.
 
         Raises:
           ValueError: there are not as many entries of captions as images.

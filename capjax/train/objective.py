@@ -34,6 +34,8 @@ class Objective(Protocol):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Computes the share of a (micro)batch; the sum over all of them is the objective.
 
+        It is already divided by the `counts` of the whole batch.
+
         Args:
           model: the captioner.
           variables: of the captioner.

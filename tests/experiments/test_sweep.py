@@ -163,13 +163,13 @@ def test_a_run_whose_config_has_changed_is_refused_and_keeps_what_it_has(swept, 
     directory = str(swept[0])
     path = str(swept[0] / "runs" / "plain-seed3")
     before = read_record(path)
-    runs = make_runs(read_sweep_file(sweep_of(folder)), ["--config.num_steps=20"])
+    runs = make_runs(read_sweep_file(sweep_of(folder)), ["--config.optimizer.weight_decay=0.5"])
     assert sweep.left_to_do(runs[0], directory) == ["train", "beam2", "the_same"]
-    with pytest.raises(WorkdirError, match="num_steps: 10 in the run, 20 now"):
+    with pytest.raises(WorkdirError, match=r"optimizer\.weight_decay: 0.05 in the run, 0.5 now"):
         run_one(runs[0], path, Interruption())
     record = read_record(path)
     assert record.status == "failed"
-    assert "num_steps: 10 in the run, 20 now" in record.error
+    assert "optimizer.weight_decay: 0.05 in the run, 0.5 now" in record.error
     # The file as it was: there is nothing to do but to say so.
     runs = make_runs(read_sweep_file(sweep_of(folder)))
     assert sweep.left_to_do(runs[0], directory) == ["its record"]

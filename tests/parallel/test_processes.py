@@ -124,9 +124,10 @@ def make_one(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module", name="two")
 def make_two(home, folder, tmp_path_factory):
-    """The run of one process with two devices."""
+    """The run of one process with two devices, and features of its own, not those of one device."""
     workdir = tmp_path_factory.mktemp("runs") / "two"
-    call(home, folder, workdir, 1, devices=2)
+    own = f"--config.dataset.cache_dir={workdir.parent / 'cache'}"
+    call(home, folder, workdir, 1, own, devices=2)
     return workdir
 
 
@@ -140,7 +141,8 @@ def test_two_devices_give_the_losses_and_scores_of_one(one, two):
             if name == "group":
                 assert other[name] == value
             else:
-                np.testing.assert_allclose(other[name], value, rtol=1e-5, err_msg=f"{row} {name}")
+                # After some updates from sums in another order.
+                np.testing.assert_allclose(other[name], value, rtol=1e-4, err_msg=f"{row} {name}")
 
 
 @pytest.mark.slow(reason="whole trainings in processes of their own")
