@@ -9,11 +9,11 @@ import argparse
 import signal
 
 from capjax.cli import attention
+from capjax.cli.compilation import add_compilation_cache
 from capjax.cli.errors import reported, unread
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.cli.process import run_command
-from capjax.parallel.defaults import COMPILATION_CACHE
 from capjax.parts.check import fault
 from capjax.parts.types import BatchSize
 
@@ -72,11 +72,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--batch_size", type=_batch_size, help="most images at once (default: the model's)"
     )
     attention.add_arguments(parser)
-    parser.add_argument(
-        "--compilation_cache",
-        default=COMPILATION_CACHE,
-        help="folder of JAX's compiled programs (default: %(default)s); empty keeps none",
-    )
+    add_compilation_cache(parser)
     parser.add_argument(
         "--json", action="store_true", help="print JSON lines, also for images without a caption"
     )

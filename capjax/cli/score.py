@@ -11,11 +11,11 @@ all of its images, and the recall of each from the other is printed.
 
 import argparse
 
+from capjax.cli.compilation import add_compilation_cache
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.cli.process import run_command
-from capjax.parallel.defaults import COMPILATION_CACHE
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,11 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print JSON lines, with each token's log-probability"
     )
-    parser.add_argument(
-        "--compilation_cache",
-        default=COMPILATION_CACHE,
-        help="folder of JAX's compiled programs (default: %(default)s); empty keeps none",
-    )
+    add_compilation_cache(parser)
     add_parts(parser)
     given = parser.parse_args(argv)
     if [bool(given.caption), bool(given.file), bool(given.split)].count(True) != 1:

@@ -7,7 +7,6 @@ import logging
 import os
 import posixpath
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from capjax.data.source import Example
 from capjax.files.errors import DataError
-from capjax.files.text import first_few, well_formed
+from capjax.files.text import composed, first_few, well_formed
 
 # Of a file that compresses an image as a whole, both ends are hashed, this much together: a change
 # changes what follows it, the file's size, or a checksum at the end. All others are hashed whole,
@@ -221,7 +220,7 @@ class _Folders:
             return path
         place = ""
         for part in path.replace("\\", "/").split("/"):
-            place = posixpath.join(place, self._spelled(place).get(_composed(part), part))
+            place = posixpath.join(place, self._spelled(place).get(composed(part), part))
         return place if not posixpath.isabs(path) and self._has(place) else None
 
     def _spelled(self, folder: str) -> dict[str, str]:
@@ -231,7 +230,7 @@ class _Folders:
                 names = os.listdir(os.path.join(self._root, folder))
             except (OSError, ValueError):
                 names = []
-            self._spellings[folder] = {_composed(name): name for name in names}
+            self._spellings[folder] = {composed(name): name for name in names}
         return self._spellings[folder]
 
     def _has(self, path: str) -> bool:
@@ -253,11 +252,6 @@ class _Folders:
         if folder not in self._listed:
             self._listed[folder] = _list(os.path.join(self._root, folder))
         return self._listed[folder], name
-
-
-def _composed(name: str) -> str:
-    """The name with composed accents: archives of macOS have them decomposed."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _is_within(place: str, folder: str) -> bool:

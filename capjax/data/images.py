@@ -188,6 +188,7 @@ def _set_up_pillow() -> None:
         warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
     if Image.core.get_block_size() < _BLOCK_BYTES:
         Image.core.set_block_size(_BLOCK_BYTES)
+    tiff.silence_libtiff()
 
 
 @contextlib.contextmanager
@@ -216,7 +217,6 @@ def _bytes_needed(image: Image.Image) -> int:
         size = image.fp.seek(0, os.SEEK_END) if image.fp else 0
         needed = max(needed, 4 * pixels + coefficients) + size
     elif image.format == "TIFF" and hasattr(image, "tag_v2"):
-        tiff.silence_libtiff()
         needed = max(needed, 4 * pixels + tiff.strip_bytes(image))
     return needed
 
@@ -233,9 +233,15 @@ def formats() -> dict[str, tuple[str, ...]]:
     return found
 
 
+@functools.cache
+def endings() -> tuple[str, ...]:
+    """The ends of the names of files in one of `formats`."""
+    return tuple(end for ends in formats().values() for end in ends)
+
+
 def has_image_name(name: str) -> bool:
     """True for a file name that ends like one of `formats`."""
-    return name.lower().endswith(tuple(end for ends in formats().values() for end in ends))
+    return name.lower().endswith(endings())
 
 
 def is_image(value: Any) -> TypeGuard[AnyImage]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 
 from capjax.data.download import MAX_BYTES, download, is_url
-from capjax.data.images import ImageError, formats, has_image_name, looks_like_image
+from capjax.data.images import ImageError, endings, has_image_name, looks_like_image
 
 _logger = logging.getLogger(__name__)
 
@@ -85,8 +85,7 @@ def read_input(name: str) -> bytes | str:
             os.listdir(name)
         except OSError as error:
             raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
-        ends = ", ".join(end for ends in formats().values() for end in ends)
-        raise ImageError(f"{name}: no files ending in {ends} in this folder")
+        raise ImageError(f"{name}: no files ending in {', '.join(endings())} in this folder")
     return name
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from capjax.data.augment import View
 from capjax.data.batches import eval_indices, eval_text
 from capjax.data.captions import EncodedCaptions
-from capjax.data.images import decoded, load_pixels
+from capjax.data.images import decoded
 from capjax.data.resize import Resize, to_square
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
@@ -36,11 +36,9 @@ def read_pixels(
     image, image_id, _ = source[int(index)]
     path = f" at {image}" if isinstance(image, str) else ""
     name = f"image {image_id!r} of {source.name}{path}"
-    if view_of is None:
-        return load_pixels(image, resize, name=name)
     with decoded(image, name=name) as picture:
         # The size of the upright image is known only after decoding.
-        crop, flip = view_of(picture.size)
+        crop, flip = view_of(picture.size) if view_of else (None, False)
         return to_square(picture, resize, crop=crop, flip=flip)
 
 

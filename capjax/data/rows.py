@@ -23,14 +23,13 @@ import io
 import os
 import posixpath
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from capjax.data.images import has_image_name
 from capjax.files.errors import DataError
-from capjax.files.text import first_few, parse_json, read_text
+from capjax.files.text import composed, first_few, parse_json, read_text
 
 WHAT = "a .csv, .tsv or .jsonl file with image and caption in every row, or a folder of both"
 _IMAGE = ("image", "file_name", "filename", "image_name")
@@ -88,7 +87,7 @@ def read_rows(file: str) -> Rows:
             problems.append(f"line {line} ({error})")
             continue
         # Of several spellings of a path, the first.
-        key = unicodedata.normalize("NFC", row.image.replace("\\", "/"))
+        key = composed(row.image.replace("\\", "/"))
         image = spellings.setdefault(key, row.image)
         captions = []
         for caption in row.captions:

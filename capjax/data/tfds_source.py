@@ -3,7 +3,6 @@
 They are read by random access from ArrayRecord files, without TensorFlow; images stay encoded.
 """
 
-import functools
 import hashlib
 import json
 import os
@@ -77,11 +76,7 @@ class TfdsSource:
         self.name = f"{builder.info.name}/{split}"
         self.selection = {}
         self.fingerprint = self._fingerprint(builder.info, split, generated)
-        self._former = functools.partial(_former_fingerprint, builder.info, split, files)
-
-    @functools.cached_property
-    def former_fingerprint(self) -> str:
-        return self._former()
+        self.former_fingerprint = _former_fingerprint(builder.info, split, files)
 
     def _fingerprint(self, info: tfds.core.DatasetInfo, split: str, generated: bool) -> str:
         parts = [info.full_name, split, len(self)]

@@ -4,6 +4,7 @@ import difflib
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -91,6 +92,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def composed(name: str) -> str:
+    """The name with composed accents: archives of macOS have them decomposed."""
+    return unicodedata.normalize("NFC", name)
 
 
 def well_formed(text: str) -> str:

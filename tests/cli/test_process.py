@@ -36,18 +36,13 @@ def test_closed_streams_are_no_files_of_the_run(tmp_path, closed):
     assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_leaves_ends_a_command_as_a_signal():
-    body = "for _ in range(20000): print('x' * 99)"
-    done = command(body, '"$@" | head -1; exit ${PIPESTATUS[0]}')
-    assert (done.returncode, done.stderr) == (141, "")
-
-
-def test_a_reader_that_leaves_is_no_error_of_a_file():
-    body = (
-        "from capjax.cli.errors import reported\n"
-        "with reported():\n"
-        "    for _ in range(20000): print('x' * 99)"
-    )
+@pytest.mark.parametrize(
+    "around",
+    ["", "from capjax.cli.errors import reported\nwith reported(): "],
+    ids=["plainly", "and is no error of a file"],
+)
+def test_a_reader_that_leaves_ends_a_command_as_a_signal(around):
+    body = f"{around}print(*['x' * 99] * 20000, sep='\\n')"
     done = command(body, '"$@" | head -1; exit ${PIPESTATUS[0]}')
     assert (done.returncode, done.stderr) == (141, "")
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import capjax
 from capjax.cli import score
 from capjax.data.batches import lay_out
 from capjax.data.dataset import Foil
@@ -16,13 +15,6 @@ from capjax.run.likelihood import ScoreError, encode_given
 from capjax.run.retrieval import recalls
 from capjax.train.objective import teacher_forced
 from tests.helpers.small_run import write_untrained_run
-
-
-@pytest.fixture(scope="module", name="run")
-def make_run(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("run")
-    write_untrained_run(directory)
-    return capjax.load(directory)
 
 
 @pytest.fixture(scope="module", name="images")

@@ -7,14 +7,6 @@ from PIL import Image
 import capjax
 from capjax.config.errors import ConfigError
 from capjax.data.images import ImageError
-from tests.helpers.small_run import write_untrained_run
-
-
-@pytest.fixture(scope="module", name="run")
-def make_run(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("run")
-    write_untrained_run(directory)
-    return capjax.load(directory)
 
 
 @pytest.fixture(scope="module", name="path")
