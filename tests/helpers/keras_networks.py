@@ -36,7 +36,8 @@ def normalization_of(model):
 def layers_of(model):
     """Every layer with weights by our name, which is Keras's in nearly all cases."""
     layers = [layer for layer in model.layers if layer.get_weights()]
-    if not model.name.startswith("inception"):
+    # Not by the model's name, which a model without its classifier does not inherit.
+    if "mixed10" not in {layer.name for layer in model.layers}:
         # Keras numbers the normalization, and applies the activation of a squeeze-and-excite layer
         # of EfficientNet within it.
         names = {x: x.name for x in layers if "_se_" not in x.name}
