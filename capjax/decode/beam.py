@@ -97,7 +97,7 @@ class Rules:
         beams: Beams,
         logits: jax.Array,
         history: jax.Array | None,
-        length: jax.Array,
+        time: jax.Array,
         lowered: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """The model's log-probabilities and the processed ones, both [B, k, V].
@@ -106,7 +106,7 @@ class Rules:
           beams: k live beams.
           logits: [B, k, V].
           history: int32 [B, k, L]; None without processors.
-          length: int32 scalar, generated tokens with the next one.
+          time: int32 scalar, tokens generated before.
           lowered: float32 [B, 1, V], by how much log-probabilities are lowered before they are
             processed; None for nothing.
         """
@@ -117,7 +117,7 @@ class Rules:
         _, scores = self.processors.process(
             logits if lowered is None else before,
             history,
-            length + self.prompt_length,
+            1 + self.prompt_length + time,
             raw=self.num_beams == 1 or lowered is not None,
             stuck=lambda ways: _no_way(beams, ways),
             eos_id=self.eos_id,
@@ -127,10 +127,13 @@ class Rules:
         return log_probs, normalize(scores) if self.num_beams == 1 else scores
 
     def still_open(
-        self, beams: Beams, sums: jax.Array, hypotheses: Hypotheses, length: jax.Array
+        self, beams: Beams, sums: jax.Array, hypotheses: Hypotheses, norm: jax.Array
     ) -> jax.Array:
-        """bool [B], whether hypotheses can change after a step; the other arguments are new."""
-        best_possible = sums[:, 0] / self.norms[-1 if self.look_ahead else length - 1]
+        """bool [B], whether hypotheses can change after a step; the other arguments are new.
+
+        Takes the norm that divided the sums: of two equal look-ups XLA divides by a reciprocal.
+        """
+        best_possible = sums[:, 0] / (self.norms[-1] if self.look_ahead else norm)
         improvable = best_possible > hypotheses.scores[:, -1]
         if self.close_when_full:
             improvable &= hypotheses.lengths[:, -1] == 0
@@ -156,7 +159,7 @@ class BestFirst:
         rules: Rules,
         logits: jax.Array,
         history: jax.Array | None,
-        length: jax.Array,
+        time: jax.Array,
         lowered: jax.Array | None = None,
     ) -> tuple[Any, Hypotheses]:
         """The state after a step and the last steps of the new live beams, leaves [B, K].
@@ -164,22 +167,22 @@ class BestFirst:
         Arguments: see `Rules.process`.
         """
         width = logits.shape[1]
-        norm = rules.norms[length - 1]
+        norm = rules.norms[time]
         if rules.processors or lowered is not None:
-            log_probs, scores = rules.process(state, logits, history, length, lowered)
+            log_probs, scores = rules.process(state, logits, history, time, lowered)
             top, tokens = best_tokens(scores)
             said = jnp.take_along_axis(log_probs, tokens, axis=-1)
         else:
             top, tokens = _best_log_probs(logits)
             said = top
-        ends = best_extensions(state.sums, top, said, tokens, length, norm, 2 * width)
+        ends = best_extensions(state.sums, top, said, tokens, time + 1, norm, 2 * width)
         ended = ends.tokens == rules.eos_id
-        may_finish = ended | (length == len(rules.norms))
+        may_finish = ended | (time + 1 == len(rules.norms))
         may_finish &= (jnp.arange(2 * width) < width) & state.open[:, None]
         hypotheses = best_of(state.hypotheses, ends, may_finish)
         sums, chosen = lax.top_k(jnp.where(ended, -jnp.inf, ends.sums), width)
         live = jax.tree.map(lambda leaf: take(leaf, chosen), ends).replace(sums=sums)
-        still_open = rules.still_open(state, sums, hypotheses, length)
+        still_open = rules.still_open(state, sums, hypotheses, norm)
         return Beams(sums, hypotheses, still_open), live
 
     def open(self, state: Any) -> jax.Array:
@@ -300,7 +303,7 @@ def beam_search(
     def advance(state: _State) -> tuple[_State, Record]:
         carry, logits, attention = step(state.carry, state.tokens)
         length = state.length + 1
-        beams, live = strategy.choose(state.beams, rules, logits, state.history, length)
+        beams, live = strategy.choose(state.beams, rules, logits, state.history, state.length)
         if num_beams > 1:
             per_beam = jax.tree.map(lambda leaf: take(leaf, live.beams), carry.per_beam)
             carry = carry.replace(per_beam=per_beam)

@@ -239,20 +239,20 @@ class Banks(BestFirst):
         rules: Rules,
         logits: jax.Array,
         history: jax.Array | None,
-        length: jax.Array,
+        time: jax.Array,
         lowered: jax.Array | None = None,
     ) -> tuple[_State, Hypotheses]:
         beams, num_beams = state.beams, logits.shape[1]
-        log_probs, scores = rules.process(beams, logits, history, length, lowered)
+        log_probs, scores = rules.process(beams, logits, history, time, lowered)
         # The tokens of the phrases, and the best of all others, which share a bank.
         top, tokens = best_tokens(scores.at[..., self.tokens].set(-jnp.inf))
         here = jnp.broadcast_to(self.tokens, (*scores.shape[:2], len(self.tokens)))
         top = jnp.concatenate([scores[..., self.tokens], top], axis=-1)
         tokens = jnp.concatenate([here, tokens], axis=-1)
         said = jnp.take_along_axis(log_probs, tokens, axis=-1)
-        norm = rules.norms[length - 1]
+        norm = rules.norms[time]
         every = num_beams * tokens.shape[-1]
-        ends = best_extensions(beams.sums, top, said, tokens, length, norm, every)
+        ends = best_extensions(beams.sums, top, said, tokens, time + 1, norm, every)
 
         met = self.advance(take(state.met, ends.beams), ends.tokens)
         bank = self.bank(met)
@@ -265,7 +265,7 @@ class Banks(BestFirst):
             inside = (_count(banks, candidates) <= places[:, None]) & banks
             return candidates & inside.any(axis=-1)
 
-        may_finish = among(real) & (ended | (length == len(rules.norms))) & beams.open[:, None]
+        may_finish = among(real) & (ended | (time + 1 == len(rules.norms))) & beams.open[:, None]
         whole = bank == self.lengths.sum()
         hypotheses = best_of(beams.hypotheses, ends, may_finish & whole)
         others = best_of(state.others, ends, may_finish & ~whole)
@@ -273,7 +273,7 @@ class Banks(BestFirst):
         stays = among(real & ~ended)
         sums, chosen = lax.top_k(jnp.where(stays, ends.sums, -jnp.inf), num_beams)
         live = jax.tree.map(lambda leaf: take(leaf, chosen), ends).replace(sums=sums)
-        still_open = rules.still_open(beams, sums, hypotheses, length)
+        still_open = rules.still_open(beams, sums, hypotheses, norm)
         return _State(Beams(sums, hypotheses, still_open), take(met, chosen), others), live
 
     def open(self, state: _State) -> jax.Array:

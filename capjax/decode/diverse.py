@@ -85,7 +85,7 @@ class Groups(BestFirst):
         rules: Rules,
         logits: jax.Array,
         history: jax.Array | None,
-        length: jax.Array,
+        time: jax.Array,
         lowered: jax.Array | None = None,
     ) -> tuple[list[Beams], Hypotheses]:
         batch, num_beams, vocabulary = logits.shape
@@ -100,7 +100,7 @@ class Groups(BestFirst):
                 rules,
                 logits[:, mine],
                 None if history is None else history[:, mine],
-                length,
+                time,
                 self.penalty * said[:, None] if group and self.penalty else None,
             )
             counts = before.open[:, None] & (live.sums > -jnp.inf)
