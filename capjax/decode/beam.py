@@ -112,7 +112,7 @@ class Rules:
         """
         log_probs = own_log_probs(logits)
         before = log_probs if lowered is None else log_probs - lowered
-        if not self.processors:
+        if history is None:
             return log_probs, before
         _, scores = self.processors.process(
             logits if lowered is None else before,
@@ -181,7 +181,8 @@ class BestFirst:
         may_finish &= (jnp.arange(2 * width) < width) & state.open[:, None]
         hypotheses = best_of(state.hypotheses, ends, may_finish)
         sums, chosen = lax.top_k(jnp.where(ended, -jnp.inf, ends.sums), width)
-        live = jax.tree.map(lambda leaf: take(leaf, chosen), ends).replace(sums=sums)
+        live = jax.tree.map(lambda leaf: take(leaf, chosen), ends)
+        live = dataclasses.replace(live, sums=sums)
         still_open = rules.still_open(state, sums, hypotheses, norm)
         return Beams(sums, hypotheses, still_open), live
 
@@ -306,10 +307,10 @@ def beam_search(
         beams, live = strategy.choose(state.beams, rules, logits, state.history, state.length)
         if num_beams > 1:
             per_beam = jax.tree.map(lambda leaf: take(leaf, live.beams), carry.per_beam)
-            carry = carry.replace(per_beam=per_beam)
-        history = None
-        if processors:
-            history = append(take(state.history, live.beams), length + len(prompt), live.tokens)
+            carry = dataclasses.replace(carry, per_beam=per_beam)
+        history = state.history
+        if history is not None:
+            history = append(take(history, live.beams), length + len(prompt), live.tokens)
         attention = attention if return_attention else None
         record = Record(live.tokens, live.beams, live.token_log_probs, attention)
         return _State(carry, length, live.tokens, history, beams), record
@@ -331,5 +332,6 @@ def beam_search(
         chunk=chunk,
     )
     hypotheses, met = strategy.ends(state.beams)
-    result = trace_back(hypotheses, records, eos_id, pad_id).replace(met=met)
+    result = trace_back(hypotheses, records, eos_id, pad_id)
+    result = dataclasses.replace(result, met=met)
     return with_own_log_probs(result) if processors else result

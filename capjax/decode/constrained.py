@@ -86,7 +86,6 @@ def constrained_beam_search(
       ValueError: a constraint is impossible, an option is out of range, or carry or step do not
         match the options.
     """
-    given = {"eos_id": eos_id, "max_length": max_length, "processors": processors, "prompt": prompt}
     logits = jax.eval_shape(step, carry, jax.ShapeDtypeStruct(width_of(carry), jnp.int32))[1]
     check_constraints(
         constraints,
@@ -96,7 +95,17 @@ def constrained_beam_search(
         processors=processors,
     )
     banks = Banks(_needed(constraints))
-    return beam_search(step, carry, num_beams=num_beams, strategy=banks, **given, **options)
+    return beam_search(
+        step,
+        carry,
+        num_beams=num_beams,
+        eos_id=eos_id,
+        max_length=max_length,
+        processors=processors,
+        prompt=prompt,
+        strategy=banks,
+        **options,
+    )
 
 
 def check_constraints(
@@ -272,7 +281,8 @@ class Banks(BestFirst):
 
         stays = among(real & ~ended)
         sums, chosen = lax.top_k(jnp.where(stays, ends.sums, -jnp.inf), num_beams)
-        live = jax.tree.map(lambda leaf: take(leaf, chosen), ends).replace(sums=sums)
+        live = jax.tree.map(lambda leaf: take(leaf, chosen), ends)
+        live = dataclasses.replace(live, sums=sums)
         still_open = rules.still_open(beams, sums, hypotheses, norm)
         return _State(Beams(sums, hypotheses, still_open), take(met, chosen), others), live
 

@@ -106,7 +106,7 @@ class Groups(BestFirst):
             counts = before.open[:, None] & (live.sums > -jnp.inf)
             said = said.at[np.arange(batch)[:, None], live.tokens].add(counts)
             chosen.append(after)
-            lives.append(live.replace(beams=live.beams + first))
+            lives.append(_moved(live, first))
         return chosen, _join(lives)
 
     def open(self, state: list[Beams]) -> jax.Array:
@@ -115,9 +115,14 @@ class Groups(BestFirst):
     def ends(self, state: list[Beams]) -> tuple[Hypotheses, None]:
         groups = [beams.hypotheses for beams in state]
         width = groups[0].beams.shape[1]
-        ends = _join([ends.replace(beams=ends.beams + g * width) for g, ends in enumerate(groups)])
+        ends = _join([_moved(ends, group * width) for group, ends in enumerate(groups)])
         _, order = lax.top_k(ends.scores, ends.scores.shape[1])
         return jax.tree.map(lambda leaf: take(leaf, order), ends), None
+
+
+def _moved(hypotheses: Hypotheses, first: int) -> Hypotheses:
+    """Those of a group, whose beams are numbered from `first` among the image's."""
+    return dataclasses.replace(hypotheses, beams=hypotheses.beams + first)
 
 
 def _join(groups: list[Hypotheses]) -> Hypotheses:

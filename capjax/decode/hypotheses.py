@@ -210,4 +210,5 @@ def trace_back(ends: Hypotheses, records: Record, eos_id: int, pad_id: int) -> B
 def with_own_log_probs(result: BeamResult) -> BeamResult:
     """The result of a search whose scores differ from the model's own."""
     log_probs = result.token_log_probs.sum(axis=-1)
-    return result.replace(log_probs=jnp.where(result.lengths > 0, log_probs, -jnp.inf))
+    log_probs = jnp.where(result.lengths > 0, log_probs, -jnp.inf)
+    return dataclasses.replace(result, log_probs=log_probs)

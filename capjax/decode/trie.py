@@ -88,11 +88,10 @@ class Trie:
           history: int32 [B, K, L], the tokens fed, from the start token on.
           length: int32 scalar, how many of them are real.
         """
-        tokens, children = (np.array(leaf, np.int32) for leaf in (self.tokens, self.children))
-        widest = int(np.diff(children).max())
+        widest = int(np.diff(self.children).max())
         # Past the last node is one without children, for what is not listed.
-        tokens = jnp.asarray(np.append(tokens, -1))
-        children = jnp.asarray(np.append(children, children[-1]))
+        tokens = jnp.array((*self.tokens, -1), jnp.int32)
+        children = jnp.array((*self.children, self.children[-1]), jnp.int32)
 
         def descend(place: jax.Array, node: jax.Array) -> jax.Array:
             token = history[..., place]
