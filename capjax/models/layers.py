@@ -167,9 +167,18 @@ def fused_attention(enabled: bool) -> Iterator[None]:
 
 def _cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Attends from [B, A, Q, E] to [B, A, M, E] by cuDNN's kernel, with positions before heads."""
-    query, key, value = (rearrange(x, "b h s e -> b s h e") for x in (query, key, value))
-    attended = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-    return rearrange(attended, "b q h e -> b h q e")
+    queries, keys = query.shape[2], key.shape[2]
+    lengths = None
+    if keys % 2 or queries % 2:  # Its gradient needs even lengths.
+        lengths = jnp.full(key.shape[0], keys, jnp.int32)
+    query, key, value = (
+        jnp.pad(rearrange(x, "b h s e -> b s h e"), ((0, 0), (0, x.shape[2] % 2), (0, 0), (0, 0)))
+        for x in (query, key, value)
+    )
+    attended = jax.nn.dot_product_attention(
+        query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+    return rearrange(attended[:, :queries], "b q h e -> b h q e")
 
 
 class Attention(nn.Module):
