@@ -89,6 +89,16 @@ def test_an_image_alone_is_an_image_in_a_batch(toy, width):
         np.testing.assert_allclose(alone.scores[0], many.scores[5], rtol=1e-6)
 
 
+def test_temperature_zero_is_greedy_with_processors_and_a_prompt(toy):
+    decoder, images = toy(11, seed=7, boost=[(EOS, 1.0)]), np.arange(24)
+    given = {"processors": ALL, "prompt": (9, 10, 9), "max_length": 12}
+    found = draw(decoder, decoder.carry(images, 1), temperature=0.0, **given)
+    greedy = search(decoder, decoder.carry(images, 1), length_penalty=0.0, **given)
+    np.testing.assert_array_equal(found.tokens, greedy.tokens)
+    for name in ("scores", "token_log_probs"):
+        np.testing.assert_allclose(getattr(found, name), getattr(greedy, name), atol=1e-5)
+
+
 def test_scores_of_a_sample_are_processed_and_log_probs_the_models_own(toy):
     decoder, penalty = toy(7, seed=4, boost=[(EOS, 0.5)]), 2.5
     found = draw(
@@ -139,8 +149,8 @@ class OnlyWord:
 @pytest.mark.parametrize("width", [1, 3])
 def test_where_nothing_is_allowed_the_caption_ends(toy, method, width):
     # Two words, none twice, and the end only after 8 tokens.
-    decoder = toy(5, seed=6, banned=[PAD, BOS])
-    once = {"no_repeat_ngram_size": 1, "min_length": 8}
+    decoder = toy(5, seed=6, banned=[BOS])
+    once = {"no_repeat_ngram_size": 1, "min_length": 8, "suppress_tokens": (PAD,)}
     carry = decoder.carry(np.arange(4), width)
     found = method(decoder, carry, processors=Processors(**once))
     exist = found.lengths > 0
@@ -151,8 +161,8 @@ def test_where_nothing_is_allowed_the_caption_ends(toy, method, width):
     assert np.isfinite(found.log_probs[exist]).all()
     # But none is outside a trie.
     found = method(decoder, carry, processors=Processors(**once, allowed=OnlyWord()))
-    assert not np.isfinite(found.log_probs).any()
-    assert not np.isnan(found.log_probs).any()
+    assert np.isneginf(found.log_probs).all()
+    assert np.isneginf(found.scores).all()
 
 
 @pytest.mark.parametrize(
