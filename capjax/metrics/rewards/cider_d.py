@@ -40,9 +40,9 @@ class CiderD:
 
     The words are those of the tokenizer, not the PTB tokens of `capjax.metrics.coco`. For a
     tokenizer of pieces of words or of characters an n-gram is of n pieces, so it spans fewer words
-    and the penalty is on the difference of pieces. A caption of each of Flickr8k's images against the
-    other four has a correlation (of ranks) with the CIDEr-D of words of 0.978 (0.975) with 4,000
-    pieces by byte-pair encoding, and of 0.924 (0.906) with 1,000.
+    and the penalty is on the difference of pieces. A caption of each of Flickr8k's images against
+    the other four has a correlation (of ranks) with the CIDEr-D of words of 0.978 (0.975) with
+    4,000 pieces by byte-pair encoding, and of 0.924 (0.906) with 1,000.
 
     Attributes:
       end_token: whether the end token is a word of hypotheses, references and the corpus. Without
