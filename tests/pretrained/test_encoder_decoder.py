@@ -90,7 +90,7 @@ def test_its_own_settings_give_transformers_captions(copied, generation):
     @jax.jit(compiler_options={"xla_backend_optimization_level": 0})
     def caption(variables, images):
         memory = found.module().apply(variables, images, method="encode")
-        return decode(variables, memory, np.arange(len(images)))["tokens"]
+        return decode(variables, memory, np.arange(len(images))).tokens[:, 0]
 
     theirs = transformers.VisionEncoderDecoderModel.from_pretrained(copied).eval()
     with warnings.catch_warnings():

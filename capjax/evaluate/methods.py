@@ -1,0 +1,397 @@
+"""Decoding methods and their settings. Shapes: see docs/architecture.md; n captions an image."""
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from capjax.data.tokenizer import Tokenizer
+from capjax.decode.beam import BeamResult, beam_search
+from capjax.decode.consensus import choose
+from capjax.decode.constrained import constrained_beam_search
+from capjax.decode.diverse import diverse_beam_search
+from capjax.decode.length import LengthNormalization
+from capjax.decode.loop import Step
+from capjax.decode.sampling import SampleResult, sample
+from capjax.evaluate.control import Control, SettingError, label_of, phrase_ids
+from capjax.models.contract import Carry
+
+_LABELS = {
+    "length_normalization": "",
+    "num_beam_groups": "groups",
+    "diversity_penalty": "diversity",
+    "must_include": "must",
+    "num_captions": "best",
+}
+
+
+@struct.dataclass
+class Found:
+    """The captions of a method, the best first.
+
+    Attributes:
+      tokens: int32 [B, n, T], without start and prompt, with eos.
+      lengths: int32 [B, n], generated tokens with eos; 0 for no caption.
+      scores: float32 [B, n], what the method ranks by.
+      log_probs: float32 [B, n], under the model.
+      token_log_probs: float32 [B, n, T], the same by token, 0 after the end.
+      finished: bool [B, n], True if ended by eos.
+      met: bool [B, n], whether it has the words that it must include; None where there are none.
+      attention: float32 [B, 1, T, N, P] of the first; None if not requested.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    scores: jax.Array
+    log_probs: jax.Array
+    token_log_probs: jax.Array
+    finished: jax.Array
+    met: jax.Array | None = None
+    attention: jax.Array | None = None
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[],
+    meta_fields=[
+        "num_beams",
+        "length_penalty",
+        "early_stopping",
+        "max_length",
+        "num_captions",
+        "length_normalization",
+        "num_beam_groups",
+        "diversity_penalty",
+        "must_include",
+        "control",
+    ],
+)
+@dataclasses.dataclass(frozen=True)
+class BeamSearch:
+    """Settings of beam search, with the meaning they have in `transformers.generate`.
+
+    A pytree without leaves: each setting is compiled separately.
+
+    Attributes:
+      num_beams: K; 1 is greedy.
+      length_penalty: exponent of the length that divides the log-probability of a hypothesis.
+      early_stopping: True, False or "never".
+      max_length: largest number of tokens, with bos, prompt and eos.
+      num_captions: n, at most K.
+      length_normalization: "power", or "gnmt" (see `capjax.decode.length`).
+      num_beam_groups: groups of beams that are to differ (Vijayakumar et al. 2018).
+      diversity_penalty: subtracted from a token's score for each beam of an earlier group that
+        took it at this step.
+      must_include: words and phrases that must occur, in any order (Post and Vilar 2018).
+      control: what captions may and must say.
+    """
+
+    num_beams: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+    max_length: int
+    num_captions: int = 1
+    length_normalization: LengthNormalization = "power"
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
+    must_include: tuple[str, ...] = ()
+    control: Control = Control()
+
+    @property
+    def label(self) -> str:
+        """Part of the name of result files."""
+        return (
+            f"beam{self.num_beams}-lp{self.length_penalty:g}-max{self.max_length}-"
+            f"early{str(self.early_stopping).lower()}"
+            f"{label_of(self, _LABELS)}{self.control.label}"
+        )
+
+    @property
+    def width(self) -> int:
+        """K, the width of the carry."""
+        return self.num_beams
+
+    def check(self) -> None:
+        """Raises SettingError for settings that exclude each other."""
+        if self.num_captions > self.num_beams:
+            raise SettingError(
+                f"num_captions={self.num_captions} must be at most num_beams={self.num_beams}: "
+                "beam search finds no more"
+            )
+        if self.num_beams % self.num_beam_groups:
+            raise SettingError(
+                f"num_beam_groups={self.num_beam_groups} must divide num_beams={self.num_beams}"
+            )
+        if self.num_beam_groups > 1 and not self.diversity_penalty > 0:
+            raise SettingError(
+                f"diversity_penalty={self.diversity_penalty:g} must be above 0 with "
+                f"num_beam_groups={self.num_beam_groups}: without it the groups find the same"
+            )
+        if self.num_beam_groups == 1 and self.diversity_penalty:
+            raise SettingError(
+                f"diversity_penalty={self.diversity_penalty:g} needs num_beam_groups above 1"
+            )
+        if self.must_include and self.num_beam_groups > 1:
+            raise SettingError(
+                "must_include and num_beam_groups are of different searches: give one of them"
+            )
+
+    def check_words(self, tokenizer: Tokenizer) -> None:
+        """Raises SettingError for words that the tokenizer can't say, or more than fit."""
+        self.control.check(tokenizer, self.max_length)
+        phrases = phrase_ids(tokenizer, "must_include", self.must_include)
+        room = self.max_length - 2 - len(self.control.prompt_ids(tokenizer))
+        if sum(map(len, phrases)) > room:
+            raise SettingError(
+                f"must_include={self.must_include} has {sum(map(len, phrases))} tokens, and "
+                f"max_length={self.max_length} has room for {room} between start, prompt and end"
+            )
+
+    def decode(
+        self, step: Step, carry: Carry, index: jax.Array, tokenizer: Tokenizer, *, attention: bool
+    ) -> Found:
+        """Searches for the captions of a batch; `index` is not used."""
+        del index
+        options: dict[str, Any] = {
+            **_options(self, tokenizer, attention),
+            "num_beams": self.num_beams,
+            "length_penalty": self.length_penalty,
+            "early_stopping": self.early_stopping,
+            "length_normalization": self.length_normalization,
+        }
+        if self.num_beam_groups > 1:
+            result = diverse_beam_search(
+                step,
+                carry,
+                num_beam_groups=self.num_beam_groups,
+                diversity_penalty=self.diversity_penalty,
+                **options,
+            )
+        elif self.must_include:
+            constraints = phrase_ids(tokenizer, "must_include", self.must_include)
+            result = constrained_beam_search(step, carry, constraints=constraints, **options)
+        else:
+            result = beam_search(step, carry, **options)
+        maps = result.attention
+        found = _found(result, None if maps is None else maps[:, None])
+        return _cut(found, self.num_captions)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["temperature", "seed"],
+    meta_fields=["max_length", "top_k", "top_p", "min_p", "typical_p", "num_captions", "control"],
+)
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Settings of sampling captions for each image.
+
+    A pytree: all temperatures and seeds share one compiled program.
+
+    Attributes:
+      temperature: divides the logits; 0 is greedy.
+      max_length: largest number of tokens, with bos, prompt and eos.
+      seed: random seed.
+      top_k: draws from the k likeliest tokens; None for all.
+      top_p: draws from the likeliest tokens that have this probability together; None for all.
+      min_p: draws from tokens with at least this share of the likeliest one's probability; None for
+        all.
+      typical_p: draws from the tokens of this probability together whose information is nearest to
+        the expected (Meister et al. 2023); None for all.
+      num_captions: samples of each image, of which the likeliest comes first.
+      control: what captions may and must say.
+    """
+
+    temperature: float
+    max_length: int
+    seed: int = 0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    num_captions: int = 1
+    control: Control = Control()
+
+    @property
+    def label(self) -> str:
+        """Part of the name of result files."""
+        limits = "" if self.top_k is None else f"-topk{self.top_k}"
+        limits += "" if self.top_p is None else f"-topp{self.top_p:g}"
+        limits += "" if self.min_p is None else f"-minp{self.min_p:g}"
+        limits += "" if self.typical_p is None else f"-typical{self.typical_p:g}"
+        more = label_of(self, _LABELS)
+        return (
+            f"temperature{self.temperature:g}{limits}-max{self.max_length}-seed{self.seed}"
+            f"{more}{self.control.label}"
+        )
+
+    @property
+    def width(self) -> int:
+        """Samples of an image, the width of the carry."""
+        return self.num_captions
+
+    def check(self) -> None:
+        """Raises SettingError for a temperature below 0."""
+        if self.temperature < 0:
+            raise SettingError(f"temperature must be 0 (greedy) or positive: {self.temperature:g}")
+
+    def check_words(self, tokenizer: Tokenizer) -> None:
+        """Raises SettingError for words that the tokenizer can't say, or more than fit."""
+        self.control.check(tokenizer, self.max_length)
+
+    def decode(
+        self, step: Step, carry: Carry, index: jax.Array, tokenizer: Tokenizer, *, attention: bool
+    ) -> Found:
+        """Samples the captions of a batch; those of an image depend on its `index` alone."""
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), index)
+        result = sample(
+            step,
+            carry,
+            keys,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            typical_p=self.typical_p,
+            **_options(self, tokenizer, attention),
+        )
+        found = _found(result, result.attention)
+        return found if self.num_captions == 1 else _ranked(found)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["candidates", "table"],
+    meta_fields=["reward", "reward_name", "num_captions"],
+)
+@dataclasses.dataclass(frozen=True)
+class Consensus:
+    """The candidate that agrees best with the other candidates: minimum Bayes risk.
+
+    Each is scored by a reward with the others as references (Kumar and Byrne 2004).
+
+    Attributes:
+      candidates: gives them.
+      reward: a `capjax.metrics.reward.Reward`.
+      reward_name: its registered name.
+      num_captions: how many different captions are returned, the best first.
+      table: the reward's table of the train split.
+    """
+
+    candidates: BeamSearch | Sampling
+    reward: Any
+    reward_name: str
+    num_captions: int = 1
+    table: Any = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def label(self) -> str:
+        """Part of the name of result files; ends in another way than that of the candidates."""
+        more = label_of(self, _LABELS)
+        return f"{self.candidates.label}-consensus-{self.reward_name}{more}"
+
+    @property
+    def width(self) -> int:
+        """The width of the carry."""
+        return self.candidates.width
+
+    @property
+    def max_length(self) -> int:
+        """Largest number of tokens, with bos, prompt and eos."""
+        return self.candidates.max_length
+
+    @property
+    def control(self) -> Control:
+        """What captions may and must say."""
+        return self.candidates.control
+
+    def check(self) -> None:
+        """Raises SettingError for settings that exclude each other."""
+        self.candidates.check()
+        if self.candidates.num_captions < 2:
+            raise SettingError("consensus needs 2 candidates or more")
+        if self.num_captions > self.candidates.num_captions:
+            raise SettingError(
+                f"num_captions={self.num_captions} must be at most the number of candidates, "
+                f"{self.candidates.num_captions}"
+            )
+
+    def check_words(self, tokenizer: Tokenizer) -> None:
+        """Raises SettingError for words that the tokenizer can't say, or more than fit."""
+        self.candidates.check_words(tokenizer)
+
+    def decode(
+        self, step: Step, carry: Carry, index: jax.Array, tokenizer: Tokenizer, *, attention: bool
+    ) -> Found:
+        """The candidates of a batch by their expected reward, the best first."""
+        found = self.candidates.decode(step, carry, index, tokenizer, attention=attention)
+        _, expected = choose(self.reward, self.table, found.tokens, found.lengths)
+        expected = jnp.where(found.lengths > 0, expected, -jnp.inf)
+        return _ranked(found.replace(scores=expected))
+
+
+Method = BeamSearch | Sampling | Consensus
+
+
+def settings_of(method: Method) -> dict[str, Any]:
+    """All settings of a method, for JSON."""
+    found = {
+        name: value for name, value in vars(method).items() if name not in ("table", "reward_name")
+    }
+    for name in ("control", "reward"):
+        if name in found:
+            found[name] = dataclasses.asdict(found[name])
+    if isinstance(method, Consensus):
+        found["reward"] = {"name": method.reward_name, **found["reward"]}
+        found["candidates"] = settings_of(method.candidates)
+    return {"method": type(method).__name__, **found}
+
+
+def _options(
+    method: BeamSearch | Sampling, tokenizer: Tokenizer, attention: bool
+) -> dict[str, Any]:
+    """The options that all searches take."""
+    return {
+        "bos_id": tokenizer.bos_id,
+        "eos_id": tokenizer.eos_id,
+        "pad_id": tokenizer.pad_id,
+        "max_length": method.max_length,
+        "return_attention": attention,
+        "processors": method.control.processors(tokenizer),
+        "prompt": method.control.prompt_ids(tokenizer),
+    }
+
+
+def _found(result: BeamResult | SampleResult, attention: jax.Array | None) -> Found:
+    return Found(
+        tokens=result.tokens,
+        lengths=result.lengths,
+        scores=result.scores,
+        log_probs=result.log_probs,
+        token_log_probs=result.token_log_probs,
+        finished=result.finished,
+        met=getattr(result, "met", None),
+        attention=None if attention is None else attention.astype(jnp.float32),
+    )
+
+
+def _cut(found: Found, count: int) -> Found:
+    """The first captions."""
+    return jax.tree.map(lambda leaf: leaf[:, :count], found)
+
+
+def _ranked(found: Found) -> Found:
+    """All captions, the best by `scores` first, with the attention of that one."""
+    order = jnp.argsort(-found.scores, axis=1)
+
+    def take(leaf: jax.Array) -> jax.Array:
+        return jax.vmap(lambda rows, places: rows[places])(leaf, order)
+
+    if found.attention is not None:
+        best = jax.vmap(lambda maps, places: maps[places[:1]])(found.attention, order)
+        found = found.replace(attention=None)
+        return jax.tree.map(take, found).replace(attention=best)
+    return jax.tree.map(take, found)

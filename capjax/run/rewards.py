@@ -1,0 +1,47 @@
+"""The table of a reward, of the captions of a run's train split."""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from capjax.config.checks import check_words
+from capjax.config.errors import ConfigError
+from capjax.data.sections import open_captions, open_source
+from capjax.data.tokenizer import Tokenizer
+from capjax.evaluate.methods import Consensus, Method
+from capjax.files.errors import ReportedError
+from capjax.metrics.reward import Reward, reference_ids
+
+
+def ready(method: Method, config: ConfigDict, tokenizer: Tokenizer) -> Method:
+    """The method of a config with the table of its reward, if it has one.
+
+    Raises:
+      ConfigError: a word is outside the vocabulary, or the captions of the train split can't be
+        read.
+    """
+    check_words(method, tokenizer)
+    if not isinstance(method, Consensus):
+        return method
+    return dataclasses.replace(method, table=reward_table(method.reward, config, tokenizer))
+
+
+def reward_table(reward: Reward, config: ConfigDict, tokenizer: Tokenizer) -> Any:
+    """Prepares a reward for the train split of a config's dataset; see `Reward.prepare`.
+
+    Raises:
+      ConfigError: the captions of the train split can't be read.
+    """
+    try:
+        if "name" not in config.dataset:
+            raise ConfigError("a published captioner has no train split")
+        captions = open_captions(config.dataset, open_source(config.dataset, "train")).captions
+    except ReportedError as error:
+        raise ConfigError(
+            f"config.decoding.reward={config.decoding.reward!r} counts words in the captions of "
+            f"the train split: {error}"
+        ) from error
+    words: dict[str, int] = {}
+    references = [reference_ids(tokenizer, each, words) for each in captions]
+    return reward.prepare(references, eos_id=tokenizer.eos_id, vocab_size=tokenizer.vocab_size)
