@@ -174,9 +174,9 @@ def caption_capjax(folder: str) -> dict[str, Callable[[], object]]:
 
     decode_only = jax.jit(lambda v, memory: decode(v, memory, np.arange(IMAGES)).tokens[:, 0])
     both = jax.jit(
-        lambda v, images: decode(v, model.apply(v, images, method="encode"), np.arange(IMAGES))[
-            "tokens"
-        ]
+        lambda v, images: decode(
+            v, model.apply(v, images, method="encode"), np.arange(IMAGES)
+        ).tokens[:, 0]
     )
     memory = encode(variables, batch["image"])
     return {

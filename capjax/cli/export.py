@@ -8,7 +8,6 @@ in transformers: see `capjax.pretrained.captioners.exportable`.
 """
 
 import argparse
-import dataclasses
 
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
@@ -38,12 +37,12 @@ def export(workdir: str, to: str, checkpoint: str | int = "best") -> None:
     from capjax.config import build
     from capjax.pretrained.captioners.export_captioner import check_free, write_captioner
     from capjax.pretrained.captioners.exportable import exportable
-    from capjax.pretrained.captioners.generation_file import Generation
+    from capjax.run.generation import generation_of
     from capjax.run.load import load
 
     check_free(to)
     run = load(workdir, checkpoint)
-    generation = Generation(**dataclasses.asdict(build.beam_search(run.config.decoding)))
+    generation = generation_of(build.beam_search(run.config.decoding), run.tokenizer)
     captioner = exportable(
         run.model, run.variables, run.tokenizer, build.resize(run.config.dataset), generation
     )

@@ -75,6 +75,8 @@ def test_a_folder_is_read_whole(folder):
         None,
         {"max_length": 9, "num_beams": 2, "length_penalty": 2.0, "early_stopping": True},
         {"max_new_tokens": 7, "num_beams": 3},
+        {"num_beams": 3, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_length": 6},
+        {"max_length": 9, "bad_words_ids": [[5], [7, 9]], "forced_bos_token_id": 3},
     ],
 )
 def test_its_own_settings_give_transformers_captions(copied, generation):
@@ -84,7 +86,8 @@ def test_its_own_settings_give_transformers_captions(copied, generation):
     file.write_text(json.dumps({**dict.fromkeys(ids, 0), **(generation or {})}))
     images = pictures((16, 16), 6)
     found = read_captioner(copied)
-    method = BeamSearch(**dataclasses.asdict(found.generation))
+    section = ConfigDict(upgrade_decoding(found.generation.section()))
+    method = build.decoding_method(section)
     decode = make_decode(found.module(), found.tokenizer, method, attention=False)
 
     @jax.jit(compiler_options={"xla_backend_optimization_level": 0})
