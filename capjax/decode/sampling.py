@@ -142,11 +142,13 @@ def sample(
     keys = key if key.ndim else rows(key, jnp.arange(batch))
     keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, jnp.arange(width))
 
+    limits = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "typical_p": typical_p}
+
     def draw(logits: jax.Array, lengths: jax.Array) -> jax.Array:
         greedy = temperature == 0
         divided = logits / jnp.where(greedy, 1, temperature)
         now = jax.vmap(jax.vmap(jax.random.fold_in))(keys, lengths)
-        allowed = _restrict(divided, top_k, top_p, min_p, typical_p)
+        allowed = restrict(divided, **limits)
         drawn = jax.vmap(jax.vmap(jax.random.categorical))(now, allowed)
         return jnp.where(greedy, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
 
@@ -223,14 +225,15 @@ def sample(
     )
 
 
-def _restrict(
+def restrict(
     logits: jax.Array,
+    *,
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
     typical_p: float | None = None,
 ) -> jax.Array:
-    """Logits [..., V] with -inf for tokens that are not to be drawn."""
+    """Logits [..., V] with -inf for tokens that are not to be drawn; see `sample`."""
     if top_k is not None:
         least = lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)

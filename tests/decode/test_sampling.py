@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from capjax.decode.beam import beam_search
-from capjax.decode.sampling import _restrict, sample
+from capjax.decode.sampling import restrict, sample
 from tests.helpers.effort import sweep
 
 BOS, EOS, PAD = 1, 2, 0
@@ -180,7 +180,7 @@ def test_one_id_for_bos_eos_and_pad(toy):
         {"top_k": 30, "top_p": 0.95, "min_p": 0.05},
     ],
 )
-def test_restrictions_are_those_of_transformers(limits):
+def testrestrictions_are_those_of_transformers(limits):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     logits = np.random.default_rng(0).normal(size=(64, 50)).astype(np.float32) * 3
@@ -194,7 +194,7 @@ def test_restrictions_are_those_of_transformers(limits):
         if name in limits:
             wanted = warpers[name](limits[name])(None, wanted)
     given = {name: limits.get(name) for name in warpers}
-    found = np.asarray(_restrict(logits, **given))
+    found = np.asarray(restrict(logits, **given))
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted.numpy()))
 
 
