@@ -35,8 +35,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "workdir",
         None,
-        "Folder of the run; by default runs/<config name>. Given again, the runs are evaluated as an "
-        "ensemble, with the results in the first.",
+        "Folder of the run; by default runs/<config name>. Given again, the runs are evaluated as "
+        "an ensemble, with the results in the first.",
     )
     flags.DEFINE_enum(
         "average",

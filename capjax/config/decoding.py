@@ -57,4 +57,3 @@ def choose_method(config: ConfigDict, tokenizer: Tokenizer, **settings: Any) -> 
     found = build.decoding_method(section)
     check_words(found, tokenizer)
     return found
-

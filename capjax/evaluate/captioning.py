@@ -89,9 +89,7 @@ class CaptionBatches:
         self._attention, self._layers = attention, model.decoder.attention_layers
         self._grid: tuple[tuple[int, int], int] | None = None
 
-        def decode(
-            variables: Any, method: Method, images: jax.Array, index: jax.Array
-        ) -> Found:
+        def decode(variables: Any, method: Method, images: jax.Array, index: jax.Array) -> Found:
             memory = model.apply(variables, images, method="encode")
             self._grid = (memory.grid, memory.prefix)  # Static, so known at tracing.
             decode = make_decode(model, tokenizer, method, attention=attention)

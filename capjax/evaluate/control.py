@@ -102,9 +102,7 @@ class Control:
         Raises:
           SettingError: a word is outside the vocabulary, or has several tokens where one is needed.
         """
-        phrases = [
-            form for text in self.bad_words for form in _forms(tokenizer, "bad_words", text)
-        ]
+        phrases = [form for text in self.bad_words for form in _forms(tokenizer, "bad_words", text)]
         allowed = None
         if self.allowed:
             texts = [_forms(tokenizer, "allowed", text)[0] for text in self.allowed]
@@ -135,14 +133,6 @@ class Control:
                 f"prompt={self.prompt!r} has {len(prompt)} tokens, and max_length={max_length} "
                 "must leave room for the start token and one more"
             )
-        if processors.allowed is not None:
-            if not processors.allowed.begins(prompt):
-                raise SettingError(f"prompt={self.prompt!r} begins no caption of allowed")
-            if processors.allowed.longest + 1 > max_length:
-                raise SettingError(
-                    f"allowed has a caption of {processors.allowed.longest + 1} tokens with start "
-                    f"and end, and max_length is {max_length}"
-                )
         forced = {
             "forced_first": processors.forced_bos_token_id,
             "forced_last": processors.forced_eos_token_id,
@@ -157,10 +147,14 @@ class Control:
                 vocab_size=tokenizer.vocab_size,
                 eos_id=tokenizer.eos_id,
                 max_length=max_length,
-                prompt_length=len(prompt),
+                prompt=prompt,
             )
         except ValueError as error:
             raise SettingError(_in_words(str(error))) from error
+
+
+# Changes nothing.
+UNCONTROLLED = Control()
 
 
 def _in_words(message: str) -> str:
@@ -170,7 +164,9 @@ def _in_words(message: str) -> str:
     return message
 
 
-def phrase_ids(tokenizer: Tokenizer, field: str, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+def phrase_ids(
+    tokenizer: Tokenizer, field: str, texts: Sequence[str]
+) -> tuple[tuple[int, ...], ...]:
     """The tokens of words or phrases inside a caption.
 
     Raises:

@@ -16,7 +16,7 @@ from capjax.decode.diverse import diverse_beam_search
 from capjax.decode.length import LengthNormalization
 from capjax.decode.loop import Step
 from capjax.decode.sampling import SampleResult, sample
-from capjax.evaluate.control import Control, SettingError, label_of, phrase_ids
+from capjax.evaluate.control import UNCONTROLLED, Control, SettingError, label_of, phrase_ids
 from capjax.models.contract import Carry
 
 _LABELS = {
@@ -98,7 +98,7 @@ class BeamSearch:
     num_beam_groups: int = 1
     diversity_penalty: float = 0.0
     must_include: tuple[str, ...] = ()
-    control: Control = Control()
+    control: Control = UNCONTROLLED
 
     @property
     def label(self) -> str:
@@ -213,7 +213,7 @@ class Sampling:
     min_p: float | None = None
     typical_p: float | None = None
     num_captions: int = 1
-    control: Control = Control()
+    control: Control = UNCONTROLLED
 
     @property
     def label(self) -> str:

@@ -58,7 +58,7 @@ def evaluate(
       The metrics, in all processes; commands print them by `metrics_line`.
 
     Raises:
-      ConfigError, DataError, WorkdirError, EnsembleError, ProcessesError: before anything is captioned.
+      ConfigError, DataError, WorkdirError, EnsembleError, ProcessesError: before captioning.
     """
     workdir = Workdir(directory)
     checks.check(config)
@@ -135,7 +135,9 @@ def _caption(
     return captions, forced.metrics() | _foil_metrics(run, split, model, variables)
 
 
-def _foil_metrics(run: Run, split: Split, model: Captioner | Ensemble, variables: Any) -> dict[str, float]:
+def _foil_metrics(
+    run: Run, split: Split, model: Captioner | Ensemble, variables: Any
+) -> dict[str, float]:
     """Accuracy of telling references from the dataset's foils; nothing for one without foils."""
     make_foils = part_of(run.config, "dataset").make_foils
     if make_foils is None:

@@ -124,7 +124,9 @@ def test_captions_are_the_same(exported):
 
     seen = np.stack([load_pixels(image, build.resize(run.config.dataset)) for image in images])
     found = caption(run.variables, seen)
-    ours = {name: np.asarray(getattr(found, name))[:, 0] for name in ("tokens", "lengths", "scores")}
+    ours = {
+        name: np.asarray(getattr(found, name))[:, 0] for name in ("tokens", "lengths", "scores")
+    }
     model, processor = theirs(folder)
     pixels = processor(images, return_tensors="pt")["pixel_values"]
     found = generate(model, pixels)

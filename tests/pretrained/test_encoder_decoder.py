@@ -1,6 +1,5 @@
 """Folders of VisionEncoderDecoder are read whole; others are refused by file, field and tensor."""
 
-import dataclasses
 import json
 import warnings
 
@@ -8,9 +7,12 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from ml_collections import ConfigDict
 
+from capjax.config import build
+from capjax.config.upgrade import upgrade_decoding
 from capjax.data.resize import Resize
-from capjax.evaluate.captioning import BeamSearch, make_decode
+from capjax.evaluate.captioning import make_decode
 from capjax.pretrained.captioners.encoder_decoder import FILES, read_captioner, read_variables
 from capjax.pretrained.errors import WeightsError
 from tests.helpers.read_vit import read_vit

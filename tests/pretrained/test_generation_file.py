@@ -131,10 +131,12 @@ def test_groups_and_captions_are_read(tmp_path):
 
 def test_what_is_normalised_otherwise_is_refused(tmp_path):
     """Banned tokens have no probability here, and transformers takes it from processed beams."""
-    with pytest.raises(WeightsError, match=r"min_length=5 is not supported in a beam search with b"):
+    with pytest.raises(
+        WeightsError, match=r"min_length=5 is not supported in a beam search with b"
+    ):
         read_words(tmp_path, min_length=5)
     assert read_words(tmp_path, min_length=5, num_beams=1).processors == Processors(min_length=5)
-    with pytest.raises(WeightsError, match="min_length=5 .* with renormalize_logits=true"):
+    with pytest.raises(WeightsError, match=r"min_length=5 .* with renormalize_logits=true"):
         read(tmp_path, {**IDS, "num_beams": 2, "min_length": 5, "renormalize_logits": True})
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from capjax.data.tokenizer import Tokenizer
-from capjax.decode.processors import Processors
+from capjax.decode.processors import UNPROCESSED, Processors
 from capjax.pretrained.checkpoint_folders import read_json
 from capjax.pretrained.errors import WeightsError
 
@@ -91,7 +91,7 @@ class Generation:
     num_captions: int = 1
     num_beam_groups: int = 1
     diversity_penalty: float = 0.0
-    processors: Processors = Processors()
+    processors: Processors = UNPROCESSED
 
     def section(self) -> dict[str, Any]:
         """The fields of a beam search in a config's decoding section."""
@@ -106,7 +106,7 @@ def _changed(processors: Processors) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(processors).items()
-        if value != getattr(Processors(), name)
+        if value != getattr(UNPROCESSED, name)
     }
 
 
@@ -208,7 +208,9 @@ def _processors(given: Mapping[str, Any], tokenizer: Tokenizer, path: str) -> Pr
             fault = None if type(value) is int and value >= 0 else "a whole number of 0 or more"
         if fault:
             raise _refusal(path, name, value, fault)
-    extra = [token for token in given.get("suppress_tokens") or [] if token not in tokenizer.banned_ids]
+    extra = [
+        token for token in given.get("suppress_tokens") or [] if token not in tokenizer.banned_ids
+    ]
     return Processors(
         **{name: _tuples(value) for name, value in fields.items()}, suppress_tokens=tuple(extra)
     )
