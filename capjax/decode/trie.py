@@ -3,8 +3,8 @@
 1. A node stands for the beginning of some listed captions, and is numbered breadth first from the
    root 0. The children of a node then have consecutive numbers, here in the order of their tokens.
 2. A beam's node is found from the root, by a binary search among the children for each token.
-3. Its children's tokens may follow. The end token of a caption is its last node, a leaf, and nothing
-   may follow a beginning that is not listed.
+3. Its children's tokens may follow. The end token of a caption leads to a leaf, and nothing may
+   follow a beginning that is not listed.
 
 Cao et al. 2021, "Autoregressive Entity Retrieval", section 3.2, search in such a trie.
 """

@@ -30,7 +30,9 @@ def test_what_may_follow_is_what_the_list_has():
     begun = {caption[:n] for caption in listed for n in range(len(caption) + 1)}
     strangers = {(*begin, token) for begin in begun for token in (0, 5, 8)} - begun
     prefixes = sorted({begin for begin in begun | strangers if len(begin) == 2}, key=str)
-    history = np.full((1, len(prefixes), 7), 4, np.int32)  # 4 is a word: what is not real is not read
+    history = np.full(
+        (1, len(prefixes), 7), 4, np.int32
+    )  # 4 is a word: what is not real is not read
     history[0, :, 0] = BOS
     history[0, :, 1:3] = prefixes
     mask = fast_jit(trie.allowed)(jnp.asarray(history), jnp.int32(3))[0]
