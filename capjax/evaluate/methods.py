@@ -271,7 +271,8 @@ class Sampling:
 class Consensus:
     """The candidate that agrees best with the other candidates: minimum Bayes risk.
 
-    Each is scored by a reward with the others as references (Kumar and Byrne 2004).
+    Each is scored by a reward with the others as references (Kumar and Byrne 2004), which count by
+    their probability where they are of a beam search.
 
     Attributes:
       candidates: gives them.
@@ -328,9 +329,10 @@ class Consensus:
     ) -> Found:
         """The candidates of a batch by their expected reward, the best first."""
         found = self.candidates.decode(step, carry, index, tokenizer, attention=attention)
-        _, expected = choose(self.reward, self.table, found.tokens, found.lengths)
-        expected = jnp.where(found.lengths > 0, expected, -jnp.inf)
-        return _ranked(found.replace(scores=expected))
+        # Samples are as frequent as they are likely; hypotheses are there once.
+        weights = found.log_probs if isinstance(self.candidates, BeamSearch) else None
+        _, expected = choose(self.reward, self.table, found.tokens, found.lengths, weights)
+        return _ranked(dataclasses.replace(found, scores=expected))
 
 
 Method = BeamSearch | Sampling | Consensus
@@ -392,6 +394,6 @@ def _ranked(found: Found) -> Found:
 
     if found.attention is not None:
         best = jax.vmap(lambda maps, places: maps[places[:1]])(found.attention, order)
-        found = found.replace(attention=None)
-        return jax.tree.map(take, found).replace(attention=best)
+        rest = jax.tree.map(take, dataclasses.replace(found, attention=None))
+        return dataclasses.replace(rest, attention=best)
     return jax.tree.map(take, found)

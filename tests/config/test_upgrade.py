@@ -20,7 +20,7 @@ def test_fields_that_were_added_since_have_the_value_of_before():
     before = copy.deepcopy(OLD)
     found = upgrade(OLD)
     # What an older version did is what the base config's other fields do.
-    base_fields = base.get_config().decoding
+    base_fields = base.get_config().decoding.to_dict()
     assert found["decoding"].items() <= {**base_fields, "num_beams": 3}.items()
     assert found["decoding"].keys() >= base_fields.keys() - LONG_THERE
     old = ("method", "num_beams", "temperature", "top_k", "top_p", "min_p", "seed")
