@@ -152,7 +152,7 @@ class BestFirst:
 
     def choose(
         self,
-        beams: Any,
+        state: Any,
         rules: Rules,
         logits: jax.Array,
         history: jax.Array | None,
@@ -166,29 +166,29 @@ class BestFirst:
         width = logits.shape[1]
         norm = rules.norms[length - 1]
         if rules.processors or lowered is not None:
-            log_probs, scores = rules.process(beams, logits, history, length, lowered)
+            log_probs, scores = rules.process(state, logits, history, length, lowered)
             top, tokens = best_tokens(scores)
             said = jnp.take_along_axis(log_probs, tokens, axis=-1)
         else:
             top, tokens = _best_log_probs(logits)
             said = top
-        ends = best_extensions(beams.sums, top, said, tokens, length, norm, 2 * width)
+        ends = best_extensions(state.sums, top, said, tokens, length, norm, 2 * width)
         ended = ends.tokens == rules.eos_id
         may_finish = ended | (length == len(rules.norms))
-        may_finish &= (jnp.arange(2 * width) < width) & beams.open[:, None]
-        hypotheses = best_of(beams.hypotheses, ends, may_finish)
+        may_finish &= (jnp.arange(2 * width) < width) & state.open[:, None]
+        hypotheses = best_of(state.hypotheses, ends, may_finish)
         sums, chosen = lax.top_k(jnp.where(ended, -jnp.inf, ends.sums), width)
         live = jax.tree.map(lambda leaf: take(leaf, chosen), ends).replace(sums=sums)
-        still_open = rules.still_open(beams, sums, hypotheses, length)
+        still_open = rules.still_open(state, sums, hypotheses, length)
         return Beams(sums, hypotheses, still_open), live
 
-    def open(self, beams: Any) -> jax.Array:
+    def open(self, state: Any) -> jax.Array:
         """bool, False if the search is over."""
-        return beams.open.any()
+        return state.open.any()
 
-    def ends(self, beams: Any) -> tuple[Hypotheses, jax.Array | None]:
+    def ends(self, state: Any) -> tuple[Hypotheses, jax.Array | None]:
         """The hypotheses, best first, and `BeamResult.met`."""
-        return beams.hypotheses, None
+        return state.hypotheses, None
 
 
 BEST_FIRST = BestFirst()

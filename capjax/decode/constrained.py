@@ -2,11 +2,11 @@
 
 Shapes: see docs/architecture.md; here also C for phrases, N for their tokens together.
 
-1. A phrase has been met by p of its tokens if the beam's last p tokens are its first p, and p is the
-   largest such number; by all of them, for good, once it has occurred. So a token that does not go
-   on with a phrase takes it back to the longest beginning that still stands, mostly none.
-2. A beam's bank is the number of tokens of the phrases that occurred, and of those of the phrase
-   that has most of the others: 0 to N, and N if all phrases occurred.
+1. Of each phrase a beam has met p tokens, the most for which its last p tokens are the phrase's
+   first p; all of them for good once it occurred. So a token that does not go on with a phrase
+   takes it back to the longest beginning that still stands, mostly none.
+2. A beam's bank counts the tokens of the phrases that occurred, and the met ones of that phrase of
+   the others which has most: 0 to N, and N if all phrases occurred.
 3. All one-token extensions of an image's K live beams are candidates. Each bank has K // (N + 1) of
    the K places, and bank N the remainder. Places that a bank has no candidates for go to the bank
    below it, and from bank 0 again to the banks from N down.
@@ -16,14 +16,14 @@ Shapes: see docs/architecture.md; here also C for phrases, N for their tokens to
 6. An image is closed as in `capjax.decode.beam`, by the hypotheses with all phrases; those without
    come after them in the result.
 
-The best bank always has a place, and a beam of bank b < N an extension of a bank above b. So after N
-steps some beam has all phrases, unless their tokens are banned by the decoder or by processors. With
-fewer than N + 1 beams the phrases come as soon as they can; use more. Occurrences may overlap, and
-the prompt does not count. No constraints are beam search.
+The best bank always has a place, and a beam of bank b < N an extension of a bank above b. So after
+N steps some beam has all phrases, unless decoder or processors ban their tokens. With fewer than
+N + 1 beams the phrases come as soon as they can; use more. Occurrences may overlap, and the prompt
+does not count. Without constraints this is beam search.
 
 Post and Vilar 2018, "Fast Lexically Constrained Decoding with Dynamic Beam Allocation for Neural
-Machine Translation". There a candidate is one of the K best of all, the best of its beam, or goes on
-with a phrase, and the end token only follows all phrases.
+Machine Translation". There a candidate is one of the K best of all, the best of its beam, or goes
+on with a phrase, and the end token only follows all phrases.
 """
 
 import dataclasses
@@ -216,8 +216,9 @@ class Banks(BestFirst):
 
     def advance(self, met: jax.Array, tokens: jax.Array) -> jax.Array:
         """Met tokens int32 [B, n, C] after `tokens` int32 [B, n]."""
+        count = len(self.tokens)
         same = tokens[..., None] == self.tokens
-        place = jnp.where(same.any(axis=-1), same.argmax(axis=-1), len(self.tokens))
+        place = jnp.where(same, np.arange(count), count).min(axis=-1, initial=count)
         phrases = np.arange(len(self.phrases))
         return jnp.asarray(self.moves)[phrases, met, place[..., None]]
 
@@ -234,15 +235,14 @@ class Banks(BestFirst):
 
     def choose(
         self,
-        beams: _State,
+        state: _State,
         rules: Rules,
         logits: jax.Array,
         history: jax.Array | None,
         length: jax.Array,
         lowered: jax.Array | None = None,
     ) -> tuple[_State, Hypotheses]:
-        state, beams = beams, beams.beams
-        num_beams = logits.shape[1]
+        beams, num_beams = state.beams, logits.shape[1]
         log_probs, scores = rules.process(beams, logits, history, length, lowered)
         # The tokens of the phrases, and the best of all others, which share a bank.
         top, tokens = best_tokens(scores.at[..., self.tokens].set(-jnp.inf))
@@ -274,15 +274,14 @@ class Banks(BestFirst):
         sums, chosen = lax.top_k(jnp.where(stays, ends.sums, -jnp.inf), num_beams)
         live = jax.tree.map(lambda leaf: take(leaf, chosen), ends).replace(sums=sums)
         still_open = rules.still_open(beams, sums, hypotheses, length)
-        beams = Beams(sums, hypotheses, still_open)
-        return _State(beams, take(met, chosen), others), live
+        return _State(Beams(sums, hypotheses, still_open), take(met, chosen), others), live
 
-    def open(self, beams: _State) -> jax.Array:
-        return super().open(beams.beams)
+    def open(self, state: _State) -> jax.Array:
+        return super().open(state.beams)
 
-    def ends(self, beams: _State) -> tuple[Hypotheses, jax.Array]:
-        groups = beams.beams.hypotheses, beams.others
-        num_beams = beams.met.shape[1]
+    def ends(self, state: _State) -> tuple[Hypotheses, jax.Array]:
+        groups = state.beams.hypotheses, state.others
+        num_beams = state.met.shape[1]
         every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *groups)
         # Among ties top_k takes the first: hypotheses with all phrases, best first, then others.
         real, order = lax.top_k((every.lengths > 0).astype(jnp.int32), num_beams)

@@ -81,7 +81,7 @@ class Groups(BestFirst):
 
     def choose(
         self,
-        beams: list[Beams],
+        state: list[Beams],
         rules: Rules,
         logits: jax.Array,
         history: jax.Array | None,
@@ -92,7 +92,7 @@ class Groups(BestFirst):
         width = num_beams // self.count
         said = jnp.zeros((batch, vocabulary))  # How many beams of earlier groups chose the token.
         chosen, lives = [], []
-        for group, before in enumerate(beams):
+        for group, before in enumerate(state):
             first = group * width
             mine = slice(first, first + width)
             after, live = super().choose(
@@ -109,16 +109,13 @@ class Groups(BestFirst):
             lives.append(live.replace(beams=live.beams + first))
         return chosen, _join(lives)
 
-    def open(self, beams: list[Beams]) -> jax.Array:
-        return jnp.stack([group.open for group in beams]).any()
+    def open(self, state: list[Beams]) -> jax.Array:
+        return jnp.stack([beams.open for beams in state]).any()
 
-    def ends(self, beams: list[Beams]) -> tuple[Hypotheses, None]:
-        every = []
-        for group, state in enumerate(beams):
-            ends = state.hypotheses
-            first = group * ends.beams.shape[1]
-            every.append(ends.replace(beams=ends.beams + first))
-        ends = _join(every)
+    def ends(self, state: list[Beams]) -> tuple[Hypotheses, None]:
+        groups = [beams.hypotheses for beams in state]
+        width = groups[0].beams.shape[1]
+        ends = _join([ends.replace(beams=ends.beams + g * width) for g, ends in enumerate(groups)])
         _, order = lax.top_k(ends.scores, ends.scores.shape[1])
         return jax.tree.map(lambda leaf: take(leaf, order), ends), None
 

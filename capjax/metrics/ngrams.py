@@ -109,7 +109,12 @@ def prepare_idf(corpus: Sequence[Sequence[np.ndarray]]) -> Idf:
 
     Args:
       corpus: the references of each image, each int [words].
+
+    Raises:
+      ValueError: there are no images.
     """
+    if not corpus:
+        raise ValueError("there are no images to count document frequencies in")
     ngrams, images = _document_frequencies(corpus)
     seed, owner = _place(ngrams)
     taken = owner >= 0
@@ -117,7 +122,7 @@ def prepare_idf(corpus: Sequence[Sequence[np.ndarray]]) -> Idf:
     slots[taken] = ngrams[owner[taken]]
     idf = np.zeros(len(owner))
     idf[taken] = np.log(len(corpus)) - np.log(images[owner[taken]])
-    unseen = np.log(max(len(corpus), 1))
+    unseen = np.log(len(corpus))
     return Idf(slots, idf.astype(np.float32), np.float32(unseen), np.uint32(seed))
 
 
@@ -129,8 +134,8 @@ def look_up(idf: Idf, words: Words) -> list[jax.Array]:
     tokens = jnp.concatenate([words.tokens, beyond])
     following = jnp.stack([tokens[k : k + longest] for k in range(LONGEST)], axis=-1)
     found = []
-    for n in range(1, min(LONGEST, longest) + 1):
-        begin = following[: longest - n + 1]
+    for n in range(1, LONGEST + 1):
+        begin = following[: max(longest - n + 1, 0)]
         ngrams = jnp.where(jnp.arange(LONGEST) < n, begin, -1)
         value = jnp.broadcast_to(idf.unseen, ngrams.shape[:-1])
         for slot in _slots(ngrams, idf.seed, len(keys)):
@@ -158,7 +163,7 @@ def _document_frequencies(corpus: Sequence[Sequence[np.ndarray]]) -> tuple[np.nd
             prefix * size + tokens[start + n - 1], return_index=True, return_inverse=True
         )
         pairs = np.unique(number * len(corpus) + image[start])
-        count = np.bincount(pairs // max(len(corpus), 1), minlength=len(first))
+        count = np.bincount(pairs // len(corpus), minlength=len(first))
         often = count > 1
         rows = np.full((often.sum(), LONGEST), -1, np.int32)
         rows[:, :n] = tokens[start[first[often], None] + np.arange(n)]

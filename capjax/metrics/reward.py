@@ -3,6 +3,7 @@
 Shapes: see docs/architecture.md.
 """
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -57,6 +58,48 @@ class Reward(Protocol):
           float32 [B, K]; 0 for a hypothesis or an image without captions.
         """
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedSum:
+    """A reward that is a sum of rewards.
+
+    Attributes:
+      rewards: the rewards.
+      weights: the weight of each.
+    """
+
+    rewards: tuple[Reward, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self):
+        if not self.rewards or len(self.rewards) != len(self.weights):
+            raise ValueError(
+                f"{len(self.weights)} weights of {len(self.rewards)} rewards: a sum needs a reward "
+                "or more and a weight for each"
+            )
+
+    def prepare(
+        self, references: Sequence[Sequence[np.ndarray]], *, eos_id: int, vocab_size: int
+    ) -> tuple[Any, ...]:
+        """The tables of all rewards; see `Reward`."""
+        return tuple(
+            reward.prepare(references, eos_id=eos_id, vocab_size=vocab_size)
+            for reward in self.rewards
+        )
+
+    def __call__(
+        self,
+        table: tuple[Any, ...],
+        hypotheses: jax.Array,
+        hypothesis_lengths: jax.Array,
+        references: jax.Array,
+        reference_lengths: jax.Array,
+    ) -> jax.Array:
+        """See `Reward`."""
+        captions = hypotheses, hypothesis_lengths, references, reference_lengths
+        parts = zip(self.weights, self.rewards, table, strict=True)
+        return sum(weight * reward(own, *captions) for weight, reward, own in parts)
 
 
 def reference_ids(

@@ -77,15 +77,13 @@ class CiderD:
             references, reference_lengths, eos_id, end_token=self.end_token, reference=True
         )
         cosines = 0.0
-        for n, (own, own_given, both, weight, weight_given) in enumerate(
-            zip(
-                ngrams.counts_within(said),
-                ngrams.counts_within(given),
-                ngrams.counts_in(said, given),
-                ngrams.look_up(idf, said),
-                ngrams.look_up(idf, given),
-                strict=False,
-            )
+        for own, own_given, both, weight, weight_given in zip(
+            ngrams.counts_within(said),
+            ngrams.counts_within(given),
+            ngrams.counts_in(said, given),
+            ngrams.look_up(idf, said),
+            ngrams.look_up(idf, given),
+            strict=True,
         ):
             # A sum over places counts an n-gram as often as it occurs: [K, B] and [R, B].
             norm = jnp.sqrt((own * weight**2).sum(axis=0))
