@@ -116,7 +116,7 @@ class CaptionBatches:
         method.check_words(self._tokenizer)
         of_beams = isinstance(method, Consensus) and isinstance(method.candidates, BeamSearch)
         if of_beams and self._attention:
-            raise SettingError("candidates='beam' has no attention but of its own best caption")
+            raise SettingError("candidates='beam' gives consensus no attention: 'sample' does")
         given, method = method, devices.replicate(method)
         for batch in batches:
             images = batch["image"] if "image" in batch else batch["features"]

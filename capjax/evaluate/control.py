@@ -150,14 +150,14 @@ class Control:
                 prompt=prompt,
             )
         except ValueError as error:
-            raise SettingError(_in_words(str(error))) from error
+            raise SettingError(in_words(str(error))) from error
 
 
 # Changes nothing.
 UNCONTROLLED = Control()
 
 
-def _in_words(message: str) -> str:
+def in_words(message: str) -> str:
     """A message of `Processors` with the names of the fields here."""
     for theirs, ours in _THEIRS.items():
         message = re.sub(rf"\b{theirs}\b", ours, message)

@@ -56,10 +56,12 @@ def json_line(row: Mapping[str, Any]) -> bytes:
 def text_line(answer: Answer) -> bytes:
     """UTF-8 line of the name and the caption of an image, separated by a tab.
 
-    The caption of the attended image, if there is one, has a second line with "attended: ".
+    Each alternative has a line like it. The caption of the attended image, if there is one, has a
+    last line with "attended: ".
     """
     name = printable(answer.name)
-    lines = f"{name}\t{printable(answer.caption.text)}\n"
+    captions = (answer.caption, *answer.caption.alternatives)
+    lines = "".join(f"{name}\t{printable(caption.text)}\n" for caption in captions)
     if answer.attended:
         lines += f"{name}\tattended: {printable(answer.attended.caption.text)}\n"
     return lines.encode()

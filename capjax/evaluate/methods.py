@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from typing import Any, Literal
 
 import jax
@@ -11,12 +12,19 @@ from flax import struct
 from capjax.data.tokenizer import Tokenizer
 from capjax.decode.beam import BeamResult, beam_search
 from capjax.decode.consensus import choose
-from capjax.decode.constrained import constrained_beam_search
+from capjax.decode.constrained import check_constraints, constrained_beam_search
 from capjax.decode.diverse import diverse_beam_search
 from capjax.decode.length import LengthNormalization
 from capjax.decode.loop import Step
 from capjax.decode.sampling import SampleResult, sample
-from capjax.evaluate.control import UNCONTROLLED, Control, SettingError, label_of, phrase_ids
+from capjax.evaluate.control import (
+    UNCONTROLLED,
+    Control,
+    SettingError,
+    in_words,
+    label_of,
+    phrase_ids,
+)
 from capjax.models.contract import Carry
 
 _LABELS = {
@@ -143,12 +151,28 @@ class BeamSearch:
         """Raises SettingError for words that the tokenizer can't say, or more than fit."""
         self.control.check(tokenizer, self.max_length)
         phrases = phrase_ids(tokenizer, "must_include", self.must_include)
-        room = self.max_length - 2 - len(self.control.prompt_ids(tokenizer))
-        if sum(map(len, phrases)) > room:
-            raise SettingError(
-                f"must_include={self.must_include} has {sum(map(len, phrases))} tokens, and "
-                f"max_length={self.max_length} has room for {room} between start, prompt and end"
+        for text, phrase in zip(self.must_include, phrases, strict=True):
+            if {*phrase} & {*tokenizer.banned_ids}:
+                raise SettingError(f"must_include has {text!r}, which the model never says")
+            self._check_phrases(f"must_include has {text!r}", tokenizer, (phrase,))
+        self._check_phrases(f"must_include={self.must_include}", tokenizer, phrases)
+
+    def _check_phrases(
+        self, what: str, tokenizer: Tokenizer, phrases: tuple[tuple[int, ...], ...]
+    ) -> None:
+        if not phrases:
+            return
+        try:
+            check_constraints(
+                phrases,
+                eos_id=tokenizer.eos_id,
+                vocab_size=tokenizer.vocab_size,
+                steps=self.max_length - 1 - len(self.control.prompt_ids(tokenizer)),
+                processors=self.control.processors(tokenizer),
             )
+        except ValueError as error:
+            message = re.sub(r"^constraints has (\(.*?\), )?", "", in_words(str(error)))
+            raise SettingError(f"{what}: {message}") from error
 
     def decode(
         self, step: Step, carry: Carry, index: jax.Array, tokenizer: Tokenizer, *, attention: bool

@@ -68,6 +68,7 @@ def evaluate(
     run = load(directory, checkpoint)
     if others:
         run = ensemble([run, *(load(other, checkpoint) for other in others)], average)
+    method = _method(config, run)
     with processes.primary_first():
         source = check_images(config.dataset, open_source(config.dataset, split))
         table = open_captions(config.dataset, source)
@@ -75,7 +76,6 @@ def evaluate(
     workdir.check_same_data({split: fingerprints(source)})
     processes.check_equal("data", lambda: source.fingerprint)
     processes.check_equal(f"checkpoints in {directory}", lambda: fingerprint(run.variables))
-    method = _method(config, run)
     log_notes([source])
     data = make_split(config, source, table, run.tokenizer)
     captions, measured = _caption(config, run, data, method)

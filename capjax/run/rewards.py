@@ -11,7 +11,7 @@ from capjax.data.sections import open_captions, open_source
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.methods import Consensus, Method
 from capjax.files.errors import ReportedError
-from capjax.metrics.reward import Reward, reference_ids
+from capjax.metrics.reward import Reward, needs_corpus, reference_ids
 
 
 def ready(method: Method, config: ConfigDict, tokenizer: Tokenizer) -> Method:
@@ -33,15 +33,18 @@ def reward_table(reward: Reward, config: ConfigDict, tokenizer: Tokenizer) -> An
     Raises:
       ConfigError: the captions of the train split can't be read.
     """
+    ids = {"eos_id": tokenizer.eos_id, "vocab_size": tokenizer.vocab_size}
+    if not needs_corpus(reward):
+        return reward.prepare((), **ids)
     try:
         if "name" not in config.dataset:
-            raise ConfigError("a published captioner has no train split")
+            raise ConfigError("a published captioner has none")
         captions = open_captions(config.dataset, open_source(config.dataset, "train")).captions
     except ReportedError as error:
         raise ConfigError(
-            f"config.decoding.reward={config.decoding.reward!r} counts words in the captions of "
-            f"the train split: {error}"
+            f"the reward {reward} knows how rare words are by the captions of the train split: "
+            f"{error}; config.decoding.reward='bleu4' needs none"
         ) from error
     words: dict[str, int] = {}
     references = [reference_ids(tokenizer, each, words) for each in captions]
-    return reward.prepare(references, eos_id=tokenizer.eos_id, vocab_size=tokenizer.vocab_size)
+    return reward.prepare(references, **ids)

@@ -61,7 +61,12 @@ def test_labels_have_what_is_not_usual():
         (beam(diversity_penalty=0.5), "diversity_penalty=0.5 needs num_beam_groups above 1"),
         (beam(num_captions=5), "num_captions=5 must be at most num_beams=4"),
         (beam(must_include=("zebra",)), "must_include has 'zebra', which the vocabulary"),
-        (beam(must_include=("dog",) * 11), "has 11 tokens, and max_length=12 has room for 10"),
+        (beam(must_include=("a red ball in front of the cat a dog runs a",)), "12 tokens, (4"),
+        (beam(must_include=("<3>",)), "must_include has '<3>', which the model never says"),
+        (
+            beam(must_include=("cat", "red ball"), control=Control(bad_words=("ball",))),
+            "must_include has 'red ball': which has",
+        ),
         (beam(control=Control(prompt="a " * 11)), "has 11 tokens, and max_length=12 must leave"),
         (beam(control=Control(min_length=13)), "min_length=13 is above max_length=12"),
         (beam(control=Control(min_new_tokens=12)), "min_new_tokens=12 is more than the 11"),

@@ -64,6 +64,36 @@ def test_words_are_asked_for_and_kept_out(run, path, how):
     np.testing.assert_allclose(caption.log_probs, scored, rtol=1e-3)
 
 
+def test_words_occur_where_they_must(run, path):
+    plain = run.caption(path)
+    word = next(word for word in "cdefgh" if word not in plain.words)
+    caption = run.caption(path, must_include=[word], num_beams=4)
+    assert word in caption.words
+    assert caption.met
+    # The only captions that there may be lack the word.
+    caption = run.caption(path, must_include=[word], num_beams=4, allowed=["a b", "b"])
+    assert caption.text in ("a b", "b")
+    assert not caption.met
+
+
+def test_groups_of_beams_differ(run, path):
+    groups = {"num_beams": 4, "num_beam_groups": 4, "diversity_penalty": 50.0}
+    found = run.caption(path, num_captions=4, **groups)
+    assert len({caption.words[0] for caption in (found, *found.alternatives)}) == 4
+
+
+@pytest.mark.parametrize("how", [{"num_samples": 8}, {"candidates": "beam", "num_beams": 4}])
+def test_consensus_is_the_candidate_that_agrees_with_the_others(run, path, how):
+    """Beside the same candidates compared in words."""
+    found = run.caption(path, reward="bleu4", max_length=6, num_captions=2, **how)
+    assert found.score >= max(other.score for other in found.alternatives)
+    plain = {"temperature": 1.0} if "num_samples" in how else {"num_beams": 4}
+    count = how.get("num_samples") or how["num_beams"]
+    first = run.caption(path, max_length=6, num_captions=count, **plain)
+    every = [first, *first.alternatives]
+    assert {found.text, *map(str, found.alternatives)} <= {*map(str, every)}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
