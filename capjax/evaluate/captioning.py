@@ -9,7 +9,8 @@ import numpy as np
 
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.control import SettingError
-from capjax.evaluate.methods import BeamSearch, Consensus, Found, Method, Sampling
+from capjax.evaluate.found import Found
+from capjax.evaluate.methods import BeamSearch, Consensus, Method, Sampling
 from capjax.files.errors import ReportedError
 from capjax.models.captioner import Captioner
 from capjax.models.contract import Memory

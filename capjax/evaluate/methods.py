@@ -6,17 +6,15 @@ import re
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-from flax import struct
 
 from capjax.data.tokenizer import Tokenizer
-from capjax.decode.beam import BeamResult, beam_search
+from capjax.decode.beam import beam_search
 from capjax.decode.consensus import choose
 from capjax.decode.constrained import check_constraints, constrained_beam_search
 from capjax.decode.diverse import diverse_beam_search
 from capjax.decode.length import LengthNormalization
 from capjax.decode.loop import Step
-from capjax.decode.sampling import SampleResult, sample
+from capjax.decode.sampling import sample
 from capjax.evaluate.control import (
     UNCONTROLLED,
     Control,
@@ -25,6 +23,7 @@ from capjax.evaluate.control import (
     label_of,
     phrase_ids,
 )
+from capjax.evaluate.found import Found, cut, found_of, ranked
 from capjax.models.contract import Carry
 
 _LABELS = {
@@ -34,31 +33,6 @@ _LABELS = {
     "must_include": "must",
     "num_captions": "best",
 }
-
-
-@struct.dataclass
-class Found:
-    """The captions of a method, the best first.
-
-    Attributes:
-      tokens: int32 [B, n, T], without start and prompt, with eos.
-      lengths: int32 [B, n], generated tokens with eos; 0 for no caption.
-      scores: float32 [B, n], what the method ranks by.
-      log_probs: float32 [B, n], under the model.
-      token_log_probs: float32 [B, n, T], the same by token, 0 after the end.
-      finished: bool [B, n], True if ended by eos.
-      met: bool [B, n], whether it has the words that it must include; None where there are none.
-      attention: float32 [B, 1, T, N, P] of the first; None if not requested.
-    """
-
-    tokens: jax.Array
-    lengths: jax.Array
-    scores: jax.Array
-    log_probs: jax.Array
-    token_log_probs: jax.Array
-    finished: jax.Array
-    met: jax.Array | None = None
-    attention: jax.Array | None = None
 
 
 @functools.partial(
@@ -177,7 +151,13 @@ class BeamSearch:
     def decode(
         self, step: Step, carry: Carry, index: jax.Array, tokenizer: Tokenizer, *, attention: bool
     ) -> Found:
-        """Searches for the captions of a batch; `index` is not used."""
+        """The captions of a batch, the best first, and the attention of that one."""
+        return cut(self.search(step, carry, index, tokenizer, attention), self.num_captions)
+
+    def search(
+        self, step: Step, carry: Carry, index: jax.Array, tokenizer: Tokenizer, attention: bool
+    ) -> Found:
+        """All hypotheses, the best first; `index` is not used."""
         del index
         options: dict[str, Any] = {
             **_options(self, tokenizer, attention),
@@ -200,8 +180,7 @@ class BeamSearch:
         else:
             result = beam_search(step, carry, **options)
         maps = result.attention
-        found = _found(result, None if maps is None else maps[:, None])
-        return _cut(found, self.num_captions)
+        return found_of(result, None if maps is None else maps[:, None])
 
 
 @functools.partial(
@@ -269,7 +248,14 @@ class Sampling:
     def decode(
         self, step: Step, carry: Carry, index: jax.Array, tokenizer: Tokenizer, *, attention: bool
     ) -> Found:
-        """Samples the captions of a batch; those of an image depend on its `index` alone."""
+        """The captions of a batch, the best first, and the attention of that one."""
+        found = self.search(step, carry, index, tokenizer, attention)
+        return found if self.num_captions == 1 else ranked(found)
+
+    def search(
+        self, step: Step, carry: Carry, index: jax.Array, tokenizer: Tokenizer, attention: bool
+    ) -> Found:
+        """The samples as drawn; those of an image depend on its `index` alone."""
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), index)
         result = sample(
             step,
@@ -282,8 +268,7 @@ class Sampling:
             typical_p=self.typical_p,
             **_options(self, tokenizer, attention),
         )
-        found = _found(result, result.attention)
-        return found if self.num_captions == 1 else _ranked(found)
+        return found_of(result, result.attention)
 
 
 @functools.partial(
@@ -352,11 +337,11 @@ class Consensus:
         self, step: Step, carry: Carry, index: jax.Array, tokenizer: Tokenizer, *, attention: bool
     ) -> Found:
         """The candidates of a batch by their expected reward, the best first."""
-        found = self.candidates.decode(step, carry, index, tokenizer, attention=attention)
+        found = self.candidates.search(step, carry, index, tokenizer, attention)
         # Samples are as frequent as they are likely; hypotheses are there once.
         weights = found.log_probs if isinstance(self.candidates, BeamSearch) else None
         _, expected = choose(self.reward, self.table, found.tokens, found.lengths, weights)
-        return _ranked(dataclasses.replace(found, scores=expected))
+        return ranked(dataclasses.replace(found, scores=expected))
 
 
 Method = BeamSearch | Sampling | Consensus
@@ -389,35 +374,3 @@ def _options(
         "processors": method.control.processors(tokenizer),
         "prompt": method.control.prompt_ids(tokenizer),
     }
-
-
-def _found(result: BeamResult | SampleResult, attention: jax.Array | None) -> Found:
-    return Found(
-        tokens=result.tokens,
-        lengths=result.lengths,
-        scores=result.scores,
-        log_probs=result.log_probs,
-        token_log_probs=result.token_log_probs,
-        finished=result.finished,
-        met=getattr(result, "met", None),
-        attention=None if attention is None else attention.astype(jnp.float32),
-    )
-
-
-def _cut(found: Found, count: int) -> Found:
-    """The first captions."""
-    return jax.tree.map(lambda leaf: leaf[:, :count], found)
-
-
-def _ranked(found: Found) -> Found:
-    """All captions, the best by `scores` first, with the attention of that one."""
-    order = jnp.argsort(-found.scores, axis=1)
-
-    def take(leaf: jax.Array) -> jax.Array:
-        return jax.vmap(lambda rows, places: rows[places])(leaf, order)
-
-    if found.attention is not None:
-        best = jax.vmap(lambda maps, places: maps[places[:1]])(found.attention, order)
-        rest = jax.tree.map(take, dataclasses.replace(found, attention=None))
-        return dataclasses.replace(rest, attention=best)
-    return jax.tree.map(take, found)

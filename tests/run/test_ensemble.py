@@ -61,7 +61,7 @@ def test_one_is_the_run_and_two_copies_say_the_same(runs, images, name):
 def test_log_probabilities_are_the_mean_by_hand(runs, images, average):
     """Of two architectures, stepped and teacher-forced."""
     both = capjax.ensemble(runs, average)
-    said = both.caption(images, method=METHODS["beam"])
+    said = both.caption(images, method=METHODS["beam"], attention=True)
     scored = both.score(images, [caption.text for caption in said])
     for image, caption, score in zip(images, said, scored, strict=True):
         ids = [both.tokenizer.bos_id, *both.tokenizer.encode(caption.text)]
@@ -78,6 +78,8 @@ def test_log_probabilities_are_the_mean_by_hand(runs, images, average):
         count = len(caption.log_probs)
         np.testing.assert_allclose(caption.log_probs, expected[:count], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(sum(caption.log_probs), caption.log_prob, rtol=1e-5)
+        assert caption.attention.shape[:2] == (len(caption.words), 1)
+        np.testing.assert_allclose(caption.attention.sum(-1), 1, rtol=1e-5)
         np.testing.assert_allclose(score.log_probs, expected, rtol=1e-3, atol=1e-4)
 
 
