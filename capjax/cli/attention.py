@@ -66,8 +66,8 @@ def check_run(arguments: argparse.Namespace, decoder: "Decoder | EnsembleDecoder
         )
     if arguments.attended and not decoder.has_attention:
         raise ConfigError(
-            "--attended: this run's decoder has no attention (decoder.attention is 'none'); remove "
-            "the flag"
+            "--attended: this run's decoder has no attention (decoder.attention is 'none', or the "
+            "members of an ensemble see other parts of an image); remove the flag"
         )
 
 

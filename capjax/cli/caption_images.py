@@ -116,7 +116,7 @@ def _caption_all(
     draws = bool(arguments.attention)
     answers = caption_stream(
         batches(names, size, done),
-        picture_reader(read_input, build.resize(run.config.dataset), thumbnail=draws),
+        picture_reader(read_input, run.resize, thumbnail=draws),
         functools.partial(
             run.caption_batches, method=method, attention=draws or arguments.attended
         ),

@@ -9,13 +9,19 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 
+from capjax.files.errors import ReportedError
 from capjax.models.captioner import Captioner, Variables
 from capjax.models.contract import Carry, DecoderOutput, Memory
 
 Average = Literal["probabilities", "log_probabilities"]
+
+
+class AttentionError(ReportedError, ValueError):
+    """The attention of an ensemble's members has no mean; the message says why."""
 
 
 @struct.dataclass
@@ -39,13 +45,13 @@ class EnsembleDecoder:
     # Attention is the mean over all maps of all members.
     attention_layers = attention_maps = 1
 
-    def __init__(self, members: Sequence[Captioner]):
+    def __init__(self, members: Sequence[Captioner], *, same_images: bool):
         """Asks the decoders of the members, which share a vocabulary."""
         decoders = [member.decoder for member in members]
         limits = [d.longest_caption for d in decoders if d.longest_caption is not None]
         self.banned = decoders[0].banned
         self.longest_caption = min(limits) if limits else None
-        self.has_attention = all(decoder.has_attention for decoder in decoders)
+        self.has_attention = same_images and all(decoder.has_attention for decoder in decoders)
 
 
 class Ensemble(nn.Module):
@@ -57,27 +63,32 @@ class Ensemble(nn.Module):
     Attributes:
       members: the captioners.
       average: what is averaged.
+      shapes: (H, W, 3) of each member's images, where they are not the same. Images are then uint8
+        [B, N], those of all members one after the other.
     """
 
     members: tuple[Captioner, ...]
     average: Average = "probabilities"
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def decoder(self) -> EnsembleDecoder:
         """Properties of the decoder."""
-        return EnsembleDecoder(self.members)
+        return EnsembleDecoder(self.members, same_images=not self.shapes)
 
     def __call__(
         self, images: jax.Array, tokens: jax.Array, *, train: bool, packing: jax.Array | None = None
     ) -> DecoderOutput:
         """Teacher forcing: images [B, ...], tokens [B, C, T] -> logits [B, C, T, V]."""
         options: dict[str, Any] = {"train": train, "packing": packing}
-        outputs = [member(images, tokens, **options) for member in self.members]
+        pairs = zip(self.members, self._images(images), strict=True)
+        outputs = [member(own, tokens, **options) for member, own in pairs]
         return DecoderOutput(self._mean([output.logits for output in outputs]))
 
     def encode(self, images: jax.Array, *, train: bool = False) -> EnsembleMemory:
         """Encodes images [B, ...] by each member."""
-        memories = tuple(member.encode(images, train=train) for member in self.members)
+        pairs = zip(self.members, self._images(images), strict=True)
+        memories = tuple(member.encode(own, train=train) for member, own in pairs)
         return EnsembleMemory(memories, memories[0].grid, memories[0].prefix)
 
     def decode(
@@ -99,7 +110,7 @@ class Ensemble(nn.Module):
         """Steps all members; attention is float32 [B, K, 1, P].
 
         Raises:
-          ValueError: attention is requested, and the members' memories have different positions.
+          AttentionError: attention is requested, and the members see different images or positions.
         """
         steps = [
             member.step(own, token, attention=attention)
@@ -107,6 +118,14 @@ class Ensemble(nn.Module):
         ]
         carries, logits, maps = zip(*steps, strict=True)
         return _joined(carries), self._mean(logits), _mean_maps(maps) if attention else None
+
+    def _images(self, images: jax.Array) -> Sequence[jax.Array]:
+        """The images of each member."""
+        if not self.shapes:
+            return [images] * len(self.members)
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])
+        parts = jnp.split(images, ends[:-1], axis=1)
+        return [part.reshape(-1, *own) for part, own in zip(parts, self.shapes, strict=True)]
 
     def _mean(self, logits: Sequence[jax.Array]) -> jax.Array:
         if len(logits) == 1:
@@ -149,7 +168,7 @@ def _mean_maps(maps: Sequence[Any]) -> jax.Array | None:
         return None
     positions = sorted({each.shape[-1] for each in maps})
     if len(positions) > 1:
-        raise ValueError(
+        raise AttentionError(
             f"the members of this ensemble look at {' and '.join(map(str, positions))} positions "
             "of an image, so that their attention has no mean: caption without attention"
         )

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 
-from capjax.config import build
 from capjax.files.errors import ReportedError
 from capjax.models.ensemble import Average, Ensemble, join_variables
 from capjax.pretrained.variables import fingerprint
@@ -21,16 +20,15 @@ def ensemble(runs: Sequence[Run], average: Average = "probabilities") -> Run:
     Its config, and so its decoding settings and batch size, are those of the first.
 
     Args:
-      runs: of one vocabulary and one size of images.
+      runs: of one vocabulary.
       average: the mean of "probabilities", or of "log_probabilities", of each token.
 
     Raises:
-      EnsembleError: there are no runs, or they differ in vocabulary or images.
+      EnsembleError: there are no runs, or they differ in vocabulary.
     """
     if not runs:
         raise EnsembleError("an ensemble needs one run or more")
     first, *others = runs
-    size = build.resize(first.config.dataset)
     for number, run in enumerate(others, 2):
         if run.tokenizer.fingerprint != first.tokenizer.fingerprint:
             raise EnsembleError(
@@ -38,15 +36,11 @@ def ensemble(runs: Sequence[Run], average: Average = "probabilities") -> Run:
                 f"tokens, and the first {first.tokenizer.vocab_size}): train its members on the "
                 "same dataset and tokenizer settings, or with config.init_from of one"
             )
-        other = build.resize(run.config.dataset)
-        if other != size:
-            raise EnsembleError(
-                f"run {number} of the ensemble reads images by {_differing(other, size)}, and the "
-                f"first by {_differing(size, other)}: config.dataset must have the same"
-            )
+    resizes = [run.resize for run in runs]
+    shapes = tuple(resize.shape for resize in resizes) if len({*resizes}) > 1 else ()
     return dataclasses.replace(
         first,
-        model=Ensemble(tuple(run.model for run in runs), average),
+        model=Ensemble(tuple(run.model for run in runs), average, shapes),
         variables=join_variables([run.variables for run in runs]),
         members=tuple(runs),
         _ready={},
@@ -60,10 +54,3 @@ def label_of_members(run: Run) -> str:
     weights = " ".join(fingerprint(member.variables) for member in run.members)
     digest = hashlib.sha256(f"{run.model.average} {weights}".encode()).hexdigest()[:8]
     return f"-ensemble{len(run.members)}-{digest}"
-
-
-def _differing(one: object, other: object) -> str:
-    """The fields in which a dataclass differs from another."""
-    return ", ".join(
-        f"{name}={value}" for name, value in vars(one).items() if value != vars(other)[name]
-    )

@@ -125,7 +125,7 @@ def _caption(
     variables = devices.replicate(variables)
     forced = TeacherForced(devices.map_devices(make_loss_step(model)), variables)
     captioned = CaptionBatches(model, run.tokenizer, together=True)(
-        variables, forced.watch(split.eval_batches()), method
+        variables, forced.watch(split.eval_batches(run.resize)), method
     )
     bar = functools.partial(tqdm, total=len(split.source), disable=not processes.is_primary())
     captions = {
@@ -146,7 +146,7 @@ def _foil_metrics(
         model,
         run.tokenizer,
         variables,
-        split.eval_batches(),
+        split.eval_batches(run.resize),
         split.table.image_ids,
         make_foils(split.table.image_ids),
         together=True,

@@ -16,6 +16,7 @@ from capjax.config.fields import check_values
 from capjax.config.upgrade import upgrade_decoding
 from capjax.data.images import AnyImage, is_image
 from capjax.data.reading import eval_batches
+from capjax.data.resize import Resize, Resizes
 from capjax.data.source import Example, Source
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.captioning import Caption, CaptionBatches
@@ -64,6 +65,13 @@ class Run:
             f"<Run of {' and '.join(sections)}: {count:,} parameters, "
             f"{self.tokenizer.vocab_size:,} tokens, step {self.step}>"
         )
+
+    @property
+    def resize(self) -> Resize | Resizes:
+        """Makes the model's input of an image."""
+        if isinstance(self.model, Ensemble) and self.model.shapes:
+            return Resizes(tuple(member.resize for member in self.members))
+        return build.resize(self.config.dataset)
 
     @overload
     def caption(self, images: AnyImage, **options: Any) -> Caption: ...
@@ -213,7 +221,7 @@ class Run:
             None,
             self.tokenizer,
             batch_size=self.batch_shape(batch_size, len(source) if count is None else count),
-            resize=build.resize(self.config.dataset),
+            resize=self.resize,
             num_threads=self.config.dataset.num_threads,
         )
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import capjax
+from capjax.config import build
 from capjax.data.tokenizer import train_word_tokenizer
+from capjax.models.ensemble import AttentionError
 from capjax.run.ensemble import EnsembleError
 from configs import base
 from tests.helpers.small_run import WORDS, fresh, small_config, write_run
@@ -90,7 +92,18 @@ def test_what_can_not_be_one_is_named(runs):
     other = dataclasses.replace(runs[1], tokenizer=train_word_tokenizer(["x y"]))
     with pytest.raises(EnsembleError, match=r"run 2 .* another vocabulary \(6 tokens, and the"):
         capjax.ensemble([runs[0], other])
-    config = runs[1].config.copy_and_resolve_references()
+
+
+def test_members_read_images_each_in_its_way(runs, images):
+    """One of them takes larger images, and so other parameters of positions."""
+    config = runs[0].config.copy_and_resolve_references()
     config.dataset.image_size = 32
-    with pytest.raises(EnsembleError, match="run 2 of the ensemble reads images by size=32"):
-        capjax.ensemble([runs[0], dataclasses.replace(runs[1], config=config)])
+    model = build.captioner(config, runs[0].tokenizer)
+    fields = {"config": config, "model": model, "variables": fresh(config, runs[0].tokenizer)}
+    other = dataclasses.replace(runs[0], **fields, _ready={})
+    both = capjax.ensemble([runs[1], other])
+    (scored,) = both.score(images[:1], ["a b c"])
+    alone = [run.score(images[:1], ["a b c"])[0].log_probs for run in (runs[1], other)]
+    np.testing.assert_allclose(scored.log_probs, np.logaddexp(*alone) - np.log(2), rtol=1e-3)
+    with pytest.raises(AttentionError, match="see other parts of an image"):
+        both.caption(images[:1], attention=True)
