@@ -196,7 +196,8 @@ def test_a_line_is_a_line(text):
         assert json.loads(line) == row
         caption = Caption(piece, -1.0, -1.0, True, ())
         answer = Answer(piece, caption)
-        assert answer_row(answer).keys() == {"image", "caption", "log_prob", "score", "finished"}
+        fields = {"caption", "log_prob", "score", "finished", "words", "log_probs"}
+        assert answer_row(answer).keys() == {"image", *fields}
         line = text_line(answer).decode()
         assert len(line.splitlines()) == 1
         assert line.count("\t") == 1
