@@ -57,7 +57,7 @@ class Control:
 
     Attributes:
       prompt: the words that every caption begins with.
-      repetition_penalty: divides the odds of words that occurred, the prompt's too; 1 is none.
+      repetition_penalty: above 1 makes words that occurred, in the prompt too, less likely.
       no_repeat_ngram_size: no sequence of so many tokens occurs twice; 0 allows all.
       min_length: fewest tokens before the end token, with start token and prompt.
       min_new_tokens: fewest tokens before the end token, without these.
