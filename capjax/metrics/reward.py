@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from capjax.data.tokenizer import Tokenizer
@@ -104,8 +105,10 @@ class WeightedSum:
     ) -> jax.Array:
         """See `Reward`."""
         captions = hypotheses, hypothesis_lengths, references, reference_lengths
-        parts = zip(self.weights, self.rewards, table, strict=True)
-        return sum(weight * reward(own, *captions) for weight, reward, own in parts)
+        total = jnp.zeros(hypothesis_lengths.shape)
+        for weight, reward, own in zip(self.weights, self.rewards, table, strict=True):
+            total += weight * reward(own, *captions)
+        return total
 
 
 def needs_corpus(reward: Reward) -> bool:

@@ -53,24 +53,24 @@ class Bleu4:
         given = ngrams.words_of(
             references, reference_lengths, table, end_token=self.end_token, reference=True
         )
-        product = 1.0
+        product = jnp.ones(())
         counts = zip(ngrams.counts_within(said), ngrams.counts_in(said, given), strict=True)
         for n, (own, both) in enumerate(counts, start=1):
             # A sum over places counts an n-gram as often as it occurs.
             matches = (jnp.minimum(own, both.max(axis=2, initial=0)) / own).sum(axis=0)
-            total = jnp.maximum(said.count - n + 1, 0)
+            total = jnp.maximum(said.size - n + 1, 0)
             product *= (matches + (n > 1)) / jnp.maximum(total + (n > 1), 1)
         score = product ** (1 / ngrams.LONGEST)
-        ratio = _closest(said.count, given) / jnp.maximum(said.count, 1)
+        ratio = _closest(said.size, given) / jnp.maximum(said.size, 1)
         return (score * jnp.exp(jnp.minimum(1 - ratio, 0))).T
 
 
-def _closest(count: jax.Array, given: ngrams.Words) -> jax.Array:
-    """The closest reference length to each of `count` [K, B], the shorter of two."""
+def _closest(size: jax.Array, given: ngrams.Words) -> jax.Array:
+    """The closest reference length to each of `size` [K, B], the shorter of two."""
     most = jnp.iinfo(jnp.int32).max
-    distance = jnp.where(given.exists, jnp.abs(given.count - count[:, None]), most)
+    distance = jnp.where(given.exists, jnp.abs(given.size - size[:, None]), most)
     nearest = distance == distance.min(axis=1, keepdims=True, initial=most)
-    return jnp.where(nearest, given.count, most).min(axis=1, initial=most)
+    return jnp.where(nearest, given.size, most).min(axis=1, initial=most)
 
 
 PART = Bleu4
