@@ -1,14 +1,17 @@
 """Processors beside the classes of `transformers`, and beside its `generate`, in their mixtures."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from capjax.decode.beam import beam_search
 from capjax.decode.processors import Processors
+from capjax.decode.sampling import sample
 from tests.helpers.effort import sweep
 from tests.helpers.references import need_transformers
 
@@ -152,3 +155,70 @@ def test_mixtures_give_the_captions_of_generate(pair, seed):
         ]
         np.testing.assert_allclose(ours.token_log_probs[place][: len(said)], own, atol=1e-4)
         np.testing.assert_allclose(ours.log_probs[place], sum(own), atol=1e-4)
+
+
+def restriction(seed):
+    """(fields of `Processors`, options of `sample`), drawn by a seed."""
+    rng = np.random.default_rng(seed)
+    fields = {
+        "repetition_penalty": float(rng.choice([0.6, 2.0])),
+        "bad_words_ids": ((8,), (BOS, 9)),
+        "min_length": 3,
+        "suppress_tokens": (10, 11),
+    }
+    limits = {
+        "temperature": float(rng.choice([0.7, 2.0])),
+        "top_k": 9,
+        "top_p": 0.9,
+        "min_p": 0.1,
+        "typical_p": 0.7,
+    }
+    fields, limits = (
+        {name: value for name, value in chosen.items() if rng.random() < 0.6}
+        for chosen in (fields, limits)
+    )
+    return fields, limits
+
+
+@pytest.mark.parametrize("seed", sweep(range(20), range(4)))
+def test_samples_pass_a_chi_squared_test_of_the_logits_of_generate(pair, seed):
+    """Were the seeds drawn anew, right draws would fail once in 10,000 runs of all cases."""
+    decoder, model = pair
+    fields, limits = restriction(seed)
+    theirs = fields | {"top_k": 0} | limits
+    if "bad_words_ids" in fields:
+        theirs["bad_words_ids"] = [*map(list, fields["bad_words_ids"])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        output = model.generate(
+            input_ids=torch.full((IMAGES, 1), BOS),
+            images=torch.arange(IMAGES),
+            generation_config=transformers.GenerationConfig(
+                do_sample=True,
+                max_new_tokens=1,
+                use_cache=False,
+                eos_token_id=EOS,
+                pad_token_id=PAD,
+                output_scores=True,
+                return_dict_in_generate=True,
+                **theirs,
+            ),
+        )
+    wanted = torch.softmax(output.scores[0].double(), dim=-1).numpy()
+
+    draws = 4000
+    options = {"bos_id": BOS, "eos_id": EOS, "pad_id": PAD, "max_length": 4, "temperature": 1.0}
+    options |= {**limits, "processors": Processors(**fields)}
+    run = fast_jit(lambda carry, key: sample(decoder.step, carry, key, **options).tokens)
+    tokens = np.asarray(run(decoder.carry(np.arange(IMAGES), draws), jax.random.key(seed)))
+    for image in range(IMAGES):
+        counts = np.bincount(tokens[image, :, 0], minlength=VOCABULARY)
+        kept = wanted[image] > 0
+        assert counts[kept].sum() == draws
+        # The statistic is chi-squared where enough are expected; the rest is one class.
+        common = kept & (wanted[image] * draws >= 5)
+        rest = kept & ~common
+        expected = draws * np.append(wanted[image][common], wanted[image][rest].sum())
+        found = np.append(counts[common], counts[rest].sum())
+        statistic = ((found - expected) ** 2 / np.maximum(expected, 1)).sum()
+        assert statistic <= stats.chi2.isf(1e-4 / (20 * IMAGES), max(len(expected) - 1, 1))
