@@ -391,7 +391,7 @@ def captions_capjax(batch: int) -> dict[str, float]:
     @jax.jit
     def caption(variables: Any, images: Any) -> Any:
         memory = model.apply(variables, images, method="encode")
-        return decode(variables, memory, jnp.arange(batch))["tokens"]
+        return decode(variables, memory, jnp.arange(batch)).tokens[:, 0]
 
     images = jax.device_put(images)
     variables = jax.device_put(variables)

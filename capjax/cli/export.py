@@ -8,7 +8,7 @@ in transformers: see `capjax.pretrained.captioners.exportable`.
 """
 
 import argparse
-import dataclasses
+from typing import cast
 
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
@@ -36,17 +36,18 @@ def export(workdir: str, to: str, checkpoint: str | int = "best") -> None:
     """
     # Imported here, so that --help is answered at once.
     from capjax.config import build
+    from capjax.models.captioner import Captioner
     from capjax.pretrained.captioners.export_captioner import check_free, write_captioner
     from capjax.pretrained.captioners.exportable import exportable
-    from capjax.pretrained.captioners.generation_file import Generation
+    from capjax.run.generation import generation_of
     from capjax.run.load import load
 
     check_free(to)
     run = load(workdir, checkpoint)
-    generation = Generation(**dataclasses.asdict(build.beam_search(run.config.decoding)))
-    captioner = exportable(
-        run.model, run.variables, run.tokenizer, build.resize(run.config.dataset), generation
-    )
+    generation = generation_of(build.beam_search(run.config.decoding), run.tokenizer)
+    model = cast(Captioner, run.model)  # A workdir holds no ensemble.
+    resize = build.resize(run.config.dataset)
+    captioner = exportable(model, run.variables, run.tokenizer, resize, generation)
     names = write_captioner(captioner, to)
     print(f"wrote {to} of {workdir}, step {run.step}: {', '.join(names)}")
     print(_LOAD.format(to), end="")

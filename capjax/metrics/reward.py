@@ -17,7 +17,8 @@ from capjax.data.tokenizer import Tokenizer
 class Reward(Protocol):
     """A score of captions as a JAX function of token ids; more is better.
 
-    A reward is a frozen dataclass. Its fields are those of its config section.
+    A reward is a frozen dataclass. Its fields are those of its config section. One whose `prepare`
+    makes no use of references has `needs_corpus = False` in its class.
     """
 
     def prepare(
@@ -80,6 +81,11 @@ class WeightedSum:
                 "or more and a weight for each"
             )
 
+    @property
+    def needs_corpus(self) -> bool:
+        """True if one of the rewards does."""
+        return any(needs_corpus(reward) for reward in self.rewards)
+
     def prepare(
         self, references: Sequence[Sequence[np.ndarray]], *, eos_id: int, vocab_size: int
     ) -> tuple[Any, ...]:
@@ -103,6 +109,11 @@ class WeightedSum:
         for weight, reward, own in zip(self.weights, self.rewards, table, strict=True):
             total += weight * reward(own, *captions)
         return total
+
+
+def needs_corpus(reward: Reward) -> bool:
+    """True if a reward is prepared with captions, such as those of the train split."""
+    return getattr(reward, "needs_corpus", True)
 
 
 def reference_ids(

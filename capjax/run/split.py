@@ -14,6 +14,7 @@ from capjax.data.captions import CaptionTable, EncodedCaptions, encode_captions
 from capjax.data.feature_batches import eval_feature_batches, train_feature_batches
 from capjax.data.feature_cache import FeatureCache
 from capjax.data.reading import eval_batches, read_pixels
+from capjax.data.resize import Resize, Resizes
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 from capjax.parallel import processes
@@ -74,8 +75,11 @@ class Split:
             num_threads=dataset.num_threads,
         )
 
-    def eval_batches(self) -> Batches:
-        """Yields this process's rows of batches with each image of the split once, in order."""
+    def eval_batches(self, resize: Resize | Resizes | None = None) -> Batches:
+        """Yields this process's rows of batches with each image of the split once, in order.
+
+        Pixels are resized by `resize`, or by the config's.
+        """
         size = self.config.evaluation.batch_size
         if self.views:
             return eval_feature_batches(
@@ -86,7 +90,7 @@ class Split:
             self.encoded,
             self.tokenizer,
             batch_size=size,
-            resize=build.resize(self.config.dataset),
+            resize=resize or build.resize(self.config.dataset),
             num_threads=self.config.dataset.num_threads,
             **_share(),
         )

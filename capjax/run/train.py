@@ -20,8 +20,9 @@ from capjax.data.captions import unigram_counts
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.data.source import Source, fingerprints
 from capjax.data.tokenizer import Tokenizer
-from capjax.evaluate.captioning import CaptionBatches, Sampling
+from capjax.evaluate.captioning import CaptionBatches
 from capjax.evaluate.figures import save_figure, training_curve
+from capjax.evaluate.methods import Method, Sampling
 from capjax.models.captioner import (
     Captioner,
     Variables,
@@ -36,6 +37,7 @@ from capjax.run.features import feature_model, with_features
 from capjax.run.init import Pretrained, read_pretrained, start_variables
 from capjax.run.load import load_tokenizer
 from capjax.run.log_train import log_best, log_smart_start, log_summary
+from capjax.run.rewards import ready
 from capjax.run.split import Split, log_notes, make_split
 from capjax.run.stopping import new_stopping, restored_stopping
 from capjax.run.workdir import Workdir
@@ -146,6 +148,7 @@ def _train(
 ) -> None:
     """Trains a new run from the start, or an old one from its newest checkpoint."""
     data = _read_data(config, workdir, is_new=is_new)
+    method = ready(build.decoding_method(config.decoding), config, data.tokenizer)
     model, shapes = _make_model(config, data)
     if is_new:
         params, frozen = _start(config, workdir, data, model, shapes)
@@ -174,7 +177,9 @@ def _train(
     started = {"params": state.params, "frozen": state.frozen}
     processes.check_equal("parameters", lambda: fingerprint(started))
     with _open_writer(config, workdir, first) as writer:
-        validation = _validation(config, workdir, model, splits["validation"], writer, interruption)
+        validation = _validation(
+            config, workdir, model, splits["validation"], method, writer, interruption
+        )
         interruption.poll()
         if is_new:
             writer.hyperparameters(flat(config))
@@ -367,10 +372,10 @@ def _validation(
     workdir: Workdir,
     model: Captioner,
     split: Split,
+    method: Method,
     writer: Writer,
     interruption: Interruption,
 ) -> Validation:
-    method = build.decoding_method(config.decoding)
     samplings = [
         (f"temperature_{temperature:g}", Sampling(temperature, method.max_length, config.seed))
         for temperature in config.evaluation.temperatures

@@ -5,6 +5,7 @@ Shapes: see docs/architecture.md.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ class Bleu4:
     """
 
     end_token: bool = True
+
+    needs_corpus: ClassVar[bool] = False
 
     def prepare(
         self, references: Sequence[Sequence[np.ndarray]], *, eos_id: int, vocab_size: int
