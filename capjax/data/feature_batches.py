@@ -33,7 +33,8 @@ def train_feature_batches(
 
     Returns:
       An iterator of {"features": [B, P, F] in the cache's type, "tokens": int32 [B, C, T + 1],
-      "lengths": int32 [B, C]} and, when packed, "packing"; see `batches.Batch`.
+      "lengths": int32 [B, C]}, when packed "packing", and with references more; see
+      `batches.Batch`.
 
     Raises:
       DataError: from the iterator, where the cache is damaged.

@@ -7,7 +7,7 @@ sequential loop.
 
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -37,6 +37,7 @@ def train_batches(
     length_bucket: int | None = None,
     packed: bool = False,
     bucket_window: int = 50,
+    references: Sequence[Sequence[np.ndarray]] | None = None,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 8,
@@ -58,6 +59,7 @@ def train_batches(
       length_bucket: see `batches.TrainBatches`.
       packed: see `batches.TrainBatches`.
       bucket_window: see `batches.Schedule`.
+      references: see `batches.TrainBatches`.
       process_index: this host.
       process_count: number of hosts.
       num_threads: threads that read, decode and resize.
@@ -65,7 +67,7 @@ def train_batches(
 
     Returns:
       An iterator of {"image": uint8 [B, H, W, 3], "tokens": int32 [B, C, T + 1], "lengths":
-      int32 [B, C]} and, when packed, "packing"; see `batches.Batch`.
+      int32 [B, C]}, when packed "packing", and with references more; see `batches.Batch`.
 
     Raises:
       ImageError: from the iterator, where an image cannot be used; the message names it.
@@ -81,6 +83,7 @@ def train_batches(
         length_bucket=length_bucket,
         packed=packed,
         bucket_window=bucket_window,
+        references=references,
         process_index=process_index,
         process_count=process_count,
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,6 +16,7 @@ from capjax.data.feature_cache import FeatureCache
 from capjax.data.reading import eval_batches, read_pixels
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
+from capjax.metrics.reward import reference_ids
 from capjax.parallel import processes
 
 _logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Split:
       table: the raw captions.
       encoded: the captions as token ids.
       tokenizer: made the token ids.
+      references: all captions as ids, if the objective needs them; see `batches.TrainBatches`.
       views: cached features: first of whole images, then of random crops; empty if the model takes
         pixels.
     """
@@ -42,6 +44,7 @@ class Split:
     table: CaptionTable
     encoded: EncodedCaptions
     tokenizer: Tokenizer
+    references: Sequence[Sequence[np.ndarray]] | None = None
     views: tuple[FeatureCache, ...] = ()
 
     def train_batches(self, first_step: int) -> Batches:
@@ -54,6 +57,7 @@ class Split:
             "seed": config.seed,
             "length_bucket": dataset.length_bucket or None,
             "packed": dataset.packed,
+            "references": self.references,
         }
         if self.views:
             batches = TrainBatches(self.encoded, self.tokenizer, **plan)
@@ -113,6 +117,17 @@ def make_split(
         table, tokenizer, max_length=section.max_length, over_length=section.over_length
     )
     return Split(config, source, table, encoded, tokenizer)
+
+
+def with_references(split: Split) -> Split:
+    """The split with all its captions as references, which are neither cut nor dropped."""
+    flat = reference_ids(split.tokenizer, [text for many in split.table.captions for text in many])
+    ids = iter(flat)
+    references = tuple(
+        tuple(found for found in (next(ids) for _ in many) if len(found) > 1)
+        for many in split.table.captions
+    )
+    return dataclasses.replace(split, references=references)
 
 
 def log_notes(sources: Iterable[Source]) -> None:

@@ -36,13 +36,14 @@ from capjax.run.features import feature_model, with_features
 from capjax.run.init import Pretrained, read_pretrained, start_variables
 from capjax.run.load import load_tokenizer
 from capjax.run.log_train import log_best, log_smart_start, log_summary
-from capjax.run.split import Split, log_notes, make_split
+from capjax.run.split import Split, log_notes, make_split, with_references
 from capjax.run.stopping import new_stopping, restored_stopping
 from capjax.run.workdir import Workdir
 from capjax.train.checkpoint import CheckpointError, Checkpoints
 from capjax.train.finite import Watch
 from capjax.train.loop import Cadence, is_finished
 from capjax.train.loop import train as train_loop
+from capjax.train.objective import Objective, Prepared, is_prepared
 from capjax.train.profiler import Profiler
 from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
 from capjax.train.state import TrainState, init_state
@@ -147,12 +148,19 @@ def _train(
     """Trains a new run from the start, or an old one from its newest checkpoint."""
     data = _read_data(config, workdir, is_new=is_new)
     model, shapes = _make_model(config, data)
+    objective = build.objective(config, data.tokenizer)
     if is_new:
         params, frozen = _start(config, workdir, data, model, shapes)
+        if processes.is_primary():
+            workdir.save_beginning(params if is_prepared(objective) else None)
         stopping = new_stopping(config, data.splits["validation"].table.captions)
     else:
         params, frozen = _load_frozen(config, workdir, shapes)
-    splits = data.splits
+    splits, constants = data.splits, None
+    if is_prepared(objective):
+        splits = splits | {"train": with_references(splits["train"])}
+        began = params if is_new else workdir.load_beginning(params)
+        constants = _prepare(objective, splits["train"], began)
     if questions.is_cached(config):
         splits = _with_features(config, splits, model, encoder_variables(frozen))
         model, frozen = feature_model(model, splits["train"]), without_encoder(frozen)
@@ -170,6 +178,7 @@ def _train(
         state, progress = _restore(workdir, checkpoints, like)
         _lengthen(config, workdir)
         stopping = restored_stopping(config, progress, int(state.step))
+    state = state.replace(constants=constants)
     first = int(state.step)
     started = {"params": state.params, "frozen": state.frozen}
     processes.check_equal("parameters", lambda: fingerprint(started))
@@ -180,7 +189,7 @@ def _train(
             writer.hyperparameters(flat(config))
         train_loop(
             devices.replicate(state),
-            _train_step(config, model, optimizer),
+            _train_step(config, model, objective, optimizer),
             devices.prefetch(splits["train"].train_batches(first)),
             validation,
             cadence=_cadence(config),
@@ -350,12 +359,23 @@ def _cadence(config: ConfigDict) -> Cadence:
     return Cadence(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
 
 
-def _train_step(config: ConfigDict, model: Captioner, optimizer: optax.GradientTransformation):
+def _prepare(objective: Prepared, split: Split, began: Any) -> Any:
+    """The objective's constants, of a split with references and the first parameters."""
+    ids = {"eos_id": split.tokenizer.eos_id, "vocab_size": split.tokenizer.vocab_size}
+    return objective.prepare(split.references or (), began, **ids)
+
+
+def _train_step(
+    config: ConfigDict,
+    model: Captioner,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+):
     step = make_train_step(
         model,
         optimizer,
         seed=config.seed,
-        objective=build.objective(config),
+        objective=objective,
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
     )
