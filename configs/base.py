@@ -182,6 +182,25 @@ def self_critical() -> ConfigDict:
     return objective
 
 
+def use_self_critical(config: ConfigDict, first_stage: str) -> None:
+    """Makes a config the second stage of a run that was trained by cross-entropy.
+
+    Args:
+      config: that of the first stage.
+      first_stage: its workdir, whose best checkpoint this one starts from.
+    """
+    config.init_from = first_stage
+    config.objective = self_critical()
+    config.objective.max_length = min(20, config.dataset.max_length)
+    # Both belong to the cross-entropy.
+    config.label_smoothing = config.attention_penalty = 0.0
+    # Captions of the batch are not fed, so that grouping them would only compile more shapes.
+    config.dataset.length_bucket = 0
+    config.optimizer.schedule = "linear"
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.encoder_start_step = 0
+
+
 def get_config() -> ConfigDict:
     """The base config: `shapes`, a patch encoder and a transformer decoder."""
     config = ConfigDict()

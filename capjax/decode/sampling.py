@@ -146,7 +146,7 @@ def sample(
         greedy = temperature == 0
         divided = logits / jnp.where(greedy, 1, temperature)
         now = jax.vmap(jax.vmap(jax.random.fold_in))(keys, lengths)
-        allowed = _restrict(divided, top_k, top_p, min_p, typical_p)
+        allowed = restrict(divided, top_k, top_p, min_p, typical_p)
         drawn = jax.vmap(jax.vmap(jax.random.categorical))(now, allowed)
         return jnp.where(greedy, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
 
@@ -223,7 +223,7 @@ def sample(
     )
 
 
-def _restrict(
+def restrict(
     logits: jax.Array,
     top_k: int | None = None,
     top_p: float | None = None,

@@ -40,11 +40,11 @@ def make_train_step(
     Returns:
       The step. Its metrics are float32 scalars, equal on all devices: loss (nats a token, as in
       evaluation) and accuracy if the objective runs on the references, objective, tokens, captions,
-      grad_norm, those of the objective, and baseline if the state has one; and "nonfinite", bool [1 + parts], True if the loss or the
-      objective, and the gradient of each of `part_names`, is not finite. If any is True, the update
-      is skipped: parameters, their average, the moments of the optimizer and the baseline keep
-      their values, but counters advance, so the next step has its own batch, dropout and learning
-      rate.
+      grad_norm, those of the objective, and baseline if the state has one; and "nonfinite", bool
+      [1 + parts], True if the loss or the objective, and the gradient of each of `part_names`, is
+      not finite. If any is True, the update is skipped: parameters, their average, the moments of
+      the optimizer and the baseline keep their values, but counters advance, so the next step has
+      its own batch, dropout and learning rate.
     """
 
     def share(params: Any, frozen: Variables, batch: Batch, key: jax.Array, fixed: dict):

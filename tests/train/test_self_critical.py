@@ -6,12 +6,18 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from capjax.models.captioner import Captioner, FeatureEncoder
+from capjax.models.decoders.bahdanau import BahdanauDecoder
 from capjax.models.decoders.transformer import TransformerDecoder
+from capjax.parallel import devices
 from capjax.parts import REWARDS
 from capjax.train.objectives.self_critical import SelfCritical, distinct, token_divergence
+from capjax.train.state import init_state
+from capjax.train.step import make_train_step
+from tests.helpers.effort import sweep
 
 # pad, bos, eos, unk and two words; captions of at most two tokens.
 V, T, K = 6, 2, 3
@@ -20,7 +26,9 @@ IDS = {"bos_id": 1, "eos_id": EOS, "pad_id": 0}
 # All captions of at most two tokens, and their lengths.
 CAPTIONS = np.array([[EOS, 0], *itertools.product(WORDS[1:], WORDS)], np.int32)
 LENGTHS = np.array([1, *[2] * 6], np.int32)
-PAYS = {caption: pay for caption, pay in zip(map(tuple, CAPTIONS), (1, 0, 3, 2, 5, -1, 2), strict=True)}
+PAYS = {
+    caption: pay for caption, pay in zip(map(tuple, CAPTIONS), (1, 0, 3, 2, 5, -1, 2), strict=True)
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +46,9 @@ class Pays:
         found = sum(
             pay * (hypotheses == np.array(caption)).all(-1) for caption, pay in PAYS.items()
         )
-        return self.scale * (found + (hypotheses[..., 0] == references[:, :1, 0])).astype(jnp.float32)
+        return self.scale * (found + (hypotheses[..., 0] == references[:, :1, 0])).astype(
+            jnp.float32
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -54,8 +64,7 @@ def model_and_variables(seed=0, **fields):
     model = Captioner(FeatureEncoder((1, 2)), decoder)
     variables = model.init_variables(jax.random.key(seed), (2, 8))
     rng = np.random.default_rng(seed)
-    loud = lambda leaf: leaf + jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype)
-    return model, jax.tree.map(loud, variables)
+    return model, jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), variables)
 
 
 def batch_of(images):
@@ -126,14 +135,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("fields", CASES.values(), ids=CASES)
-def test_estimates_the_exact_policy_gradient(fields):
-    objective = make(**fields)
+@pytest.mark.parametrize("case", sweep(CASES, ("greedy", "nucleus")))
+def test_estimates_the_exact_policy_gradient(case):
+    objective = make(**CASES[case])
     (model, variables), (_, began) = model_and_variables(), model_and_variables(seed=1)
     batch = batch_of(1)
-    exact = jax.jit(
-        jax.grad(lambda p: exact_objective(objective, model, p, batch, began))
-    )(variables)
+    exact = jax.jit(jax.grad(lambda p: exact_objective(objective, model, p, batch, began)))(
+        variables
+    )
 
     @jax.jit
     @jax.vmap
@@ -151,3 +160,97 @@ def test_estimates_the_exact_policy_gradient(fields):
         assert np.all(np.abs(found.mean(0) - wanted) < 5 * error + 1e-5)
         moved = max(moved, float(np.abs(wanted).max() / (error.max() + 1e-9)))
     assert moved > 10  # The estimate's error is small beside what it estimates.
+
+
+def update(objective, batch, accumulate=1, seed=0):
+    """The change of the parameters by a step, and its metrics."""
+    model, variables = model_and_variables()
+    _, began = model_and_variables(seed=1)
+    optimizer = optax.sgd(1.0)
+    constants = objective.prepare((), began["params"], eos_id=EOS, vocab_size=V)
+    state = init_state(variables["params"], optimizer, ema=False).replace(constants=constants)
+    step = make_train_step(
+        model, optimizer, seed=seed, objective=objective, accumulate=accumulate
+    )
+    mapped = devices.map_devices(step)
+    state = devices.replicate(state)
+    after, metrics = mapped(state, devices.shard(batch))
+    metrics.pop("nonfinite")
+    moved = jax.tree.map(
+        lambda a, b: np.asarray(a - b), devices.unreplicate(after.params), variables["params"]
+    )
+    return moved, {name: float(value) for name, value in devices.unreplicate(metrics).items()}
+
+
+def test_an_images_samples_do_not_depend_on_its_batch():
+    batch = jax.tree.map(np.asarray, batch_of(8))
+    moved, metrics = update(make(), batch)
+    # Neither on the seed of dropout.
+    again, same = update(make(), batch, accumulate=4, seed=1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), again, moved)
+    assert metrics == pytest.approx(same, rel=1e-5)
+    assert metrics["captions"] == 8 * K
+    assert "loss" not in metrics
+    other, _ = update(make(), {**batch, "keys": batch["keys"] + 1})
+    assert any(
+        np.abs(a - b).max() > 1e-3
+        for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(moved), strict=True)
+    )
+
+
+@pytest.mark.parametrize("baseline", sweep(["mean", "greedy"], ["mean"]))
+def test_equal_rewards_change_no_parameter(baseline):
+    moved, metrics = update(make(rewards=("pays_nothing",), baseline=baseline), batch_of(4))
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(moved))
+    assert metrics["grad_norm"] == metrics["reward"] == metrics["advantage_spread"] == 0
+    assert metrics["kl"] > 0
+
+
+class Loose(SelfCritical):
+    """Draws from all tokens, as if rounding had put them into the set."""
+
+    def _draw(self, *arguments):
+        return make()._draw(*arguments)
+
+
+def test_restricted_draws_have_finite_log_probabilities():
+    model, variables = model_and_variables()
+    _, began = model_and_variables(seed=1)
+    objective = Loose(**dataclasses.asdict(make(top_p=1e-6, temperature=0.1, kl_weight=1.0)))
+    value = jax.value_and_grad(
+        lambda p: share(objective, model, p, batch_of(8), began), has_aux=True
+    )
+    (_, sums), grads = jax.jit(value)(variables)
+    assert sums["kl"] > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((sums, grads)))
+
+
+def test_divergence_and_distinct_ngrams():
+    rng = np.random.default_rng(0)
+    logits, others = rng.normal(size=(2, 3, V))
+    logits[:, 4] = -np.inf
+    p, q = jax.nn.softmax(logits), jax.nn.softmax(others)
+    exact = np.where(p > 0, p * np.log(np.maximum(p, 1e-30) / q), 0).sum(-1)
+    np.testing.assert_allclose(token_divergence(logits, others), exact, rtol=1e-5)
+    tokens = np.array([[[7, 8, 7, 8], [7, 8, 0, 0], [5, 0, 0, 0]], [[0] * 4] * 3])
+    lengths = np.array([[4, 2, 1], [0, 0, 0]])
+    np.testing.assert_allclose(distinct(tokens, lengths, 1), [[3 / 7], [0]])
+    # 7 8, 8 7, 7 8 and 7 8.
+    np.testing.assert_allclose(distinct(tokens, lengths, 2), [[2 / 4], [0]])
+
+
+def test_impossible_settings_are_named():
+    for fields, message in (
+        ({"samples": 1}, "objective.samples=1 must be 2 or more"),
+        ({"rewards": ("pays", "pays")}, "objective.reward_weights"),
+        ({"rewards": ("cidr",)}, "objective.rewards.*there is no reward 'cidr'"),
+        ({"label_smoothing": 0.1}, "label_smoothing=0.1 must be 0"),
+        ({"attention_penalty": 1.0}, "attention_penalty=1.0 must be 0"),
+        ({"own_words": lambda step: 0.5}, "scheduled_sampling.kind must be 'none'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(**fields)
+    with pytest.raises(ValueError, match=r"objective.max_length=5 must be at most 4"):
+        make(max_length=5).check_decoder(TransformerDecoder(V, 4, 8, 1, 2))
+    with pytest.raises(ValueError, match="decoder.attention='hard'"):
+        make().check_decoder(BahdanauDecoder(V, 8, 8, attention="hard"))

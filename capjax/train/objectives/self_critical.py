@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from capjax.decode.sampling import SampleResult, _restrict, sample
+from capjax.decode.sampling import SampleResult, restrict, sample
 from capjax.models.captioner import Captioner, Variables, join_frozen
 from capjax.models.contract import Decoder, Memory
 from capjax.parts import REWARDS
@@ -282,7 +282,7 @@ class SelfCritical:
         logits = output.logits / self.temperature
         if not restricted or self.top_p == 1:
             return logits
-        inside = jnp.isfinite(_restrict(jax.lax.stop_gradient(logits), None, self.top_p, None))
+        inside = jnp.isfinite(restrict(jax.lax.stop_gradient(logits), top_p=self.top_p))
         inside |= jnp.arange(logits.shape[-1]) == drawn.tokens[..., None]
         return jnp.where(inside, logits, -jnp.inf)
 
@@ -307,7 +307,9 @@ def distinct(tokens: jax.Array, lengths: jax.Array, n: int) -> jax.Array:
     columns = jax.lax.sort(columns, dimension=1, num_keys=len(columns))
     new = sum(jnp.abs(jnp.diff(column, axis=1, prepend=-1)) for column in columns[1:]) > 0
     counted = columns[0] == 0
-    return (new & counted).sum(axis=1, keepdims=True) / jnp.maximum(counted.sum(1, keepdims=True), 1)
+    return (new & counted).sum(axis=1, keepdims=True) / jnp.maximum(
+        counted.sum(1, keepdims=True), 1
+    )
 
 
 PART = SelfCritical
