@@ -14,7 +14,6 @@ from the best checkpoint of the first and trains by CIDEr-D (`docs/self_critical
 
 from configs import base, flickr8k_bahdanau_gru
 
-
 FIRST_STAGE = "runs/coco_bahdanau_gru"
 
 

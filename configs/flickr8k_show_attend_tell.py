@@ -10,7 +10,6 @@ The last starts from the best checkpoint of the first and trains by CIDEr-D
 
 from configs import base, coco_show_attend_tell
 
-
 FIRST_STAGE = "runs/flickr8k_show_attend_tell"
 
 
