@@ -17,8 +17,7 @@ purpose are its key, the number of the epoch, window or position is its counter.
 NumPy may draw other numbers from it.
 """
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ import numpy as np
 from capjax.data.captions import EncodedCaptions
 from capjax.data.tokenizer import Tokenizer
 
-_EPOCH, _WINDOW, _CAPTIONS, AUGMENTATION, VIEW, _DRAWS = range(6)
+_EPOCH, _WINDOW, _CAPTIONS, AUGMENTATION, VIEW, DRAWS = range(6)
 
 
 def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
@@ -158,20 +157,16 @@ class Batch(NamedTuple):
       tokens: int32 [B, C, T + 1], bos ... eos pad.
       lengths: int32 [B, C], see `lay_out`.
       packing: int32 [B, S], see `pack`; None where the batch is padded.
-      more: with references, further arrays by name: "references" int32 [B, R, T2], "words ... eos"
-        then pad, "reference_lengths" int32 [B, R], 0 where there is none, and "keys"
-        uint32 [B, 2], random numbers of the image and the epoch.
     """
 
     index: np.ndarray
     tokens: np.ndarray
     lengths: np.ndarray
     packing: np.ndarray | None = None
-    more: Mapping[str, np.ndarray] = MappingProxyType({})
 
     def text(self) -> dict[str, np.ndarray]:
         """The arrays of the captions by name; "packing" only where the batch is packed."""
-        found = {"tokens": self.tokens, "lengths": self.lengths, **self.more}
+        found = {"tokens": self.tokens, "lengths": self.lengths}
         return found if self.packing is None else found | {"packing": self.packing}
 
 
@@ -189,7 +184,6 @@ class TrainBatches:
         length_bucket: int | None = None,
         packed: bool = False,
         bucket_window: int = 50,
-        references: Sequence[Sequence[np.ndarray]] | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -207,8 +201,6 @@ class TrainBatches:
             packed) up to a multiple of this; None for the same T and S in all batches.
           packed: whether batches have a packing, see `pack`.
           bucket_window: see `Schedule`.
-          references: of each image all its captions, "words ... eos", of any length; None for
-            batches without them.
           process_index: this host.
           process_count: number of hosts.
 
@@ -230,11 +222,6 @@ class TrainBatches:
         self._encoded, self._tokenizer = encoded, tokenizer
         self._captions_per_image, self._seed = captions_per_image, seed
         self._length_bucket, self._packed = length_bucket, packed
-        self._references = references
-        if references is not None:
-            # One shape for all batches: each would be compiled.
-            self._most_references = max(map(len, references))
-            self._longest_reference = max(len(ids) for many in references for ids in many)
 
     def index(self, step: int) -> np.ndarray:
         """The images of a step, int32 [B], as indices into the source."""
@@ -263,28 +250,7 @@ class TrainBatches:
             length = self._round_up(max(map(max, lengths)), longest)
             tokens, own_lengths = lay_out(own, captions_per_image, length, self._tokenizer)
             packing = None
-        index, positions = plan.index[self._rows], plan.positions[self._rows]
-        return Batch(index, tokens, own_lengths, packing, self._more(index, positions))
-
-    def _more(self, index: np.ndarray, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """See `Batch`."""
-        if self._references is None:
-            return {}
-        tokens, lengths = lay_out(
-            [self._references[image] for image in index],
-            self._most_references,
-            self._longest_reference,
-            self._tokenizer,
-        )
-        keys = [
-            generator(self._seed, _DRAWS, int(position)).integers(2**32, size=2, dtype=np.uint32)
-            for position in positions
-        ]
-        return {
-            "references": tokens[..., 1:],
-            "reference_lengths": lengths,
-            "keys": np.array(keys),
-        }
+        return Batch(plan.index[self._rows], tokens, own_lengths, packing)
 
     def _round_up(self, length: int, limit: int) -> int:
         bucket = self._length_bucket or limit

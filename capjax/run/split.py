@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,9 +14,9 @@ from capjax.data.captions import CaptionTable, EncodedCaptions, encode_captions
 from capjax.data.feature_batches import eval_feature_batches, train_feature_batches
 from capjax.data.feature_cache import FeatureCache
 from capjax.data.reading import eval_batches, read_pixels
+from capjax.data.references import References
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
-from capjax.metrics.reward import reference_ids
 from capjax.parallel import processes
 
 _logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Split:
       table: the raw captions.
       encoded: the captions as token ids.
       tokenizer: made the token ids.
-      references: all captions as ids, if the objective needs them; see `batches.TrainBatches`.
+      references: all captions, if the objective needs them.
       views: cached features: first of whole images, then of random crops; empty if the model takes
         pixels.
     """
@@ -44,7 +44,7 @@ class Split:
     table: CaptionTable
     encoded: EncodedCaptions
     tokenizer: Tokenizer
-    references: Sequence[Sequence[np.ndarray]] | None = None
+    references: References | None = None
     views: tuple[FeatureCache, ...] = ()
 
     def train_batches(self, first_step: int) -> Batches:
@@ -57,12 +57,15 @@ class Split:
             "seed": config.seed,
             "length_bucket": dataset.length_bucket or None,
             "packed": dataset.packed,
-            "references": self.references,
         }
         if self.views:
             batches = TrainBatches(self.encoded, self.tokenizer, **plan)
             return train_feature_batches(
-                self.views, batches, seed=config.seed, first_step=first_step
+                self.views,
+                batches,
+                seed=config.seed,
+                first_step=first_step,
+                references=self.references,
             )
         # Imported here, because only this needs TensorFlow.
         from capjax.data.pipeline import train_batches
@@ -76,6 +79,7 @@ class Split:
             augmentation=Augmentation(dataset.crop_area, dataset.flip),
             first_step=first_step,
             num_threads=dataset.num_threads,
+            references=self.references,
         )
 
     def eval_batches(self) -> Batches:
@@ -117,17 +121,6 @@ def make_split(
         table, tokenizer, max_length=section.max_length, over_length=section.over_length
     )
     return Split(config, source, table, encoded, tokenizer)
-
-
-def with_references(split: Split) -> Split:
-    """The split with all its captions as references, which are neither cut nor dropped."""
-    flat = reference_ids(split.tokenizer, [text for many in split.table.captions for text in many])
-    ids = iter(flat)
-    references = tuple(
-        tuple(found for found in (next(ids) for _ in many) if len(found) > 1)
-        for many in split.table.captions
-    )
-    return dataclasses.replace(split, references=references)
 
 
 def log_notes(sources: Iterable[Source]) -> None:

@@ -36,14 +36,15 @@ from capjax.run.features import feature_model, with_features
 from capjax.run.init import Pretrained, read_pretrained, start_variables
 from capjax.run.load import load_tokenizer
 from capjax.run.log_train import log_best, log_smart_start, log_summary
-from capjax.run.split import Split, log_notes, make_split, with_references
+from capjax.run.references import prepare
+from capjax.run.split import Split, log_notes, make_split
 from capjax.run.stopping import new_stopping, restored_stopping
 from capjax.run.workdir import Workdir
 from capjax.train.checkpoint import CheckpointError, Checkpoints
 from capjax.train.finite import Watch
 from capjax.train.loop import Cadence, is_finished
 from capjax.train.loop import train as train_loop
-from capjax.train.objective import Objective, Prepared, is_prepared
+from capjax.train.objective import Objective, is_prepared
 from capjax.train.profiler import Profiler
 from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
 from capjax.train.state import TrainState, init_state
@@ -150,17 +151,15 @@ def _train(
     model, shapes = _make_model(config, data)
     objective = build.objective(config, data.tokenizer)
     if is_new:
-        params, frozen = _start(config, workdir, data, model, shapes)
-        if processes.is_primary():
-            workdir.save_beginning(params if is_prepared(objective) else None)
+        params, frozen = _start(config, workdir, data, model, shapes, is_prepared(objective))
         stopping = new_stopping(config, data.splits["validation"].table.captions)
     else:
         params, frozen = _load_frozen(config, workdir, shapes)
     splits, constants = data.splits, None
     if is_prepared(objective):
-        splits = splits | {"train": with_references(splits["train"])}
         began = params if is_new else workdir.load_beginning(params)
-        constants = _prepare(objective, splits["train"], began)
+        prepared, constants = prepare(objective, splits["train"], began)
+        splits = splits | {"train": prepared}
     if questions.is_cached(config):
         splits = _with_features(config, splits, model, encoder_variables(frozen))
         model, frozen = feature_model(model, splits["train"]), without_encoder(frozen)
@@ -274,7 +273,12 @@ def _make_model(config: ConfigDict, data: _Data) -> tuple[Captioner, Variables]:
 
 
 def _start(
-    config: ConfigDict, workdir: Workdir, data: _Data, model: Captioner, shapes: Variables
+    config: ConfigDict,
+    workdir: Workdir,
+    data: _Data,
+    model: Captioner,
+    shapes: Variables,
+    keeps_beginning: bool,
 ) -> tuple[Any, Variables]:
     """Initialises a new run's parameters and frozen variables, and writes its first files."""
     variables, record = start_variables(
@@ -289,6 +293,7 @@ def _start(
     if processes.is_primary():
         workdir.save(config, data.tokenizer, data.fingerprints)
         workdir.save_frozen(frozen)
+        workdir.save_beginning(params if keeps_beginning else None)
         workdir.save_selection(data.sources)
         workdir.save_start(record)
         workdir.save_environment()
@@ -357,12 +362,6 @@ def _watch(config: ConfigDict, progress: dict[str, Any] | None) -> Watch:
 
 def _cadence(config: ConfigDict) -> Cadence:
     return Cadence(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
-
-
-def _prepare(objective: Prepared, split: Split, began: Any) -> Any:
-    """The objective's constants, of a split with references and the first parameters."""
-    ids = {"eos_id": split.tokenizer.eos_id, "vocab_size": split.tokenizer.vocab_size}
-    return objective.prepare(split.references or (), began, **ids)
 
 
 def _train_step(

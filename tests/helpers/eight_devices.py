@@ -115,7 +115,8 @@ def _prepare(objective, params, rng):
         "reference_lengths": np.full((B, 1), T + 1, np.int32),
         "keys": rng.integers(2**32, size=(B, 2), dtype=np.uint32),
     }
-    return more, objective.prepare(references, params, eos_id=2, vocab_size=V)
+    began = jax.tree.map(lambda leaf: 0.5 * leaf, params)
+    return more, objective.prepare(references, began, eos_id=2, vocab_size=V)
 
 
 def _check_that_all_agree(state, step, batch):
