@@ -9,14 +9,17 @@ from capjax.run.split import Split
 from capjax.train.objective import Prepared
 
 
-def prepare(objective: Prepared, split: Split, began: Any) -> tuple[Split, Any]:
+def prepare(
+    objective: Prepared, splits: dict[str, Split], began: Any
+) -> tuple[dict[str, Split], Any]:
     """Adds the references to the train split, and makes the objective's constants.
 
     Args:
-      objective: has a `prepare`.
-      split: the train split.
+      objective: the objective.
+      splits: by name, without references.
       began: the trained parameters before the first step.
     """
+    split = splits["train"]
     tokenizer = split.tokenizer
     flat = [text for of_image in split.table.captions for text in of_image]
     ids = iter(reference_ids(tokenizer, flat))
@@ -28,4 +31,4 @@ def prepare(objective: Prepared, split: Split, began: Any) -> tuple[Split, Any]:
     references = References(captions, tokenizer, seed=split.config.seed)
     sizes = {"eos_id": tokenizer.eos_id, "vocab_size": tokenizer.vocab_size}
     constants = objective.prepare(captions, began, **sizes)
-    return dataclasses.replace(split, references=references), constants
+    return {**splits, "train": dataclasses.replace(split, references=references)}, constants

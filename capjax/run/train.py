@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from capjax.config import build, checks, questions
@@ -44,7 +43,7 @@ from capjax.train.checkpoint import CheckpointError, Checkpoints
 from capjax.train.finite import Watch
 from capjax.train.loop import Cadence, is_finished
 from capjax.train.loop import train as train_loop
-from capjax.train.objective import Objective, is_prepared
+from capjax.train.objective import is_prepared
 from capjax.train.profiler import Profiler
 from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
 from capjax.train.state import TrainState, init_state
@@ -151,19 +150,28 @@ def _train(
     model, shapes = _make_model(config, data)
     objective = build.objective(config, data.tokenizer)
     if is_new:
-        params, frozen = _start(config, workdir, data, model, shapes, is_prepared(objective))
+        params, frozen = _start(config, workdir, data, model, shapes)
         stopping = new_stopping(config, data.splits["validation"].table.captions)
     else:
         params, frozen = _load_frozen(config, workdir, shapes)
     splits, constants = data.splits, None
     if is_prepared(objective):
+        if is_new and processes.is_primary():
+            workdir.save_beginning(params)
         began = params if is_new else workdir.load_beginning(params)
-        prepared, constants = prepare(objective, splits["train"], began)
-        splits = splits | {"train": prepared}
+        splits, constants = prepare(objective, splits, began)
     if questions.is_cached(config):
         splits = _with_features(config, splits, model, encoder_variables(frozen))
         model, frozen = feature_model(model, splits["train"]), without_encoder(frozen)
     optimizer = build.optimizer(config)
+    step = make_train_step(
+        model,
+        optimizer,
+        seed=config.seed,
+        objective=objective,
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+    )
     begin = functools.partial(
         init_state,
         optimizer=optimizer,
@@ -188,7 +196,7 @@ def _train(
             writer.hyperparameters(flat(config))
         train_loop(
             devices.replicate(state),
-            _train_step(config, model, objective, optimizer),
+            devices.map_devices(step, donate=(0,)),
             devices.prefetch(splits["train"].train_batches(first)),
             validation,
             cadence=_cadence(config),
@@ -273,12 +281,7 @@ def _make_model(config: ConfigDict, data: _Data) -> tuple[Captioner, Variables]:
 
 
 def _start(
-    config: ConfigDict,
-    workdir: Workdir,
-    data: _Data,
-    model: Captioner,
-    shapes: Variables,
-    keeps_beginning: bool,
+    config: ConfigDict, workdir: Workdir, data: _Data, model: Captioner, shapes: Variables
 ) -> tuple[Any, Variables]:
     """Initialises a new run's parameters and frozen variables, and writes its first files."""
     variables, record = start_variables(
@@ -293,7 +296,6 @@ def _start(
     if processes.is_primary():
         workdir.save(config, data.tokenizer, data.fingerprints)
         workdir.save_frozen(frozen)
-        workdir.save_beginning(params if keeps_beginning else None)
         workdir.save_selection(data.sources)
         workdir.save_start(record)
         workdir.save_environment()
@@ -362,23 +364,6 @@ def _watch(config: ConfigDict, progress: dict[str, Any] | None) -> Watch:
 
 def _cadence(config: ConfigDict) -> Cadence:
     return Cadence(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
-
-
-def _train_step(
-    config: ConfigDict,
-    model: Captioner,
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-):
-    step = make_train_step(
-        model,
-        optimizer,
-        seed=config.seed,
-        objective=objective,
-        accumulate=config.accumulate,
-        ema_decay=config.ema_decay,
-    )
-    return devices.map_devices(step, donate=(0,))
 
 
 def _validation(

@@ -240,7 +240,11 @@ class Workdir:
 
     def save_frozen(self, frozen: Variables) -> None:
         """Writes the variables that training does not change; no file if there are none."""
-        self._save_variables(self.FROZEN, frozen)
+        file = self.path(self.FROZEN)
+        if frozen:
+            save_variables(file, frozen)
+        else:
+            _remove_old(file)
 
     def load_frozen(self) -> Variables:
         """Loads the variables that training did not change, for example a frozen encoder's.
@@ -256,8 +260,8 @@ class Workdir:
         self._check_variables(self.FROZEN, frozen, like)
 
     def save_beginning(self, params: Any) -> None:
-        """Writes the trained parameters before the first step; no file for None."""
-        self._save_variables(self.BEGAN, {} if params is None else {"params": params})
+        """Writes the trained parameters before the first step."""
+        save_variables(self.path(self.BEGAN), {"params": params})
 
     def load_beginning(self, like: Any) -> Any:
         """Loads the trained parameters before the first step, of the shapes of `like`.
@@ -268,13 +272,6 @@ class Workdir:
         found = self._load_variables(self.BEGAN, "the parameters that training began with")
         self._check_variables(self.BEGAN, found, {"params": like})
         return found["params"]
-
-    def _save_variables(self, name: str, variables: Variables) -> None:
-        file = self.path(name)
-        if variables:
-            save_variables(file, variables)
-        else:
-            _remove_old(file)
 
     def _load_variables(self, name: str, what: str) -> Variables:
         file = self.path(name)
