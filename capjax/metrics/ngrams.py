@@ -7,7 +7,7 @@ Shapes: see docs/architecture.md. L is the longest n-gram, M the slots of a tabl
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,17 +23,22 @@ class Words(NamedTuple):
 
     Attributes:
       tokens: int32 [T, K, B]; negative beyond the last word.
-      count: int32 [K, B], words of each caption.
+      size: int32 [K, B], number of words of each caption.
       exists: bool [K, B], False where there is no caption.
     """
 
     tokens: jax.Array
-    count: jax.Array
+    size: jax.Array
     exists: jax.Array
 
 
 def words_of(
-    tokens: jax.Array, lengths: jax.Array, eos_id: jax.Array, *, end_token: bool, reference: bool
+    tokens: jax.Array,
+    lengths: jax.Array,
+    eos_id: jax.Array | np.ndarray,
+    *,
+    end_token: bool,
+    reference: bool,
 ) -> Words:
     """Takes the words of captions: all tokens up to the first end token.
 
@@ -48,14 +53,14 @@ def words_of(
     place = jnp.arange(tokens.shape[0])[:, None, None]
     ends = (tokens == eos_id) & (place < lengths)
     first = jnp.where(ends, place, tokens.shape[0]).min(axis=0, initial=tokens.shape[0])
-    count = jnp.minimum(lengths, first + 1 if end_token else first)
-    kept = jnp.where(place < count, tokens, _BEYOND[reference])
-    return Words(kept, count, lengths > 0)
+    size = jnp.minimum(lengths, first + 1 if end_token else first)
+    kept = jnp.where(place < size, tokens, _BEYOND[reference])
+    return Words(kept, size, lengths > 0)
 
 
 def places(words: Words, n: int) -> jax.Array:
     """Bool [T - n + 1, K, B]: whether an n-gram begins at a place."""
-    return jnp.arange(max(len(words.tokens) - n + 1, 0))[:, None, None] + n <= words.count
+    return jnp.arange(max(len(words.tokens) - n + 1, 0))[:, None, None] + n <= words.size
 
 
 def counts_within(words: Words) -> list[jax.Array]:
@@ -109,7 +114,12 @@ def prepare_idf(corpus: Sequence[Sequence[np.ndarray]]) -> Idf:
 
     Args:
       corpus: the references of each image, each int [words].
+
+    Raises:
+      ValueError: there are no images.
     """
+    if not corpus:
+        raise ValueError("there are no images to count document frequencies in")
     ngrams, images = _document_frequencies(corpus)
     seed, owner = _place(ngrams)
     taken = owner >= 0
@@ -117,8 +127,8 @@ def prepare_idf(corpus: Sequence[Sequence[np.ndarray]]) -> Idf:
     slots[taken] = ngrams[owner[taken]]
     idf = np.zeros(len(owner))
     idf[taken] = np.log(len(corpus)) - np.log(images[owner[taken]])
-    unseen = np.log(max(len(corpus), 1))
-    return Idf(slots, idf.astype(np.float32), np.float32(unseen), np.uint32(seed))
+    unseen = np.asarray(np.log(len(corpus)), np.float32)
+    return Idf(slots, idf.astype(np.float32), unseen, np.asarray(seed, np.uint32))
 
 
 def look_up(idf: Idf, words: Words) -> list[jax.Array]:
@@ -129,8 +139,8 @@ def look_up(idf: Idf, words: Words) -> list[jax.Array]:
     tokens = jnp.concatenate([words.tokens, beyond])
     following = jnp.stack([tokens[k : k + longest] for k in range(LONGEST)], axis=-1)
     found = []
-    for n in range(1, min(LONGEST, longest) + 1):
-        begin = following[: longest - n + 1]
+    for n in range(1, LONGEST + 1):
+        begin = following[: max(longest - n + 1, 0)]
         ngrams = jnp.where(jnp.arange(LONGEST) < n, begin, -1)
         value = jnp.broadcast_to(idf.unseen, ngrams.shape[:-1])
         for slot in _slots(ngrams, idf.seed, len(keys)):
@@ -158,7 +168,7 @@ def _document_frequencies(corpus: Sequence[Sequence[np.ndarray]]) -> tuple[np.nd
             prefix * size + tokens[start + n - 1], return_index=True, return_inverse=True
         )
         pairs = np.unique(number * len(corpus) + image[start])
-        count = np.bincount(pairs // max(len(corpus), 1), minlength=len(first))
+        count = np.bincount(pairs // len(corpus), minlength=len(first))
         often = count > 1
         rows = np.full((often.sum(), LONGEST), -1, np.int32)
         rows[:, :n] = tokens[start[first[often], None] + np.arange(n)]
@@ -169,7 +179,7 @@ def _document_frequencies(corpus: Sequence[Sequence[np.ndarray]]) -> tuple[np.nd
     return np.concatenate(ngrams), np.concatenate(images)
 
 
-def _slots(ngrams, seed, size: int) -> list:
+def _slots(ngrams: Any, seed: Any, size: int) -> list[Any]:
     """Both slots of n-grams int32 [..., L], of NumPy or of JAX: uint32 [...] each."""
     found = []
     for function in (0, 1):

@@ -3,10 +3,12 @@
 Shapes: see docs/architecture.md.
 """
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from capjax.data.tokenizer import Tokenizer
@@ -57,6 +59,50 @@ class Reward(Protocol):
           float32 [B, K]; 0 for a hypothesis or an image without captions.
         """
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedSum:
+    """A reward that is a sum of rewards.
+
+    Attributes:
+      rewards: the rewards.
+      weights: the weight of each.
+    """
+
+    rewards: tuple[Reward, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self):
+        if not self.rewards or len(self.rewards) != len(self.weights):
+            raise ValueError(
+                f"{len(self.weights)} weights of {len(self.rewards)} rewards: a sum needs a reward "
+                "or more and a weight for each"
+            )
+
+    def prepare(
+        self, references: Sequence[Sequence[np.ndarray]], *, eos_id: int, vocab_size: int
+    ) -> tuple[Any, ...]:
+        """The tables of all rewards; see `Reward`."""
+        return tuple(
+            reward.prepare(references, eos_id=eos_id, vocab_size=vocab_size)
+            for reward in self.rewards
+        )
+
+    def __call__(
+        self,
+        table: tuple[Any, ...],
+        hypotheses: jax.Array,
+        hypothesis_lengths: jax.Array,
+        references: jax.Array,
+        reference_lengths: jax.Array,
+    ) -> jax.Array:
+        """See `Reward`."""
+        captions = hypotheses, hypothesis_lengths, references, reference_lengths
+        total = jnp.zeros(hypothesis_lengths.shape)
+        for weight, reward, own in zip(self.weights, self.rewards, table, strict=True):
+            total += weight * reward(own, *captions)
+        return total
 
 
 def reference_ids(

@@ -58,7 +58,7 @@ class CiderD:
             [ids if self.end_token else ids[ids != eos_id] for ids in captions]
             for captions in references
         ]
-        return CiderTable(ngrams.prepare_idf(corpus), np.int32(eos_id))
+        return CiderTable(ngrams.prepare_idf(corpus), np.asarray(eos_id, np.int32))
 
     def __call__(
         self,
@@ -76,16 +76,14 @@ class CiderD:
         given = ngrams.words_of(
             references, reference_lengths, eos_id, end_token=self.end_token, reference=True
         )
-        cosines = 0.0
-        for n, (own, own_given, both, weight, weight_given) in enumerate(
-            zip(
-                ngrams.counts_within(said),
-                ngrams.counts_within(given),
-                ngrams.counts_in(said, given),
-                ngrams.look_up(idf, said),
-                ngrams.look_up(idf, given),
-                strict=False,
-            )
+        cosines = jnp.zeros(())
+        for own, own_given, both, weight, weight_given in zip(
+            ngrams.counts_within(said),
+            ngrams.counts_within(given),
+            ngrams.counts_in(said, given),
+            ngrams.look_up(idf, said),
+            ngrams.look_up(idf, given),
+            strict=True,
         ):
             # A sum over places counts an n-gram as often as it occurs: [K, B] and [R, B].
             norm = jnp.sqrt((own * weight**2).sum(axis=0))
@@ -95,8 +93,8 @@ class CiderD:
             norms = norm[:, None] * norm_given
             cosines += jnp.where(norms > 0, product / jnp.where(norms > 0, norms, 1.0), 0.0)
         # pycocoevalcap takes the number of bigrams for the length.
-        length = jnp.maximum(said.count - 1, 0)[:, None]
-        difference = length - jnp.maximum(given.count - 1, 0)
+        length = jnp.maximum(said.size - 1, 0)[:, None]
+        difference = length - jnp.maximum(given.size - 1, 0)
         penalty = jnp.exp(-(difference**2) / (2 * _SIGMA**2))
         scores = (cosines * penalty).sum(axis=1) / jnp.maximum(given.exists.sum(axis=0), 1)
         return (_SCALE / ngrams.LONGEST * scores).T
