@@ -82,10 +82,7 @@ def check_step(
     if eos_id in prompt:
         raise ValueError(f"the prompt has the end token {eos_id}, so no caption can go on from it")
     processors.check(
-        vocab_size=logits.shape[-1],
-        eos_id=eos_id,
-        max_length=max_length,
-        prompt_length=len(prompt),
+        vocab_size=logits.shape[-1], eos_id=eos_id, max_length=max_length, prompt=prompt
     )
     if attention and maps is None:
         raise ValueError(

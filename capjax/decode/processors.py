@@ -36,7 +36,8 @@ class Processors:
         Reinforced Model for Abstractive Summarization"); 0 for none.
       bad_words_ids: phrases that must not occur; the end token alone is ignored.
       min_length: the end token does not come before this many tokens, start and prompt included.
-      min_new_tokens: the end token does not come before this many generated tokens.
+      min_new_tokens: the end token does not come before this many generated tokens; takes
+        precedence over `min_length`.
       bad_endings: tokens that the end token does not follow. What the length limit cuts is cut.
       allowed: a `capjax.decode.trie.Trie` of the captions that are allowed; None for all.
       forced_bos_token_id: the first token after the start token.
@@ -87,9 +88,10 @@ class Processors:
             scores = forbid_repeated_ngrams(history, length, scores, self.no_repeat_ngram_size)
         if phrases := [phrase for phrase in self.bad_words_ids if phrase != (eos_id,)]:
             scores = forbid_phrases(history, length, scores, phrases)
-        new = self.min_new_tokens and 1 + prompt_length + self.min_new_tokens
-        if shortest := max(self.min_length, new):
-            scores = forbid_end(scores, length < shortest, eos_id)
+        if self.min_new_tokens:
+            scores = forbid_end(scores, length < 1 + prompt_length + self.min_new_tokens, eos_id)
+        elif self.min_length:
+            scores = forbid_end(scores, length < self.min_length, eos_id)
         if self.bad_endings:
             last = lax.dynamic_index_in_dim(history, length - 1, axis=2, keepdims=False)
             scores = forbid_end(scores, jnp.isin(last, jnp.array(self.bad_endings)), eos_id)
@@ -139,7 +141,9 @@ class Processors:
         stopped = stuck((scores > -jnp.inf).any(axis=-1))
         return log_probs, jnp.where(stopped[..., None], end, scores)
 
-    def check(self, *, vocab_size: int, eos_id: int, max_length: int, prompt_length: int) -> None:
+    def check(
+        self, *, vocab_size: int, eos_id: int, max_length: int, prompt: Sequence[int]
+    ) -> None:
         """Checks the settings by themselves and against those of the decoding.
 
         Raises:
@@ -159,16 +163,16 @@ class Processors:
                 )
         if self.min_length > max_length:
             raise ValueError(f"min_length={self.min_length} is above max_length={max_length}")
-        room = max_length - 1 - prompt_length
+        room = max_length - 1 - len(prompt)
         if self.min_new_tokens > room:
             raise ValueError(
                 f"min_new_tokens={self.min_new_tokens} is more than the {room} tokens that "
                 f"max_length={max_length} leaves after the start token and the prompt"
             )
-        if self.forced_bos_token_id is not None and prompt_length:
+        if self.forced_bos_token_id is not None and prompt:
             raise ValueError(
-                f"forced_bos_token_id={self.forced_bos_token_id} comes after the start token, where the"
-                " prompt begins; make it the first of the prompt"
+                f"forced_bos_token_id={self.forced_bos_token_id} follows the start token, where a "
+                "prompt is; make it the first token of the prompt"
             )
         for name in ("forced_bos_token_id", "forced_eos_token_id"):
             if getattr(self, name) in self.suppress_tokens:
@@ -176,6 +180,13 @@ class Processors:
         single = {phrase[0] for phrase in self.bad_words_ids if len(phrase) == 1} - {eos_id}
         if len(single.union(self.suppress_tokens)) >= vocab_size:
             raise ValueError("suppress_tokens and bad_words_ids leave no token of the vocabulary")
+        if self.allowed is not None and self.allowed.longest > max_length - 1:
+            raise ValueError(
+                f"allowed has a caption of {self.allowed.longest} tokens, with the end token, and "
+                f"max_length={max_length} has room for {max_length - 1} after the start token"
+            )
+        if self.allowed is not None and not self.allowed.begins(prompt):
+            raise ValueError("allowed has no caption that begins with the prompt")
 
     def _ids(self) -> dict[str, Collection[int]]:
         """The token ids of each field."""

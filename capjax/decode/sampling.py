@@ -146,16 +146,19 @@ def sample(
         greedy = temperature == 0
         divided = logits / jnp.where(greedy, 1, temperature)
         now = jax.vmap(jax.vmap(jax.random.fold_in))(keys, lengths)
-        allowed = restrict(divided, top_k, top_p, min_p, typical_p)
+        allowed = restrict(divided, top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p)
         drawn = jax.vmap(jax.vmap(jax.random.categorical))(now, allowed)
         return jnp.where(greedy, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
+
+    def of_drawn(values: jax.Array, drawn: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(values, drawn[..., None], axis=-1)[..., 0]
 
     def advance(state: _State) -> tuple[_State, dict[str, jax.Array]]:
         new_carry, logits, attention = step(state.carry, state.tokens)
         logits = logits.astype(jnp.float32)
         over = state.finished
         history = None
-        if processors:
+        if state.history is not None:
             # The lengths of samples that have not ended are equal.
             fed = 1 + len(prompt) + state.lengths.max()
             own, logits = processors.process(
@@ -169,14 +172,14 @@ def sample(
                 prompt_length=len(prompt),
             )
         drawn = draw(logits, state.lengths)
-        log_probs = jnp.take_along_axis(logits, drawn[..., None], axis=-1)[..., 0]
-        log_probs -= jax.nn.logsumexp(logits, axis=-1)
-        record = {"log_probs": log_probs}
-        if processors:
+        if state.history is None:
+            record = {"log_probs": of_drawn(logits, drawn) - jax.nn.logsumexp(logits, axis=-1)}
+        else:
             history = append(state.history, fed, drawn)
-            said = jnp.take_along_axis(own, drawn[..., None], axis=-1)[..., 0]
-            record = {"log_probs": said, "scores": log_probs}
-
+            scores = of_drawn(normalize(logits), drawn)
+            # No token may be allowed, and what is drawn then is none of the caption.
+            own = jnp.where(scores > -jnp.inf, of_drawn(own, drawn), -jnp.inf)
+            record = {"log_probs": own, "scores": scores}
         record = {name: jnp.where(over, 0.0, leaf) for name, leaf in record.items()}
         tokens = jnp.where(over, pad_id, drawn)
         record["tokens"] = tokens
@@ -225,12 +228,13 @@ def sample(
 
 def restrict(
     logits: jax.Array,
+    *,
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
     typical_p: float | None = None,
 ) -> jax.Array:
-    """Logits [..., V] with -inf for tokens that are not to be drawn."""
+    """Logits [..., V] with -inf for tokens that are not to be drawn; see `sample`."""
     if top_k is not None:
         least = lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)

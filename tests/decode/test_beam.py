@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from capjax.decode.beam import beam_search
+from capjax.decode.processors import Processors
 from capjax.models.contract import Carry
 from tests.helpers.command_line import python
 
@@ -84,25 +85,43 @@ def test_a_beam_as_wide_as_the_tree_finds_every_caption_in_order(toy, penalty):
         assert_same(captions(result, image), expected)
 
 
-def restated(decoder, image, num_beams, steps, penalty, early_stopping):
-    """The algorithm of the module's docstring in lists and tuples, for one image."""
+def power(n, penalty):
+    return n**penalty
+
+
+def gnmt(n, penalty):
+    return ((5 + n) / 6) ** penalty
+
+
+def restated(decoder, image, num_beams, steps, penalty, early_stopping, norm=power, repetition=1):
+    """The algorithm of the module's docstring in lists and tuples, for one image.
+
+    With `early_stopping` None the search never ends early.
+    """
+
+    def scores(prefix):
+        fed = (BOS, *prefix)
+        scores = decoder.log_probs(image, fed).copy()
+        scores[list(fed)] *= repetition
+        return enumerate(scores.tolist())
+
     live, done = [((), 0.0)], []
     for n in range(1, steps + 1):
         extensions = [
-            ((*prefix, token), total + log_prob)
+            ((*prefix, token), total + score)
             for prefix, total in live
-            for token, log_prob in enumerate(decoder.log_probs(image, (BOS, *prefix)).tolist())
+            for token, score in scores(prefix)
         ]
         candidates = sorted(extensions, key=lambda e: -e[1])[: 2 * num_beams]
         for rank, (prefix, total) in enumerate(candidates):
             if (prefix[-1] == EOS or n == steps) and rank < num_beams:
-                done.append((prefix, prefix[-1] == EOS, total / n**penalty))
+                done.append((prefix, prefix[-1] == EOS, total / norm(n, penalty)))
         done = sorted(done, key=lambda d: -d[2])[:num_beams]
         live = [c for c in candidates if c[0][-1] != EOS][:num_beams]
-        if len(done) < num_beams:
+        if len(done) < num_beams or early_stopping is None:
             continue
         horizon = steps if early_stopping == "never" and penalty > 0 else n
-        hopeless = not live or live[0][1] / horizon**penalty <= done[-1][2]
+        hopeless = not live or live[0][1] / norm(horizon, penalty) <= done[-1][2]
         if early_stopping is True or num_beams == 1 or hopeless:
             break
     return done
@@ -132,6 +151,27 @@ def test_narrow_beams_follow_the_algorithm(toy, num_beams, vocabulary, penalty, 
     )
     for image in images:
         expected = restated(decoder, image, num_beams, 8, penalty, early_stopping)
+        assert_same(captions(result, image), expected)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "norm", "repetition"),
+    [(1.5, gnmt, 0.6), more(-1.0, power, 1.5), more(0.0, power, 0.6), more(2.0, power, 1.5)],
+)
+def test_never_cannot_change_the_hypotheses(toy, penalty, norm, repetition):
+    """Those of a search that goes on to the length limit."""
+    decoder = toy(7, seed=12, boost=[(EOS, 1.0)])
+    result = search(
+        decoder,
+        np.arange(40),
+        num_beams=3,
+        length_penalty=penalty,
+        length_normalization=norm.__name__,
+        early_stopping="never",
+        processors=Processors(repetition_penalty=repetition),
+    )
+    for image in range(40):
+        expected = restated(decoder, image, 3, 8, penalty, None, norm, repetition)
         assert_same(captions(result, image), expected)
 
 
@@ -366,6 +406,11 @@ def test_one_device_is_eight():
     [
         ({"early_stopping": 1}, "early_stopping"),
         ({"max_length": 1}, "max_length"),
+        ({"prompt": (3, 4, 5, 6)}, "at least 6"),
+        ({"prompt": (3, 9)}, "token 9"),
+        ({"prompt": (3, EOS)}, "end token 2"),
+        ({"length_normalization": "mean"}, "length_normalization"),
+        ({"processors": Processors(min_length=6)}, "min_length=6"),
         ({"num_beams": 3}, "num_beams=3"),
         ({"eos_id": 9}, "eos_id=9"),
         ({"return_attention": True}, "attention=True"),
