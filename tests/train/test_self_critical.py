@@ -80,8 +80,8 @@ def batch_of(images):
     }
 
 
-def make(**fields):
-    return SelfCritical(**{"rewards": ("pays",), "samples": K, "max_length": T, **IDS, **fields})
+def make(objective=SelfCritical, **fields):
+    return objective(**{"rewards": ("pays",), "samples": K, "max_length": T, **IDS, **fields})
 
 
 def share(objective, model, variables, batch, began, step=0):
@@ -220,7 +220,7 @@ class Loose(SelfCritical):
 def test_restricted_draws_have_finite_log_probabilities():
     model, variables = model_and_variables()
     _, began = model_and_variables(seed=1)
-    objective = Loose(**dataclasses.asdict(make(top_p=1e-6, temperature=0.1, kl_weight=1.0)))
+    objective = make(Loose, top_p=1e-6, temperature=0.1, kl_weight=1.0)
     value = jax.value_and_grad(
         lambda p: share(objective, model, p, batch_of(8), began), has_aux=True
     )

@@ -8,7 +8,6 @@ Shapes: see docs/architecture.md; here T = max_length, the tokens of a sample.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import jax
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from capjax.decode.sampling import SampleResult, restrict, sample
+from capjax.metrics.reward import WeightedSum
 from capjax.models.captioner import Captioner, Variables, join_frozen
 from capjax.models.contract import Decoder, Memory
 from capjax.parts import REWARDS
@@ -87,6 +87,7 @@ class SelfCritical:
     eos_id: Given[int] = 0
     pad_id: Given[int] = 0
     log_every: Given[int] = 1
+    _reward: WeightedSum = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if self.samples < 2 and self.baseline == "mean":
@@ -100,9 +101,10 @@ class SelfCritical:
                 f"objective.rewards={self.rewards}"
             )
         try:
-            self._rewards  # noqa: B018
+            found = tuple(REWARDS.get(name)() for name in self.rewards)
         except PartError as error:
             raise ValueError(f"objective.rewards={self.rewards}: {error}") from error
+        object.__setattr__(self, "_reward", WeightedSum(found, self.reward_weights))
         if self.own_words is not None:
             raise ValueError(
                 "scheduled_sampling.kind must be 'none' with config.objective.name="
@@ -133,10 +135,6 @@ class SelfCritical:
                 "max_length"
             )
 
-    @cached_property
-    def _rewards(self) -> tuple[Any, ...]:
-        return tuple(REWARDS.get(name)() for name in self.rewards)
-
     def prepare(
         self,
         references: Sequence[Sequence[np.ndarray]],
@@ -145,10 +143,9 @@ class SelfCritical:
         eos_id: int,
         vocab_size: int,
     ) -> dict[str, Any]:
-        """The tables of the rewards, and the starting parameters; see `Prepared`."""
-        ids = {"eos_id": eos_id, "vocab_size": vocab_size}
-        tables = tuple(reward.prepare(references, **ids) for reward in self._rewards)
-        return {"tables": tables, "began": params}
+        """The table of the reward, and the starting parameters; see `Prepared`."""
+        table = self._reward.prepare(references, eos_id=eos_id, vocab_size=vocab_size)
+        return {"table": table, "began": params}
 
     def share(
         self,
@@ -167,7 +164,7 @@ class SelfCritical:
         on = {"train": self.dropout, "rngs": {"dropout": key}}
         memory = model.apply(variables, inputs(batch), method="encode", **on)
         drawn = self._draw(model, variables, memory, batch, self.samples, self.temperature)
-        reward = self._reward(constants["tables"], drawn, batch)
+        reward = self._rewards(constants["table"], drawn, batch)
 
         on["rngs"] = {"dropout": jax.random.fold_in(key, 1)}
         logits = self._logits(model, variables, memory, drawn, **on)
@@ -192,7 +189,7 @@ class SelfCritical:
             advantage -= (total - advantage) / (self.samples - 1)
         else:
             greedy = self._draw(model, variables, memory, batch, 1, 0.0)
-            advantage = reward - kl_cost - self._reward(constants["tables"], greedy, batch)
+            advantage = reward - kl_cost - self._rewards(constants["table"], greedy, batch)
 
         # [B, 1]: a row without references has no weight.
         weight = has_references(batch)[:, None].astype(jnp.float32)
@@ -259,11 +256,10 @@ class SelfCritical:
             top_p=self.top_p if self.top_p < 1 and temperature else None,
         )
 
-    def _reward(self, tables: Sequence[Any], drawn: SampleResult, batch: Batch) -> jax.Array:
+    def _rewards(self, table: Any, drawn: SampleResult, batch: Batch) -> jax.Array:
         """The reward of each sample, float32 [B, K]."""
-        captions = drawn.tokens, drawn.lengths, batch["references"], batch["reference_lengths"]
-        parts = zip(self._rewards, self.reward_weights, tables, strict=True)
-        return sum(weight * reward(table, *captions) for reward, weight, table in parts)
+        references = batch["references"], batch["reference_lengths"]
+        return self._reward(table, drawn.tokens, drawn.lengths, *references)
 
     def _logits(
         self,
