@@ -110,7 +110,7 @@ def test_fields_of_own_parts_are_checked_by_their_types(own):
     with pytest.raises(ConfigError, match=r"has no weigth; did you mean objective\.weight"):
         checks.check(config)
     config.objective.name = "self_critical_sequences"
-    with pytest.raises(ConfigError, match="there are cross_entropy, uncertain"):
+    with pytest.raises(ConfigError, match="there are cross_entropy, self_critical, uncertain"):
         checks.check(config)
 
 

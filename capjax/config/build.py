@@ -192,16 +192,23 @@ def frozen_parts(config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return freeze, thaw
 
 
-def objective(config: ConfigDict) -> Objective:
-    """Builds the training objective."""
+def objective(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Objective:
+    """Builds the training objective; one that draws captions needs the tokenizer to do so.
+
+    Raises:
+      ValueError: fields do not fit together; its text starts with a field's name.
+    """
     part = part_of(config, "objective")
     # These fields are older than the objective section and stay outside of it.
     given = {
         "label_smoothing": config.label_smoothing,
         "attention_penalty": config.attention_penalty,
         "own_words": own_words_schedule(**config.scheduled_sampling),
+        "log_every": config.log_every,
         **config.hard_attention,
     }
+    if tokenizer is not None:
+        given |= {name: getattr(tokenizer, name) for name in ("bos_id", "eos_id", "pad_id")}
     fields = {name: value for name, value in config.objective.items() if name != "name"}
     named = given_fields(part)
     return part(**fields, **{name: value for name, value in given.items() if name in named})

@@ -124,7 +124,9 @@ def check_batch(config: ConfigDict, field: str, images: int, name: str) -> None:
 def _check_objective(config: ConfigDict, decoder: Decoder) -> None:
     """Raises ConfigError for an objective that does not fit the decoder."""
     try:
-        build.objective(config)
+        objective = build.objective(config)
+        if check_decoder := getattr(objective, "check_decoder", None):
+            check_decoder(decoder)
     except ValueError as error:
         raise ConfigError(f"config.{error}") from error
     kind = config.scheduled_sampling.kind

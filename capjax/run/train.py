@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from capjax.config import build, checks, questions
@@ -37,6 +36,7 @@ from capjax.run.features import feature_model, with_features
 from capjax.run.init import Pretrained, read_pretrained, start_variables
 from capjax.run.load import load_tokenizer
 from capjax.run.log_train import log_best, log_smart_start, log_summary
+from capjax.run.references import prepare
 from capjax.run.rewards import ready
 from capjax.run.split import Split, log_notes, make_split
 from capjax.run.stopping import new_stopping, restored_stopping
@@ -45,6 +45,7 @@ from capjax.train.checkpoint import CheckpointError, Checkpoints
 from capjax.train.finite import Watch
 from capjax.train.loop import Cadence, is_finished
 from capjax.train.loop import train as train_loop
+from capjax.train.objective import is_prepared
 from capjax.train.profiler import Profiler
 from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
 from capjax.train.state import TrainState, init_state
@@ -150,16 +151,30 @@ def _train(
     data = _read_data(config, workdir, is_new=is_new)
     method = ready(build.decoding_method(config.decoding), config, data.tokenizer)
     model, shapes = _make_model(config, data)
+    objective = build.objective(config, data.tokenizer)
     if is_new:
         params, frozen = _start(config, workdir, data, model, shapes)
         stopping = new_stopping(config, data.splits["validation"].table.captions)
     else:
         params, frozen = _load_frozen(config, workdir, shapes)
-    splits = data.splits
+    splits, constants = data.splits, None
+    if is_prepared(objective):
+        if is_new and processes.is_primary():
+            workdir.save_beginning(params)
+        began = params if is_new else workdir.load_beginning(params)
+        splits, constants = prepare(objective, splits, began)
     if questions.is_cached(config):
         splits = _with_features(config, splits, model, encoder_variables(frozen))
         model, frozen = feature_model(model, splits["train"]), without_encoder(frozen)
     optimizer = build.optimizer(config)
+    step = make_train_step(
+        model,
+        optimizer,
+        seed=config.seed,
+        objective=objective,
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+    )
     begin = functools.partial(
         init_state,
         optimizer=optimizer,
@@ -173,6 +188,7 @@ def _train(
         state, progress = _restore(workdir, checkpoints, like)
         _lengthen(config, workdir)
         stopping = restored_stopping(config, progress, int(state.step))
+    state = state.replace(constants=constants)
     first = int(state.step)
     started = {"params": state.params, "frozen": state.frozen}
     processes.check_equal("parameters", lambda: fingerprint(started))
@@ -185,7 +201,7 @@ def _train(
             writer.hyperparameters(flat(config))
         train_loop(
             devices.replicate(state),
-            _train_step(config, model, optimizer),
+            devices.map_devices(step, donate=(0,)),
             devices.prefetch(splits["train"].train_batches(first)),
             validation,
             cadence=_cadence(config),
@@ -353,18 +369,6 @@ def _watch(config: ConfigDict, progress: dict[str, Any] | None) -> Watch:
 
 def _cadence(config: ConfigDict) -> Cadence:
     return Cadence(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
-
-
-def _train_step(config: ConfigDict, model: Captioner, optimizer: optax.GradientTransformation):
-    step = make_train_step(
-        model,
-        optimizer,
-        seed=config.seed,
-        objective=build.objective(config),
-        accumulate=config.accumulate,
-        ema_decay=config.ema_decay,
-    )
-    return devices.map_devices(step, donate=(0,))
 
 
 def _validation(

@@ -8,9 +8,15 @@ from capjax.config.shipped import summaries
 # Their get_config() reads checkpoints of huggingface.co.
 READ_CHECKPOINTS = ("coco_vit_gpt2", "folder_vit_gpt2")
 _ARGUMENTS = {
-    "coco_show_attend_tell": ("fine_tune",),
-    "coco_transformer": ("karpathy", "coco_json"),
-    "flickr8k_transformer": ("mobilenet_v3_small", "efficientnet_b0", "fine_tune"),
+    "coco_bahdanau_gru": ("self_critical",),
+    "coco_show_attend_tell": ("fine_tune", "self_critical"),
+    "coco_transformer": ("karpathy", "coco_json", "karpathy,self_critical", "self_critical"),
+    "flickr8k_bahdanau_gru": ("self_critical",),
+    "flickr8k_show_attend_tell": ("self_critical",),
+    "flickr8k_transformer": (
+        *("mobilenet_v3_small", "efficientnet_b0", "fine_tune", "self_critical"),
+    ),
+    "shapes_transformer": ("self_critical",),
 }
 
 CONFIGS = {
