@@ -119,7 +119,7 @@ def main() -> None:
         print(json.dumps(found | {"peak_memory_mib": peak_memory_mib()}))
         return
     options = ["--images", str(arguments.images), "--samples", str(arguments.samples)]
-    runs = {side: [] for side in SIDES}
+    runs: dict[str, list] = {side: [] for side in SIDES}
     for _ in range(arguments.rounds):
         for side, found in runs.items():
             found.append(measure("reward_speed", "--side", side, *options))

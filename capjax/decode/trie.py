@@ -59,7 +59,7 @@ class Trie:
         tokens, children = [-1], []
         level: list[list[tuple[int, ...]]] = [listed]  # The captions of each node of a depth.
         for depth in range(longest + 1):
-            below = []
+            below: list[list[tuple[int, ...]]] = []
             for through in level:
                 children.append(len(tokens))
                 groups: dict[int, list[tuple[int, ...]]] = {}
