@@ -21,6 +21,7 @@ measured limit. A part that fails says why, and the others go on.
 """
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -34,10 +35,8 @@ MOST_SECONDS = 240
 
 def run_part(part: str, side: str, batch: int, name: str) -> dict[str, Any]:
     """One figure of one side, in this process."""
-    if side == "peer":
-        from benchmarks import accelerator_torch as sides
-    else:
-        from benchmarks import accelerator_capjax as sides  # type: ignore[no-redef]
+    module = "accelerator_torch" if side == "peer" else "accelerator_capjax"
+    sides = importlib.import_module(f"benchmarks.{module}")
     if part == "limits":
         return sides.limits()
     function = getattr(sides, f"{part}_{side}")

@@ -121,9 +121,9 @@ def main() -> None:
     options = ["--images", str(arguments.images), "--samples", str(arguments.samples)]
     runs: dict[str, list] = {side: [] for side in SIDES}
     for _ in range(arguments.rounds):
-        for side, found in runs.items():
-            found.append(measure("reward_speed", "--side", side, *options))
-            print(side, found[-1], file=sys.stderr)
+        for side, done in runs.items():
+            done.append(measure("reward_speed", "--side", side, *options))
+            print(side, done[-1], file=sys.stderr)
     figures = {side: medians(found) for side, found in runs.items()}
     print("| side | ms | ratio | peak MiB | scratch MiB | table MiB |\n" + "|---" * 6 + "|")
     for side, found in figures.items():
