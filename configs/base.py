@@ -6,8 +6,9 @@ A function makes each kind of dataset, encoder and decoder section, since each h
 from ml_collections import ConfigDict
 
 # Whatever functions they have are functions of this module.
-from configs import datasets
+from configs import datasets, decoding
 from configs.datasets import *  # noqa: F403
+from configs.decoding import *  # noqa: F403
 from configs.gpt2 import *  # noqa: F403
 from configs.pretrained_encoders import *  # noqa: F403
 
@@ -337,71 +338,5 @@ def get_config() -> ConfigDict:
     # Further metrics of captions, by their registered names.
     config.evaluation.metrics = ()
 
-    # Decoding settings, with the meaning they have in transformers.generate.
-    config.decoding = ConfigDict()
-    # "beam": the likeliest caption that beam search finds. "sample": a random caption. "consensus":
-    # the caption that agrees best with other candidates.
-    config.decoding.method = "beam"
-    # Captions of each image, the best first: of samples the likeliest.
-    config.decoding.num_captions = 1
-    # Beams per image; 1 is greedy, and what samples need.
-    config.decoding.num_beams = 5
-    # A hypothesis's log-probability is divided by its length to this power; 1 is the mean.
-    config.decoding.length_penalty = 1.0
-    # Length in it: "power", the tokens n; "gnmt", (5 + n) / 6.
-    config.decoding.length_normalization = "power"
-    # "true": stop at num_beams finished hypotheses; "false": when no better one is likely;
-    # "never": when no better one is possible.
-    config.decoding.early_stopping = "false"
-    # Groups of beams that differ from each other; must divide num_beams, and 1 is usual search.
-    config.decoding.num_beam_groups = 1
-    # What a token costs for each beam of an earlier group that takes it, too.
-    config.decoding.diversity_penalty = 0.0
-    # Words or phrases that must occur, in any order: ("dog", "red ball"); for "beam".
-    config.decoding.must_include = ()
-    # A sample's logits are divided by this; 0 is greedy.
-    config.decoding.temperature = 1.0
-    # Samples draw from this many of the likeliest tokens; 0 is all.
-    config.decoding.top_k = 0
-    # Samples draw from the likeliest tokens that have this probability together; 1 is all.
-    config.decoding.top_p = 1.0
-    # Samples draw from tokens with at least this share of the likeliest one's probability; 0: all.
-    config.decoding.min_p = 0.0
-    # Samples draw from the most typical tokens that have this probability together; 1 is all.
-    config.decoding.typical_p = 1.0
-    # Seed of the samples.
-    config.decoding.seed = 0
-    # Candidates of "consensus": "sample", or "beam" for the num_beams hypotheses.
-    config.decoding.candidates = "sample"
-    # Samples of each image among which "consensus" chooses.
-    config.decoding.num_samples = 20
-    # Reward by which candidates agree: "cider_d", "bleu4" or a registered one.
-    config.decoding.reward = "cider_d"
-    # Words that every caption begins with: "a photo of".
-    config.decoding.prompt = ""
-    # Above 1 words that occurred become less likely; 1 changes nothing.
-    config.decoding.repetition_penalty = 1.0
-    # No sequence of so many tokens occurs twice; 0 allows all.
-    config.decoding.no_repeat_ngram_size = 0
-    # Fewest tokens before the end token, with start token and prompt.
-    config.decoding.min_length = 0
-    # Fewest tokens before the end token, without start token and prompt.
-    config.decoding.min_new_tokens = 0
-    # Words and phrases that may not occur: ("man", "in front of").
-    config.decoding.bad_words = ()
-    # Words of one token that may not occur.
-    config.decoding.suppress = ()
-    # Words of one token that no caption begins with, after the prompt.
-    config.decoding.suppress_first = ()
-    # Word of one token that every caption begins with; "" is none.
-    config.decoding.forced_first = ""
-    # Word of one token at the length limit; "" is none.
-    config.decoding.forced_last = ""
-    # Words of one token that no caption ends with, unless the length limit cuts it: ("a", "with").
-    config.decoding.bad_endings = ()
-    # The only captions that there may be, with the prompt; () is any.
-    config.decoding.allowed = ()
-    # Longest caption in tokens with its start and end tokens; for a transformer at most one more
-    # than dataset.max_length.
-    config.decoding.max_length = 25
+    config.decoding = decoding.decoding_settings()
     return config

@@ -204,7 +204,9 @@ def _train(
             devices.map_devices(step, donate=(0,)),
             devices.prefetch(splits["train"].train_batches(first)),
             validation,
-            cadence=_cadence(config),
+            cadence=Cadence(
+                config.num_steps, config.log_every, config.eval_every, config.checkpoint_every
+            ),
             schedule=build.schedule(config),
             stopping=stopping,
             watch=_watch(config, progress),
@@ -365,10 +367,6 @@ def _watch(config: ConfigDict, progress: dict[str, Any] | None) -> Watch:
         # An imported run made no updates and has no such entries.
         watch.skipped, watch.streak = progress.get("skipped", 0), progress.get("streak", 0)
     return watch
-
-
-def _cadence(config: ConfigDict) -> Cadence:
-    return Cadence(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
 
 
 def _validation(
