@@ -193,9 +193,8 @@ def _train(
     started = {"params": state.params, "frozen": state.frozen}
     processes.check_equal("parameters", lambda: fingerprint(started))
     with _open_writer(config, workdir, first) as writer:
-        validation = _validation(
-            config, workdir, model, splits["validation"], method, writer, interruption
-        )
+        split = splits["validation"]
+        validation = _validation(config, workdir, model, split, method, writer, interruption)
         interruption.poll()
         if is_new:
             writer.hyperparameters(flat(config))
@@ -204,9 +203,7 @@ def _train(
             devices.map_devices(step, donate=(0,)),
             devices.prefetch(splits["train"].train_batches(first)),
             validation,
-            cadence=Cadence(
-                config.num_steps, config.log_every, config.eval_every, config.checkpoint_every
-            ),
+            cadence=_cadence(config),
             schedule=build.schedule(config),
             stopping=stopping,
             watch=_watch(config, progress),
@@ -367,6 +364,10 @@ def _watch(config: ConfigDict, progress: dict[str, Any] | None) -> Watch:
         # An imported run made no updates and has no such entries.
         watch.skipped, watch.streak = progress.get("skipped", 0), progress.get("streak", 0)
     return watch
+
+
+def _cadence(config: ConfigDict) -> Cadence:
+    return Cadence(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
 
 
 def _validation(
