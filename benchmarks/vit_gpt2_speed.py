@@ -196,9 +196,7 @@ def train_capjax(folder: str) -> dict[str, Callable[[], object]]:
     from capjax.train.step import make_train_step
 
     model, variables, batch = read_capjax(folder)
-    optimizer = adamw(
-        optax.constant_schedule(RATE), b1=0.9, b2=0.999, weight_decay=0.01, clip_norm=0.0
-    )
+    optimizer = adamw(optax.constant_schedule(RATE), b1=0.9, b2=0.999, weight_decay=0.01)
     state = devices.replicate(init_state(variables["params"], optimizer, ema=False))
     del variables
     update = make_train_step(model, optimizer, seed=0, objective=CrossEntropy())

@@ -21,6 +21,7 @@ from capjax.evaluate.captioning import BeamSearch, Method, Sampling
 from capjax.evaluate.scoring import Metric
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
+from capjax.parallel import devices
 from capjax.parts import METRICS
 from capjax.parts.check import fault, fields_of, given_fields
 from capjax.parts.registry import PartError
@@ -130,7 +131,8 @@ def captioner_of(config: ConfigDict, vocab_size: int, **more: Any) -> Captioner:
         # The decoder's positions: bos and the words of the longest caption.
         given["max_length"] = config.dataset.max_length
     decoder = _make(config, "decoder", part, given)
-    return Captioner(encoder(config), decoder, adapter)
+    fused = config.fused_attention and devices.has_cudnn()
+    return Captioner(encoder(config), decoder, adapter, fused=fused)
 
 
 def _make(

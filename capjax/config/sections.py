@@ -32,6 +32,7 @@ class RunFields:
     init_parts: Names
     init_tokenizer: bool
     dtype: Literal["float32", "bfloat16"]
+    fused_attention: bool
     batch_size: BatchSize
     num_steps: Count
     accumulate: Count

@@ -14,6 +14,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from capjax.models.contract import Carry, Decoder, DecoderOutput, Memory
+from capjax.models.layers import fused_attention
 
 Variables = dict[str, Any]
 
@@ -101,11 +102,14 @@ class Captioner(nn.Module):
       encoder: images -> Memory, such as `PatchEncoder`.
       decoder: a `Decoder`; see `capjax.models.contract`.
       adapter: Memory -> Memory between encoder and decoder, such as `Adapter`; or None.
+      fused: whether attention uses a fused kernel, which only an NVIDIA GPU has; see
+        `layers.Attention`.
     """
 
     encoder: nn.Module
     decoder: Decoder
     adapter: nn.Module | None = None
+    fused: bool = False
 
     def __call__(
         self,
@@ -123,20 +127,23 @@ class Captioner(nn.Module):
         """
         memory = self.encode(images, train=train)
         sampling = {} if own_words is None else {"own_words": own_words}
-        return self.decoder(
-            memory, tokens, train=train, attention=attention, packing=packing, **sampling
-        )
+        with fused_attention(self.fused):
+            return self.decoder(
+                memory, tokens, train=train, attention=attention, packing=packing, **sampling
+            )
 
     def encode(self, images: jax.Array, *, train: bool = False) -> Memory:
         """Encodes images [B, ...], once for all captions of each."""
-        memory = self.encoder(images, train=train)
-        return memory if self.adapter is None else self.adapter(memory, train=train)
+        with fused_attention(self.fused):
+            memory = self.encoder(images, train=train)
+            return memory if self.adapter is None else self.adapter(memory, train=train)
 
     def decode(
         self, memory: Memory, tokens: jax.Array, *, train: bool = False, attention: bool = False
     ) -> DecoderOutput:
         """See the decoder's `__call__`."""
-        return self.decoder(memory, tokens, train=train, attention=attention)
+        with fused_attention(self.fused):
+            return self.decoder(memory, tokens, train=train, attention=attention)
 
     def init_carry(self, memory: Memory, width: int, max_length: int) -> Carry:
         """See the decoder's `init_carry`."""

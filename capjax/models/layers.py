@@ -3,8 +3,10 @@
 Shapes: see docs/architecture.md.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -150,12 +152,46 @@ def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | None) 
     return jax.nn.softmax(scores, axis=-1)
 
 
+_fused = contextvars.ContextVar("fused attention", default=False)
+
+
+@contextlib.contextmanager
+def fused_attention(enabled: bool) -> Iterator[None]:
+    """Attention traced within uses a fused kernel; see `Attention`."""
+    before = _fused.set(enabled)
+    try:
+        yield
+    finally:
+        _fused.reset(before)
+
+
+def _cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Attends from [B, A, Q, E] to [B, A, M, E] by cuDNN's kernel, with positions before heads."""
+    queries, keys = query.shape[2], key.shape[2]
+    lengths = None
+    if keys % 2 or queries % 2:  # Its gradient needs even lengths.
+        lengths = jnp.full(key.shape[0], keys, jnp.int32)
+    query, key, value = (
+        jnp.pad(rearrange(x, "b h s e -> b s h e"), ((0, 0), (0, x.shape[2] % 2), (0, 0), (0, 0)))
+        for x in (query, key, value)
+    )
+    attended = jax.nn.dot_product_attention(
+        query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+    return rearrange(attended[:, :queries], "b q h e -> b h q e")
+
+
 class Attention(nn.Module):
     """Multi-head attention with keys and values computed apart from queries.
 
     Keys and values are computed once and used for many queries: an image's memory for all its
     captions, or the tokens decoded so far. Heads come before positions, the layout of the matrix
     products, so that no query transposes the keys.
+
+    Within `fused_attention(True)`, which needs an NVIDIA GPU, cuDNN's kernel is used, which keeps
+    no weights in memory (Dao et al. 2022, "FlashAttention"), for inputs [B, ...] in bfloat16 where
+    no weights are asked for, none are dropped and nothing is masked: everywhere in encoders, and
+    from captions to images.
 
     Attributes:
       num_heads: A.
@@ -201,11 +237,21 @@ class Attention(nn.Module):
         mask: jax.Array | None = None,
         *,
         train: bool,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Attends from x [..., Q, D]; returns [..., Q, width] and weights [..., A, Q, M]."""
-        weights = attention_weights(self._heads(self.query(x)), key, mask)
-        dropped = self.drop_weights(weights, train=train).astype(value.dtype)
-        attended = jnp.einsum("...qs,...se->...qe", dropped, value)
+        need_weights: bool = True,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Attends from x [..., Q, D]; returns [..., Q, width] and weights [..., A, Q, M].
+
+        Without `need_weights` the weights may be None.
+        """
+        query = self._heads(self.query(x))
+        plain = mask is None and not need_weights and not (train and self.dropout)
+        weights = None
+        if _fused.get() and plain and query.ndim == 4 and query.dtype == jnp.bfloat16:
+            attended = _cudnn_attention(query, key, value)
+        else:
+            weights = attention_weights(query, key, mask)
+            dropped = self.drop_weights(weights, train=train).astype(value.dtype)
+            attended = jnp.einsum("...qs,...se->...qe", dropped, value)
         return self.out(rearrange(attended, "... h q e -> ... q (h e)")), weights
 
 

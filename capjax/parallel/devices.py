@@ -35,6 +35,13 @@ def map_local(function: Callable) -> Callable:
     return jax.pmap(function, axis_name=AXIS, devices=jax.local_devices())
 
 
+def has_cudnn() -> bool:
+    """True if the devices are NVIDIA GPUs."""
+    if jax.default_backend() != "gpu":
+        return False
+    return "rocm" not in jax.local_devices()[0].client.platform_version.lower()
+
+
 def psum(tree: Tree) -> Tree:
     """Sums over all devices of all processes, inside a mapped function."""
     if jax.lax.axis_size(AXIS) == 1:

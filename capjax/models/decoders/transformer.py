@@ -89,17 +89,21 @@ class DecoderBlock(nn.Module):
         x = x + drop(y, train=train)
         return x if self.norm == "pre" else self.norms[index](x)
 
-    def _look(self, x: jax.Array, memory: KeyValue, train: bool) -> tuple[jax.Array, jax.Array]:
+    def _look(
+        self, x: jax.Array, memory: KeyValue, train: bool, attention: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
         """Cross-attention and feed-forward: x [B, Q, D] -> x, attention weights [B, A, Q, P]."""
-        y, weights = self.cross_attention(self._before(1, x), *memory, train=train)
+        y, weights = self.cross_attention(
+            self._before(1, x), *memory, train=train, need_weights=attention
+        )
         x = self._residual(1, x, y, train)
         y = self.feed_forward(self._before(2, x))
         return self._residual(2, x, y, train), weights
 
     def __call__(
-        self, x: jax.Array, memory: KeyValue, mask: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, jax.Array]:
-        """Whole captions: x [B, C, T, D] -> x, cross-attention weights [B, A, C * T, P].
+        self, x: jax.Array, memory: KeyValue, mask: jax.Array, *, train: bool, attention: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Whole captions: x [B, C, T, D] -> x, cross-attention weights [B, A, C * T, P] or None.
 
         `mask`, broadcastable to [B * C, A, T, T], is True where a token attends to a token.
         """
@@ -111,7 +115,7 @@ class DecoderBlock(nn.Module):
         x = self._residual(0, x, y, train)
         # ... and tokens of all captions are queries to one memory, which is never repeated.
         x = rearrange(x, "(b c) t d -> b (c t) d", b=batch)
-        x, weights = self._look(x, memory, train)
+        x, weights = self._look(x, memory, train, attention)
         return rearrange(x, "b (c t) d -> b c t d", c=captions), weights
 
     def step(
@@ -130,7 +134,7 @@ class DecoderBlock(nn.Module):
         # update both copies.
         y, _ = self.self_attention(y, *cache, seen, train=False)
         x = self._residual(0, x, rearrange(y, "b k 1 d -> b k d"), train=False)
-        x, weights = self._look(x, memory, train=False)
+        x, weights = self._look(x, memory, train=False, attention=True)
         return x, cache, weights
 
 
@@ -305,7 +309,7 @@ class TransformerDecoder(Decoder):
         x = self._embed(tokens, positions, train)
         maps = []
         for block, keys in zip(self.blocks, self._memory_keys(memory), strict=True):
-            x, weights = block(x, keys, mask, train=train)
+            x, weights = block(x, keys, mask, train=train, attention=attention)
             maps.append(weights)
         if not attention:
             return DecoderOutput(self._logits(x))

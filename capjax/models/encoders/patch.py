@@ -33,7 +33,7 @@ class EncoderBlock(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         attention = Attention(self.num_heads, self.width, dtype=self.dtype, name="attention")
         y = nn.LayerNorm(dtype=self.dtype, name="attention_norm")(x)
-        y, _ = attention(y, *attention.keys_values(y), train=train)
+        y, _ = attention(y, *attention.keys_values(y), train=train, need_weights=False)
         x = x + Dropout(self.dropout)(y, train=train)
         y = nn.LayerNorm(dtype=self.dtype, name="feed_forward_norm")(x)
         y = FeedForward(self.hidden, self.width, dtype=self.dtype, name="feed_forward")(y)

@@ -56,7 +56,11 @@ class ResNet(PretrainedEncoder):
             fields = {"use_bias": False, "dtype": self.dtype, "name": name}
             if side == 1:
                 # A matrix product, which XLA computes faster on CPUs.
-                return nn.Dense(channels, **fields)(x[:, ::stride, ::stride])
+                x = x[:, ::stride, ::stride]
+                if stride > 1:
+                    # XLA for GPUs (JAX 0.11.2) aborts where it fuses the slice into the product.
+                    x = jax.lax.optimization_barrier(x)
+                return nn.Dense(channels, **fields)(x)
             strides, padding = (stride, stride), ((side // 2, side // 2),) * 2
             return nn.Conv(channels, (side, side), strides, padding, **fields)(x)
 

@@ -123,7 +123,7 @@ class ViTBlock(nn.Module):
         attention = Attention(self.num_heads, self.width, dtype=self.dtype, name="attention")
         y = _norm(self.epsilon, self.dtype, "attention_norm")(x)
         y = rearrange(y, "(b p) d -> b p d", b=images)
-        y, _ = attention(y, *attention.keys_values(y), train=False)
+        y, _ = attention(y, *attention.keys_values(y), train=False, need_weights=False)
         x = x + scaled(rearrange(y, "b p d -> (b p) d"), "attention_scale")
         y = _norm(self.epsilon, self.dtype, "feed_forward_norm")(x)
         y = nn.Dense((1 + self.gated) * self.mlp_dim, dtype=self.dtype, name="up")(y)

@@ -26,7 +26,9 @@ def is_published(source: str | os.PathLike) -> bool:
 
 def published_config(captioner: PretrainedCaptioner) -> ConfigDict:
     """Returns the fields of a config that captioning reads; no file has the batch size."""
-    config = ConfigDict({"seed": 0, "dtype": "float32", **captioner.sections()})
+    config = ConfigDict(
+        {"seed": 0, "dtype": "float32", "fused_attention": True, **captioner.sections()}
+    )
     config.dataset.num_threads = 4
     config.evaluation = ConfigDict({"batch_size": 16})
     return config
