@@ -119,12 +119,12 @@ def main() -> None:
         print(json.dumps(found | {"peak_memory_mib": peak_memory_mib()}))
         return
     options = ["--images", str(arguments.images), "--samples", str(arguments.samples)]
-    runs: dict[str, list] = {side: [] for side in SIDES}
+    runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for _ in range(arguments.rounds):
-        for side, done in runs.items():
-            done.append(measure("reward_speed", "--side", side, *options))
-            print(side, done[-1], file=sys.stderr)
-    figures = {side: medians(found) for side, found in runs.items()}
+        for side, own in runs.items():
+            own.append(measure("reward_speed", "--side", side, *options))
+            print(side, own[-1], file=sys.stderr)
+    figures = {side: medians(own) for side, own in runs.items()}
     print("| side | ms | ratio | peak MiB | scratch MiB | table MiB |\n" + "|---" * 6 + "|")
     for side, found in figures.items():
         ratio = figures["pycocoevalcap"]["ms"] / found["ms"]
