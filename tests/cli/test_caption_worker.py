@@ -289,7 +289,8 @@ def test_what_a_decoder_has_no_attention_for_is_refused(monkeypatch, fields, mor
     config = base.get_config()
     config.decoder = base.bahdanau_decoder()
     config.decoder.update(fields)
-    run = types.SimpleNamespace(config=config, model=build.captioner_of(config, vocab_size=9))
+    model = build.captioner_of(config, vocab_size=9)
+    run = types.SimpleNamespace(config=config, model=model, method=lambda **_: None)
     monkeypatch.setattr(caption_images, "_load", lambda _: run)
     with pytest.raises(SystemExit, match=f"error: {message}.*; remove the flag") as caught:
         caption.main(arguments(REPOSITORY, *more, "x.jpg"))

@@ -64,7 +64,8 @@ def test_decoder_block(where):
 
     def apply(module, x, memory):
         causal = jnp.tril(jnp.ones((5, 5), bool))
-        return module(x, module.cross_attention.keys_values(memory), causal, train=False)[0]
+        keys = module.cross_attention.keys_values(memory)
+        return module(x, keys, causal, train=False, attention=True)[0]
 
     ours = block.apply({"params": params}, captions, memory, method=apply)
     causal = torch.nn.Transformer.generate_square_subsequent_mask(5)

@@ -105,5 +105,5 @@ def test_members_read_images_each_in_its_way(runs, images):
     (scored,) = both.score(images[:1], ["a b c"])
     alone = [run.score(images[:1], ["a b c"])[0].log_probs for run in (runs[1], other)]
     np.testing.assert_allclose(scored.log_probs, np.logaddexp(*alone) - np.log(2), rtol=1e-3)
-    with pytest.raises(AttentionError, match="see other parts of an image"):
+    with pytest.raises(AttentionError, match="look at 4 and 16 positions"):
         both.caption(images[:1], attention=True)
