@@ -21,6 +21,9 @@ from capjax.parts.types import DropoutRate
 # Logit of a masked key or a banned token. Finite, so that softmax of a fully masked row is not NaN.
 NEVER = -1e9
 
+# Name of the Gaussian error linear unit itself (Hendrycks and Gimpel 2016).
+EXACT = "gelu_exact"
+
 # The default of `nn.Dense`: variance 1 / fan_in.
 FAN_IN = nn.initializers.lecun_normal()
 
@@ -50,12 +53,17 @@ def with_bans(bias: jax.Array, banned: Sequence[int]) -> jax.Array:
     return jnp.where(mask, NEVER, bias)
 
 
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The function of flax.linen, whose "gelu" is the approximation by tanh; or "gelu_exact"."""
+    return functools.partial(nn.gelu, approximate=False) if name == EXACT else getattr(nn, name)
+
+
 @functools.cache
 def check_activation(name: str) -> None:
-    """Raises ValueError unless flax.linen has an elementwise function of this name."""
+    """Raises ValueError unless `activation` has an elementwise function of this name."""
     array = jax.ShapeDtypeStruct((2,), jnp.float32)
     try:
-        found = jax.eval_shape(getattr(nn, name), array)
+        found = jax.eval_shape(activation(name), array)
         if (found.shape, found.dtype) == (array.shape, array.dtype):
             return
     except (AttributeError, TypeError, ValueError):  # Not a function, or not of one array.
@@ -268,5 +276,5 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="up")(x)
-        x = getattr(nn, self.activation)(x)
+        x = activation(self.activation)(x)
         return nn.Dense(self.width, dtype=self.dtype, kernel_init=self.out_init, name="down")(x)

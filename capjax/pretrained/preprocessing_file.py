@@ -34,6 +34,7 @@ _DEFAULTS = {
     "DeiT": {"size": 256, "crop_size": 224, "resample": 3, **_HALF},
     "CLIP": _CLIP,
     "Bit": _CLIP,
+    "Blip": {"size": 384, "resample": 3, **_OF_CLIP},
     "Siglip": {"size": 224, "resample": 3, **_HALF},
     "Beit": {"size": 224, "crop_size": 224, "resample": 3, "do_center_crop": False, **_HALF},
 }

@@ -23,7 +23,8 @@ from capjax.evaluate.results import code_version
 from capjax.models.captioner import Captioner, Variables, join_frozen, split_frozen
 from capjax.parallel import devices
 from capjax.pretrained.captioners import published
-from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner, read_captioner
+from capjax.pretrained.captioners.captioner import PretrainedCaptioner
+from capjax.pretrained.captioners.read import read_captioner
 from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.variables import fingerprint
 from capjax.run.likelihood import Likelihood, describe, encode_given, totals

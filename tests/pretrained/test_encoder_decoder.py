@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from capjax.data.resize import Resize
 from capjax.evaluate.captioning import BeamSearch, make_decode
-from capjax.pretrained.captioners.encoder_decoder import FILES, read_captioner, read_variables
+from capjax.pretrained.captioners.read import FILES, read_captioner, read_variables
 from capjax.pretrained.errors import WeightsError
 from tests.helpers.read_vit import read_vit
 from tests.helpers.references import need_torch, need_transformers

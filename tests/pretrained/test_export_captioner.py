@@ -10,7 +10,7 @@ import pytest
 from capjax.data.images import load_pixels
 from capjax.data.resize import Resize
 from capjax.pretrained import tables
-from capjax.pretrained.captioners.encoder_decoder import read_captioner
+from capjax.pretrained.captioners.read import read_captioner
 from capjax.pretrained.captioners.export_captioner import write_captioner
 from capjax.pretrained.errors import ExportError
 from capjax.pretrained.preprocessing_file import read_preprocessing, write_preprocessing

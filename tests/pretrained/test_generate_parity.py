@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from capjax.pretrained.captioners.encoder_decoder import captioner, read_fields, read_variables
+from capjax.pretrained.captioners.read import captioner, read_fields, read_variables
 from capjax.pretrained.checkpoint_folders import read_json
 from capjax.pretrained.vit.read import vit_fields
 from tests.helpers.effort import sweep
