@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 # Whatever functions they have are functions of this module.
 from configs import datasets
-from configs.datasets import *  # noqa: F403
 from configs.captioners import *  # noqa: F403
+from configs.datasets import *  # noqa: F403
 from configs.gpt2 import *  # noqa: F403
 from configs.pretrained_encoders import *  # noqa: F403
 

@@ -32,7 +32,20 @@ def blip_decoder() -> ConfigDict:
     return decoder
 
 
-_DECODERS = {"gpt2": gpt2_decoder, "blip": blip_decoder}
+def git_decoder() -> ConfigDict:
+    """GIT's decoder (`capjax.models.decoders.git`)."""
+    decoder = blip_decoder()
+    decoder.name = "git"
+    decoder.max_length = 1024
+    decoder.num_layers = 6
+    decoder.dropout = 0.1
+    decoder.attention_dropout = 0.1
+    # Epsilon of the norm after the projection of the image's positions.
+    decoder.projection_epsilon = 1e-5
+    return decoder
+
+
+_DECODERS = {"gpt2": gpt2_decoder, "blip": blip_decoder, "git": git_decoder}
 
 
 def use_captioner(config: ConfigDict, source: str) -> None:

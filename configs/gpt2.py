@@ -3,7 +3,6 @@
 from ml_collections import ConfigDict
 
 from capjax.pretrained.captioners.projection import PROJECTION
-from configs.pretrained_encoders import vit
 
 
 def gpt2_decoder() -> ConfigDict:

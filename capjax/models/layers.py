@@ -262,6 +262,47 @@ class Attention(nn.Module):
             attended = jnp.einsum("...qs,...se->...qe", dropped, value)
         return self.out(rearrange(attended, "... h q e -> ... q (h e)")), weights
 
+    def with_prefix(
+        self,
+        x: jax.Array,
+        prefix: tuple[jax.Array, jax.Array],
+        own: tuple[jax.Array, jax.Array],
+        mask: jax.Array,
+        *,
+        train: bool,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Attends from captions to an image's keys and to those of the same caption, at once.
+
+        The image's are not repeated for its captions.
+
+        Args:
+          x: [B, C, Q, D].
+          prefix: the image's keys and values [B, A, P, E].
+          own: the captions' keys and values [B, C, A, M, E].
+          mask: broadcastable to [B, C, A, Q, M], True where a query attends to a caption's key.
+          train: whether weights are dropped.
+
+        Returns:
+          [B, C, Q, width], and the weights of the image's keys [B, C, A, Q, P].
+        """
+        query = self._heads(self.query(x))
+        query = query * query.shape[-1] ** -0.5
+        image, words = (
+            jnp.einsum(equation, query, key, preferred_element_type=jnp.float32)
+            for equation, key in (
+                ("bcaqe,bape->bcaqp", prefix[0]),
+                ("bcaqe,bcame->bcaqm", own[0]),
+            )
+        )
+        scores = jnp.concatenate([image, jnp.where(mask, words, NEVER)], axis=-1)
+        weights = jax.nn.softmax(scores, axis=-1)
+        dropped = self.drop_weights(weights, train=train).astype(own[1].dtype)
+        image, words = jnp.split(dropped, [prefix[0].shape[2]], axis=-1)
+        attended = jnp.einsum("bcaqp,bape->bcaqe", image, prefix[1])
+        attended += jnp.einsum("bcaqm,bcame->bcaqe", words, own[1])
+        out = self.out(rearrange(attended, "b c a q e -> b c q (a e)"))
+        return out, weights[..., : prefix[0].shape[2]]
+
 
 class FeedForward(nn.Module):
     """Dense layer to `hidden`, activation, dense layer to `width`."""

@@ -14,8 +14,8 @@ from capjax.config import build
 from capjax.data.images import load_pixels
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.evaluate.captioning import make_decode
-from capjax.pretrained.captioners.read import read_captioner
 from capjax.pretrained.captioners.export_captioner import write_captioner
+from capjax.pretrained.captioners.read import read_captioner
 from configs import base
 from tests.helpers import command_line
 from tests.helpers.references import need_torch, need_transformers

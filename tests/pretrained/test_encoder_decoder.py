@@ -55,10 +55,10 @@ def change(folder, name, **changes):
 def test_a_folder_is_read_whole(folder):
     found = read_captioner(folder)
     assert (found.encoder["width"], found.encoder["mean"]) == (24, MEAN)
-    assert (found.decoder["width"], found.decoder["max_length"]) == (32, 24)
-    assert found.projection
+    assert (found.fields.decoder["width"], found.fields.decoder["max_length"]) == (32, 24)
+    assert found.fields.adapter["width"] == 32
     assert found.resize == Resize(16, interpolation="bilinear")
-    assert found.tokenizer.vocab_size == found.decoder["vocab_size"] == 280
+    assert found.tokenizer.vocab_size == found.fields.decoder["vocab_size"] == 280
     assert found.variables["params"]["adapter"]["projection"]["kernel"].shape == (24, 32)
     encoder = read_vit(folder)[1]["params"]
     jax.tree.map(np.testing.assert_array_equal, found.variables["params"]["encoder"], encoder)
@@ -145,7 +145,7 @@ def refused(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "vit"}, "its model_type is 'vit', and a captioner's is 'vision-encoder-d"),
+        ({"model_type": "vit"}, "its model_type is 'vit', and a captioner's is 'blip', "),
         ({"encoder": {"model_type": "swin"}}, "its model_type is 'swin', and must be vit, deit"),
         (
             {"decoder": {"model_type": "bert"}},
@@ -166,7 +166,7 @@ def test_what_it_can_not_be_is_refused(copied, changes, message):
 
 def test_captions_longer_than_the_positions_are_refused(copied):
     change(copied, "generation_config.json", max_length=26)
-    assert "up to 26 tokens are asked for, and the decoder's n_positions=24 allow 25" in refused(
+    assert "up to 26 tokens are asked for, and the decoder's 24 positions allow 25" in refused(
         copied
     )
 

@@ -188,6 +188,7 @@ class TransformerDecoder(Decoder):
     use_output_bias: bool = True
     kernel_std: Given[float] = 0.0
 
+    block: ClassVar[type[DecoderBlock]] = DecoderBlock
     # Of the norms: a difference of two means, which loses precision when a few channels are huge.
     fast_variance: ClassVar[bool] = True
     training = SmartBias
@@ -204,7 +205,7 @@ class TransformerDecoder(Decoder):
         self.tokens = nn.Embed(self.vocab_size, self.width, embedding_init=embedding_init)
         self.positions = nn.Embed(self.max_length, self.width, embedding_init=embedding_init)
         self.blocks = [
-            DecoderBlock(
+            self.block(
                 self.width,
                 self.num_heads,
                 self.head_width,
@@ -286,7 +287,8 @@ class TransformerDecoder(Decoder):
             return x + with_bans(self.bias, self.banned)
         return x + with_bans(jnp.zeros(self.vocab_size), self.banned) if self.banned else x
 
-    def _memory_keys(self, memory: Memory) -> tuple[KeyValue, ...]:
+    def _memory_keys(self, memory: Memory, train: bool) -> tuple[KeyValue, ...]:
+        del train  # Nothing is dropped here.
         values = memory.values.astype(self.dtype)
         return tuple(block.cross_attention.keys_values(values) for block in self.blocks)
 
@@ -315,7 +317,7 @@ class TransformerDecoder(Decoder):
             mask = mask & (caption[:, None, :, None] == caption[:, None, None, :])
         x = self._embed(tokens, positions, train)
         maps = []
-        for block, keys in zip(self.blocks, self._memory_keys(memory), strict=True):
+        for block, keys in zip(self.blocks, self._memory_keys(memory, train), strict=True):
             x, weights = block(x, keys, mask, train=train, attention=attention)
             maps.append(weights)
         if not attention:
@@ -333,7 +335,7 @@ class TransformerDecoder(Decoder):
         empty = tuple(
             (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)) for _ in self.blocks
         )
-        return Carry(self._memory_keys(memory), empty, jnp.zeros((), jnp.int32))
+        return Carry(self._memory_keys(memory, train=False), empty, jnp.zeros((), jnp.int32))
 
     def step(
         self, carry: Carry, token: jax.Array, *, attention: bool = False

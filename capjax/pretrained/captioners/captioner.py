@@ -17,7 +17,7 @@ import numpy as np
 from capjax.data.resize import Resize
 from capjax.data.tokenizer import Tokenizer
 from capjax.models.adapter import Adapter
-from capjax.models.captioner import Captioner, FeatureEncoder, Variables
+from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.contract import Decoder
 from capjax.models.encoders.vit import ViT
 from capjax.parts.registry import Registry
@@ -97,24 +97,30 @@ class Family:
       decoder_name: in configs.
       decoder_title: in messages.
       fixed: fields that the decoder's weights need, whatever a config says.
+      own_fields: further fields of the decoder, which others do not have.
       projects: whether there is an adapter where the widths of encoder and decoder differ.
       model_type: of its config.json.
       architecture: its class in transformers.
       encoder_prefix: before the names of the encoder's tensors.
       encoder_types: model_types that this section may have when it is written, best first.
-      processor: further fields of its preprocessor_config.json.
+      processor: its processor in transformers; "" for none that also has the tokenizer.
+      resizer: kind of the image processor that cuts nothing off.
+      reads_settings: whether transformers' `generate` obeys its generation_config.json.
     """
 
     decoder: ClassVar[type[Decoder]]
     decoder_name: ClassVar[str]
     decoder_title: ClassVar[str]
     fixed: ClassVar[Mapping[str, Any]]
+    own_fields: ClassVar[tuple[str, ...]] = ()
     projects: ClassVar[bool] = False
     model_type: ClassVar[str]
     architecture: ClassVar[str]
     encoder_prefix: ClassVar[str]
     encoder_types: ClassVar[tuple[str, ...]]
-    processor: ClassVar[Mapping[str, Any]] = {}
+    processor: ClassVar[str] = ""
+    resizer: ClassVar[str] = "ViT"
+    reads_settings: ClassVar[bool] = True
 
     def read_fields(self, config: Mapping[str, Any], path: str) -> Fields:
         """Reads a whole config.json; raises WeightsError where capjax has no such captioner."""

@@ -86,7 +86,7 @@ def _contents(captioner: PretrainedCaptioner) -> tuple[dict[str, dict], dict[str
         },
         "generation_config.json": write_generation(captioner.generation, captioner.tokenizer),
         "preprocessor_config.json": {
-            **write_preprocessing(captioner.resize, mean, std),
-            **family.processor,
+            **write_preprocessing(captioner.resize, mean, std, family.resizer),
+            **({"processor_class": family.processor} if family.processor else {}),
         },
     }, tensors

@@ -53,7 +53,7 @@ def exportable(
     """
     params = variables["params"]
     family = _family(model.decoder)
-    decoder = {name: getattr(model.decoder, name) for name in _NAMES}
+    decoder = {name: getattr(model.decoder, name) for name in (*_NAMES, *family.own_fields)}
     if not isinstance(model.encoder, PatchEncoder | ViT):
         raise ExportError(
             f"config.encoder.name: a {type(model.encoder).__name__} is nothing that transformers' "

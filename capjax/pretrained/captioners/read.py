@@ -4,7 +4,9 @@ import os
 from typing import Any
 
 from capjax.pretrained.captioners import generation_file
-from capjax.pretrained.captioners.captioner import Family, Fields, PretrainedCaptioner, family_of
+from capjax.pretrained.captioners.captioner import PretrainedCaptioner, family_of
+from capjax.pretrained.captioners.gpt2_tokenizer import FILES as BPE_FILES
+from capjax.pretrained.captioners.wordpiece import FILES as WORDPIECE_FILES
 from capjax.pretrained.checkpoint_folders import (
     CONFIGS,
     folder_and_file,
@@ -12,8 +14,6 @@ from capjax.pretrained.checkpoint_folders import (
     read_weights,
     weights_file,
 )
-from capjax.pretrained.captioners.gpt2_tokenizer import FILES as BPE_FILES
-from capjax.pretrained.captioners.wordpiece import FILES as WORDPIECE_FILES
 from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.vit import huggingface
 from capjax.pretrained.vit.layouts import own_tensors, to_variables

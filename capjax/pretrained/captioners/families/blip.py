@@ -65,7 +65,9 @@ class Blip(Family):
     architecture = "BlipForConditionalGeneration"
     encoder_prefix = "vision_model."
     encoder_types = ("blip_vision_model",)
-    processor = {"processor_class": "BlipProcessor"}  # noqa: RUF012
+    reads_settings = False
+    processor = "BlipProcessor"
+    resizer = "Blip"
 
     def read_fields(self, config, path):
         kinds = config.get("architectures") or [self.architecture]
