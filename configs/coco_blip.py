@@ -18,7 +18,7 @@ def get_config(source: str = "Salesforce/blip-image-captioning-base"):
     config.dataset.over_length = "cut"
     config.dataset.num_threads = 16
     base.use_captioner(config, source)
-    # As BLIP's configs/caption_coco.yaml, but for beams that end at the same length.
+    # As configs/caption_coco.yaml of BLIP's repository, as are the learning rate and the decay.
     config.decoding.num_beams = 3
     config.decoding.max_length = min(21, config.decoder.max_length)
     config.dataset.max_length = min(40, config.decoder.max_length)

@@ -1,41 +1,20 @@
-"""GIT fine-tuned on COCO.
+"""GIT fine-tuned on COCO, with the training of `coco_blip`.
 
     capjax train --config coco_git
     capjax train --config coco_git:SOURCE
 
-The first starts from microsoft/git-base. SOURCE is another name on
-huggingface.co, or a folder with a slash or a dot in its path (./git). All parameters train;
---config.encoder.trainable='()' freezes the ViT.
+The first starts from microsoft/git-base. SOURCE is another name on huggingface.co, or a folder with a
+slash or a dot in its path (./git). All parameters train; --config.encoder.trainable='()' freezes the
+ViT.
 """
 
-from configs import base
+from configs import coco_blip
 
 
 def get_config(source: str = "microsoft/git-base"):
     """`source` is a GIT for images."""
-    config = base.get_config()
-    config.dataset = base.tfds_dataset("coco_captions")
-    config.dataset.over_length = "cut"
-    config.dataset.num_threads = 16
-    base.use_captioner(config, source)
-    # Wang et al. 2022, appendix A.2; with one length for all of its data sets.
+    config = coco_blip.get_config(source)
+    # As Wang et al. 2022 caption.
     config.decoding.num_beams = 4
     config.decoding.length_penalty = 0.6
-    config.decoding.max_length = min(21, config.decoder.max_length)
-    config.dataset.max_length = min(40, config.decoder.max_length)
-    config.encoder.trainable = ("all",)
-    config.encoder.cache = ""
-    config.dtype = "bfloat16"
-
-    # 320 captions; five epochs of 113,287 images.
-    config.batch_size = 64
-    config.num_steps = 8850
-    config.label_smoothing = 0.1
-    config.optimizer.learning_rate = 1e-5
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 500
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.b2 = 0.999
-    config.eval_every = 885
-    config.evaluation.batch_size = 64
     return config
