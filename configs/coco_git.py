@@ -3,9 +3,9 @@
     capjax train --config coco_git
     capjax train --config coco_git:SOURCE
 
-The first starts from microsoft/git-base. SOURCE is another name on huggingface.co, or a folder with a
-slash or a dot in its path (./git). All parameters train; --config.encoder.trainable='()' freezes the
-ViT.
+The first starts from microsoft/git-base. SOURCE is another name on huggingface.co, or a folder with
+a slash or a dot in its path (./git). All parameters train; --config.encoder.trainable='()' freezes
+the ViT.
 """
 
 from configs import coco_blip

@@ -325,10 +325,12 @@ def _vision_config(config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, 
     model_type = config.get("model_type")
     if model_type == "vision-encoder-decoder":
         return _vision_config(config.get("encoder") or {})
-    if model_type in _TOWERS:
-        # Old CLIPs have a second section, which counts before the first.
-        parts = [config.get(name) or {} for name in ("vision_config", "vision_config_dict")]
-        return f"{model_type}_vision_model", {**parts[0], **parts[1]}
+    # Old CLIPs have a second section, which counts before the first.
+    parts = [config.get(name) for name in ("vision_config", "vision_config_dict")]
+    if model_type in _TOWERS or any(isinstance(part, Mapping) for part in parts):
+        section = {**(parts[0] or {}), **(parts[1] or {})}
+        own = f"{model_type}_vision_model"
+        return own if own in _KINDS else section.get("model_type", own), section
     return model_type, config
 
 
