@@ -2,10 +2,9 @@
 
     capjax export --workdir runs/shapes_vit_gpt2 --to captioner
 
-Its class there, `VisionEncoderDecoderModel` or `BlipForConditionalGeneration`, `AutoTokenizer` and
-`AutoImageProcessor` load the folder, and `generate` makes the captions of `capjax caption`. The
-run's encoder, adapter and decoder must exist in transformers: see
-`capjax.pretrained.captioners.exportable`.
+Its class there, such as `VisionEncoderDecoderModel`, `AutoTokenizer` and `AutoImageProcessor` load
+the folder, and `generate` makes the captions of `capjax caption`. The run's encoder, adapter and
+decoder must exist in transformers: see `capjax.pretrained.captioners.exportable`.
 """
 
 import argparse

@@ -259,8 +259,8 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     """Loads a trained captioner.
 
     Args:
-      directory: the workdir; or a captioner of transformers, a ViT with a GPT-2: its folder, or its
-        name on huggingface.co, "organisation/name".
+      directory: the workdir; or a captioner of transformers (BLIP, GIT, or a ViT with a GPT-2): its
+        folder, or its name on huggingface.co, "organisation/name".
       checkpoint: "best" by the run's early-stopping metric, "latest", or a step, also as text;
         ignored for a captioner of transformers. If the "best" or "latest" one is damaged, a
         warning says so and the next one is taken.
