@@ -176,11 +176,11 @@ def caption_capjax(folder: str) -> dict[str, Callable[[], object]]:
     def encoded():
         encode(variables, batch["image"]).values.block_until_ready()
 
-    decode_only = jax.jit(lambda v, memory: decode(v, memory, np.arange(IMAGES))["tokens"])
+    decode_only = jax.jit(lambda v, memory: decode(v, memory, np.arange(IMAGES)).tokens[:, 0])
     both = jax.jit(
-        lambda v, images: decode(v, model.apply(v, images, method="encode"), np.arange(IMAGES))[
-            "tokens"
-        ]
+        lambda v, images: decode(
+            v, model.apply(v, images, method="encode"), np.arange(IMAGES)
+        ).tokens[:, 0]
     )
     memory = encode(variables, batch["image"])
     return {

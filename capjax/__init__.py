@@ -8,19 +8,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from capjax.evaluate.captioning import BeamSearch, Caption, Sampling
+    from capjax.evaluate.captioning import Caption
+    from capjax.evaluate.control import Control
+    from capjax.evaluate.methods import BeamSearch, Consensus, Sampling
+    from capjax.run.ensemble import ensemble
     from capjax.run.load import Run, load
 
     __version__: str
 
-__all__ = ["BeamSearch", "Caption", "Run", "Sampling", "__version__", "load"]
+__all__ = [
+    "BeamSearch",
+    "Caption",
+    "Consensus",
+    "Control",
+    "Run",
+    "Sampling",
+    "__version__",
+    "ensemble",
+    "load",
+]
 
 # Imported at first use: `--help` and config files need no JAX.
 _MODULES = {
-    "BeamSearch": "capjax.evaluate.captioning",
+    "BeamSearch": "capjax.evaluate.methods",
     "Caption": "capjax.evaluate.captioning",
-    "Sampling": "capjax.evaluate.captioning",
+    "Consensus": "capjax.evaluate.methods",
+    "Control": "capjax.evaluate.control",
+    "Sampling": "capjax.evaluate.methods",
     "Run": "capjax.run.load",
+    "ensemble": "capjax.run.ensemble",
     "load": "capjax.run.load",
 }
 

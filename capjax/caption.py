@@ -1,6 +1,7 @@
 """Captions images with a trained model: files, folders, URLs, or names from standard input.
 
 capjax caption --workdir runs/shapes_transformer photo.jpg holiday/ https://...
+capjax caption --workdir runs/seed0 --workdir runs/seed1 --num_captions 3 photo.jpg
 capjax caption --model Salesforce/blip-image-captioning-base photo.jpg
 find . -name '*.jpg' | capjax caption --workdir runs/shapes_transformer --json -
 """
@@ -8,7 +9,7 @@ find . -name '*.jpg' | capjax caption --workdir runs/shapes_transformer --json -
 import argparse
 import signal
 
-from capjax.cli import attention
+from capjax.cli import attention, decoding_flags
 from capjax.cli.compilation import add_compilation_cache
 from capjax.cli.errors import reported, unread
 from capjax.cli.log import show_log
@@ -42,32 +43,24 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "input, one per line, and captions them as they arrive",
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--workdir", help="folder of a trained run")
+    which.add_argument(
+        "--workdir",
+        action="append",
+        help="folder of a trained run; given again, the runs caption together, as an ensemble",
+    )
     which.add_argument(
         "--model",
         metavar="DIR_OR_NAME",
         help="instead of a run, a captioner of transformers (BLIP, GIT, a ViT with a GPT-2): its "
         "folder, or its name on huggingface.co",
     )
+    parser.add_argument(
+        "--average",
+        choices=("probabilities", "log_probabilities"),
+        help="what an ensemble averages of each token (default: probabilities)",
+    )
     parser.add_argument("--checkpoint", help="the run's: best (default), latest or a step")
-    parser.add_argument(
-        "--num_beams", "--beam_size", type=int, help="beams; 1 is greedy (default: the model's)"
-    )
-    parser.add_argument("--length_penalty", type=float, help="default: the model's")
-    parser.add_argument("--max_length", type=int, help="most tokens (default: the model's)")
-    parser.add_argument(
-        "--temperature", type=float, help="sample at this temperature instead; 0 is greedy"
-    )
-    parser.add_argument("--top_k", type=_positive, help="sample from the K likeliest tokens")
-    parser.add_argument(
-        "--top_p", type=float, help="sample from the likeliest tokens that have this probability"
-    )
-    parser.add_argument(
-        "--min_p",
-        type=float,
-        help="sample from tokens with at least this share of the likeliest one's probability",
-    )
-    parser.add_argument("--seed", type=int, help="seed of the samples (default: the model's)")
+    decoding_flags.add_arguments(parser)
     parser.add_argument(
         "--batch_size", type=_batch_size, help="most images at once (default: the model's)"
     )
@@ -92,6 +85,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     attention.check_arguments(parser, arguments)
     if arguments.model and arguments.checkpoint:
         parser.error("--checkpoint needs --workdir: a --model has one checkpoint")
+    if arguments.average and len(arguments.workdir or ()) < 2:
+        parser.error("--average is of an ensemble, which has several --workdir")
     if arguments.resume and not arguments.output:
         parser.error("--resume needs --output FILE, which it continues")
     if arguments.images.count("-") > 1:
@@ -99,14 +94,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of 1 or more")
-    return int(text)
-
-
 def _batch_size(text: str) -> int:
-    if message := fault(BatchSize, _positive(text)):
+    if message := fault(BatchSize, decoding_flags.positive(text)):
         raise argparse.ArgumentTypeError(f"{text!r} {message}")
     return int(text)
 

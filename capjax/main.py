@@ -6,6 +6,7 @@
 Any field of the config can be set: --config.decoder.num_layers=4. The run's folder is --workdir, by
 default runs/<name of the config and its argument>. The same command continues an interrupted run. A
 run's folder alone, as in the second command, stands for --workdir and for the config in it.
+Several --workdir are evaluated as one, an ensemble.
 Several processes train one run with --coordinator, --num_processes and --process_id, or with
 --distributed.
 
@@ -31,7 +32,18 @@ from capjax.parallel.defaults import COMPILATION_CACHE, TIMEOUT
 def define_flags() -> None:
     """Defines the flags."""
     define_config()
-    flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config name>.")
+    flags.DEFINE_multi_string(
+        "workdir",
+        None,
+        "Folder of the run; by default runs/<config name>. Given again, the runs are evaluated as "
+        "an ensemble, with the results in the first.",
+    )
+    flags.DEFINE_enum(
+        "average",
+        "probabilities",
+        ["probabilities", "log_probabilities"],
+        "What an ensemble averages of each token.",
+    )
     flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train or evaluate.")
     flags.DEFINE_string("split", "validation", "Split to evaluate.")
     flags.DEFINE_string("checkpoint", "best", "Checkpoint to evaluate: best, latest or a step.")
@@ -94,14 +106,21 @@ def _main() -> None:
             timeout=given.process_timeout,
         )
     with processes.propagate_errors(), errors.reported():
-        workdir = given.workdir or default_workdir(
-            config_flags.get_config_filename(given["config"])
-        )
+        workdir, *others = given.workdir or [
+            default_workdir(config_flags.get_config_filename(given["config"]))
+        ]
         if given.mode == "train":
+            if others:
+                errors.fail(f"--workdir {others[0]}: a run is trained in one workdir", errors.USAGE)
             train(given_config(), workdir, profile=given.profile)
         else:
             metrics = evaluate(
-                given_config(), workdir, split=given.split, checkpoint=given.checkpoint
+                given_config(),
+                workdir,
+                split=given.split,
+                checkpoint=given.checkpoint,
+                others=others,
+                average=given.average,
             )
             print(metrics_line(metrics))
 

@@ -6,9 +6,10 @@ A function makes each kind of dataset, encoder and decoder section, since each h
 from ml_collections import ConfigDict
 
 # Whatever functions they have are functions of this module.
-from configs import datasets
+from configs import datasets, decoding
 from configs.captioners import *  # noqa: F403
 from configs.datasets import *  # noqa: F403
+from configs.decoding import *  # noqa: F403
 from configs.gpt2 import *  # noqa: F403
 from configs.pretrained_encoders import *  # noqa: F403
 
@@ -155,6 +156,53 @@ def cross_entropy() -> ConfigDict:
     return objective
 
 
+def self_critical() -> ConfigDict:
+    """Rewards of sampled captions (`capjax.train.objectives.self_critical`); see its document."""
+    objective = ConfigDict()
+    objective.name = "self_critical"
+    # Captions sampled per image.
+    objective.samples = 5
+    # What a sample's reward is compared with: the "mean" of the image's other samples, or the
+    # reward of its "greedy" caption.
+    objective.baseline = "mean"
+    # Rewards that are summed, by their registered names.
+    objective.rewards = ("cider_d",)
+    # Weight of each.
+    objective.reward_weights = (1.0,)
+    # The logits are divided by this, in the draw and in the gradient; below 1 is sharper.
+    objective.temperature = 1.0
+    # Samples are drawn from the likeliest tokens that have this probability together; 1 is all.
+    objective.top_p = 1.0
+    # Longest sample in tokens, with its end token; at most dataset.max_length for a transformer.
+    objective.max_length = 20
+    # Whether dropout acts: on the memory in draw and gradient, in the decoder in the gradient only.
+    objective.dropout = False
+    # Weight of the cross-entropy of the batch's captions, to which label_smoothing applies.
+    objective.cross_entropy_weight = 0.0
+    # Weight of the divergence from the starting model, in nats per caption.
+    objective.kl_weight = 0.0
+    return objective
+
+
+def use_self_critical(config: ConfigDict, first_stage: str) -> None:
+    """Makes a config the second stage of a run that was trained by cross-entropy.
+
+    Args:
+      config: that of the first stage.
+      first_stage: its workdir, whose best checkpoint this one starts from.
+    """
+    config.init_from = first_stage
+    config.objective = self_critical()
+    config.objective.max_length = min(20, config.dataset.max_length)
+    # Both belong to the cross-entropy.
+    config.label_smoothing = config.attention_penalty = 0.0
+    # Captions of the batch are not fed, so that grouping them would only compile more shapes.
+    config.dataset.length_bucket = 0
+    config.optimizer.schedule = "linear"
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.encoder_start_step = 0
+
+
 def get_config() -> ConfigDict:
     """The base config: `shapes`, a patch encoder and a transformer decoder."""
     config = ConfigDict()
@@ -291,29 +339,5 @@ def get_config() -> ConfigDict:
     # Further metrics of captions, by their registered names.
     config.evaluation.metrics = ()
 
-    # Decoding settings, with the meaning they have in transformers.generate.
-    config.decoding = ConfigDict()
-    # "beam": the likeliest caption that beam search finds, by the next three fields.
-    # "sample": a random caption, by the five after them.
-    config.decoding.method = "beam"
-    # Beams per image; 1 is greedy, and what samples need.
-    config.decoding.num_beams = 5
-    # A hypothesis's log-probability is divided by its length to this power.
-    config.decoding.length_penalty = 1.0
-    # "true": stop at num_beams finished hypotheses; "false": when no better one is likely;
-    # "never": when no better one is possible.
-    config.decoding.early_stopping = "false"
-    # A sample's logits are divided by this; 0 is greedy.
-    config.decoding.temperature = 1.0
-    # Samples draw from this many of the likeliest tokens; 0 is all.
-    config.decoding.top_k = 0
-    # Samples draw from the likeliest tokens that have this probability together; 1 is all.
-    config.decoding.top_p = 1.0
-    # Samples draw from tokens with at least this share of the likeliest one's probability; 0: all.
-    config.decoding.min_p = 0.0
-    # Seed of the samples.
-    config.decoding.seed = 0
-    # Longest caption in tokens with its start and end tokens; for a transformer at most one more
-    # than dataset.max_length.
-    config.decoding.max_length = 25
+    config.decoding = decoding.decoding_settings()
     return config

@@ -11,7 +11,8 @@ features pooled to 14x14x2048, 512 for embeddings, attention and LSTM, dropout 0
 words seen five times, 5 beams. The tutorial selects checkpoints by BLEU-4 under teacher forcing;
 this config by BLEU-4 of decoded captions. The second stage starts from the best checkpoint of the
 first and also trains the encoder's blocks 2 to 4, at a constant rate; the tutorial multiplies it by
-0.8 after eight epochs without a better score.
+0.8 after eight epochs without a better score. `:self_critical` starts from the same checkpoint and
+trains by CIDEr-D (`docs/self_critical.md`), which the tutorial does not.
 """
 
 from configs import base
@@ -20,9 +21,11 @@ FIRST_STAGE = "runs/coco_show_attend_tell"
 
 
 def get_config(stage: str = "frozen"):
-    """`stage` is "frozen" or "fine_tune"."""
-    if stage not in ("frozen", "fine_tune"):
-        raise ValueError(f"the stage is {stage!r}; it must be 'frozen' or 'fine_tune'")
+    """`stage` is "frozen", "fine_tune" or "self_critical"."""
+    if stage not in ("frozen", "fine_tune", "self_critical"):
+        raise ValueError(
+            f"the stage is {stage!r}; it must be 'frozen', 'fine_tune' or 'self_critical'"
+        )
     config = base.get_config()
     config.dataset = base.karpathy_dataset()
     config.dataset.image_size = 256
@@ -64,4 +67,16 @@ def get_config(stage: str = "frozen"):
         # 40 captions; the tutorial has 32. An epoch is 14,160 steps.
         config.batch_size = 8
         config.num_steps, config.eval_every = 283_200, 14_160
+    if stage == "self_critical":
+        self_critical(config, FIRST_STAGE)
+        # Three epochs.
+        config.num_steps, config.eval_every = 21_240, 7080
     return config
+
+
+def self_critical(config, first_stage: str) -> None:
+    """Sets up training by CIDEr-D, but for its length, after a first stage."""
+    base.use_self_critical(config, first_stage)
+    config.early_stopping.metric, config.early_stopping.patience = "CIDEr-D", 0
+    config.optimizer.learning_rate = 2e-5
+    config.optimizer.warmup_steps = 100

@@ -4,8 +4,11 @@
     capjax train --config coco_transformer:karpathy \
         --config.dataset.file=dataset_coco.json --config.dataset.root=coco
 
+    capjax train --config coco_transformer:self_critical
+
 The first reads `coco_captions` from TFDS, the second your images and Karpathy's JSON file.
-`:coco_json` reads COCO's own caption files.
+`:coco_json` reads COCO's own caption files. The last starts from the best checkpoint of the first
+and trains by CIDEr-D (`docs/self_critical.md`); `:karpathy,self_critical` that of the second.
 """
 
 from configs import base
@@ -18,9 +21,17 @@ _DATASETS = {
 
 
 def get_config(dataset: str = "tfds"):
-    """A frozen MobileNetV2 (14 GB of features), three layers on each side, 15 epochs."""
+    """A frozen MobileNetV2 (14 GB of features), three layers on each side, 15 epochs.
+
+    `dataset` is a dataset, "self_critical" for the second stage, or both with a comma between.
+    """
+    dataset, _, stage = dataset.partition(",")
+    if dataset == "self_critical":
+        dataset, stage = "tfds", dataset
     if dataset not in _DATASETS:
         raise ValueError(f"the dataset is {dataset}; it must be one of {', '.join(_DATASETS)}")
+    if stage not in ("", "self_critical"):
+        raise ValueError(f"the stage is {stage!r}; it must be 'self_critical'")
     config = base.get_config()
     config.dataset = _DATASETS[dataset]()
     config.dataset.image_size = 224
@@ -54,4 +65,18 @@ def get_config(dataset: str = "tfds"):
     config.evaluation.batch_size = 128
     # 20 words, and the start and end tokens.
     config.decoding.max_length = 22
+    if stage:
+        _self_critical(config, "" if dataset == "tfds" else f"_{dataset}")
     return config
+
+
+def _self_critical(config, suffix: str) -> None:
+    """Five epochs of CIDEr-D."""
+    base.use_self_critical(config, f"runs/coco_transformer{suffix}")
+    # After label smoothing, samples at temperature 1 are far worse than greedy captions.
+    config.objective.temperature = 0.7
+    config.num_steps = 2215
+    config.eval_every, config.checkpoint_every = 443, 0
+    config.ema_decay = 0.99
+    config.optimizer.learning_rate = 3e-5
+    config.optimizer.warmup_steps = 100

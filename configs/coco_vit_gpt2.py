@@ -3,21 +3,25 @@
     capjax train --config coco_vit_gpt2
     capjax train --config coco_vit_gpt2:ydshieh/vit-gpt2-coco-en
     capjax train --config coco_vit_gpt2:VIT,GPT2
+    capjax train --config coco_vit_gpt2:self_critical
 
 The first starts from two checkpoints, google/vit-base-patch16-224-in21k and openai-community/gpt2,
-with randomly initialised cross-attention; the last does so from any two. The second fine-tunes a
-captioner. Each is a name on huggingface.co, or a folder with a slash or a dot in its path (./vit).
-All parameters train; --config.encoder.trainable='()' freezes the ViT, and
+with randomly initialised cross-attention; the third does so from any two. The second fine-tunes a
+captioner. The last starts from the best checkpoint of the first and trains by CIDEr-D
+(`docs/self_critical.md`). Each is a name on huggingface.co, or a folder with a slash or a dot in
+its path (./vit). All parameters train; --config.encoder.trainable='()' freezes the ViT, and
 --config.decoder.frozen=True freezes GPT-2's own layers.
 """
 
 from configs import base
 
+FIRST_STAGE = "runs/coco_vit_gpt2"
 _PARTS = "google/vit-base-patch16-224-in21k,openai-community/gpt2"
 
 
 def get_config(source: str = _PARTS):
-    """`source` is a captioner, or a ViT and a GPT-2 with a comma between."""
+    """`source` is a captioner, a ViT and a GPT-2 with a comma between, or "self_critical"."""
+    is_second, source = source == "self_critical", _PARTS if source == "self_critical" else source
     config = base.get_config()
     config.dataset = base.tfds_dataset("coco_captions")
     config.dataset.over_length = "cut"
@@ -46,4 +50,10 @@ def get_config(source: str = _PARTS):
     config.optimizer.b2 = 0.999
     config.eval_every = 885
     config.evaluation.batch_size = 64
+    if is_second:
+        base.use_self_critical(config, FIRST_STAGE)
+        # An epoch.
+        config.num_steps, config.eval_every = 1770, 590
+        config.optimizer.learning_rate = 5e-6
+        config.optimizer.warmup_steps = 100
     return config

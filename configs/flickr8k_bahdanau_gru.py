@@ -2,6 +2,7 @@
 
     capjax train --config flickr8k_bahdanau_gru --config.dataset.root=flickr8k
     capjax train --config flickr8k_bahdanau_gru:mobilenet_v2 ...
+    capjax train --config flickr8k_bahdanau_gru:self_critical ...
 
 Sizes, learning rate and vocabulary are those of TensorFlow's notebook "Image captioning with visual
 attention" (2018), which the Keras articles on Flickr8k and on COCO follow: a dense layer of 256
@@ -9,17 +10,39 @@ with ReLU over the features, embeddings of 256, attention and GRU of 512, two de
 the 5,000 most frequent words, Adam at 1e-3, 20 epochs, no dropout. Three things differ: the GRU's
 state passes from word to word (the notebook resets the GRU at each word and gives the last state to
 the attention alone), all captions of an image train together, and the best checkpoint by CIDEr-D is
-kept.
+kept. The last command starts from that of the first and trains by CIDEr-D
+(`docs/self_critical.md`).
 """
 
 from configs import base
 
+FIRST_STAGE = "runs/flickr8k_bahdanau_gru"
 
-def get_config(encoder: str = "inception_v3"):
-    """`encoder` is "inception_v3" or "mobilenet_v2", whose features cost a tenth."""
+
+def get_config(variant: str = "inception_v3"):
+    """The config of an encoder, or of a second stage.
+
+    `variant` is "inception_v3", "mobilenet_v2", whose features cost a tenth, or "self_critical"
+    after the first.
+    """
     config = base.get_config()
     config.dataset = base.flickr8k_dataset()
-    return with_gru(config, encoder)
+    if variant != "self_critical":
+        return with_gru(config, variant)
+    config = with_gru(config, "inception_v3")
+    self_critical(config, FIRST_STAGE)
+    # Three epochs.
+    config.num_steps, config.eval_every = 1125, 375
+    return config
+
+
+def self_critical(config, first_stage: str) -> None:
+    """Sets up training by CIDEr-D, but for its length, after a first stage."""
+    base.use_self_critical(config, first_stage)
+    config.optimizer.learning_rate = 5e-5
+    config.optimizer.warmup_steps = 50
+    # In the first stage it guards against overfitting.
+    config.early_stopping.patience = 0
 
 
 def with_gru(config, encoder: str):

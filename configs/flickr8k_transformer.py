@@ -2,10 +2,12 @@
 
     capjax train --config flickr8k_transformer --config.dataset.root=flickr8k
     capjax train --config flickr8k_transformer:fine_tune --config.dataset.root=flickr8k
+    capjax train --config flickr8k_transformer:self_critical --config.dataset.root=flickr8k
 
-The second stage starts from the best checkpoint of the first and also trains the encoder's last
-blocks. The argument can also name another encoder (`configs.pretrained_encoders.use_encoder`):
-`:resnet101`, or a ViT, `:openai/clip-vit-base-patch32`.
+The other stages start from the best checkpoint of the first. One also trains the encoder's last
+blocks, the other trains by CIDEr-D (`docs/self_critical.md`). The argument can also name another
+encoder (`configs.pretrained_encoders.use_encoder`): `:resnet101`, or a ViT,
+`:openai/clip-vit-base-patch32`.
 """
 
 from configs import base
@@ -16,7 +18,7 @@ FIRST_STAGE = "runs/flickr8k_transformer"
 def get_config(variant: str = "mobilenet_v2"):
     """Features of an encoder, an adapter and a two-layer decoder.
 
-    `variant` is the encoder, or "fine_tune" for the second stage of MobileNetV2.
+    `variant` is the encoder, or "fine_tune" or "self_critical" for a second stage of MobileNetV2.
     """
     config = base.get_config()
     config.dataset = base.flickr8k_dataset()
@@ -30,7 +32,8 @@ def get_config(variant: str = "mobilenet_v2"):
     config.dataset.flip = True
     config.tokenizer.min_count = 5
 
-    base.use_encoder(config, "mobilenet_v2" if variant == "fine_tune" else variant)
+    stages = {"fine_tune": _fine_tune, "self_critical": _self_critical}
+    base.use_encoder(config, "mobilenet_v2" if variant in stages else variant)
     config.encoder.cache_views = 6
     config.adapter = base.adapter()
     config.adapter.dropout = 0.2
@@ -52,8 +55,8 @@ def get_config(variant: str = "mobilenet_v2"):
     # Chosen on validation, among penalties from 0.6 to 1 and the three stopping rules.
     config.decoding.length_penalty = 0.7
     config.decoding.early_stopping = "true"
-    if variant == "fine_tune":
-        _fine_tune(config)
+    if variant in stages:
+        stages[variant](config)
     return config
 
 
@@ -66,3 +69,15 @@ def _fine_tune(config) -> None:
     config.optimizer.learning_rate = 1e-4
     config.optimizer.encoder_learning_rate = 5e-5
     config.optimizer.warmup_steps = 100
+
+
+def _self_critical(config) -> None:
+    """Three epochs of CIDEr-D at a low rate, with the dropout of the first stage."""
+    base.use_self_critical(config, FIRST_STAGE)
+    # After label smoothing, samples at temperature 1 are far worse than greedy captions.
+    config.objective.temperature = 0.7
+    config.objective.dropout = True
+    config.num_steps, config.eval_every = 1125, 375
+    config.ema_decay = 0.99
+    config.optimizer.learning_rate = 2e-5
+    config.optimizer.warmup_steps = 50

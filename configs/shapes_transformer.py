@@ -1,10 +1,24 @@
-"""The default: learns to caption procedural scenes in minutes on two CPU cores."""
+"""The default: learns to caption procedural scenes in minutes on two CPU cores.
+
+    capjax train --config shapes_transformer
+    capjax train --config shapes_transformer:self_critical
+
+The second starts from the best checkpoint of the first and trains by CIDEr-D
+(`docs/self_critical.md`).
+"""
 
 from configs import base
 
+FIRST_STAGE = "runs/shapes_transformer"
 
-def get_config():
-    """A small CNN and a two-layer transformer, both from scratch: 2.4 epochs of `shapes`."""
+
+def get_config(stage: str = ""):
+    """A small CNN and a two-layer transformer, both from scratch: 2.4 epochs of `shapes`.
+
+    `stage` is "self_critical" for the second stage.
+    """
+    if stage not in ("", "self_critical"):
+        raise ValueError(f"the stage is {stage!r}; it must be 'self_critical', or be left out")
     config = base.get_config()
     config.encoder = base.conv_encoder()
     # A stride of 2 and not 4, with which the model learned to tell shapes apart late.
@@ -25,4 +39,11 @@ def get_config():
     config.log_every = 50
     config.eval_every = 600
     config.early_stopping.metric = "truth_rate"
+    if stage:
+        base.use_self_critical(config, FIRST_STAGE)
+        config.num_steps, config.eval_every = 300, 100
+        config.ema_decay = 0.98
+        config.optimizer.kind = "adamw"
+        config.optimizer.learning_rate = 1e-4
+        config.optimizer.warmup_steps = 20
     return config

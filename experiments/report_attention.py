@@ -69,7 +69,7 @@ def captions_with_attention(
         # Cached features are float16, as in the evaluation, so that the captions are the same.
         split, model, variables = from_features(split, model, variables)
     decoding = ConfigDict(upgrade_decoding(evaluation.record["decoding"]))
-    method = build.decoding_method(decoding)
+    method = run.with_table(build.decoding_method(decoding))
     caption = CaptionBatches(model, run.tokenizer, attention=True)
     captioned = caption(devices.replicate(variables), split.eval_batches(), method)
     return (found for _, found in itertools.islice(captioned, count))

@@ -14,12 +14,13 @@ from PIL import Image
 import capjax
 from capjax.config import build, checks
 from capjax.config.errors import ConfigError
-from capjax.parts import DATASETS, DECODERS, ENCODERS, METRICS, OBJECTIVES
+from capjax.metrics.reward import WeightedSum
+from capjax.parts import DATASETS, DECODERS, ENCODERS, METRICS, OBJECTIVES, REWARDS
 from capjax.run.evaluate import evaluate
 from capjax.run.train import train
 
 PAGE = Path(__file__).parent.parent / "docs/extending.md"
-REGISTRIES = (DATASETS, DECODERS, ENCODERS, METRICS, OBJECTIVES)
+REGISTRIES = (DATASETS, DECODERS, ENCODERS, METRICS, OBJECTIVES, REWARDS)
 
 
 @pytest.fixture(scope="module", name="own")
@@ -109,8 +110,15 @@ def test_fields_of_own_parts_are_checked_by_their_types(own):
     with pytest.raises(ConfigError, match=r"has no weigth; did you mean objective\.weight"):
         checks.check(config)
     config.objective.name = "self_critical_sequences"
-    with pytest.raises(ConfigError, match="there are cross_entropy, uncertain"):
+    with pytest.raises(ConfigError, match="there are cross_entropy, self_critical, uncertain"):
         checks.check(config)
+
+
+def test_a_reward_of_ones_own_is_added_to_others(own):
+    both = WeightedSum((REWARDS.get("distinct")(), REWARDS.get("bleu4")()), (1.0, 0.0))
+    table = both.prepare([], eos_id=2, vocab_size=5)
+    captions = np.array([[[3, 4, 2, 2], [3, 3, 3, 2]]]), np.array([[3, 4]])
+    np.testing.assert_allclose(both(table, *captions, *captions), [[1.0, 0.5]])
 
 
 @pytest.mark.parametrize("mode", ["auto", "max", "min"])

@@ -9,6 +9,7 @@ from capjax.config.errors import ConfigError
 if TYPE_CHECKING:
     from capjax.evaluate.stream import Answer
     from capjax.models.contract import Decoder
+    from capjax.models.ensemble import EnsembleDecoder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespa
             parser.error(f"--{flag} needs --attention DIR to write into")
 
 
-def check_run(arguments: argparse.Namespace, decoder: "Decoder") -> None:
+def check_run(arguments: argparse.Namespace, decoder: "Decoder | EnsembleDecoder") -> None:
     """Checks the flags against the attention of a run's decoder.
 
     Raises:
@@ -65,8 +66,8 @@ def check_run(arguments: argparse.Namespace, decoder: "Decoder") -> None:
         )
     if arguments.attended and not decoder.has_attention:
         raise ConfigError(
-            "--attended: this run's decoder has no attention (decoder.attention is 'none'); remove "
-            "the flag"
+            "--attended: this run's decoder has no attention (decoder.attention is 'none', or the "
+            "members of an ensemble see other parts of an image); remove the flag"
         )
 
 

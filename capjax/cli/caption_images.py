@@ -11,22 +11,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from capjax.cli import attention
+from capjax.cli import attention, decoding_flags
 from capjax.cli.errors import leave
 from capjax.config import build
-from capjax.config.decoding import SAMPLING, choose_method
 from capjax.data.inputs import batches, expand, read_input, read_lines
 from capjax.evaluate.caption_file import CaptionFile
-from capjax.evaluate.captioning import Method
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
+from capjax.evaluate.methods import Method
 from capjax.evaluate.stream import caption_stream, picture_reader
 from capjax.parallel.deadline import deadline
 from capjax.pretrained.captioners.published import is_published
+from capjax.run.ensemble import ensemble
 from capjax.run.load import Run, load, made_by
 from capjax.run.workdir import Workdir, WorkdirError
-
-# Options that are fields of `config.decoding`.
-_DECODING = ("num_beams", "length_penalty", "max_length", "seed", *SAMPLING)
 
 
 class _Stop:
@@ -66,7 +63,7 @@ def caption_images(arguments: argparse.Namespace) -> int:
     """Captions the images of a command line; returns the exit status, see `capjax.caption`."""
     build.compilation_cache(arguments.compilation_cache)
     run = _load(arguments)
-    method = choose_method(run.config, **{name: getattr(arguments, name) for name in _DECODING})
+    method = run.method(**{name: getattr(arguments, name) for name in decoding_flags.NAMES})
     attention.check_run(arguments, run.model.decoder)
     with contextlib.ExitStack() as stack:
         file = None
@@ -80,19 +77,26 @@ def caption_images(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> Run:
-    """Loads the run or model; raises WorkdirError also if one is given as the other."""
-    source = arguments.workdir or arguments.model
-    published = is_published(source)
-    if arguments.model and not published:
+    """Loads the runs or the model; raises WorkdirError also if one is given as the other."""
+    checkpoint = arguments.checkpoint or "best"
+    if arguments.model:
+        if not is_published(arguments.model):
+            raise WorkdirError(
+                f"--model {arguments.model} is no captioner of transformers, whose config.json has "
+                "a model_type; give a run's folder as --workdir"
+            )
+        return load(arguments.model, checkpoint)
+    runs = [_load_run(workdir, checkpoint) for workdir in arguments.workdir]
+    return ensemble(runs, arguments.average or "probabilities") if len(runs) > 1 else runs[0]
+
+
+def _load_run(workdir: str, checkpoint: str) -> Run:
+    if is_published(workdir) and os.path.exists(workdir):
         raise WorkdirError(
-            f"--model {source} is no captioner of transformers, whose config.json has a "
-            "model_type; give a run's folder as --workdir"
+            f"--workdir {workdir} is a captioner of transformers: give it as --model"
         )
-    if arguments.workdir and published and os.path.exists(source):
-        raise WorkdirError(f"--workdir {source} is a captioner of transformers: give it as --model")
-    if arguments.workdir:
-        Workdir(source).load_config()  # A missing workdir must not be looked up on huggingface.co.
-    return load(source, arguments.checkpoint or "best")
+    Workdir(workdir).load_config()  # A missing workdir must not be looked up on huggingface.co.
+    return load(workdir, checkpoint)
 
 
 def _caption_all(
@@ -112,7 +116,7 @@ def _caption_all(
     draws = bool(arguments.attention)
     answers = caption_stream(
         batches(names, size, done),
-        picture_reader(read_input, build.resize(run.config.dataset), thumbnail=draws),
+        picture_reader(read_input, run.resize, thumbnail=draws),
         functools.partial(
             run.caption_batches, method=method, attention=draws or arguments.attended
         ),

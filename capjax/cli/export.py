@@ -8,7 +8,7 @@ decoder must exist in transformers: see `capjax.pretrained.captioners.exportable
 """
 
 import argparse
-import dataclasses
+from typing import cast
 
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
@@ -36,16 +36,17 @@ def export(workdir: str, to: str, checkpoint: str | int = "best") -> None:
     """
     # Imported here, so that --help is answered at once.
     from capjax.config import build
+    from capjax.models.captioner import Captioner
     from capjax.pretrained.captioners.export_captioner import check_free, write_captioner
     from capjax.pretrained.captioners.exportable import exportable
-    from capjax.pretrained.captioners.generation_file import Generation
+    from capjax.run.generation import generation_of
     from capjax.run.load import load
 
     check_free(to)
     run = load(workdir, checkpoint)
-    generation = Generation(**dataclasses.asdict(build.beam_search(run.config.decoding)))
+    generation = generation_of(build.beam_search(run.config.decoding), run.tokenizer)
     captioner = exportable(
-        run.model,
+        cast(Captioner, run.model),  # A workdir holds no ensemble.
         run.variables,
         run.tokenizer,
         build.resize(run.config.dataset),
@@ -57,8 +58,7 @@ def export(workdir: str, to: str, checkpoint: str | int = "best") -> None:
     family = captioner.family
     print(_LOAD.format(to, family.architecture), end="")
     if not family.reads_settings:
-        settings = ", ".join(f"{n}={v!r}" for n, v in dataclasses.asdict(generation).items())
-        print(f"# It takes no settings from files: model.generate(..., {settings})")
+        print("# Its generate reads no settings: give it those of generation_config.json.")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -85,7 +85,7 @@ def with_run(argv: Sequence[str], switches: Collection[str]) -> list[str]:
             fail(f"{here} is no run: it has no config.json; a new one needs a --config")
     run_folders = [folder for folder in _values_of(argv, "workdir") if _is_run(folder)]
     if run_folders and not has_config:
-        argv.insert(0, f"--config={_RUN_CONFIG}:{run_folders[-1]}")
+        argv.insert(0, f"--config={_RUN_CONFIG}:{run_folders[0]}")
     return argv
 
 

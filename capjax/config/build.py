@@ -1,5 +1,6 @@
 """Builds the parts that a config names."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,13 @@ from capjax.config.sections import DecodingFields, RunFields
 from capjax.data.dataset import ImageScorer, Scorer
 from capjax.data.resize import Resize
 from capjax.data.tokenizer import Tokenizer
-from capjax.evaluate.captioning import BeamSearch, Method, Sampling
+from capjax.evaluate.control import Control
+from capjax.evaluate.methods import BeamSearch, Consensus, Method, Sampling
 from capjax.evaluate.scoring import Metric
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
 from capjax.parallel import devices
-from capjax.parts import METRICS
+from capjax.parts import METRICS, REWARDS
 from capjax.parts.check import fault, fields_of, given_fields
 from capjax.parts.registry import PartError
 from capjax.pretrained.captioners.gpt2 import read_gpt2
@@ -38,6 +40,11 @@ if TYPE_CHECKING:
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
+# Fields of the decoding section that are `BeamSearch`'s by name.
+_MORE_OF_BEAMS = (
+    *("num_captions", "length_normalization"),
+    *("num_beam_groups", "diversity_penalty", "must_include"),
+)
 
 
 def scorers(config: ConfigDict) -> tuple[Scorer, ...]:
@@ -185,16 +192,23 @@ def frozen_parts(config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return freeze, thaw
 
 
-def objective(config: ConfigDict) -> Objective:
-    """Builds the training objective."""
+def objective(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Objective:
+    """Builds the training objective; one that draws captions needs the tokenizer to do so.
+
+    Raises:
+      ValueError: fields do not fit together; its text starts with a field's name.
+    """
     part = part_of(config, "objective")
     # These fields are older than the objective section and stay outside of it.
     given = {
         "label_smoothing": config.label_smoothing,
         "attention_penalty": config.attention_penalty,
         "own_words": own_words_schedule(**config.scheduled_sampling),
+        "log_every": config.log_every,
         **config.hard_attention,
     }
+    if tokenizer is not None:
+        given |= {name: getattr(tokenizer, name) for name in ("bos_id", "eos_id", "pad_id")}
     fields = {name: value for name, value in config.objective.items() if name != "name"}
     named = given_fields(part)
     return part(**fields, **{name: value for name, value in given.items() if name in named})
@@ -249,14 +263,14 @@ def decoding_method(decoding: ConfigDict) -> Method:
     """Builds the decoding method of the decoding section."""
     if decoding.method == "beam":
         return beam_search(decoding)
-    return Sampling(
-        decoding.temperature,
-        decoding.max_length,
-        decoding.seed,
-        decoding.top_k or None,
-        decoding.top_p if decoding.top_p < 1 else None,
-        decoding.min_p or None,
-    )
+    if decoding.method == "sample":
+        return _sampling(decoding, decoding.num_captions)
+    if decoding.candidates == "beam":
+        every = {"num_captions": decoding.num_beams}
+        candidates: BeamSearch | Sampling = dataclasses.replace(beam_search(decoding), **every)
+    else:
+        candidates = _sampling(decoding, decoding.num_samples)
+    return Consensus(candidates, reward(decoding), decoding.reward, decoding.num_captions)
 
 
 def beam_search(decoding: ConfigDict) -> BeamSearch:
@@ -264,7 +278,45 @@ def beam_search(decoding: ConfigDict) -> BeamSearch:
     if message := fault(fields_of(DecodingFields)["early_stopping"].type, decoding.early_stopping):
         raise ConfigError(f"config.decoding.early_stopping={decoding.early_stopping!r} {message}")
     stopping = _EARLY_STOPPING[decoding.early_stopping]
-    return BeamSearch(decoding.num_beams, decoding.length_penalty, stopping, decoding.max_length)
+    more = {name: decoding[name] for name in _MORE_OF_BEAMS}
+    return BeamSearch(
+        decoding.num_beams,
+        decoding.length_penalty,
+        stopping,
+        decoding.max_length,
+        **more,
+        control=_control(decoding),
+    )
+
+
+def _sampling(decoding: ConfigDict, count: int) -> Sampling:
+    return Sampling(
+        decoding.temperature,
+        decoding.max_length,
+        decoding.seed,
+        decoding.top_k or None,
+        decoding.top_p if decoding.top_p < 1 else None,
+        decoding.min_p or None,
+        decoding.typical_p if decoding.typical_p < 1 else None,
+        count,
+        _control(decoding),
+    )
+
+
+def _control(decoding: ConfigDict) -> Control:
+    return Control(**{name: decoding[name] for name in fields_of(Control)})
+
+
+def reward(decoding: ConfigDict) -> Any:
+    """Builds the reward of consensus.
+
+    Raises:
+      ConfigError: there is no reward of that name.
+    """
+    try:
+        return REWARDS.get(decoding.reward)()
+    except PartError as error:
+        raise ConfigError(f"config.decoding.reward={decoding.reward!r}: {error}") from error
 
 
 def schedule(config: ConfigDict) -> "optax.Schedule":

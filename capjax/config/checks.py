@@ -15,6 +15,9 @@ from capjax.config.errors import ConfigError
 from capjax.config.fields import check_fields, part_of
 from capjax.config.sections import DecodingFields
 from capjax.data.augment import Augmentation
+from capjax.data.tokenizer import Tokenizer
+from capjax.evaluate.control import SettingError
+from capjax.evaluate.methods import Method
 from capjax.metrics import coco
 from capjax.metrics.direction import TEACHER_FORCED, contradicts, direction
 from capjax.models.captioner import is_part
@@ -24,6 +27,8 @@ from capjax.train.wandb_log import is_installed
 
 # Images of a batch that is never called too large, and times that it may have each of a split.
 _MOST_OF_ANY, _MOST_TIMES = 1024, 10
+# Fields of the decoding section that samples can't have, with the values that change nothing.
+OF_BEAMS = {"num_beams": 1, "num_beam_groups": 1, "diversity_penalty": 0.0, "must_include": ()}
 
 
 def check(config: ConfigDict) -> None:
@@ -119,7 +124,9 @@ def check_batch(config: ConfigDict, field: str, images: int, name: str) -> None:
 def _check_objective(config: ConfigDict, decoder: Decoder) -> None:
     """Raises ConfigError for an objective that does not fit the decoder."""
     try:
-        build.objective(config)
+        objective = build.objective(config)
+        if check_decoder := getattr(objective, "check_decoder", None):
+            check_decoder(decoder)
     except ValueError as error:
         raise ConfigError(f"config.{error}") from error
     kind = config.scheduled_sampling.kind
@@ -226,11 +233,17 @@ def check_decoding(decoding: ConfigDict, config: ConfigDict) -> None:
     for name, field in fields_of(DecodingFields).items():
         if message := fault(field.type, decoding[name]):
             raise ConfigError(f"config.decoding.{name}={decoding[name]!r} {message}")
-    if decoding.method == "sample" and decoding.num_beams > 1:
-        raise ConfigError(
-            f"config.decoding.num_beams={decoding.num_beams} needs "
-            "config.decoding.method='beam': samples have no beams"
-        )
+    for name, usual in OF_BEAMS.items():
+        if is_sampled(decoding) and decoding[name] != usual:
+            what = "method" if decoding.method == "sample" else "candidates"
+            raise ConfigError(
+                f"config.decoding.{name}={decoding[name]!r} needs config.decoding.{what}='beam': "
+                f"samples have no beams; {name}={usual!r} would do"
+            )
+    try:
+        build.decoding_method(decoding).check()
+    except SettingError as error:
+        raise ConfigError(f"config.decoding.{error}") from error
     longest = build.captioner_of(config, vocab_size=1).decoder.longest_caption
     # The first token fed is bos, and the last one generated is not fed.
     if longest is not None and decoding.max_length > longest + 1:
@@ -238,6 +251,21 @@ def check_decoding(decoding: ConfigDict, config: ConfigDict) -> None:
             f"config.decoding.max_length={decoding.max_length} must lie in 2 to {longest + 1}, one "
             f"more than max_length={longest} of the model"
         )
+
+
+def is_sampled(decoding: ConfigDict) -> bool:
+    """True if captions, or the candidates of consensus, are samples."""
+    return decoding.method == "sample" or (
+        decoding.method == "consensus" and decoding.candidates == "sample"
+    )
+
+
+def check_words(method: Method, tokenizer: Tokenizer) -> None:
+    """Raises ConfigError for words of a decoding method that the tokenizer can't say."""
+    try:
+        method.check_words(tokenizer)
+    except SettingError as error:
+        raise ConfigError(f"config.decoding.{error}") from error
 
 
 def check_trainable(config: ConfigDict, params: Mapping[str, Any]) -> None:

@@ -5,38 +5,55 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from capjax.config import build
-from capjax.config.checks import check_decoding
+from capjax.config.checks import OF_BEAMS, check_decoding, check_words, is_sampled
 from capjax.config.errors import ConfigError
-from capjax.evaluate.captioning import Method
+from capjax.data.tokenizer import Tokenizer
+from capjax.evaluate.methods import Method
 from capjax.files.text import nearest
 
-# Each of these asks for a sample.
-SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+# Each of these asks for a method, the first group that is given.
+_ASKING = {
+    "consensus": ("candidates", "num_samples", "reward"),
+    "sample": ("temperature", "top_k", "top_p", "min_p", "typical_p"),
+    "beam": (
+        *("num_beams", "length_penalty", "length_normalization"),
+        *("num_beam_groups", "diversity_penalty", "must_include"),
+    ),
+}
 # An earlier name.
 _RENAMED = {"beam_size": "num_beams"}
 
 
-def choose_method(config: ConfigDict, **settings: Any) -> Method:
+def choose_method(config: ConfigDict, tokenizer: Tokenizer, **settings: Any) -> Method:
     """Builds the decoding method of a config with other settings.
 
     Args:
       config: the whole config.
+      tokenizer: the run's.
       **settings: fields of `config.decoding` to change, also `beam_size` for `num_beams`; None
-        keeps the config's. A temperature, top_k, top_p or min_p asks for a sample, else num_beams
-        or length_penalty for beam search.
+        keeps the config's. Without a `method` among them, candidates, num_samples or reward ask for
+        consensus, else a temperature, top_k, top_p, min_p or typical_p for a sample, else a setting
+        of beams for beam search, except where they are of the candidates of the config's consensus.
 
     Raises:
-      ConfigError: there is no such setting, or the model can't decode with it.
+      ConfigError: there is no such setting, the model can't decode with it, or a word is outside
+        the vocabulary.
     """
     given = {_RENAMED.get(name, name): v for name, v in settings.items() if v is not None}
     section = config.decoding.copy_and_resolve_references()
     if unknown := sorted(given.keys() - section.keys()):
         raise ConfigError(f"there is no setting {unknown[0]!r}: {nearest(unknown[0], section)}")
-    if given.keys() & {*SAMPLING}:
-        given = {"method": "sample", "num_beams": 1, **given}
-    elif given.keys() & {"num_beams", "length_penalty"}:
-        given = {"method": "beam", **given}
+    for method, names in _ASKING.items():
+        if given.keys() & {*names}:
+            is_of_candidates = section.method == "consensus" and section.candidates == method
+            given = given if is_of_candidates else {"method": method, **given}
+            break
     with section.ignore_type():  # `check_decoding` has the better error.
-        section.update(given)
+        section.update({name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+        if "method" in given and is_sampled(section):
+            # The config's own search may have been of beams.
+            section.update({name: v for name, v in OF_BEAMS.items() if name not in given})
     check_decoding(section, config)
-    return build.decoding_method(section)
+    found = build.decoding_method(section)
+    check_words(found, tokenizer)
+    return found

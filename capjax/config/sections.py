@@ -16,6 +16,7 @@ from capjax.parts.types import (
     Name,
     Names,
     NotNegative,
+    Positive,
     PositiveShare,
     Rate,
     Seed,
@@ -75,13 +76,34 @@ class EvaluationFields:
 class DecodingFields:
     """The section `decoding`."""
 
-    method: Literal["beam", "sample"]
+    method: Literal["beam", "sample", "consensus"]
+    num_captions: Count
     num_beams: Count
     length_penalty: Finite
+    length_normalization: Literal["power", "gnmt"]
     early_stopping: Literal["true", "false", "never"]
+    num_beam_groups: Count
+    diversity_penalty: NotNegative
+    must_include: Names
     temperature: NotNegative
     top_k: CountOrZero
     top_p: PositiveShare
     min_p: Share
+    typical_p: PositiveShare
     seed: Seed
+    candidates: Literal["sample", "beam"]
+    num_samples: Count
+    reward: Name
+    prompt: str
+    repetition_penalty: Positive
+    no_repeat_ngram_size: CountOrZero
+    min_length: CountOrZero
+    min_new_tokens: CountOrZero
+    bad_words: Names
+    suppress: Names
+    suppress_first: Names
+    forced_first: str
+    forced_last: str
+    bad_endings: Names
+    allowed: Annotated[tuple[Name, ...], Lengths(0, 1_000_000, "captions")]
     max_length: Length

@@ -25,7 +25,7 @@ import numpy as np
 from capjax.data.captions import EncodedCaptions
 from capjax.data.tokenizer import Tokenizer
 
-_EPOCH, _WINDOW, _CAPTIONS, AUGMENTATION, VIEW = range(5)
+_EPOCH, _WINDOW, _CAPTIONS, AUGMENTATION, VIEW, DRAWS = range(6)
 
 
 def generator(seed: int, purpose: int, number: int) -> np.random.Generator:

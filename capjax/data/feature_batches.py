@@ -13,6 +13,7 @@ import numpy as np
 from capjax.data.batches import VIEW, TrainBatches, eval_indices, eval_text, generator
 from capjax.data.captions import EncodedCaptions
 from capjax.data.feature_cache import FeatureCache
+from capjax.data.references import References
 from capjax.data.tokenizer import Tokenizer
 
 # Batches read ahead of the one in use.
@@ -20,7 +21,12 @@ _AHEAD = 2
 
 
 def train_feature_batches(
-    views: Sequence[FeatureCache], batches: TrainBatches, *, seed: int, first_step: int = 0
+    views: Sequence[FeatureCache],
+    batches: TrainBatches,
+    *,
+    seed: int,
+    first_step: int = 0,
+    references: References | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Training batches of steps first_step, first_step + 1, ... without end.
 
@@ -30,10 +36,12 @@ def train_feature_batches(
       batches: plans the images and captions.
       seed: for the draw of a view.
       first_step: the first step; a step's batch does not depend on it.
+      references: adds its arrays; None for none.
 
     Returns:
       An iterator of {"features": [B, P, F] in the cache's type, "tokens": int32 [B, C, T + 1],
-      "lengths": int32 [B, C]} and, when packed, "packing"; see `batches.Batch`.
+      "lengths": int32 [B, C]}, when packed "packing", see `batches.Batch`, and those of
+      the references.
 
     Raises:
       DataError: from the iterator, where the cache is damaged.
@@ -41,8 +49,10 @@ def train_feature_batches(
 
     def make(step: int) -> dict[str, np.ndarray]:
         batch = batches(step)
-        features = _read_views(views, batch.index, batches.positions(step), seed)
-        return {"features": features, **batch.text()}
+        positions = batches.positions(step)
+        more = references(batch.index, positions) if references else {}
+        features = _read_views(views, batch.index, positions, seed)
+        return {"features": features, **batch.text(), **more}
 
     return _read_ahead(make, count(first_step))
 

@@ -16,6 +16,7 @@ from capjax.data.augment import Augmentation, draw_view
 from capjax.data.batches import TrainBatches
 from capjax.data.captions import EncodedCaptions
 from capjax.data.reading import CHUNK, check_same_source, read_chunk
+from capjax.data.references import References
 from capjax.data.resize import Resize
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
@@ -37,6 +38,7 @@ def train_batches(
     length_bucket: int | None = None,
     packed: bool = False,
     bucket_window: int = 50,
+    references: References | None = None,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 8,
@@ -58,6 +60,7 @@ def train_batches(
       length_bucket: see `batches.TrainBatches`.
       packed: see `batches.TrainBatches`.
       bucket_window: see `batches.Schedule`.
+      references: adds its arrays; None for none.
       process_index: this host.
       process_count: number of hosts.
       num_threads: threads that read, decode and resize.
@@ -65,7 +68,7 @@ def train_batches(
 
     Returns:
       An iterator of {"image": uint8 [B, H, W, 3], "tokens": int32 [B, C, T + 1], "lengths":
-      int32 [B, C]} and, when packed, "packing"; see `batches.Batch`.
+      int32 [B, C]}, when packed "packing", see `batches.Batch`, and those of the references.
 
     Raises:
       ImageError: from the iterator, where an image cannot be used; the message names it.
@@ -98,7 +101,10 @@ def train_batches(
 
     def iterate():
         for step, image in enumerate(pixels, first_step):
-            yield {"image": image, **batches(step).text()}
+            text = batches(step).text()
+            if references:
+                text |= references(*plan_of(step))
+            yield {"image": image, **text}
 
     return iterate()
 

@@ -10,7 +10,7 @@ from capjax.data.augment import View
 from capjax.data.batches import eval_indices, eval_text
 from capjax.data.captions import EncodedCaptions
 from capjax.data.images import decoded
-from capjax.data.resize import Resize, to_square
+from capjax.data.resize import Resize, Resizes, to_square
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 
@@ -22,7 +22,7 @@ ViewOf = Callable[[tuple[int, int]], View]
 
 
 def read_pixels(
-    source: Source, index: int, resize: Resize, view_of: ViewOf | None = None
+    source: Source, index: int, resize: Resize | Resizes, view_of: ViewOf | None = None
 ) -> np.ndarray:
     """The pixels of one image, uint8 [H, W, 3]; black for the padding index -1.
 
@@ -43,7 +43,10 @@ def read_pixels(
 
 
 def read_chunk(
-    source: Source, index: np.ndarray, resize: Resize, views: Sequence[ViewOf] | None = None
+    source: Source,
+    index: np.ndarray,
+    resize: Resize | Resizes,
+    views: Sequence[ViewOf] | None = None,
 ) -> np.ndarray:
     """`read_pixels` of several images in turn, uint8 [len(index), H, W, 3]."""
     views = [None] * len(index) if views is None else views
@@ -65,7 +68,7 @@ def eval_batches(
     tokenizer: Tokenizer,
     *,
     batch_size: int,
-    resize: Resize,
+    resize: Resize | Resizes,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 8,
@@ -115,7 +118,7 @@ def read_batches(
     source: Source,
     indices: np.ndarray,
     *,
-    resize: Resize,
+    resize: Resize | Resizes,
     num_threads: int,
     view_of: Callable[[int], ViewOf] | None = None,
 ) -> Iterator[np.ndarray]:

@@ -97,9 +97,29 @@ class Resize:
         return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Resizes:
+    """The squares of several resizes, one after the other in a vector: an ensemble's input.
+
+    Attributes:
+      members: the resizes.
+    """
+
+    members: tuple["Resize | Resizes", ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the vector."""
+        return (sum(math.prod(member.shape) for member in self.members),)
+
+    def seen(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """`Resize.seen` of the first."""
+        return self.members[0].seen(width, height)
+
+
 def to_square(
     picture: "Image.Image",
-    how: Resize,
+    how: Resize | Resizes,
     *,
     crop: tuple[int, int, int, int] | None = None,
     flip: bool = False,
@@ -109,6 +129,9 @@ def to_square(
     import numpy as np
     from PIL import Image
 
+    if isinstance(how, Resizes):
+        squares = [to_square(picture, each, crop=crop, flip=flip) for each in how.members]
+        return np.concatenate([square.ravel() for square in squares])
     size = (how.size, how.size)
     resized, (left, top) = (size, (0, 0)) if crop else how.place(*picture.size)
     if math.prod(resized) > _MOST_RESIZED:

@@ -1,10 +1,11 @@
 """Beam search over the decoder contract, equivalent to that of `transformers.generate`.
 
-Shapes: see docs/architecture.md; T = max_length - 1 generated tokens.
+Shapes: see docs/architecture.md; T = max_length - 1 - (length of the prompt) generated tokens.
 
-1. An image has K live beams. Initially only one of them exists and holds bos.
+1. An image has K live beams. Initially only one of them exists and holds bos and the prompt.
 2. A step feeds the last token of each live beam and ranks all one-token extensions by their sum of
-   token log-probabilities. The best 2K are candidates: at most K of them end, so K can continue.
+   token log-probabilities, as changed by the processors. The best 2K are candidates: at most K of
+   them end, so K can continue.
 3. A candidate among the first K that ends, by eos or the length limit, becomes a hypothesis with
    score sum / n ** length_penalty, where n counts the generated tokens with eos. An image keeps its
    K best hypotheses. A candidate that ends and ranks below K is dropped.
@@ -14,6 +15,16 @@ Shapes: see docs/architecture.md; T = max_length - 1 generated tokens.
    score uses n ** length_penalty (early_stopping False) or, for a positive penalty,
    T ** length_penalty ("never").
 6. The search ends when all images are closed, or after T steps.
+
+"never" cannot change the hypotheses, whatever the sign of the penalty: no token has a processed
+log-probability above 0, so the sum s <= 0 of the best live beam bounds the sums of all its
+extensions, and s / norm is largest at the longest length for a positive penalty, and at the present
+one otherwise. False can end a search early only for a positive penalty. Greedy decoding (K = 1)
+ends at the first eos.
+
+If the processors forbid all extensions of all live beams of an image that has no hypothesis, these
+beams end with eos, so that the image has a caption; with `Processors.allowed` only where eos is
+allowed.
 
 Length normalisation and the two sets of beams follow Wu et al. 2016, "Google's Neural Machine
 Translation System", section 7; candidates, closing and length limit follow transformers'
@@ -27,63 +38,177 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax import lax
 
-from capjax.decode.loop import Step, check_step, scan_while, width_of
+from capjax.decode.hypotheses import (
+    BeamResult,
+    Beams,
+    Hypotheses,
+    Record,
+    best_extensions,
+    best_of,
+    best_tokens,
+    start_beams,
+    take,
+    trace_back,
+    with_own_log_probs,
+)
+from capjax.decode.length import LengthNormalization, length_norms
+from capjax.decode.loop import Step, check_step, feed, scan_while, width_of
+from capjax.decode.processors import (
+    BANNED,
+    UNPROCESSED,
+    Processors,
+    append,
+    normalize,
+    own_log_probs,
+    start_history,
+)
 from capjax.models.contract import Carry
 
-# Decoders give banned tokens logits of about -1e9; no other log-probability is below this.
-_BANNED = -1e8
 
-
-@struct.dataclass
-class BeamResult:
-    """The hypotheses of a beam search, best first.
-
-    An image has at least one, unless its logits are NaN or infinite. If it has fewer than K, the
-    remaining ranks have length 0, only pad tokens and score -inf.
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """The options of a search by which its beams are chosen.
 
     Attributes:
-      tokens: int32 [B, K, T], without bos, with eos, pad after the end.
-      lengths: int32 [B, K], generated tokens, counting eos; T if cut at the limit.
-      scores: float32 [B, K], log_probs / lengths ** length_penalty.
-      log_probs: float32 [B, K], the sum of token_log_probs.
-      token_log_probs: float32 [B, K, T], 0 after the end.
-      finished: bool [B, K], True if ended by eos, False if cut at the limit.
-      attention: float32 [B, T, N, P] of the best hypothesis, that of token t in row t, zero after
-        the end; None if not requested.
+      num_beams: K.
+      eos_id: the token that ends a caption.
+      max_length: maximum number of tokens of a caption, counting bos and prompt.
+      prompt_length: tokens of the prompt, without bos.
+      norms: float32 [T], what the sum of each length is divided by.
+      look_ahead: whether a live beam's score is that at the longest length.
+      close_when_full: whether K hypotheses are enough.
+      processors: change log-probabilities or, with one beam, logits.
     """
 
-    tokens: jax.Array
-    lengths: jax.Array
-    scores: jax.Array
-    log_probs: jax.Array
-    token_log_probs: jax.Array
-    finished: jax.Array
-    attention: jax.Array | None = None
+    num_beams: int
+    eos_id: int
+    max_length: int
+    prompt_length: int
+    norms: jax.Array
+    look_ahead: bool
+    close_when_full: bool
+    processors: Processors
+
+    def process(
+        self,
+        beams: Beams,
+        logits: jax.Array,
+        history: jax.Array | None,
+        time: jax.Array,
+        lowered: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The model's log-probabilities and the processed ones, both [B, k, V].
+
+        Args:
+          beams: k live beams.
+          logits: [B, k, V].
+          history: int32 [B, k, L]; None without processors.
+          time: int32 scalar, tokens generated before.
+          lowered: float32 [B, 1, V], by how much log-probabilities are lowered before they are
+            processed; None for nothing.
+        """
+        log_probs = own_log_probs(logits)
+        before = log_probs if lowered is None else log_probs - lowered
+        if history is None:
+            return log_probs, before
+        _, scores = self.processors.process(
+            logits if lowered is None else before,
+            history,
+            1 + self.prompt_length + time,
+            raw=self.num_beams == 1 or lowered is not None,
+            stuck=lambda ways: _no_way(beams, ways),
+            eos_id=self.eos_id,
+            max_length=self.max_length,
+            prompt_length=self.prompt_length,
+        )
+        return log_probs, normalize(scores) if self.num_beams == 1 else scores
+
+    def still_open(
+        self, beams: Beams, sums: jax.Array, hypotheses: Hypotheses, norm: jax.Array
+    ) -> jax.Array:
+        """bool [B], whether hypotheses can change after a step; the other arguments are new.
+
+        Takes the norm that divided the sums: of two equal look-ups XLA divides by a reciprocal.
+        """
+        best_possible = sums[:, 0] / (self.norms[-1] if self.look_ahead else norm)
+        improvable = best_possible > hypotheses.scores[:, -1]
+        if self.close_when_full:
+            improvable &= hypotheses.lengths[:, -1] == 0
+        return beams.open & improvable
 
 
-@struct.dataclass
-class _Hypotheses:
-    """Last steps of hypotheses, leaves [B, K], or of candidates, leaves [B, 2K].
+def _no_way(beams: Beams, ways: jax.Array) -> jax.Array:
+    """bool [B, 1], True for no hypothesis and no way on; `ways` is bool [B, K]."""
+    ways &= beams.sums > -jnp.inf
+    return ~(ways.any(axis=1) | (beams.hypotheses.lengths[:, 0] > 0))[:, None]
 
-    Attributes:
-      scores: float32, normalised by length; -inf for no hypothesis.
-      log_probs: float32, sum over tokens.
-      lengths: int32, generated tokens; 0 for no hypothesis.
-      beams: int32, the live beam that the last token extends.
-      tokens: int32, the last token.
-      token_log_probs: float32, log-probability of the last token.
+
+class BestFirst:
+    """Points 2 to 5 of the module's docstring; other searches choose otherwise."""
+
+    def start(self, batch: int, num_beams: int) -> Any:
+        """The state before the first step: `Beams` here."""
+        return start_beams(batch, num_beams)
+
+    def choose(
+        self,
+        state: Any,
+        rules: Rules,
+        logits: jax.Array,
+        history: jax.Array | None,
+        time: jax.Array,
+        lowered: jax.Array | None = None,
+    ) -> tuple[Any, Hypotheses]:
+        """The state after a step and the last steps of the new live beams, leaves [B, K].
+
+        Arguments: see `Rules.process`.
+        """
+        width = logits.shape[1]
+        norm = rules.norms[time]
+        if rules.processors or lowered is not None:
+            log_probs, scores = rules.process(state, logits, history, time, lowered)
+            top, tokens = best_tokens(scores)
+            said = jnp.take_along_axis(log_probs, tokens, axis=-1)
+        else:
+            top, tokens = _best_log_probs(logits)
+            said = top
+        ends = best_extensions(state.sums, top, said, tokens, time + 1, norm, 2 * width)
+        ended = ends.tokens == rules.eos_id
+        may_finish = ended | (time + 1 == len(rules.norms))
+        may_finish &= (jnp.arange(2 * width) < width) & state.open[:, None]
+        hypotheses = best_of(state.hypotheses, ends, may_finish)
+        sums, chosen = lax.top_k(jnp.where(ended, -jnp.inf, ends.sums), width)
+        live = jax.tree.map(lambda leaf: take(leaf, chosen), ends)
+        live = dataclasses.replace(live, sums=sums)
+        still_open = rules.still_open(state, sums, hypotheses, norm)
+        return Beams(sums, hypotheses, still_open), live
+
+    def open(self, state: Any) -> jax.Array:
+        """bool, False if the search is over."""
+        return state.open.any()
+
+    def ends(self, state: Any) -> tuple[Hypotheses, jax.Array | None]:
+        """The hypotheses, best first, and `BeamResult.met`."""
+        return state.hypotheses, None
+
+
+BEST_FIRST = BestFirst()
+
+
+def _best_log_probs(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The best 2K log-probabilities of each beam and their tokens, [B, K, 2K].
+
+    Computes log-probabilities for these tokens only.
     """
-
-    scores: jax.Array
-    log_probs: jax.Array
-    lengths: jax.Array
-    beams: jax.Array
-    tokens: jax.Array
-    token_log_probs: jax.Array
+    logits = logits.astype(jnp.float32)
+    top, tokens = best_tokens(logits)
+    largest = top[..., :1]
+    log_sum = jnp.log(jnp.sum(jnp.exp(logits - largest), axis=-1, keepdims=True))
+    log_probs = (top - largest) - log_sum
+    return jnp.where(log_probs < BANNED, -jnp.inf, log_probs), tokens
 
 
 @struct.dataclass
@@ -93,35 +218,17 @@ class _State:
     Attributes:
       carry: the decoder's, with beams in the order of `tokens`.
       length: int32 scalar, tokens generated so far.
-      open: bool [B], True while the image's hypotheses can change.
       tokens: int32 [B, K], the last token of each live beam.
-      log_probs: float32 [B, K], sum of each live beam, best first; -inf for no beam.
-      hypotheses: the K best so far, best first.
+      history: int32 [B, K, max_length - 1], the tokens of each live beam from bos; None without
+        processors.
+      beams: the strategy's.
     """
 
     carry: Carry
     length: jax.Array
-    open: jax.Array
     tokens: jax.Array
-    log_probs: jax.Array
-    hypotheses: _Hypotheses
-
-
-@struct.dataclass
-class _Record:
-    """Back-pointers of a step, by live beam after the step.
-
-    Attributes:
-      tokens: int32 [B, K], the token that the step appended.
-      beams: int32 [B, K], the live beam before the step that the token extends.
-      token_log_probs: float32 [B, K], log-probability of the token.
-      attention: [B, K, N, P] by live beam before the step, or None.
-    """
-
-    tokens: jax.Array
-    beams: jax.Array
-    token_log_probs: jax.Array
-    attention: jax.Array | None
+    history: jax.Array | None
+    beams: Any
 
 
 def beam_search(
@@ -134,9 +241,13 @@ def beam_search(
     pad_id: int,
     max_length: int,
     length_penalty: float = 1.0,
+    length_normalization: LengthNormalization = "power",
     early_stopping: bool | Literal["never"] = False,
+    processors: Processors = UNPROCESSED,
+    prompt: tuple[int, ...] = (),
     return_attention: bool = False,
     chunk: int | None = None,
+    strategy: BestFirst = BEST_FIRST,
 ) -> BeamResult:
     """Searches for the K best captions of each image; see the module's docstring.
 
@@ -151,172 +262,76 @@ def beam_search(
       bos_id: the first token fed.
       eos_id: the token that ends a caption.
       pad_id: the token that fills a caption after its end.
-      max_length: maximum number of tokens of a caption, counting bos.
+      max_length: maximum number of tokens of a caption, counting bos and prompt.
       length_penalty: exponent of the length; above 0 favours longer captions, 0 is the plain sum.
+      length_normalization: "power" or "gnmt"; see `capjax.decode.length`.
       early_stopping: True, False or "never", as in `transformers.GenerationConfig`.
+      processors: change log-probabilities or, with one beam, logits before tokens are chosen.
+      prompt: tokens fed after bos, the same for all images; their attention is not returned.
       return_attention: whether to return the attention of the best hypothesis.
       chunk: steps between checks that the batch has finished; None for `loop.default_chunk`.
+      strategy: chooses the beams; `diverse_beam_search` and `constrained_beam_search` have others.
 
     Raises:
       ValueError: an option is out of range, or carry or step do not match the options.
     """
     if not isinstance(early_stopping, bool) and early_stopping != "never":
         raise ValueError(f'early_stopping must be True, False or "never", not {early_stopping!r}')
-    check_step(step, carry, eos_id=eos_id, max_length=max_length, attention=return_attention)
+    check_step(
+        step,
+        carry,
+        eos_id=eos_id,
+        max_length=max_length,
+        attention=return_attention,
+        processors=processors,
+        prompt=prompt,
+    )
     batch, width = width_of(carry)
     if width != num_beams:
         raise ValueError(f"carry has {width} beams per image, not num_beams={num_beams}")
-    steps = max_length - 1
-    # float64, as in transformers; float32 powers of a traced length are inexact.
-    doubles = np.arange(1, steps + 1, dtype=np.float64) ** length_penalty
-    norms = jnp.asarray(doubles, jnp.float32)
-    # Greedy decoding ends at the first eos.
-    close_when_full = early_stopping is True or num_beams == 1
-    look_ahead = early_stopping == "never" and length_penalty > 0
+    rules = Rules(
+        num_beams=num_beams,
+        eos_id=eos_id,
+        max_length=max_length,
+        prompt_length=len(prompt),
+        norms=length_norms(max_length - 1 - len(prompt), length_penalty, length_normalization),
+        look_ahead=early_stopping == "never" and length_penalty > 0,
+        # Greedy decoding ends at the first eos.
+        close_when_full=early_stopping is True or num_beams == 1,
+        processors=processors,
+    )
 
-    def advance(state):
-        new_carry, logits, attention = step(state.carry, state.tokens)
-        norm = norms[state.length]
+    def advance(state: _State) -> tuple[_State, Record]:
+        carry, logits, attention = step(state.carry, state.tokens)
         length = state.length + 1
-        ends = _extend(state.log_probs, logits, length, norm)
-        ending = (ends.tokens == eos_id) | (length == steps)
-
-        may_finish = ending & (jnp.arange(2 * num_beams) < num_beams) & state.open[:, None]
-        hypotheses = _best_of(state.hypotheses, ends, may_finish)
-
-        log_probs, chosen = lax.top_k(jnp.where(ending, -jnp.inf, ends.log_probs), num_beams)
-        live = jax.tree.map(lambda leaf: _take(leaf, chosen), ends)
+        beams, live = strategy.choose(state.beams, rules, logits, state.history, state.length)
         if num_beams > 1:
-            per_beam = jax.tree.map(lambda leaf: _take(leaf, live.beams), new_carry.per_beam)
-            new_carry = new_carry.replace(per_beam=per_beam)
-
-        best_possible = log_probs[:, 0] / (norms[-1] if look_ahead else norm)
-        improvable = best_possible > hypotheses.scores[:, -1]
-        if close_when_full:
-            improvable &= hypotheses.lengths[:, -1] == 0
-        state = _State(
-            carry=new_carry,
-            length=length,
-            open=state.open & improvable,
-            tokens=live.tokens,
-            log_probs=log_probs,
-            hypotheses=hypotheses,
-        )
+            per_beam = jax.tree.map(lambda leaf: take(leaf, live.beams), carry.per_beam)
+            carry = dataclasses.replace(carry, per_beam=per_beam)
+        history = state.history
+        if history is not None:
+            history = append(take(history, live.beams), length + len(prompt), live.tokens)
         attention = attention if return_attention else None
-        return state, _Record(live.tokens, live.beams, live.token_log_probs, attention)
+        record = Record(live.tokens, live.beams, live.token_log_probs, attention)
+        return _State(carry, length, live.tokens, history, beams), record
 
-    state = _start(carry, batch, num_beams, bos_id)
+    given = (bos_id, *prompt)
+    shape = (batch, num_beams)
+    state = _State(
+        carry=feed(step, carry, given[:-1]),
+        length=jnp.int32(0),
+        tokens=jnp.full(shape, given[-1], jnp.int32),
+        history=start_history(given, shape, max_length) if processors else None,
+        beams=strategy.start(batch, num_beams),
+    )
     state, records = scan_while(
         advance,
-        lambda state: state.open.any(),
+        lambda state: strategy.open(state.beams),
         state,
-        length=steps,
+        length=len(rules.norms),
         chunk=chunk,
     )
-    return _trace_back(state.hypotheses, records, eos_id, pad_id)
-
-
-def _start(carry: Carry, batch: int, num_beams: int, bos_id: int) -> _State:
-    """The initial state: one live beam per image, at bos, and no hypotheses."""
-    shape = (batch, num_beams)
-    none = jnp.full(shape, -jnp.inf, jnp.float32)
-    zero = jnp.zeros(shape, jnp.int32)
-    return _State(
-        carry=carry,
-        length=jnp.int32(0),
-        open=jnp.ones(batch, bool),
-        tokens=jnp.full(shape, bos_id, jnp.int32),
-        log_probs=none.at[:, 0].set(0.0),
-        hypotheses=_Hypotheses(none, none, zero, zero, zero, jnp.zeros(shape, jnp.float32)),
-    )
-
-
-def _extend(
-    log_probs: jax.Array, logits: jax.Array, length: jax.Array, norm: jax.Array
-) -> _Hypotheses:
-    """The 2K best one-token extensions of an image's live beams, best first; ties in beam order.
-
-    Takes the best 2K of each beam, then the best 2K of these, which avoids a sort over K * V and
-    computes log-probabilities for these tokens only.
-    """
-    batch, num_beams, vocabulary = logits.shape
-    logits = logits.astype(jnp.float32)
-    # Flattened, because XLA on CPUs has a fast top_k for matrices only and sorts higher ranks.
-    top, tokens = lax.top_k(logits.reshape(-1, vocabulary), min(2 * num_beams, vocabulary))
-    top, tokens = (leaf.reshape(batch, num_beams, -1) for leaf in (top, tokens))
-    largest = top[..., :1]
-    log_sum = jnp.log(jnp.sum(jnp.exp(logits - largest), axis=-1, keepdims=True))
-    token_log_probs = (top - largest) - log_sum
-    token_log_probs = jnp.where(token_log_probs < _BANNED, -jnp.inf, token_log_probs)
-
-    sums = log_probs[..., None] + token_log_probs
-    sums, index = lax.top_k(sums.reshape(batch, -1), 2 * num_beams)
-    return _Hypotheses(
-        scores=sums / norm,
-        log_probs=sums,
-        lengths=jnp.broadcast_to(length, sums.shape),
-        beams=index // top.shape[-1],
-        tokens=_take(tokens.reshape(batch, -1), index),
-        token_log_probs=_take(token_log_probs.reshape(batch, -1), index),
-    )
-
-
-def _best_of(hypotheses: _Hypotheses, ends: _Hypotheses, may_finish: jax.Array) -> _Hypotheses:
-    """The K best of K hypotheses and the candidates marked by `may_finish`, bool [B, 2K]."""
-    real = may_finish & (ends.scores > -jnp.inf)
-    ends = dataclasses.replace(ends, scores=jnp.where(real, ends.scores, -jnp.inf))
-    merged = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), hypotheses, ends)
-    # top_k takes the first of ties, so only a real candidate replaces an empty hypothesis.
-    _, chosen = lax.top_k(merged.scores, hypotheses.scores.shape[1])
-    return jax.tree.map(lambda leaf: _take(leaf, chosen), merged)
-
-
-def _take(leaf: jax.Array, index: jax.Array) -> jax.Array:
-    """leaf[b, index[b, k]]: leaf [B, n, ...], index [B, K] in [0, n) -> [B, K, ...]."""
-    index = index.reshape(index.shape + (1,) * (leaf.ndim - 2))
-    return jnp.take_along_axis(leaf, index, axis=1, mode="promise_in_bounds")
-
-
-def _trace_back(ends: _Hypotheses, records: _Record, eos_id: int, pad_id: int) -> BeamResult:
-    """Traces each hypothesis from its end to bos; records have leaves [T, B, K, ...]."""
-    last = ends.lengths - 1
-
-    def back(beams: jax.Array, at: tuple[jax.Array, _Record]) -> tuple[jax.Array, Any]:
-        time, record = at
-        here = _Record(ends.tokens, ends.beams, ends.token_log_probs, None)
-        before = jax.tree.map(lambda leaf: _take(leaf, beams), record)
-        said = jax.tree.map(lambda end, live: jnp.where(time == last, end, live), here, before)
-        over = time > last
-        said = dataclasses.replace(
-            said,
-            tokens=jnp.where(over, pad_id, said.tokens),
-            beams=jnp.where(over, 0, said.beams),
-            token_log_probs=jnp.where(over, 0.0, said.token_log_probs),
-        )
-        return said.beams, said
-
-    times = jnp.arange(records.tokens.shape[0])
-    _, said = lax.scan(
-        back,
-        jnp.zeros_like(last),
-        (times, dataclasses.replace(records, attention=None)),
-        reverse=True,
-    )
-    attention = None
-    if records.attention is not None:
-        best = said.beams[:, :, 0]
-        attention = jax.vmap(lambda maps, beam: _take(maps, beam[:, None])[:, 0])(
-            records.attention, best
-        )
-        inside = times[:, None] <= last[:, 0]
-        attention = jnp.where(inside[..., None, None], attention, 0).astype(jnp.float32)
-        attention = attention.swapaxes(0, 1)
-    return BeamResult(
-        tokens=jnp.moveaxis(said.tokens, 0, -1),
-        lengths=ends.lengths,
-        scores=ends.scores,
-        log_probs=ends.log_probs,
-        token_log_probs=jnp.moveaxis(said.token_log_probs, 0, -1),
-        finished=(ends.lengths > 0) & (ends.tokens == eos_id),
-        attention=attention,
-    )
+    hypotheses, met = strategy.ends(state.beams)
+    result = trace_back(hypotheses, records, eos_id, pad_id)
+    result = dataclasses.replace(result, met=met)
+    return with_own_log_probs(result) if processors else result

@@ -1,15 +1,16 @@
-"""Shared by beam search and sampling: a scan that stops early and the check of a decoder step.
+"""Shared by beam search and sampling: a prompt, a scan that stops early, the check of a step.
 
 Shapes: see docs/architecture.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from capjax.decode.processors import Processors
 from capjax.models.contract import Carry
 
 # step(carry, token int32 [B, K]) -> (carry, logits [B, K, V], attention [B, K, N, P] | None)
@@ -40,15 +41,30 @@ def width_of(carry: Carry) -> tuple[int, int]:
     return shapes.pop()
 
 
-def check_step(step: Step, carry: Carry, *, eos_id: int, max_length: int, attention: bool) -> None:
+def check_step(
+    step: Step,
+    carry: Carry,
+    *,
+    eos_id: int,
+    max_length: int,
+    attention: bool,
+    processors: Processors,
+    prompt: Sequence[int],
+) -> None:
     """Checks a decoder step and the options of a search against each other, by shapes only.
 
     Raises:
-      ValueError: max_length is below 2, logits are not [B, K, V] with V >= 2, eos is outside the
-        vocabulary, or attention is requested and the step returns none.
+      ValueError: max_length leaves no token after bos and the prompt, logits are not [B, K, V] with
+        V >= 2, eos or the prompt is outside the vocabulary, the prompt has ended, a processor is
+        impossible, or attention is requested and the step returns none.
     """
     if max_length < 2:
         raise ValueError(f"max_length counts bos, so it must be at least 2, not {max_length}")
+    if max_length < 2 + len(prompt):
+        raise ValueError(
+            f"max_length={max_length} counts bos and the {len(prompt)} tokens of the prompt, so it "
+            f"must be at least {2 + len(prompt)}"
+        )
     width = width_of(carry)
     token = jax.ShapeDtypeStruct(width, jnp.int32)
     _, logits, maps = jax.eval_shape(step, carry, token)
@@ -59,11 +75,30 @@ def check_step(step: Step, carry: Carry, *, eos_id: int, max_length: int, attent
         )
     if not 0 <= eos_id < logits.shape[-1]:
         raise ValueError(f"eos_id={eos_id} is outside the vocabulary of {logits.shape[-1]} tokens")
+    if outside := [token for token in prompt if not 0 <= token < logits.shape[-1]]:
+        raise ValueError(
+            f"the prompt has token {outside[0]}, and the vocabulary {logits.shape[-1]} tokens"
+        )
+    if eos_id in prompt:
+        raise ValueError(f"the prompt has the end token {eos_id}, so no caption can go on from it")
+    processors.check(
+        vocab_size=logits.shape[-1], eos_id=eos_id, max_length=max_length, prompt=prompt
+    )
     if attention and maps is None:
         raise ValueError(
             "return_attention needs a step that returns attention, such as "
             "decoder.step(..., attention=True)"
         )
+
+
+def feed(step: Step, carry: Carry, tokens: Sequence[int]) -> Carry:
+    """The carry after the same tokens are fed to all beams; logits and attention are not used."""
+    width = width_of(carry)
+
+    def advance(carry: Carry, token: jax.Array) -> tuple[Carry, None]:
+        return step(carry, jnp.broadcast_to(token, width))[0], None
+
+    return lax.scan(advance, carry, jnp.array(tokens, jnp.int32))[0] if tokens else carry
 
 
 def scan_while(

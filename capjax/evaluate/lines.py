@@ -16,6 +16,8 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def answer_row(answer: Answer) -> dict[str, Any]:
     """JSON row of an answer: "image" with "caption", "log_prob", ..., or with "error".
 
+    "log_probs" has a number for each of "words", and last that of the end of a finished caption.
+    "met" is there, and False, where a caption lacks a word that it must include.
     "attended" holds the caption of the attended image, if there is one.
     """
     if answer.error:
@@ -27,12 +29,19 @@ def answer_row(answer: Answer) -> dict[str, Any]:
 
 
 def _caption_row(caption: Caption) -> dict[str, Any]:
-    return {
+    row = {
         "caption": caption.text,
         "log_prob": caption.log_prob,
         "score": caption.score,
         "finished": caption.finished,
+        "words": caption.words,
+        "log_probs": caption.log_probs,
     }
+    if not caption.met:
+        row["met"] = False
+    if caption.alternatives:
+        row["alternatives"] = [_caption_row(other) for other in caption.alternatives]
+    return row
 
 
 def json_line(row: Mapping[str, Any]) -> bytes:
@@ -47,10 +56,12 @@ def json_line(row: Mapping[str, Any]) -> bytes:
 def text_line(answer: Answer) -> bytes:
     """UTF-8 line of the name and the caption of an image, separated by a tab.
 
-    The caption of the attended image, if there is one, has a second line with "attended: ".
+    Each alternative has a line like it. The caption of the attended image, if there is one, has a
+    last line with "attended: ".
     """
     name = printable(answer.name)
-    lines = f"{name}\t{printable(answer.caption.text)}\n"
+    captions = (answer.caption, *answer.caption.alternatives)
+    lines = "".join(f"{name}\t{printable(caption.text)}\n" for caption in captions)
     if answer.attended:
         lines += f"{name}\tattended: {printable(answer.attended.caption.text)}\n"
     return lines.encode()

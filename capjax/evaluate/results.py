@@ -15,12 +15,27 @@ from capjax.evaluate.captioning import Caption
 def coco_results(captions: Mapping[str, Caption]) -> list[dict[str, Any]]:
     """Rows of the COCO results format; a plain decimal image id becomes an integer."""
     return [
+        {"image_id": _id(image_id), "caption": caption.text}
+        for image_id, caption in captions.items()
+    ]
+
+
+def alternatives_of(captions: Mapping[str, Caption]) -> list[dict[str, Any]]:
+    """Rows of all captions of each image, the best first, with their scores."""
+    return [
         {
-            "image_id": int(image_id) if re.fullmatch("0|[1-9][0-9]{0,17}", image_id) else image_id,
-            "caption": caption.text,
+            "image_id": _id(image_id),
+            "captions": [
+                {"caption": each.text, "log_prob": each.log_prob, "score": each.score}
+                for each in (caption, *caption.alternatives)
+            ],
         }
         for image_id, caption in captions.items()
     ]
+
+
+def _id(image_id: str) -> int | str:
+    return int(image_id) if re.fullmatch("0|[1-9][0-9]{0,17}", image_id) else image_id
 
 
 def code_version() -> dict[str, str]:

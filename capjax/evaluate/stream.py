@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from capjax.data.images import ImageError, decoded
-from capjax.data.resize import Resize, to_square
+from capjax.data.resize import Resize, Resizes, to_square
 from capjax.evaluate.attention_maps import attended_picture
 from capjax.evaluate.captioning import Caption
 
@@ -48,7 +48,7 @@ class Answer(NamedTuple):
 
 
 def picture_reader(
-    read: Callable[[str], Any], resize: Resize, *, thumbnail: bool
+    read: Callable[[str], Any], resize: Resize | Resizes, *, thumbnail: bool
 ) -> Callable[[str], Picture]:
     """Builds a reader, name -> `Picture`; `read` must return what `decoded` takes."""
 

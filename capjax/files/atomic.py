@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +98,24 @@ def read_cached(path: str | os.PathLike) -> dict[str, Any] | None:
 
 def _checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def remove_busy(folder: str) -> None:
+    """Removes a folder to which threads of a failed write may still be adding files.
+
+    Raises:
+      OSError: it can't be removed, or files were added for five seconds.
+    """
+    for _ in range(50):
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            if not os.path.exists(folder):
+                return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+    shutil.rmtree(folder)

@@ -11,5 +11,6 @@ DATASETS = Registry(
 )
 OBJECTIVES = Registry("objective", "capjax.train.objectives")
 METRICS = Registry("metric")
+REWARDS = Registry("reward", "capjax.metrics.rewards")
 
-__all__ = ["DATASETS", "DECODERS", "ENCODERS", "METRICS", "OBJECTIVES", "Registry"]
+__all__ = ["DATASETS", "DECODERS", "ENCODERS", "METRICS", "OBJECTIVES", "REWARDS", "Registry"]

@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,20 @@ from capjax.data.captions import CaptionTable
 from capjax.data.sections import check_images, open_captions, open_source
 from capjax.data.source import Source, fingerprints
 from capjax.evaluate.captioning import Caption, CaptionBatches
-from capjax.evaluate.results import coco_results, code_version
+from capjax.evaluate.methods import Method
+from capjax.evaluate.results import alternatives_of, coco_results, code_version
 from capjax.evaluate.scoring import image_results, score_captions
 from capjax.files.atomic import write_json
 from capjax.files.text import finite
 from capjax.metrics import coco
 from capjax.models.captioner import Captioner
+from capjax.models.ensemble import Average, Ensemble
 from capjax.parallel import devices, processes
 from capjax.pretrained.variables import fingerprint
+from capjax.run.ensemble import ensemble, label_of_members
 from capjax.run.features import from_features
 from capjax.run.foils import foil_metrics
-from capjax.run.load import Run, load
+from capjax.run.load import Run, load, members_of
 from capjax.run.split import Split, log_notes, make_split
 from capjax.run.workdir import Workdir
 from capjax.train.events import write_scalars
@@ -37,17 +41,24 @@ _logger = logging.getLogger(__name__)
 
 
 def evaluate(
-    config: ConfigDict, directory: str, *, split: str, checkpoint: str
+    config: ConfigDict,
+    directory: str,
+    *,
+    split: str,
+    checkpoint: str,
+    others: Sequence[str] = (),
+    average: Average = "probabilities",
 ) -> dict[str, float]:
     """Captions and scores a split with the run in `directory`, and writes the results there.
 
     Fields of `identity.FREE_IN_EVALUATION` come from `config`; all others must equal the run's.
+    With `others` it does so with the ensemble of the run and the runs there.
 
     Returns:
       The metrics, in all processes; commands print them by `metrics_line`.
 
     Raises:
-      ConfigError, DataError, WorkdirError, ProcessesError: before anything is captioned.
+      ConfigError, DataError, WorkdirError, EnsembleError, ProcessesError: before captioning.
     """
     workdir = Workdir(directory)
     checks.check(config)
@@ -55,6 +66,9 @@ def evaluate(
     processes.check_equal("config", lambda: shared_fields(config))
     workdir.check_same_run(config, FREE_IN_EVALUATION)
     run = load(directory, checkpoint)
+    if others:
+        run = ensemble([run, *(load(other, checkpoint) for other in others)], average)
+    method = _method(config, run)
     with processes.primary_first():
         source = check_images(config.dataset, open_source(config.dataset, split))
         table = open_captions(config.dataset, source)
@@ -64,13 +78,15 @@ def evaluate(
     processes.check_equal(f"checkpoints in {directory}", lambda: fingerprint(run.variables))
     log_notes([source])
     data = make_split(config, source, table, run.tokenizer)
-    captions, measured = _caption(config, run, data)
+    captions, measured = _caption(config, run, data, method)
 
     def report() -> dict[str, float]:
-        label = build.decoding_method(config.decoding).label
+        label = method.label + label_of_members(run)
         stem = workdir.path(workdir.EVALUATION, f"{split}-step{run.step}-{label}")
         # First, so that a metric that fails does not lose them.
         write_json(f"{stem}.captions.json", coco_results(captions))
+        if method.num_captions > 1:
+            write_json(f"{stem}.alternatives.json", alternatives_of(captions))
         metrics = measured | _scores(config, table, captions)
         # On one line: programs read it, and it has thousands of numbers.
         images = image_results(table, _texts(captions), build.image_scorers(config))
@@ -91,17 +107,25 @@ def metrics_line(metrics: dict[str, float]) -> str:
     return json.dumps(finite(rounded), allow_nan=False)
 
 
+def _method(config: ConfigDict, run: Run) -> Method:
+    """The decoding method of the config, ready for the run."""
+    method = build.decoding_method(config.decoding)
+    checks.check_words(method, run.tokenizer)
+    return run.with_table(method)
+
+
 def _caption(
-    config: ConfigDict, run: Run, split: Split
+    config: ConfigDict, run: Run, split: Split, method: Method
 ) -> tuple[dict[str, Caption], dict[str, float]]:
     """Captions by image id; and what needs no captions: teacher forcing and the foils."""
     model, variables = run.model, run.variables
-    if questions.is_cached(config):
+    # The members of an ensemble can have encoders of their own.
+    if questions.is_cached(config) and not run.members:
         split, model, variables = from_features(split, model, variables)
     variables = devices.replicate(variables)
     forced = TeacherForced(devices.map_devices(make_loss_step(model)), variables)
     captioned = CaptionBatches(model, run.tokenizer, together=True)(
-        variables, forced.watch(split.eval_batches()), build.decoding_method(config.decoding)
+        variables, forced.watch(split.eval_batches(run.resize)), method
     )
     bar = functools.partial(tqdm, total=len(split.source), disable=not processes.is_primary())
     captions = {
@@ -111,7 +135,9 @@ def _caption(
     return captions, forced.metrics() | _foil_metrics(run, split, model, variables)
 
 
-def _foil_metrics(run: Run, split: Split, model: Captioner, variables: Any) -> dict[str, float]:
+def _foil_metrics(
+    run: Run, split: Split, model: Captioner | Ensemble, variables: Any
+) -> dict[str, float]:
     """Accuracy of telling references from the dataset's foils; nothing for one without foils."""
     make_foils = part_of(run.config, "dataset").make_foils
     if make_foils is None:
@@ -120,7 +146,7 @@ def _foil_metrics(run: Run, split: Split, model: Captioner, variables: Any) -> d
         model,
         run.tokenizer,
         variables,
-        split.eval_batches(),
+        split.eval_batches(run.resize),
         split.table.image_ids,
         make_foils(split.table.image_ids),
         together=True,
@@ -151,6 +177,7 @@ def _chosen(config: ConfigDict, workdir: Workdir, step: int, checkpoint: str) ->
 def _provenance(config: ConfigDict, run: Run, source: Source, chosen: str) -> dict[str, Any]:
     """The data, parameters, settings and code behind an evaluation's results."""
     return {
+        **members_of(run),
         "source": {"name": source.name, "fingerprint": source.fingerprint, **source.selection},
         "images": len(source),
         "step": run.step,

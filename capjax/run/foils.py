@@ -9,11 +9,12 @@ import numpy as np
 from capjax.data.dataset import NOVEL, Foil
 from capjax.data.tokenizer import Tokenizer
 from capjax.models.captioner import Captioner
+from capjax.models.ensemble import Ensemble
 from capjax.run.likelihood import Likelihood, encode_given
 
 
 def foil_metrics(
-    model: Captioner,
+    model: Captioner | Ensemble,
     tokenizer: Tokenizer,
     variables: Any,
     batches: Iterable[Mapping[str, np.ndarray]],

@@ -13,6 +13,7 @@ from capjax.data.tokenizer import Tokenizer
 from capjax.files.errors import ReportedError
 from capjax.models.captioner import Captioner
 from capjax.models.contract import Memory
+from capjax.models.ensemble import Ensemble, EnsembleMemory
 from capjax.parallel import devices
 from capjax.train.loss import token_losses
 
@@ -48,7 +49,9 @@ class ScoredCaption:
         return self.text
 
 
-def encode_given(tokenizer: Tokenizer, texts: Sequence[str], model: Captioner) -> list[np.ndarray]:
+def encode_given(
+    tokenizer: Tokenizer, texts: Sequence[str], model: Captioner | Ensemble
+) -> list[np.ndarray]:
     """Encodes captions as ids "words ... eos".
 
     Raises:
@@ -102,7 +105,9 @@ def totals(
 class Likelihood:
     """Scores given captions of batches of images with one model; encodes each image once."""
 
-    def __init__(self, model: Captioner, tokenizer: Tokenizer, *, together: bool = False):
+    def __init__(
+        self, model: Captioner | Ensemble, tokenizer: Tokenizer, *, together: bool = False
+    ):
         """Prepares the scores; nothing is compiled yet.
 
         Args:
@@ -114,11 +119,14 @@ class Likelihood:
         self._tokenizer, self._together = tokenizer, together
         self._vocab_size, self._longest = tokenizer.vocab_size, model.decoder.longest_caption
 
-        def encode(variables: Any, images: jax.Array) -> Memory:
+        def encode(variables: Any, images: jax.Array) -> Memory | EnsembleMemory:
             return model.apply(variables, images, method="encode")
 
         def score(
-            variables: Any, memory: Memory, tokens: jax.Array, lengths: jax.Array
+            variables: Any,
+            memory: Memory | EnsembleMemory,
+            tokens: jax.Array,
+            lengths: jax.Array,
         ) -> jax.Array:
             output = model.apply(variables, memory, tokens[..., :-1], method="decode")
             real = jnp.arange(tokens.shape[-1] - 1) < lengths[..., None]

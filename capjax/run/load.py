@@ -16,11 +16,14 @@ from capjax.config.fields import check_values
 from capjax.config.upgrade import upgrade_decoding
 from capjax.data.images import AnyImage, is_image
 from capjax.data.reading import eval_batches
+from capjax.data.resize import Resize, Resizes
 from capjax.data.source import Example, Source
 from capjax.data.tokenizer import Tokenizer
-from capjax.evaluate.captioning import Caption, CaptionBatches, Method
+from capjax.evaluate.captioning import Caption, CaptionBatches
+from capjax.evaluate.methods import Consensus, Method, settings_of
 from capjax.evaluate.results import code_version
 from capjax.models.captioner import Captioner, Variables, join_frozen, split_frozen
+from capjax.models.ensemble import Ensemble
 from capjax.parallel import devices
 from capjax.pretrained.captioners import published
 from capjax.pretrained.captioners.captioner import PretrainedCaptioner
@@ -28,6 +31,7 @@ from capjax.pretrained.captioners.read import read_captioner
 from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.variables import fingerprint
 from capjax.run.likelihood import Likelihood, describe, encode_given, totals
+from capjax.run.rewards import reward_table
 from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.checkpoint import CheckpointError, Checkpoints
 
@@ -42,22 +46,33 @@ class Run:
       model: the linen module.
       variables: all parameters, trained and frozen, NumPy; the moving average if the run has one.
       step: number of updates; 0 if unknown.
+      members: the runs of an ensemble, whose first the config, the step and the tokenizer are of.
     """
 
     config: ConfigDict
     tokenizer: Tokenizer
-    model: Captioner
+    model: Captioner | Ensemble
     variables: Variables
     step: int
+    members: tuple["Run", ...] = ()
     _ready: dict = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
+        if self.members:
+            return f"<Run of {len(self.members)}: {', '.join(map(repr, self.members))}>"
         sections = [self.config.encoder.name, self.config.decoder.name]
         count = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
         return (
             f"<Run of {' and '.join(sections)}: {count:,} parameters, "
             f"{self.tokenizer.vocab_size:,} tokens, step {self.step}>"
         )
+
+    @property
+    def resize(self) -> Resize | Resizes:
+        """Makes the model's input of an image."""
+        if isinstance(self.model, Ensemble) and self.model.shapes:
+            return Resizes(tuple(member.resize for member in self.members))
+        return build.resize(self.config.dataset)
 
     @overload
     def caption(self, images: AnyImage, **options: Any) -> Caption: ...
@@ -69,7 +84,7 @@ class Run:
         self,
         images: AnyImage | Sequence[AnyImage],
         *,
-        method: Method | None = None,
+        method: Method | str | None = None,
         attention: bool = False,
         batch_size: int | None = None,
         **settings: Any,
@@ -79,14 +94,16 @@ class Run:
         Args:
           images: a path, encoded bytes, a Pillow image or a uint8 array [H, W, 3], or a list of
             such in any mixture.
-          method: a `BeamSearch` or `Sampling`; by default the run's decoding settings.
+          method: a `BeamSearch`, `Sampling` or `Consensus`; or the name of one as in the config,
+            which is a setting; by default the run's decoding settings.
           attention: True adds attention maps to each caption.
           batch_size: most images at once; by default the run's evaluation batch.
           **settings: instead of a method, changes to the run's decoding settings, such as
-            num_beams=3 or temperature=0.7; see `choose_method`.
+            num_beams=3 or temperature=0.7, prompt="a photo of"; see `choose_method`.
 
         Returns:
-          The `Caption` of one image; a list of them for a list.
+          The `Caption` of one image; a list of them for a list. With num_captions=3 each has two
+          `alternatives`.
 
         Raises:
           capjax.data.images.ImageError: an image can't be used; names the first one.
@@ -96,12 +113,33 @@ class Run:
             return self.caption(
                 [images], method=method, attention=attention, batch_size=batch_size, **settings
             )[0]
-        if method is not None and settings:
+        if method is None or isinstance(method, str):
+            method = self.method(method=method, **settings)
+        elif settings:
             raise ConfigError(f"give a method, or {' and '.join(settings)}, not both")
-        method = method or choose_method(self.config, **settings)
         batches = self.pixel_batches(_Images(images), batch_size)
         found = dict(self.caption_batches(batches, method=method, attention=attention))
         return [found[index] for index in range(len(images))]
+
+    def method(self, **settings: Any) -> Method:
+        """The run's decoding method with changed settings; see `choose_method`."""
+        method = choose_method(self.config, self.tokenizer, **settings)
+        longest = self.model.decoder.longest_caption
+        # Of an ensemble the least of its members'; the first token fed is bos.
+        if longest is not None and method.max_length > longest + 1:
+            raise ConfigError(
+                f"config.decoding.max_length={method.max_length} must lie in 2 to {longest + 1}: "
+                "a member of this ensemble can't be fed more"
+            )
+        return self.with_table(method)
+
+    def with_table(self, method: Method) -> Method:
+        """The method with the table of its reward, if it is consensus without one."""
+        if not isinstance(method, Consensus) or method.table is not None:
+            return method
+        if method.reward not in self._ready:
+            self._ready[method.reward] = reward_table(method.reward, self.config, self.tokenizer)
+        return dataclasses.replace(method, table=self._ready[method.reward])
 
     def score(
         self,
@@ -184,7 +222,7 @@ class Run:
             None,
             self.tokenizer,
             batch_size=self.batch_shape(batch_size, len(source) if count is None else count),
-            resize=build.resize(self.config.dataset),
+            resize=self.resize,
             num_threads=self.config.dataset.num_threads,
         )
 
@@ -218,7 +256,7 @@ class Run:
           method: see `caption`.
           attention: see `caption`.
         """
-        method = method or build.decoding_method(self.config.decoding)
+        method = self.with_table(method) if method else self.method()
         # Kept for later calls, since each is compiled at its first use.
         if attention not in self._ready:
             self._ready[attention] = CaptionBatches(self.model, self.tokenizer, attention=attention)
@@ -228,14 +266,26 @@ class Run:
 def made_by(run: Run, method: Method) -> dict[str, Any]:
     """Everything captions depend on besides the images, for JSON."""
     return {
+        **members_of(run),
         "step": run.step,
         "weights": fingerprint(run.variables),
         "tokenizer": run.tokenizer.fingerprint,
-        "decoding": {"method": type(method).__name__, **dataclasses.asdict(method)},
+        "decoding": settings_of(method),
         "seed": run.config.seed,
         "code": code_version(),
         "config": run.config.to_dict(),
     }
+
+
+def members_of(run: Run) -> dict[str, Any]:
+    """The members of an ensemble, for JSON; nothing of another run."""
+    if not isinstance(run.model, Ensemble):
+        return {}
+    members = [
+        {"step": each.step, "weights": fingerprint(each.variables), "config": each.config.to_dict()}
+        for each in run.members
+    ]
+    return {"ensemble": {"average": run.model.average, "members": members}}
 
 
 class _Images:

@@ -14,6 +14,8 @@ from capjax.data.captions import CaptionTable, EncodedCaptions, encode_captions
 from capjax.data.feature_batches import eval_feature_batches, train_feature_batches
 from capjax.data.feature_cache import FeatureCache
 from capjax.data.reading import eval_batches, read_pixels
+from capjax.data.references import References
+from capjax.data.resize import Resize, Resizes
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 from capjax.parallel import processes
@@ -33,6 +35,7 @@ class Split:
       table: the raw captions.
       encoded: the captions as token ids.
       tokenizer: made the token ids.
+      references: all captions, if the objective needs them.
       views: cached features: first of whole images, then of random crops; empty if the model takes
         pixels.
     """
@@ -42,6 +45,7 @@ class Split:
     table: CaptionTable
     encoded: EncodedCaptions
     tokenizer: Tokenizer
+    references: References | None = None
     views: tuple[FeatureCache, ...] = ()
 
     def train_batches(self, first_step: int) -> Batches:
@@ -58,7 +62,11 @@ class Split:
         if self.views:
             batches = TrainBatches(self.encoded, self.tokenizer, **plan)
             return train_feature_batches(
-                self.views, batches, seed=config.seed, first_step=first_step
+                self.views,
+                batches,
+                seed=config.seed,
+                first_step=first_step,
+                references=self.references,
             )
         # Imported here, because only this needs TensorFlow.
         from capjax.data.pipeline import train_batches
@@ -72,10 +80,14 @@ class Split:
             augmentation=Augmentation(dataset.crop_area, dataset.flip),
             first_step=first_step,
             num_threads=dataset.num_threads,
+            references=self.references,
         )
 
-    def eval_batches(self) -> Batches:
-        """Yields this process's rows of batches with each image of the split once, in order."""
+    def eval_batches(self, resize: Resize | Resizes | None = None) -> Batches:
+        """Yields this process's rows of batches with each image of the split once, in order.
+
+        Pixels are resized by `resize`, or by the config's.
+        """
         size = self.config.evaluation.batch_size
         if self.views:
             return eval_feature_batches(
@@ -86,7 +98,7 @@ class Split:
             self.encoded,
             self.tokenizer,
             batch_size=size,
-            resize=build.resize(self.config.dataset),
+            resize=resize or build.resize(self.config.dataset),
             num_threads=self.config.dataset.num_threads,
             **_share(),
         )

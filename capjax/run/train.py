@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from capjax.config import build, checks, questions
@@ -20,8 +19,9 @@ from capjax.data.captions import unigram_counts
 from capjax.data.sections import check_images, open_captions, open_source, train_tokenizer
 from capjax.data.source import Source, fingerprints
 from capjax.data.tokenizer import Tokenizer
-from capjax.evaluate.captioning import CaptionBatches, Sampling
+from capjax.evaluate.captioning import CaptionBatches
 from capjax.evaluate.figures import save_figure, training_curve
+from capjax.evaluate.methods import Method, Sampling
 from capjax.models.captioner import (
     Captioner,
     Variables,
@@ -36,6 +36,8 @@ from capjax.run.features import feature_model, with_features
 from capjax.run.init import Pretrained, read_pretrained, start_variables
 from capjax.run.load import load_tokenizer
 from capjax.run.log_train import log_best, log_smart_start, log_summary
+from capjax.run.references import prepare
+from capjax.run.rewards import ready
 from capjax.run.split import Split, log_notes, make_split
 from capjax.run.stopping import new_stopping, restored_stopping
 from capjax.run.workdir import Workdir
@@ -43,6 +45,7 @@ from capjax.train.checkpoint import CheckpointError, Checkpoints
 from capjax.train.finite import Watch
 from capjax.train.loop import Cadence, is_finished
 from capjax.train.loop import train as train_loop
+from capjax.train.objective import is_prepared
 from capjax.train.profiler import Profiler
 from capjax.train.signals import EXIT_STATUS, Interrupted, Interruption
 from capjax.train.state import TrainState, init_state
@@ -146,17 +149,32 @@ def _train(
 ) -> None:
     """Trains a new run from the start, or an old one from its newest checkpoint."""
     data = _read_data(config, workdir, is_new=is_new)
+    method = ready(build.decoding_method(config.decoding), config, data.tokenizer)
     model, shapes = _make_model(config, data)
+    objective = build.objective(config, data.tokenizer)
     if is_new:
         params, frozen = _start(config, workdir, data, model, shapes)
         stopping = new_stopping(config, data.splits["validation"].table.captions)
     else:
         params, frozen = _load_frozen(config, workdir, shapes)
-    splits = data.splits
+    splits, constants = data.splits, None
+    if is_prepared(objective):
+        if is_new and processes.is_primary():
+            workdir.save_beginning(params)
+        began = params if is_new else workdir.load_beginning(params)
+        splits, constants = prepare(objective, splits, began)
     if questions.is_cached(config):
         splits = _with_features(config, splits, model, encoder_variables(frozen))
         model, frozen = feature_model(model, splits["train"]), without_encoder(frozen)
     optimizer = build.optimizer(config)
+    step = make_train_step(
+        model,
+        optimizer,
+        seed=config.seed,
+        objective=objective,
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+    )
     begin = functools.partial(
         init_state,
         optimizer=optimizer,
@@ -170,17 +188,19 @@ def _train(
         state, progress = _restore(workdir, checkpoints, like)
         _lengthen(config, workdir)
         stopping = restored_stopping(config, progress, int(state.step))
+    state = state.replace(constants=constants)
     first = int(state.step)
     started = {"params": state.params, "frozen": state.frozen}
     processes.check_equal("parameters", lambda: fingerprint(started))
     with _open_writer(config, workdir, first) as writer:
-        validation = _validation(config, workdir, model, splits["validation"], writer, interruption)
+        split = splits["validation"]
+        validation = _validation(config, workdir, model, split, method, writer, interruption)
         interruption.poll()
         if is_new:
             writer.hyperparameters(flat(config))
         train_loop(
             devices.replicate(state),
-            _train_step(config, model, optimizer),
+            devices.map_devices(step, donate=(0,)),
             devices.prefetch(splits["train"].train_batches(first)),
             validation,
             cadence=_cadence(config),
@@ -350,27 +370,15 @@ def _cadence(config: ConfigDict) -> Cadence:
     return Cadence(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
 
 
-def _train_step(config: ConfigDict, model: Captioner, optimizer: optax.GradientTransformation):
-    step = make_train_step(
-        model,
-        optimizer,
-        seed=config.seed,
-        objective=build.objective(config),
-        accumulate=config.accumulate,
-        ema_decay=config.ema_decay,
-    )
-    return devices.map_devices(step, donate=(0,))
-
-
 def _validation(
     config: ConfigDict,
     workdir: Workdir,
     model: Captioner,
     split: Split,
+    method: Method,
     writer: Writer,
     interruption: Interruption,
 ) -> Validation:
-    method = build.decoding_method(config.decoding)
     samplings = [
         (f"temperature_{temperature:g}", Sampling(temperature, method.max_length, config.seed))
         for temperature in config.evaluation.temperatures

@@ -75,6 +75,7 @@ class Workdir:
     SELECTION = "selection.json"  # Samples drawn from a dataset and images left out, if any.
     START = "start.json"  # Parts and words taken from another run, if any.
     FROZEN = "frozen.safetensors"  # Variables that training does not change, if any.
+    BEGAN = "began.safetensors"  # Parameters before the first step, if the objective needs them.
     ENVIRONMENT = "environment.json"  # Processors, devices and versions at the start.
     CHECKPOINTS = "checkpoints"  # Folder: the latest two and the best.
     METRICS = "metrics.jsonl"  # Training and validation scalars.
@@ -251,22 +252,42 @@ class Workdir:
         Raises:
           WorkdirError: the file is damaged or was not copied with the run.
         """
-        file = self.path(self.FROZEN)
+        what = "the variables that training did not change, for example an encoder"
+        return self._load_variables(self.FROZEN, what)
+
+    def check_frozen(self, frozen: Variables, like: Variables) -> None:
+        """Raises WorkdirError if `frozen` does not fit `like`, the shapes of the config's model."""
+        self._check_variables(self.FROZEN, frozen, like)
+
+    def save_beginning(self, params: Any) -> None:
+        """Writes the trained parameters before the first step."""
+        save_variables(self.path(self.BEGAN), {"params": params})
+
+    def load_beginning(self, like: Any) -> Any:
+        """Loads the trained parameters before the first step, of the shapes of `like`.
+
+        Raises:
+          WorkdirError: the file is damaged, was not copied with the run, or does not fit.
+        """
+        found = self._load_variables(self.BEGAN, "the parameters that training began with")
+        self._check_variables(self.BEGAN, found, {"params": like})
+        return found["params"]
+
+    def _load_variables(self, name: str, what: str) -> Variables:
+        file = self.path(name)
         if not os.path.isfile(file):
             raise WorkdirError(
-                f"{file} is missing; it holds the variables that training did not change, for "
-                "example an encoder: copy it from where the run was made"
+                f"{file} is missing; it holds {what}: copy it from where the run was made"
             )
         try:
             return load_variables(file)
         except ValueError as error:
             raise _damaged(file, str(error)) from error
 
-    def check_frozen(self, frozen: Variables, like: Variables) -> None:
-        """Raises WorkdirError if `frozen` does not fit `like`, the shapes of the config's model."""
-        file = self.path(self.FROZEN)
+    def _check_variables(self, name: str, found: Variables, like: Variables) -> None:
+        file = self.path(name)
         try:
-            check_variables(frozen, like, file)
+            check_variables(found, like, file)
         except WeightsError as error:
             raise _damaged(file, str(error)) from error
 

@@ -20,7 +20,6 @@ import logging
 import os
 import re
 import shutil
-import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -29,6 +28,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from capjax.files.atomic import remove_busy
 from capjax.files.errors import ReportedError, reason
 from capjax.files.text import parse_json
 from capjax.metrics.direction import TEACHER_FORCED, direction
@@ -334,7 +334,7 @@ class Checkpoints:
         for name in os.listdir(self.directory):
             path = os.path.join(self.directory, name)
             if re.fullmatch(r"\d+\.orbax-checkpoint-tmp.*|\d+\.deleted", name):
-                _remove_unfinished(path)
+                remove_busy(path)
             elif re.fullmatch(r"\d+\.replaced", name):
                 newer = path.removesuffix(".replaced")
                 if os.path.isdir(newer):
@@ -363,20 +363,6 @@ def _remove(folder: str) -> None:
     """Removes a folder, renamed first so that an incomplete folder never has the name of a step."""
     os.rename(folder, f"{folder}.deleted")
     shutil.rmtree(f"{folder}.deleted")
-
-
-def _remove_unfinished(folder: str) -> None:
-    """Removes a folder to which threads of a failed write may still be adding files."""
-    for _ in range(50):
-        try:
-            return shutil.rmtree(folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
-                raise
-            if not os.path.exists(folder):
-                return None
-            time.sleep(0.1)
-    return shutil.rmtree(folder)
 
 
 def _check_room(directory: str, trees: Any) -> None:

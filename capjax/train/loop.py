@@ -114,8 +114,8 @@ def train(
         return {stopping.metric: results[stopping.metric]}
 
     def save(ranked: dict[str, float] | None) -> None:
-        # Frozen variables are not part of a checkpoint and stay on the device.
-        saved = devices.unreplicate(state.replace(frozen={}))
+        # What is not part of a checkpoint stays on the device.
+        saved = devices.unreplicate(state.replace(frozen={}, constants=None))
         writer.sync()
         checkpoints.save(saved, dataclasses.asdict(stopping) | watch.progress, ranked)
 

@@ -3,10 +3,12 @@
 Shapes: see docs/architecture.md.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from capjax.models.captioner import Captioner, Variables
 from capjax.models.contract import DecoderOutput, gather_packed
@@ -47,7 +49,8 @@ class Objective(Protocol):
             otherwise None.
 
         Returns:
-          The share, and sums to log: those of `TokenLosses.sums` and of the objective.
+          The share, and sums to log: those of `TokenLosses.sums`, if the references are scored, and
+          of the objective.
         """
         ...
 
@@ -56,6 +59,40 @@ class Objective(Protocol):
     ) -> dict[str, jax.Array]:
         """Computes further scalars to log from the sums over all devices."""
         ...
+
+
+class Prepared(Objective, Protocol):
+    """An objective that needs all references, or the parameters that training starts from.
+
+    Its batches also have "references" int32 [B, R, T], "words ... eos" with ids of their own for
+    words outside the vocabulary, "reference_lengths" int32 [B, R], 0 where there is none, and
+    "keys" uint32 [B, 2], key data of an image's own draws. Its `share` also takes `constants`.
+    """
+
+    def prepare(
+        self,
+        references: Sequence[Sequence[np.ndarray]],
+        params: Any,
+        *,
+        eos_id: int,
+        vocab_size: int,
+    ) -> Any:
+        """Makes `constants`, a tree of arrays that training does not change.
+
+        It is called at every start, and must return the same each time.
+
+        Args:
+          references: all captions of each image of the train split.
+          params: the trained parameters that training began with.
+          eos_id: the end token, the last of each reference.
+          vocab_size: V; ids from V on are words outside the vocabulary.
+        """
+        ...
+
+
+def is_prepared(objective: Objective | type) -> bool:
+    """True if the objective has a `prepare`."""
+    return hasattr(objective, "prepare")
 
 
 def inputs(batch: Batch) -> jax.Array:
@@ -72,10 +109,18 @@ def targets_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 
 def batch_counts(model: Captioner, batch: Batch) -> dict[str, jax.Array]:
-    """Counts of tokens with weight and of captions, float32 scalars."""
+    """Counts of tokens with weight, of captions and of images with references, float32 scalars."""
     weights = token_weights(*targets_of(batch), model.decoder.banned)
     captions = (batch["lengths"] > 0).sum().astype(jnp.float32)
-    return {"tokens": weights.sum(), "captions": captions}
+    counts = {"tokens": weights.sum(), "captions": captions}
+    if "references" in batch:
+        counts["images"] = has_references(batch).sum().astype(jnp.float32)
+    return counts
+
+
+def has_references(batch: Batch) -> jax.Array:
+    """Bool [B], False for rows without references."""
+    return (batch["reference_lengths"] > 0).any(axis=-1)
 
 
 def teacher_forced(

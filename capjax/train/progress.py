@@ -17,7 +17,7 @@ _UNUSUAL = 3.0
 
 
 class Progress:
-    """A bar with the loss, the throughput and the time left.
+    """A bar with the loss or the reward, the throughput and the time left.
 
     The time left counts the steps at their pace so far, without compilation, and the evaluations at
     the time of the last one.
@@ -54,8 +54,9 @@ class Progress:
         self._bar.update()
         if self._bar.disable or time.perf_counter() < self._due:
             return
-        if "loss" in metrics:
-            self._texts["loss"] = f"loss {float(devices.unreplicate(metrics['loss'])):.3f}"
+        name = next((name for name in ("loss", "reward") if name in metrics), None)
+        if name:
+            self._texts["loss"] = f"{name} {float(devices.unreplicate(metrics[name])):.3f}"
         now = time.perf_counter()
         if self._last and self._last[0] < step:
             before, since = self._last

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @struct.dataclass
 class TrainState:
-    """Training state. Checkpoints hold all of it except `frozen`.
+    """Training state. Checkpoints hold all of it except `frozen` and `constants`.
 
     Attributes:
       step: int32 scalar, number of updates done.
@@ -23,6 +23,7 @@ class TrainState:
       ema: moving average of the parameters, or None if it is disabled.
       frozen: variables that training does not change, stored once for a run.
       baseline: moving average of the log-probability of a token, for hard attention; else None.
+      constants: what `Prepared.prepare` of the objective made for this start; None without it.
     """
 
     step: jax.Array
@@ -31,6 +32,7 @@ class TrainState:
     ema: Any
     frozen: Variables = struct.field(default_factory=dict)
     baseline: jax.Array | None = None
+    constants: Any = None
 
     @property
     def eval_variables(self) -> Variables:

@@ -39,12 +39,12 @@ def make_train_step(
 
     Returns:
       The step. Its metrics are float32 scalars, equal on all devices: loss (nats a token, as in
-      evaluation), objective, accuracy, tokens, captions, grad_norm, those of the objective, and
-      baseline if the state has one; and "nonfinite", bool [1 + parts], True if the loss or the
-      objective, and the gradient of each of `part_names`, is not finite. If any is True, the update
-      is skipped: parameters, their average, the moments of the optimizer and the baseline keep
-      their values, but counters advance, so the next step has its own batch, dropout and learning
-      rate.
+      evaluation) and accuracy if the objective runs on the references, objective, tokens, captions,
+      grad_norm, those of the objective, and baseline if the state has one; and "nonfinite", bool
+      [1 + parts], True if the loss or the objective, and the gradient of each of `part_names`, is
+      not finite. If any is True, the update is skipped: parameters, their average, the moments of
+      the optimizer and the baseline keep their values, but counters advance, so the next step has
+      its own batch, dropout and learning rate.
     """
 
     def share(params: Any, frozen: Variables, batch: Batch, key: jax.Array, fixed: dict):
@@ -79,21 +79,25 @@ def make_train_step(
         found = devices.psum(batch_counts(model, batch))
         counts = jax.tree.map(lambda count: jnp.maximum(count, 1.0), found)
         fixed = {"counts": counts, "step": state.step, "baseline": state.baseline}
+        if state.constants is not None:
+            fixed["constants"] = state.constants
         compute = gradient if accumulate == 1 else accumulated
         grads, sums = devices.psum(compute(state.params, state.frozen, batch, key, fixed))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         squares = part_squares(grads)
         metrics = {
-            "loss": sums["nll"] / counts["tokens"],
             "objective": sums["objective"],
-            "accuracy": sums["correct"] / counts["tokens"],
             "tokens": found["tokens"],
             "captions": found["captions"],
             "grad_norm": jnp.sqrt(squares.sum()),
         }
         # Computed from sums over all devices, so that all devices agree.
-        whole = jnp.isfinite(sums["nll"]) & jnp.isfinite(sums["objective"])
+        whole = jnp.isfinite(sums["objective"])
+        if "nll" in sums:
+            metrics["loss"] = sums["nll"] / counts["tokens"]
+            metrics["accuracy"] = sums["correct"] / counts["tokens"]
+            whole &= jnp.isfinite(sums["nll"])
         metrics["nonfinite"] = ~jnp.concatenate([whole[None], jnp.isfinite(squares)])
         metrics |= objective.scalars(sums, counts, state.step)
         baseline = state.baseline

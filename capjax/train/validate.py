@@ -11,8 +11,9 @@ import numpy as np
 
 from capjax.data.captions import CaptionTable
 from capjax.evaluate.attention_figures import attention_figure
-from capjax.evaluate.captioning import Caption, CaptionBatches, Method, Sampling
+from capjax.evaluate.captioning import Caption, CaptionBatches
 from capjax.evaluate.figures import figure_pixels, save_figure
+from capjax.evaluate.methods import Method, Sampling
 from capjax.evaluate.scoring import Scorer, score_captions
 from capjax.parallel import devices, processes
 from capjax.train.state import TrainState

@@ -218,6 +218,26 @@ def test_samples_do_not_depend_on_where_a_run_was_cut(workdir, expected, tmp_pat
     assert rows(cut) == rows(whole)
 
 
+def test_an_ensemble_says_several_captions_and_each_words_probability(workdir, expected, tmp_path):
+    """Of a run with itself, which says what the run does."""
+    file = tmp_path / "captions.jsonl"
+    more = ("--workdir", workdir, "--num_captions", 2, "--bad_words", "zz", *expected)
+    with pytest.raises(SystemExit, match=r"config\.decoding\.bad_words has 'zz'"):
+        caption.main(arguments(workdir, "--output", file, *more))
+    assert not file.exists()
+    more = ("--workdir", workdir, "--num_captions", 2, "--min_length", 0, *expected)
+    assert caption.main(arguments(workdir, "--output", file, *more)) == 0
+    assert {row["image"]: row["caption"] for row in rows(file)} == expected
+    for row in rows(file):
+        (other,) = row["alternatives"]
+        assert row["score"] >= other["score"]
+        assert len(row["log_probs"]) == len(row["words"]) + row["finished"]
+        assert sum(row["log_probs"]) == pytest.approx(row["log_prob"], rel=1e-5)
+    made_by = json.loads((tmp_path / "captions.jsonl.meta.json").read_text())
+    assert made_by["ensemble"]["average"] == "probabilities"
+    assert len(made_by["ensemble"]["members"]) == made_by["decoding"]["num_captions"] == 2
+
+
 @pytest.mark.slow(reason="tests/evaluate/test_stream.py captions what a caption saw every day")
 def test_what_captions_saw_is_captioned_too(workdir, expected, tmp_path, capfd):
     """In two goes, as --resume has it; with the picture that Python makes of it."""
@@ -239,7 +259,8 @@ def test_what_captions_saw_is_captioned_too(workdir, expected, tmp_path, capfd):
         (name, expected[name]) for name in names
     ]
     assert [row["attended"]["caption"] for row in rows(file)] == [c.text for c in seconds]
-    assert {"caption", "log_prob", "score", "finished"} == rows(file)[0]["attended"].keys()
+    fields = {"caption", "log_prob", "score", "finished", "words", "log_probs"}
+    assert fields == rows(file)[0]["attended"].keys()
     assert any(row["caption"] != row["attended"]["caption"] for row in rows(file))
     for name, pixels in zip(names, saw, strict=True):
         stem = file_stem(figures, name)

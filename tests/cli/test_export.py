@@ -1,5 +1,6 @@
 """What a run says, transformers says from the folder that it was exported to."""
 
+import dataclasses
 import json
 import warnings
 
@@ -16,6 +17,8 @@ from capjax.data.tokenizer import train_word_tokenizer
 from capjax.evaluate.captioning import make_decode
 from capjax.pretrained.captioners.export_captioner import write_captioner
 from capjax.pretrained.captioners.read import read_captioner
+from capjax.pretrained.errors import ExportError
+from capjax.run.generation import generation_of
 from configs import base
 from tests.helpers import command_line
 from tests.helpers.references import need_torch, need_transformers
@@ -123,7 +126,9 @@ def test_captions_are_the_same(exported):
         return decode(variables, memory, np.arange(len(images)))
 
     seen = np.stack([load_pixels(image, build.resize(run.config.dataset)) for image in images])
-    ours = {name: np.asarray(value) for name, value in caption(run.variables, seen).items()}
+    found = caption(run.variables, seen)
+    leaves = ("tokens", "lengths", "scores", "finished")
+    ours = {name: np.asarray(getattr(found, name))[:, 0] for name in leaves}
     model, processor = theirs(folder)
     pixels = processor(images, return_tensors="pt")["pixel_values"]
     found = generate(model, pixels)
@@ -191,8 +196,12 @@ def test_what_went_out_comes_in_and_goes_out_again(exported, tmp_path):
     assert found.tokenizer.fingerprint == run.tokenizer.fingerprint
     assert found.module().decoder.banned == (0, 1, 3)
     assert found.resize == build.resize(run.config.dataset)
-    generation = build.beam_search(run.config.decoding)
-    assert vars(found.generation) == vars(generation)
+    method = build.beam_search(run.config.decoding)
+    assert found.generation == generation_of(method, run.tokenizer)
+    # What its file has no field for is named.
+    for more in ({"length_normalization": "gnmt"}, {"control": capjax.Control(prompt="a")}):
+        with pytest.raises(ExportError, match="is none of transformers' settings"):
+            generation_of(dataclasses.replace(method, **more), run.tokenizer)
     write_captioner(found, tmp_path / "again")
     for file in folder.iterdir():
         again = (tmp_path / "again" / file.name).read_bytes()

@@ -102,6 +102,14 @@ def test_a_run_is_made_longer_and_evaluated_without_its_config(home, trained, tm
     more = ("--split", "test", "--config.decoding.num_beams=1")
     done = call(home, "capjax.main", "--mode", "evaluate", tmp_path / "run", *more)
     assert "CIDEr-D" in json.loads(done.stdout.splitlines()[-1])
+    two = ("--workdir", tmp_path / "run", "--workdir", trained[0], "--split", "test")
+    settings = ("--config.decoding.num_captions=2", "--config.decoding.no_repeat_ngram_size=2")
+    done = call(home, "capjax.main", "--mode", "evaluate", *two, *settings)
+    assert "loss" in json.loads(done.stdout.splitlines()[-1])
+    (file,) = (tmp_path / "run/evaluation").glob("test-*-best2-ngram2-ensemble2-*.metrics.json")
+    assert len(json.loads(file.read_text())["ensemble"]["members"]) == 2
+    rows = json.loads(Path(str(file).replace("metrics", "alternatives")).read_text())
+    assert {len(row["captions"]) for row in rows} == {2}
 
 
 @pytest.mark.slow(reason="the loop's own kills and signals are tested every day")

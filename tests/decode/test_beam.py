@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 
 from capjax.decode.beam import beam_search
+from capjax.decode.processors import Processors
 from capjax.models.contract import Carry
-from tests.helpers.command_line import python
 
 BOS, EOS, PAD = 1, 2, 0
 
@@ -84,25 +83,43 @@ def test_a_beam_as_wide_as_the_tree_finds_every_caption_in_order(toy, penalty):
         assert_same(captions(result, image), expected)
 
 
-def restated(decoder, image, num_beams, steps, penalty, early_stopping):
-    """The algorithm of the module's docstring in lists and tuples, for one image."""
+def power(n, penalty):
+    return n**penalty
+
+
+def gnmt(n, penalty):
+    return ((5 + n) / 6) ** penalty
+
+
+def restated(decoder, image, num_beams, steps, penalty, early_stopping, norm=power, repetition=1):
+    """The algorithm of the module's docstring in lists and tuples, for one image.
+
+    With `early_stopping` None the search never ends early.
+    """
+
+    def scores(prefix):
+        fed = (BOS, *prefix)
+        scores = decoder.log_probs(image, fed).copy()
+        scores[list(fed)] *= repetition
+        return enumerate(scores.tolist())
+
     live, done = [((), 0.0)], []
     for n in range(1, steps + 1):
         extensions = [
-            ((*prefix, token), total + log_prob)
+            ((*prefix, token), total + score)
             for prefix, total in live
-            for token, log_prob in enumerate(decoder.log_probs(image, (BOS, *prefix)).tolist())
+            for token, score in scores(prefix)
         ]
         candidates = sorted(extensions, key=lambda e: -e[1])[: 2 * num_beams]
         for rank, (prefix, total) in enumerate(candidates):
             if (prefix[-1] == EOS or n == steps) and rank < num_beams:
-                done.append((prefix, prefix[-1] == EOS, total / n**penalty))
+                done.append((prefix, prefix[-1] == EOS, total / norm(n, penalty)))
         done = sorted(done, key=lambda d: -d[2])[:num_beams]
         live = [c for c in candidates if c[0][-1] != EOS][:num_beams]
-        if len(done) < num_beams:
+        if len(done) < num_beams or early_stopping is None:
             continue
         horizon = steps if early_stopping == "never" and penalty > 0 else n
-        hopeless = not live or live[0][1] / horizon**penalty <= done[-1][2]
+        hopeless = not live or live[0][1] / norm(horizon, penalty) <= done[-1][2]
         if early_stopping is True or num_beams == 1 or hopeless:
             break
     return done
@@ -132,6 +149,27 @@ def test_narrow_beams_follow_the_algorithm(toy, num_beams, vocabulary, penalty, 
     )
     for image in images:
         expected = restated(decoder, image, num_beams, 8, penalty, early_stopping)
+        assert_same(captions(result, image), expected)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "norm", "repetition"),
+    [(1.5, gnmt, 0.6), more(-1.0, power, 1.5), more(0.0, power, 0.6), more(2.0, power, 1.5)],
+)
+def test_never_cannot_change_the_hypotheses(toy, penalty, norm, repetition):
+    """Those of a search that goes on to the length limit."""
+    decoder = toy(7, seed=12, boost=[(EOS, 1.0)])
+    result = search(
+        decoder,
+        np.arange(40),
+        num_beams=3,
+        length_penalty=penalty,
+        length_normalization=norm.__name__,
+        early_stopping="never",
+        processors=Processors(repetition_penalty=repetition),
+    )
+    for image in range(40):
+        expected = restated(decoder, image, 3, 8, penalty, None, norm, repetition)
         assert_same(captions(result, image), expected)
 
 
@@ -333,47 +371,3 @@ def test_carry_leaves_of_any_kind_follow_their_beam(toy):
     result = fast_jit(lambda carry: beam_search(step, carry, bos_id=BOS, **options))(carry)
     expected = search(decoder, np.arange(32), **options)
     np.testing.assert_array_equal(result.tokens, expected.tokens)
-
-
-EIGHT = """
-import runpy, sys, jax, numpy as np
-from capjax.decode.beam import beam_search
-decoder = runpy.run_path(sys.argv[1])["ToyDecoder"](11, seed=11, boost=[(2, 1.0)])
-def run(carry):
-    ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
-    return beam_search(decoder.step, carry, num_beams=3, max_length=12, **ids)
-assert jax.device_count() == 8
-images = np.arange(24)
-one = jax.jit(run)(decoder.carry(images, 3))
-many = jax.pmap(run)(jax.vmap(lambda i: decoder.carry(i, 3))(images.reshape(8, 3)))
-many = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(24, *leaf.shape[2:]), many)
-jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, one), many)
-print("same", len(np.unique(many.lengths)))
-"""
-
-
-@pytest.mark.slow(reason="tests/train/test_step.py compares captions of eight devices every day")
-def test_one_device_is_eight():
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    more = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = python("-c", EIGHT, "tests/decode/conftest.py", **more)
-    assert (done.returncode, done.stdout[:4]) == (0, "same"), done.stderr
-    assert int(done.stdout.split()[1]) > 3  # captions of many lengths
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"early_stopping": 1}, "early_stopping"),
-        ({"max_length": 1}, "max_length"),
-        ({"num_beams": 3}, "num_beams=3"),
-        ({"eos_id": 9}, "eos_id=9"),
-        ({"return_attention": True}, "attention=True"),
-        ({"chunk": 0}, "chunk"),
-    ],
-)
-def test_options_without_meaning_are_refused(toy, options, message):
-    decoder = toy(9)
-    options = {"num_beams": 2, "eos_id": EOS, "max_length": 5, **options}
-    with pytest.raises(ValueError, match=message):
-        beam_search(decoder.step, decoder.carry([0], 2), bos_id=BOS, pad_id=PAD, **options)

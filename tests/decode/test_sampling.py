@@ -5,9 +5,10 @@ import functools
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from capjax.decode.beam import beam_search
-from capjax.decode.sampling import _restrict, sample
+from capjax.decode.sampling import restrict, sample
 from tests.helpers.effort import sweep
 
 BOS, EOS, PAD = 1, 2, 0
@@ -89,6 +90,23 @@ def test_draws_keep_to_the_likeliest(toy, top_k, top_p, min_p):
     # Whatever was left out, log_probs are the model's own.
     model = decoder.log_probs(4, [BOS])[result.tokens[0, :, 0]]
     np.testing.assert_allclose(result.log_probs[0], model, rtol=1e-5)
+
+
+@pytest.mark.parametrize("typical_p", sweep([0.2, 0.6, 0.9], [0.6]))
+def test_typical_draws_pass_a_chi_squared_test(toy, typical_p):
+    """Were the seed drawn anew, right draws would fail once in a million times."""
+    decoder, draws, temperature = toy(8, seed=3, scale=0.9), 8000, 1.5
+    options = {"temperature": temperature, "typical_p": typical_p, "max_length": 2}
+    tokens = draw(decoder, [4], draws, **options).tokens[0, :, 0]
+    probs = softmax(decoder.log_probs(4, [BOS]) / temperature)
+    order = np.argsort(np.abs(np.log(probs) - probs @ np.log(probs)))
+    kept = order[: 1 + np.searchsorted(np.cumsum(probs[order]), typical_p)]
+    assert typical_p != 0.6 or probs.argmax() not in kept  # which no other restriction does
+    expected = draws * probs[kept] / probs[kept].sum()
+    counts = np.bincount(tokens, minlength=8)
+    assert counts.sum() == counts[kept].sum()
+    statistic = ((counts[kept] - expected) ** 2 / expected).sum()
+    assert statistic < stats.chi2.isf(1e-6, len(kept) - 1)
 
 
 def test_temperature_zero_is_greedy(toy):
@@ -175,12 +193,15 @@ def test_one_id_for_bos_eos_and_pad(toy):
         {"top_k": 5},
         {"top_p": 0.8},
         {"min_p": 0.1},
+        {"typical_p": 0.3},
+        {"typical_p": 0.9},
         {"top_k": 20, "top_p": 0.7},
+        {"top_k": 20, "min_p": 0.1, "typical_p": 0.6},
         {"top_p": 0.9, "min_p": 0.2},
         {"top_k": 30, "top_p": 0.95, "min_p": 0.05},
     ],
 )
-def test_restrictions_are_those_of_transformers(limits):
+def testrestrictions_are_those_of_transformers(limits):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     logits = np.random.default_rng(0).normal(size=(64, 50)).astype(np.float32) * 3
@@ -188,13 +209,14 @@ def test_restrictions_are_those_of_transformers(limits):
         "top_k": transformers.TopKLogitsWarper,
         "top_p": transformers.TopPLogitsWarper,
         "min_p": transformers.MinPLogitsWarper,
+        "typical_p": transformers.TypicalLogitsWarper,
     }
     wanted = torch.tensor(logits)
     for name in warpers:
         if name in limits:
             wanted = warpers[name](limits[name])(None, wanted)
     given = {name: limits.get(name) for name in warpers}
-    found = np.asarray(_restrict(logits, **given))
+    found = np.asarray(restrict(logits, **given))
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted.numpy()))
 
 
@@ -215,6 +237,7 @@ def test_lowers_for_accelerators(toy, platform):
         ({"top_p": 0.0}, "top_p"),
         ({"top_p": 1.5}, "top_p"),
         ({"min_p": 1.5}, "min_p"),
+        ({"typical_p": 0.0}, "typical_p"),
         ({"max_length": 1}, "max_length"),
     ],
 )

@@ -1,5 +1,6 @@
 """A file of captions goes on where it was left, or says why it can't."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -196,7 +197,8 @@ def test_a_line_is_a_line(text):
         assert json.loads(line) == row
         caption = Caption(piece, -1.0, -1.0, True, ())
         answer = Answer(piece, caption)
-        assert answer_row(answer).keys() == {"image", "caption", "log_prob", "score", "finished"}
+        fields = {"caption", "log_prob", "score", "finished", "words", "log_probs"}
+        assert answer_row(answer).keys() == {"image", *fields}
         line = text_line(answer).decode()
         assert len(line.splitlines()) == 1
         assert line.count("\t") == 1
@@ -205,8 +207,13 @@ def test_a_line_is_a_line(text):
         name, text = line[:-1].split("\t")
         assert both == f"{line}{name}\tattended: {text}\n"
         row = answer_row(answer._replace(attended=second))
-        figures = {"log_prob": -2.0, "score": -1.5, "finished": False}
+        figures = {"log_prob": -2.0, "score": -1.5, "finished": False, "words": (), "log_probs": ()}
         assert row == {**answer_row(answer), "attended": {"caption": piece, **figures}}
+        several = answer._replace(caption=dataclasses.replace(caption, alternatives=(caption,)))
+        assert text_line(several).decode() == line * 2
+        assert answer_row(several)["alternatives"] == [
+            {n: v for n, v in answer_row(answer).items() if n != "image"}
+        ]
 
 
 def test_ordinary_text_stays_as_it_is():

@@ -1,5 +1,6 @@
 """Captions from batches: rows, attention, lengths, and figures of them."""
 
+import dataclasses
 import functools
 
 import jax
@@ -19,7 +20,10 @@ from capjax.evaluate.captioning import (
     Sampling,
     make_decode,
 )
+from capjax.evaluate.control import SettingError
 from capjax.evaluate.figures import figure_pixels, save_figure
+from capjax.evaluate.methods import Consensus
+from capjax.metrics.rewards.bleu4 import Bleu4
 from capjax.models.captioner import Captioner
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.patch import PatchEncoder
@@ -88,9 +92,12 @@ def test_batches_and_filling_rows_change_nothing(case, search_with):
     assert len({caption.text for caption in whole}) > 1
 
 
-@pytest.mark.parametrize(
-    "method", [BEAM, Sampling(0.0, 8), Sampling(1.0, 8)], ids=["beam", "greedy", "sampled"]
-)
+SAMPLES = Sampling(2.0, 8, num_captions=3)
+CONSENSUS = Consensus(SAMPLES, Bleu4(), "bleu4", table=np.int32(2))
+METHODS = {"beam": BEAM, "greedy": Sampling(0.0, 8), "sampled": SAMPLES, "consensus": CONSENSUS}
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_attention_and_log_prob_are_those_of_teacher_forcing(case, search_with, method):
     model, tokenizer, variables, images = case
     found = captions(case, search_with(method, True), images, 5)
@@ -201,5 +208,8 @@ def test_figures_are_drawn_and_saved_whole(case, search_with, tmp_path):
 def test_a_caption_without_attention_says_so(case, search_with):
     caption = captions(case, search_with(BEAM, False), case[3], 5)[0]
     assert caption.attention is None
+    of_beams = dataclasses.replace(CONSENSUS, candidates=dataclasses.replace(BEAM, num_captions=3))
+    with pytest.raises(SettingError, match="gives consensus no attention"):
+        captions(case, search_with(of_beams, True), case[3], 5)
     with pytest.raises(ValueError, match="without attention"):
         word_maps(caption, (8, 8))

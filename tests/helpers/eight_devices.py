@@ -20,6 +20,7 @@ from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.conv import ConvEncoder
 from capjax.parallel import devices
 from capjax.train.objectives.cross_entropy import CrossEntropy
+from capjax.train.objectives.self_critical import SelfCritical
 from capjax.train.state import init_state
 from capjax.train.step import make_loss_step, make_train_step
 
@@ -42,8 +43,9 @@ def captions(model, variables, images):
 
 
 def measure(accumulate, layout):
-    """Of the layout "padded", "packed", "frozen" or "hard"."""
-    packed, freeze, hard = (layout == name for name in ("packed", "frozen", "hard"))
+    """Of the layout "padded", "packed", "frozen" or "hard", or of the objective "self_critical"."""
+    names = ("packed", "frozen", "hard", "self_critical")
+    packed, freeze, hard, critical = (layout == name for name in names)
     rng = np.random.default_rng(0)
     decoder = TransformerDecoder(V, T, 16, 1, 2, banned=(0, 1, 3))
     if hard:
@@ -64,13 +66,21 @@ def measure(accumulate, layout):
     variables = model.init_variables(jax.random.key(0), (8, 8, 3))
     params, frozen = split_frozen(variables, ("encoder",) if freeze else ())
     optimizer = optax.sgd(1.0)
-    state = devices.replicate(init_state(params, optimizer, ema=True, frozen=frozen, baseline=hard))
+    objective = CrossEntropy(label_smoothing=0.1, attention_penalty=0.5, entropy_weight=0.3)
+    constants = None
+    if critical:
+        objective = SelfCritical(max_length=T, kl_weight=0.1, bos_id=1, eos_id=2, pad_id=0)
+        more, constants = _prepare(objective, params, rng)
+        batch |= more
+        batch["lengths"] = np.maximum(batch["lengths"], 1)
+    state = init_state(params, optimizer, ema=True, frozen=frozen, baseline=hard)
+    state = devices.replicate(state.replace(constants=constants))
     step = devices.map_devices(
         make_train_step(
             model,
             optimizer,
             seed=0,
-            objective=CrossEntropy(label_smoothing=0.1, attention_penalty=0.5, entropy_weight=0.3),
+            objective=objective,
             accumulate=accumulate,
             ema_decay=0.5,
         )
@@ -95,6 +105,18 @@ def measure(accumulate, layout):
     if layout == "padded":
         values["captions_said"] = captions(model, state.eval_variables, batch["image"])
     return values
+
+
+def _prepare(objective, params, rng):
+    """What a batch has more with references, and the constants."""
+    references = [[np.append(rng.integers(4, V, T), 2).astype(np.int32)] for _ in range(B)]
+    more = {
+        "references": np.array(references),
+        "reference_lengths": np.full((B, 1), T + 1, np.int32),
+        "keys": rng.integers(2**32, size=(B, 2), dtype=np.uint32),
+    }
+    began = jax.tree.map(lambda leaf: 0.5 * leaf, params)
+    return more, objective.prepare(references, began, eos_id=2, vocab_size=V)
 
 
 def _check_that_all_agree(state, step, batch):

@@ -10,9 +10,15 @@ READ_CHECKPOINTS = tuple(
     f"{data}_{model}" for data in ("coco", "folder") for model in ("blip", "git", "vit_gpt2")
 )
 _ARGUMENTS = {
-    "coco_show_attend_tell": ("fine_tune",),
-    "coco_transformer": ("karpathy", "coco_json"),
-    "flickr8k_transformer": ("mobilenet_v3_small", "efficientnet_b0", "fine_tune"),
+    "coco_bahdanau_gru": ("self_critical",),
+    "coco_show_attend_tell": ("fine_tune", "self_critical"),
+    "coco_transformer": ("karpathy", "coco_json", "karpathy,self_critical", "self_critical"),
+    "flickr8k_bahdanau_gru": ("self_critical",),
+    "flickr8k_show_attend_tell": ("self_critical",),
+    "flickr8k_transformer": (
+        *("mobilenet_v3_small", "efficientnet_b0", "fine_tune", "self_critical"),
+    ),
+    "shapes_transformer": ("self_critical",),
 }
 
 CONFIGS = {

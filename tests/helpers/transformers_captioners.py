@@ -119,7 +119,8 @@ def ours(module, variables, images, options, end_id=0, compiler_options=QUICK):
         return decode(variables, memory, np.arange(len(images)))
 
     found = jax.tree.map(np.asarray, caption(variables, images))
-    return tuple(found[name] for name in ("tokens", "lengths", "finished", "scores"))
+    leaves = (found.tokens, found.lengths, found.finished, found.scores)
+    return tuple(leaf[:, 0] for leaf in leaves)
 
 
 def check_ties(model, images, found, expected, scores, end_id=0):

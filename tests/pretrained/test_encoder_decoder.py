@@ -1,6 +1,5 @@
 """Folders of VisionEncoderDecoder are read whole; others are refused by file, field and tensor."""
 
-import dataclasses
 import json
 import warnings
 
@@ -8,9 +7,12 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from ml_collections import ConfigDict
 
+from capjax.config import build
+from capjax.config.upgrade import upgrade_decoding
 from capjax.data.resize import Resize
-from capjax.evaluate.captioning import BeamSearch, make_decode
+from capjax.evaluate.captioning import make_decode
 from capjax.pretrained.captioners.read import FILES, read_captioner, read_variables
 from capjax.pretrained.errors import WeightsError
 from tests.helpers.read_vit import read_vit
@@ -75,6 +77,8 @@ def test_a_folder_is_read_whole(folder):
         None,
         {"max_length": 9, "num_beams": 2, "length_penalty": 2.0, "early_stopping": True},
         {"max_new_tokens": 7, "num_beams": 3},
+        {"num_beams": 3, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_length": 6},
+        {"max_length": 9, "bad_words_ids": [[5], [7, 9]], "forced_bos_token_id": 3},
     ],
 )
 def test_its_own_settings_give_transformers_captions(copied, generation):
@@ -84,13 +88,14 @@ def test_its_own_settings_give_transformers_captions(copied, generation):
     file.write_text(json.dumps({**dict.fromkeys(ids, 0), **(generation or {})}))
     images = pictures((16, 16), 6)
     found = read_captioner(copied)
-    method = BeamSearch(**dataclasses.asdict(found.generation))
+    section = ConfigDict(upgrade_decoding(found.generation.section()))
+    method = build.decoding_method(section)
     decode = make_decode(found.module(), found.tokenizer, method, attention=False)
 
     @jax.jit(compiler_options={"xla_backend_optimization_level": 0})
     def caption(variables, images):
         memory = found.module().apply(variables, images, method="encode")
-        return decode(variables, memory, np.arange(len(images)))["tokens"]
+        return decode(variables, memory, np.arange(len(images))).tokens[:, 0]
 
     theirs = transformers.VisionEncoderDecoderModel.from_pretrained(copied).eval()
     with warnings.catch_warnings():

@@ -12,7 +12,8 @@ import capjax
 from capjax.data.batches import lay_out
 from capjax.data.images import load_pixels
 from capjax.data.resize import Resize
-from capjax.evaluate.captioning import BeamSearch, make_decode
+from capjax.evaluate.captioning import make_decode
+from capjax.evaluate.methods import BeamSearch
 from capjax.pretrained.captioners.export_captioner import write_captioner
 from capjax.pretrained.captioners.read import read_captioner, read_variables
 from capjax.pretrained.errors import ExportError, WeightsError
@@ -143,12 +144,12 @@ def test_captions_are_transformers(kind, folder, found, num_beams, length_penalt
         return decode(variables, memory, np.arange(len(images)))
 
     result = jax.tree.map(np.asarray, caption(variables, images))
-    lengths = result["lengths"]
+    lengths = result.lengths[:, 0]
     # Theirs fill a caption of beams by its end, and one of greedy search by pads.
     inside = np.arange(expected.shape[1]) < lengths[:, None]
-    tokens = np.where(inside, result["tokens"][:, : expected.shape[1]], 0)
+    tokens = np.where(inside, result.tokens[:, 0, : expected.shape[1]], 0)
     np.testing.assert_array_equal(tokens, np.where(inside, expected, 0))
-    assert 0.25 <= (result["finished"] & (lengths < 13)).mean() < 1
+    assert 0.25 <= (result.finished[:, 0] & (lengths < 13)).mean() < 1
     assert len(np.unique(tokens, axis=0)) >= 5
 
 

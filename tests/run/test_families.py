@@ -61,7 +61,7 @@ def test_it_is_trained_and_goes_back(name, tmp_path, capsys):
     export(["--workdir", str(tmp_path / "run"), "--to", str(tmp_path / "out")])
     told = capsys.readouterr().out
     assert f"{kind.CLASS.__name__}.from_pretrained" in told
-    assert ("model.generate(..., num_beams=" in told) == (name == "blip")
+    assert ("Its generate reads no settings" in told) == (name == "blip")
     model = kind.CLASS.from_pretrained(tmp_path / "out").eval()
     squares = [Image.open(pictures / f"{n}.png").convert("RGB").resize((16, 16)) for n in range(4)]
     squares = [np.asarray(square) for square in squares]

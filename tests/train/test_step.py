@@ -74,6 +74,20 @@ def test_hard_attention_and_its_baseline_are_one_devices(hard, devices, accumula
     assert_hard_is_one_devices(run(devices, case)[case], hard)
 
 
+@pytest.mark.slow(reason="devices share their sums, and microbatches draw their samples, every day")
+@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (2, 4)])
+def test_samples_and_their_gradient_are_one_devices(devices, accumulate):
+    case = "self_critical", accumulate
+    several, one = run(devices, case)[case], measure(1, "self_critical")
+    assert several.keys() == one.keys()
+    for name in ("reward", "reward_spread", "advantage_spread", "kl", "distinct_2", "grad_norm"):
+        assert one[name] > 0
+        np.testing.assert_allclose(several[name], one[name], rtol=1e-5, err_msg=name)
+    for part in ("decoder", "encoder"):
+        gradient, same = several["gradient"][part], one["gradient"][part]
+        np.testing.assert_allclose(gradient, same, atol=1e-5 * np.abs(same).max())
+
+
 @pytest.mark.parametrize(("layout", "accumulate"), sweep(LAYOUTS, LAYOUTS[:1]))
 def test_eight_devices_equal_one(one, eight, layout, accumulate):
     assert_equal(eight[layout, accumulate], one, layout)

@@ -1,7 +1,7 @@
 """The generation settings of a captioner of transformers: generation_config.json, or older fields.
 
-The settings mean what `transformers.generate` gives them. What captions could not be made the same
-way by a beam search is refused by name.
+The settings mean what `transformers.generate` gives them, where `capjax.decode` has them. What
+captions could not be made the same way by a beam search is refused by name.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from capjax.data.tokenizer import Tokenizer
+from capjax.decode.processors import UNPROCESSED, Processors
 from capjax.pretrained.checkpoint_folders import read_json
 from capjax.pretrained.errors import WeightsError
 
@@ -25,32 +26,37 @@ _IDS = {
     "pad_token_id": "pad",
 }
 _BANS = ("suppress_tokens", "renormalize_logits")
-_READ = ("num_beams", "length_penalty", "early_stopping", "max_length", "max_new_tokens")
+_READ = (
+    *("num_beams", "length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty"),
+    *("num_return_sequences", "max_length", "max_new_tokens"),
+)
+# Fields of `Processors`; a list is one of ids.
+_PROCESSORS = (
+    *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "min_length"),
+    *("min_new_tokens", "forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens"),
+)
+# Those of the config's decoding section that have another name, and words, there.
+_IN_WORDS = {
+    "bad_words_ids": "bad_words",
+    "suppress_tokens": "suppress",
+    "begin_suppress_tokens": "suppress_first",
+    "forced_bos_token_id": "forced_first",
+    "forced_eos_token_id": "forced_last",
+}
 # What changes captions, with the value that does not; null and an empty list never do.
 _HARMLESS: dict[str, Any] = {
     "do_sample": False,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "num_return_sequences": 1,
-    "num_beam_groups": 1,
-    "diversity_penalty": 0,
-    "repetition_penalty": 1,
     "encoder_repetition_penalty": 1,
-    "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
     "token_healing": False,
     "penalty_alpha": 0,
     "guidance_scale": 1,
     "use_mtp": False,
     "is_assistant": False,
-    "bad_words_ids": None,
     "force_words_ids": None,
     "constraints": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
     "force_bos_token_to_be_generated": False,
     "forced_decoder_ids": None,
-    "begin_suppress_tokens": None,
     "sequence_bias": None,
     "exponential_decay_length_penalty": None,
     "max_time": None,
@@ -76,20 +82,47 @@ _IGNORED = (
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """The fields of `capjax.evaluate.captioning.BeamSearch`, which see."""
+    """The fields of `capjax.evaluate.methods.BeamSearch`, which see, with processors of ids."""
 
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     max_length: int = 1 + _DEFAULT_NEW_TOKENS
+    num_captions: int = 1
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
+    processors: Processors = UNPROCESSED
 
     def section(self) -> dict[str, Any]:
         """The fields of a beam search in a config's decoding section."""
-        stopping = str(self.early_stopping).lower()
-        return {"method": "beam", **dataclasses.asdict(self), "early_stopping": stopping}
+        found = {name: value for name, value in vars(self).items() if name != "processors"}
+        for name, value in _changed(self.processors).items():
+            found[_IN_WORDS.get(name, name)] = _as_words(value) if name in _IN_WORDS else value
+        return {"method": "beam", **found, "early_stopping": str(self.early_stopping).lower()}
 
 
-def read_generation(folder: str | os.PathLike, tokenizer: Tokenizer) -> Generation:
+def _changed(processors: Processors) -> dict[str, Any]:
+    """The fields that are not at their defaults."""
+    return {
+        name: value
+        for name, value in vars(processors).items()
+        if value != getattr(UNPROCESSED, name)
+    }
+
+
+def _as_words(ids: Any) -> Any:
+    """Ids in the notation of `capjax.evaluate.control`."""
+    if isinstance(ids, int):
+        return f"<{ids}>"
+    return tuple(
+        " ".join(f"<{token}>" for token in ([each] if isinstance(each, int) else each))
+        for each in ids
+    )
+
+
+def read_generation(
+    folder: str | os.PathLike, tokenizer: Tokenizer, *, ids: bool = True
+) -> Generation:
     """Reads the generation settings of a folder's captioner.
 
     As transformers does, by generation_config.json alone where there is one; else by the fields in
@@ -98,13 +131,15 @@ def read_generation(folder: str | os.PathLike, tokenizer: Tokenizer) -> Generati
     Args:
       folder: of the checkpoint.
       tokenizer: of the checkpoint; ids that the files name must be its start, end and pad, and
-        the tokens that they suppress those that it bans.
+        the tokens that they suppress must have those that it bans.
+      ids: whether those of start, end and pad are read; otherwise the files say others than are
+        used.
 
     Raises:
       WeightsError: a field is not supported, or unknown; names it and says what it must be.
     """
     path = os.path.join(folder, FILE)
-    known = {*_IDS, *_BANS, *_READ, *_HARMLESS}
+    known = {*_IDS, *_BANS, *_READ, *_PROCESSORS, *_HARMLESS}
     if os.path.isfile(path):
         given = _without_nulls(read_json(path))
         unknown = sorted(given.keys() - known - {*_IGNORED})
@@ -115,12 +150,20 @@ def read_generation(folder: str | os.PathLike, tokenizer: Tokenizer) -> Generati
         config = read_json(path)
         sections = (_without_nulls(part) for part in (config.get("decoder") or {}, config))
         given = {n: v for part in sections for n, v in part.items() if n in known}
+    if not ids:
+        given = {name: value for name, value in given.items() if name not in _IDS}
     _check(given, tokenizer, path)
-    _check_bans(given, tokenizer, path)
-    found = {name: given[name] for name in _READ[:4] if name in given}
+    processors = _processors(given, tokenizer, path)
+    _check_bans(given, processors, tokenizer, path)
+    found = {name: given[name] for name in _READ[:5] if name in given}
+    found["num_captions"] = given.get("num_return_sequences", 1)
+    found["max_length"] = given.get("max_length", Generation.max_length)
     if "max_new_tokens" in given:
         found["max_length"] = 1 + given["max_new_tokens"]
-    return Generation(**found)
+    # What transformers ignores with few beams.
+    if found.get("num_beam_groups", 1) == 1:
+        found.pop("diversity_penalty", None)
+    return Generation(**found, processors=processors)
 
 
 def _without_nulls(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,26 +171,91 @@ def _without_nulls(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_generation(generation: Generation, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns the content of a generation_config.json, the inverse of `read_generation`."""
+    """Returns the content of a generation_config.json, the inverse of `read_generation`.
+
+    Raises:
+      WeightsError: its beam search renormalises otherwise than transformers can; names a field.
+    """
     ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
-    found = {name: ids[role] for name, role in _IDS.items()} | dataclasses.asdict(generation)
+    found = {name: ids[role] for name, role in _IDS.items()}
+    found |= {name: getattr(generation, name) for name in (*_READ[:3], "max_length")}
+    if generation.num_captions > 1:
+        found["num_return_sequences"] = generation.num_captions
+    if generation.num_beam_groups > 1:
+        found |= {name: getattr(generation, name) for name in _READ[3:5]}
+    processors = _changed(generation.processors)
+    found |= {
+        name: [*map(list, value)] if name == "bad_words_ids" else value
+        for name, value in processors.items()
+    }
+    if suppressed := [*tokenizer.banned_ids, *processors.get("suppress_tokens", ())]:
+        found["suppress_tokens"] = suppressed
     if tokenizer.banned_ids:
-        found |= {"suppress_tokens": list(tokenizer.banned_ids), "renormalize_logits": True}
+        found["renormalize_logits"] = True
+    _check_bans(found, generation.processors, tokenizer, FILE)
     return found
 
 
-def _check_bans(given: Mapping[str, Any], tokenizer: Tokenizer, path: str) -> None:
-    """Raises WeightsError where the tokens that are out of reach are not those of the tokenizer."""
+def _processors(given: Mapping[str, Any], tokenizer: Tokenizer, path: str) -> Processors:
+    """Reads the processors; raises WeightsError for a value of a wrong type."""
+    fields = {name: given[name] for name in _PROCESSORS if given.get(name, []) != []}
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        if isinstance(fields.get(name), list) and len(fields[name]) == 1:
+            fields[name] = fields[name][0]
+    for name, value in fields.items():
+        if name == "repetition_penalty":
+            fault = None if type(value) in (int, float) and value > 0 else "a number above 0"
+        elif name == "bad_words_ids":
+            is_ids = isinstance(value, list) and all(map(_are_ids, value)) and all(value)
+            fault = None if is_ids else "a list of lists of ids"
+        elif name == "begin_suppress_tokens":
+            fault = None if _are_ids(value) else "a list of ids"
+        else:
+            fault = None if type(value) is int and value >= 0 else "a whole number of 0 or more"
+        if fault:
+            raise _refusal(path, name, value, fault)
+    extra = [
+        token for token in given.get("suppress_tokens") or [] if token not in tokenizer.banned_ids
+    ]
+    return Processors(
+        **{name: _tuples(value) for name, value in fields.items()}, suppress_tokens=tuple(extra)
+    )
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(token) is int and token >= 0 for token in value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _check_bans(
+    given: Mapping[str, Any], processors: Processors, tokenizer: Tokenizer, path: str
+) -> None:
+    """Raises WeightsError where probabilities are not those that the model gives here.
+
+    Here a model gives banned tokens none, and what processors take is given to no other token.
+    """
     banned = list(tokenizer.banned_ids)
     suppressed = given.get("suppress_tokens") or []
-    if suppressed != banned:
+    if not _are_ids(suppressed) or not {*banned} <= {*suppressed}:
         value = given.get("suppress_tokens")
         raise _refusal(path, "suppress_tokens", value, json.dumps(banned or None))
+    if given.get("num_beams", 1) == 1:
+        return
+    renormalises = given.get("renormalize_logits", False)
+    if processors and (banned or renormalises is True):
+        name, value = next(iter(_changed(processors).items()))
+        raise WeightsError(
+            f"{path}: {name}={json.dumps(value)} is not supported in a beam search with "
+            f"{'banned tokens' if banned else 'renormalize_logits=true'}, which transformers "
+            "normalises afterwards; leave it out, or set num_beams=1"
+        )
     # Without, the probability of banned tokens would be taken from the others, and beams be
     # compared by that.
-    if banned and given.get("num_beams", 1) > 1 and given.get("renormalize_logits") is not True:
-        value = given.get("renormalize_logits", False)
-        raise _refusal(path, "renormalize_logits", value, "true")
+    if banned and renormalises is not True:
+        raise _refusal(path, "renormalize_logits", renormalises, "true")
 
 
 def _check(given: Mapping[str, Any], tokenizer: Tokenizer, path: str) -> None:
@@ -160,13 +268,23 @@ def _check(given: Mapping[str, Any], tokenizer: Tokenizer, path: str) -> None:
             role = "end" if token == tokenizer.eos_id else _IDS[name]
             if value not in (token, [token]):
                 raise _refusal(path, name, value, f"{token}, the tokenizer's {role}")
-    least = {"num_beams": 1, "max_length": 2, "max_new_tokens": 1}
-    for name, number in least.items():
+    least = {"num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1}
+    for name, number in (least | {"max_length": 2, "max_new_tokens": 1}).items():
         value = given.get(name, number)
         if type(value) is not int or value < number:
             raise _refusal(path, name, value, f"a whole number of {number} or more")
-    if type(given.get("length_penalty", 1.0)) not in (int, float):
-        raise _refusal(path, "length_penalty", given["length_penalty"], "a number")
+    for name in ("length_penalty", "diversity_penalty"):
+        if type(given.get(name, 1.0)) not in (int, float):
+            raise _refusal(path, name, given[name], "a number")
+    beams, groups = given.get("num_beams", 1), given.get("num_beam_groups", 1)
+    if beams % groups:
+        raise _refusal(path, "num_beam_groups", groups, f"a divisor of num_beams={beams}")
+    if groups > 1 and not given.get("diversity_penalty", 0) > 0:
+        value = given.get("diversity_penalty", 0)
+        raise _refusal(path, "diversity_penalty", value, "above 0 with num_beam_groups above 1")
+    captions = given.get("num_return_sequences", 1)
+    if captions > beams:
+        raise _refusal(path, "num_return_sequences", captions, f"at most num_beams={beams}")
     stopping = given.get("early_stopping", False)
     if not isinstance(stopping, bool) and stopping != "never":
         raise _refusal(path, "early_stopping", stopping, 'true, false or "never"')

@@ -1,14 +1,12 @@
 """BLIP of transformers (`BlipForConditionalGeneration`), base and large, as a captioner."""
 
-import os
 from typing import Any
 
 from capjax.models.decoders.blip import BlipDecoder
 from capjax.pretrained import tables
-from capjax.pretrained.captioners import bert, generation_file, wordpiece
+from capjax.pretrained.captioners import bert, wordpiece
 from capjax.pretrained.captioners.captioner import Family, Fields
-from capjax.pretrained.captioners.generation_file import Generation
-from capjax.pretrained.checkpoint_folders import read_json
+from capjax.pretrained.captioners.generation_file import read_generation
 from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.tables import Row, dense, norm
 from capjax.pretrained.weights import blamed, check_depth
@@ -37,9 +35,6 @@ _FIXED = ("tie_word_embeddings", "is_decoder")
 # The section's ids, by what they are to a tokenizer. Its eos_token_id ends nothing.
 _IDS = {"bos_token_id": "bos", "sep_token_id": "eos", "pad_token_id": "pad"}
 _OWN_TOKENS = ("[DEC]", "[ENC]")
-# Of generation_config.json. transformers' captioner itself takes no settings from any file, so that
-# they must be given to its `generate`; the ids there are not those that it uses.
-_GENERATION = ("num_beams", "length_penalty", "early_stopping", "max_length")
 _PREFIX = "text_decoder."
 _HEAD = f"{_PREFIX}cls.predictions"
 TABLE = (
@@ -95,12 +90,8 @@ class Blip(Family):
         return tokenizer
 
     def read_generation(self, folder, config, tokenizer):
-        path = os.path.join(folder, generation_file.FILE)
-        given = read_json(path) if os.path.isfile(path) else {}
-        found = {name: given[name] for name in _GENERATION if given.get(name) is not None}
-        if given.get("max_new_tokens") is not None:
-            found["max_length"] = 1 + given["max_new_tokens"]
-        return Generation(**found)
+        # transformers' captioner itself takes no settings from files: they are given to `generate`.
+        return read_generation(folder, tokenizer, ids=False)
 
     def to_params(self, tensors, fields, encoder_width, path):
         check_depth(fields.decoder["num_layers"], tensors, path)

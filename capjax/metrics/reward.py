@@ -1,0 +1,143 @@
+"""The interface of rewards, and the token ids of their references. They are in `metrics/rewards/`.
+
+Shapes: see docs/architecture.md.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from capjax.data.tokenizer import Tokenizer
+
+
+class Reward(Protocol):
+    """A score of captions as a JAX function of token ids; more is better.
+
+    A reward is a frozen dataclass. Its fields are those of its config section. One whose `prepare`
+    makes no use of references has `needs_corpus = False` in its class.
+    """
+
+    def prepare(
+        self, references: Sequence[Sequence[np.ndarray]], *, eos_id: int, vocab_size: int
+    ) -> Any:
+        """Prepares what the reward knows of a corpus, on the host.
+
+        Args:
+          references: the captions of each image of the train split, each int [T] "words ... eos";
+            words outside the vocabulary have ids from `vocab_size` (see `reference_ids`).
+          eos_id: the end token.
+          vocab_size: V.
+
+        Returns:
+          A pytree of arrays.
+        """
+        ...
+
+    def __call__(
+        self,
+        table: Any,
+        hypotheses: jax.Array,
+        hypothesis_lengths: jax.Array,
+        references: jax.Array,
+        reference_lengths: jax.Array,
+    ) -> jax.Array:
+        """Scores each hypothesis against all references of its image.
+
+        Tokens after a caption's length or its first end token are ignored.
+
+        Args:
+          table: the result of `prepare`.
+          hypotheses: int32 [B, K, T], without a start token.
+          hypothesis_lengths: int32 [B, K], tokens with the end token; 0 for no caption.
+          references: int32 [B, R, T'], as `hypotheses`; T' may differ from T.
+          reference_lengths: int32 [B, R].
+
+        Returns:
+          float32 [B, K]; 0 for a hypothesis or an image without captions.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedSum:
+    """A reward that is a sum of rewards.
+
+    Attributes:
+      rewards: the rewards.
+      weights: the weight of each.
+    """
+
+    rewards: tuple[Reward, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self):
+        if not self.rewards or len(self.rewards) != len(self.weights):
+            raise ValueError(
+                f"{len(self.weights)} weights of {len(self.rewards)} rewards: a sum needs a reward "
+                "or more and a weight for each"
+            )
+
+    @property
+    def needs_corpus(self) -> bool:
+        """True if one of the rewards does."""
+        return any(needs_corpus(reward) for reward in self.rewards)
+
+    def prepare(
+        self, references: Sequence[Sequence[np.ndarray]], *, eos_id: int, vocab_size: int
+    ) -> tuple[Any, ...]:
+        """The tables of all rewards; see `Reward`."""
+        return tuple(
+            reward.prepare(references, eos_id=eos_id, vocab_size=vocab_size)
+            for reward in self.rewards
+        )
+
+    def __call__(
+        self,
+        table: tuple[Any, ...],
+        hypotheses: jax.Array,
+        hypothesis_lengths: jax.Array,
+        references: jax.Array,
+        reference_lengths: jax.Array,
+    ) -> jax.Array:
+        """See `Reward`."""
+        captions = hypotheses, hypothesis_lengths, references, reference_lengths
+        total = jnp.zeros(hypothesis_lengths.shape)
+        for weight, reward, own in zip(self.weights, self.rewards, table, strict=True):
+            total += weight * reward(own, *captions)
+        return total
+
+
+def needs_corpus(reward: Reward) -> bool:
+    """True if a reward is prepared with captions, such as those of the train split."""
+    return getattr(reward, "needs_corpus", True)
+
+
+def reference_ids(
+    tokenizer: Tokenizer, captions: Iterable[str], words: dict[str, int] | None = None
+) -> list[np.ndarray]:
+    """Encodes captions, each int32 [T] "words ... eos", with an id for each unknown word.
+
+    Args:
+      tokenizer: unknown words get ids from its `vocab_size`, in the order of their occurrence.
+      captions: raw captions.
+      words: ids of unknown words, to which new ones are added. Calls whose ids must agree, such as
+        those for the corpus of a table and for other references, share it.
+    """
+    captions = list(captions)
+    words = {} if words is None else words
+    found = []
+    for text, ids in zip(captions, tokenizer.encode_batch(captions), strict=True):
+        if tokenizer.unk_id in ids:
+            unknown = iter(tokenizer.unknown(text, len(ids)))
+            ids = [
+                words.setdefault(next(unknown), tokenizer.vocab_size + len(words))
+                if token == tokenizer.unk_id
+                else token
+                for token in ids
+            ]
+        found.append(np.array([*ids, tokenizer.eos_id], np.int32))
+    return found

@@ -1,0 +1,103 @@
+"""Attention by a fused kernel. The kernel needs a GPU; XLA's form of the same function is here."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.matmul_count import matmul_flops
+from capjax.models import layers
+from capjax.models.captioner import Captioner, FeatureEncoder
+from capjax.models.decoders.transformer import TransformerDecoder
+from capjax.models.encoders.patch import PatchEncoder
+
+
+@pytest.fixture(name="calls", autouse=True)
+def use_xla(monkeypatch):
+    """Replaces cuDNN by XLA; lists the shapes of keys that it was given."""
+    plain, calls = jax.nn.dot_product_attention, []
+
+    def attend(query, key, value, *, implementation, **lengths):
+        assert implementation == "cudnn"
+        # What cuDNN's gradient refuses.
+        assert query.shape[1] % 2 == key.shape[1] % 2 == 0
+        calls.append(key.shape)
+        return plain(query, key, value, implementation="xla", **lengths)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attend)
+    return calls
+
+
+def make_captioner(fused, **fields):
+    kind = {"dtype": jnp.bfloat16}
+    encoder = PatchEncoder(2, 16, 1, 2, class_token=True, **kind)
+    return Captioner(encoder, TransformerDecoder(9, 4, 16, 1, 2, **kind, **fields), fused=fused)
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+TOKENS = np.random.default_rng(1).integers(0, 9, (3, 2, 3), np.int32)
+
+
+def run(model, variables, **options):
+    apply = functools.partial(model.apply, train=True, rngs={"dropout": jax.random.key(0)})
+    return apply(variables, IMAGES, TOKENS, **options)
+
+
+def test_fused_attention_is_attention(calls):
+    model = make_captioner(True)
+    variables = make_captioner(False).init_variables(jax.random.key(0), (4, 4, 3))
+    fused = run(model, variables).logits
+    # A block of the encoder, with 5 positions, and the captions' attention to the image.
+    assert calls == [(3, 6, 2, 8)] * 2
+    explicit = run(make_captioner(False), variables).logits
+    np.testing.assert_allclose(fused, explicit, rtol=0.05, atol=0.02)
+    assert np.abs(np.asarray(explicit)).max() > 0.1
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(4, 6), (3, 6), (4, 5), (3, 5)])
+def test_any_number_of_positions(queries, keys):
+    rng = np.random.default_rng(2)
+    query, key, value = (
+        jnp.asarray(rng.normal(size=(2, 3, size, 8)), jnp.float32) for size in (queries, keys, keys)
+    )
+
+    def explicit(query, key, value):
+        return layers.attention_weights(query, key, None) @ value
+
+    for function in (lambda f: f, lambda f: jax.grad(lambda *x: (f(*x) ** 2).sum(), (0, 1, 2))):
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+            function(layers._cudnn_attention)(query, key, value),
+            function(explicit)(query, key, value),
+        )
+
+
+def test_maps_and_dropped_weights_are_explicit(calls):
+    model = make_captioner(True, attention_dropout=0.5)
+    variables = model.clone(fused=False).init_variables(jax.random.key(0), (4, 4, 3))
+    assert run(model, variables, attention=True).attention is not None
+    run(model, variables)
+    assert calls == [(3, 6, 2, 8)] * 2  # The encoder's alone.
+    model.clone(fused=False).apply(variables, IMAGES, TOKENS, train=False)
+    assert len(calls) == 2
+
+
+def test_float32_is_explicit(calls):
+    model = Captioner(FeatureEncoder((2, 2)), TransformerDecoder(9, 4, 8, 1, 2), fused=True)
+    model.init(jax.random.key(0), jnp.ones((1, 4, 8)), TOKENS[:1], train=False)
+    assert not calls
+
+
+def test_arithmetic_is_counted():
+    x, kernel = jnp.ones((2, 5, 5, 3)), jnp.ones((3, 3, 3, 7))
+
+    def convolve(x, kernel):
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jax.lax.scan(lambda carry, _: (carry @ jnp.ones((7, 7)), None), y, length=4)[0]
+
+    expected = 2 * 2 * 9 * 7 * 27 + 4 * 2 * 2 * 9 * 7 * 7
+    assert matmul_flops(jax.jit(convolve), x, kernel) == expected

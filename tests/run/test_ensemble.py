@@ -1,0 +1,109 @@
+"""An ensemble says the mean of what its members say, through every method."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import capjax
+from capjax.config import build
+from capjax.data.tokenizer import train_word_tokenizer
+from capjax.models.ensemble import AttentionError
+from capjax.run.ensemble import EnsembleError
+from configs import base
+from tests.helpers.small_run import WORDS, fresh, small_config, write_run
+
+METHODS = {
+    "beam": capjax.BeamSearch(3, 1.0, False, 6),
+    "sampled": capjax.Sampling(1.0, 6, seed=3, num_captions=2),
+}
+
+
+def recurrent():
+    config = small_config()
+    config.decoder = base.bahdanau_decoder()
+    config.decoder.update(width=16, embed_dim=16, attention_dim=8)
+    return config
+
+
+@pytest.fixture(scope="module", name="runs")
+def make_runs(tmp_path_factory):
+    """A transformer and an LSTM with one vocabulary, whose parameters are loud."""
+    tokenizer, found = train_word_tokenizer([WORDS] * 5), []
+    for number, config in enumerate((small_config(), recurrent())):
+        config.seed, config.evaluation.batch_size = number, 4
+        config.decoding.num_beams, config.decoding.max_length = 2, 6
+        loud = jax.tree.map(lambda leaf: np.asarray(leaf) * 3, fresh(config, tokenizer))
+        directory = tmp_path_factory.mktemp("run")
+        write_run(directory, config, tokenizer, loud)
+        found.append(capjax.load(directory))
+    return found
+
+
+@pytest.fixture(scope="module", name="images")
+def make_images():
+    return np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_is_the_run_and_two_copies_say_the_same(runs, images, name):
+    method = METHODS[name]
+    expected = runs[0].caption(images, method=method)
+    assert capjax.ensemble(runs[:1]).caption(images, method=method) == expected
+    twice = capjax.ensemble([runs[0], runs[0]]).caption(images, method=method)
+    for one, two in zip(expected, twice, strict=True):
+        assert (one.text, one.words) == (two.text, two.words)
+        np.testing.assert_allclose(one.log_probs, two.log_probs, rtol=1e-4, atol=1e-5)
+        assert len(one.alternatives) == method.num_captions - 1
+
+
+@pytest.mark.parametrize("average", ["probabilities", "log_probabilities"])
+def test_log_probabilities_are_the_mean_by_hand(runs, images, average):
+    """Of two architectures, stepped and teacher-forced."""
+    both = capjax.ensemble(runs, average)
+    said = both.caption(images, method=METHODS["beam"], attention=True)
+    scored = both.score(images, [caption.text for caption in said])
+    for image, caption, score in zip(images, said, scored, strict=True):
+        ids = [both.tokenizer.bos_id, *both.tokenizer.encode(caption.text)]
+        logs = []
+        for run in runs:
+            logits = run.model.apply(
+                run.variables, image[None], jnp.array([[ids]]), train=False
+            ).logits
+            logs.append(jax.nn.log_softmax(logits[0, 0]))
+        mean = np.logaddexp(*logs) if average == "probabilities" else np.mean(logs, 0)
+        mean = np.asarray(jax.nn.log_softmax(mean))
+        told = [*ids[1:], both.tokenizer.eos_id]
+        expected = mean[np.arange(len(told)), told]
+        count = len(caption.log_probs)
+        np.testing.assert_allclose(caption.log_probs, expected[:count], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(sum(caption.log_probs), caption.log_prob, rtol=1e-5)
+        assert caption.attention.shape[:2] == (len(caption.words), 1)
+        np.testing.assert_allclose(caption.attention.sum(-1), 1, rtol=1e-5)
+        np.testing.assert_allclose(score.log_probs, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_can_not_be_one_is_named(runs):
+    assert repr(capjax.ensemble(runs)).startswith("<Run of 2: <Run of patch and transformer")
+    with pytest.raises(EnsembleError, match="one run or more"):
+        capjax.ensemble([])
+    other = dataclasses.replace(runs[1], tokenizer=train_word_tokenizer(["x y"]))
+    with pytest.raises(EnsembleError, match=r"run 2 .* another vocabulary \(6 tokens, and the"):
+        capjax.ensemble([runs[0], other])
+
+
+def test_members_read_images_each_in_its_way(runs, images):
+    """One of them takes larger images, and so other parameters of positions."""
+    config = runs[0].config.copy_and_resolve_references()
+    config.dataset.image_size = 32
+    model = build.captioner(config, runs[0].tokenizer)
+    fields = {"config": config, "model": model, "variables": fresh(config, runs[0].tokenizer)}
+    other = dataclasses.replace(runs[0], **fields, _ready={})
+    both = capjax.ensemble([runs[1], other])
+    (scored,) = both.score(images[:1], ["a b c"])
+    alone = [run.score(images[:1], ["a b c"])[0].log_probs for run in (runs[1], other)]
+    np.testing.assert_allclose(scored.log_probs, np.logaddexp(*alone) - np.log(2), rtol=1e-3)
+    with pytest.raises(AttentionError, match="see other parts of an image"):
+        both.caption(images[:1], attention=True)
