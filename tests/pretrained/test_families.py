@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from capjax.data.batches import lay_out
 from capjax.data.images import load_pixels
 from capjax.data.resize import Resize
 from capjax.evaluate.captioning import make_decode
+from capjax.evaluate.control import Control
 from capjax.evaluate.methods import BeamSearch
 from capjax.pretrained.captioners.export_captioner import write_captioner
 from capjax.pretrained.captioners.read import read_captioner, read_variables
@@ -111,50 +113,53 @@ def test_logits_are_transformers(kind, theirs, found):
     assert_close(ours, kind.logits(theirs, images, tokens), relative=1e-4)
 
 
-# By the number of beams: how the end token is raised, so that many captions end and few at once.
-ENDS = {1: (4.0, 3.0), 3: (3.3, 3.0), 4: (3.0, 3.0), 5: (3.0, 3.0)}
+CASES = [
+    (1, 1.0, False, {}),
+    (3, 1.0, False, {}),
+    (4, 2.0, True, {}),
+    (5, 0.6, False, {}),
+    (1, 1.0, False, {"repetition_penalty": 1.5}),
+    (3, 1.0, False, {"prompt": "a dog"}),
+    (4, 1.0, False, {"min_length": 6}),
+    (3, 1.0, True, {"min_length": 5, "repetition_penalty": 1.5, "prompt": "two"}),
+]
 
 
 @pytest.mark.parametrize(
-    ("num_beams", "length_penalty", "early_stopping"),
-    sweep(
-        [(1, 1.0, False), (3, 1.0, False), (4, 2.0, True), (5, 0.6, False)],
-        [(1, 1.0, False), (3, 1.0, False)],
-    ),
+    ("num_beams", "length_penalty", "early_stopping", "control"),
+    sweep(CASES, [CASES[0], CASES[-1]]),
 )
-def test_captions_are_transformers(kind, folder, found, num_beams, length_penalty, early_stopping):
-    theirs = kind.CLASS.from_pretrained(folder).eval()
-    kind.raise_end(theirs, *ENDS[num_beams])
-    variables = found.family.to_params(
-        {n: p.numpy() for n, p in theirs.state_dict().items() if not_encoder(found, n)},
-        found.fields,
-        found.encoder["width"],
-        "state",
-    )
-    variables = {"params": {**found.variables["params"], **variables}}
-    options = {"num_beams": num_beams, "length_penalty": length_penalty, "max_length": 14}
-    options["early_stopping"] = early_stopping
+def test_captions_are_transformers(
+    kind, theirs, found, num_beams, length_penalty, early_stopping, control
+):
+    settings = {"num_beams": num_beams, "length_penalty": length_penalty, "max_length": 14}
+    settings["early_stopping"] = early_stopping
     images = pictures((16, 16), 200 if slow_too() else 40, num_beams)
-    expected, _ = generate(theirs, images, **options)
-    decode = make_decode(found.module(), found.tokenizer, BeamSearch(**options), attention=False)
+    method = BeamSearch(**settings, control=Control(**control))
+    prompt = found.tokenizer.encode(control.pop("prompt", ""))
+    if prompt:
+        # Of BLIP's the first becomes its start, and the last is dropped.
+        ids = [[2, *prompt, 3]] if kind is transformers_blips else [[kind.START, *prompt]]
+        settings["input_ids"] = torch.tensor(ids * len(images))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = theirs.generate(
+            pixel_values=pixels(images), **settings, **control, do_sample=False
+        ).numpy()[:, 1 + len(prompt) :]
+    decode = make_decode(found.module(), found.tokenizer, method, attention=False)
 
     @jax.jit(compiler_options=QUICK)
     def caption(variables, images):
         memory = found.module().apply(variables, images, method="encode")
         return decode(variables, memory, np.arange(len(images)))
 
-    result = jax.tree.map(np.asarray, caption(variables, images))
-    lengths = result.lengths[:, 0]
+    result = jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], caption(found.variables, images))
     # Theirs fill a caption of beams by its end, and one of greedy search by pads.
-    inside = np.arange(expected.shape[1]) < lengths[:, None]
-    tokens = np.where(inside, result.tokens[:, 0, : expected.shape[1]], 0)
+    inside = np.arange(expected.shape[1]) < result.lengths[:, None]
+    tokens = np.where(inside, result.tokens[:, : expected.shape[1]], 0)
     np.testing.assert_array_equal(tokens, np.where(inside, expected, 0))
-    assert 0.25 <= (result.finished[:, 0] & (lengths < 13)).mean() < 1
+    assert 0.25 <= (result.finished & (result.lengths < 13 - len(prompt))).mean() < 1
     assert len(np.unique(tokens, axis=0)) >= 5
-
-
-def not_encoder(found, name):
-    return not name.startswith(found.family.encoder_prefix)
 
 
 def test_loss_and_gradient_are_transformers(name, kind, theirs, found):
