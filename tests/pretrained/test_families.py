@@ -27,7 +27,7 @@ from tests.helpers.small_wordpiece import VOCABULARY, write_wordpiece
 torch = need_torch()
 transformers = need_transformers()
 from tests.helpers import transformers_blips, transformers_gits  # noqa: E402
-from tests.helpers.transformers_captioners import MEAN, QUICK, STD, generate  # noqa: E402
+from tests.helpers.transformers_captioners import MEAN, QUICK, STD, generate, pixels  # noqa: E402
 from tests.helpers.transformers_vits import assert_close, pictures, save, write_torch  # noqa: E402
 
 KINDS = {"blip": transformers_blips, "git": transformers_gits}
@@ -136,7 +136,8 @@ def test_captions_are_transformers(
     settings["early_stopping"] = early_stopping
     images = pictures((16, 16), 200 if slow_too() else 40, num_beams)
     method = BeamSearch(**settings, control=Control(**control))
-    prompt = found.tokenizer.encode(control.pop("prompt", ""))
+    settings |= {name: value for name, value in control.items() if name != "prompt"}
+    prompt = found.tokenizer.encode(control.get("prompt", ""))
     if prompt:
         # Of BLIP's the first becomes its start, and the last is dropped.
         ids = [[2, *prompt, 3]] if kind is transformers_blips else [[kind.START, *prompt]]
@@ -144,7 +145,7 @@ def test_captions_are_transformers(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = theirs.generate(
-            pixel_values=pixels(images), **settings, **control, do_sample=False
+            pixel_values=pixels(images), **settings, do_sample=False
         ).numpy()[:, 1 + len(prompt) :]
     decode = make_decode(found.module(), found.tokenizer, method, attention=False)
 
