@@ -18,7 +18,8 @@ def get_config(source: str = "Salesforce/blip-image-captioning-base"):
     config.dataset.over_length = "cut"
     config.dataset.num_threads = 16
     base.use_captioner(config, source)
-    # As configs/caption_coco.yaml of BLIP's repository, as are the learning rate and the decay.
+    # As configs/caption_coco.yaml of BLIP's repository, without its prompt; and so are the learning
+    # rate and the decay.
     config.decoding.num_beams = 3
     config.decoding.max_length = min(21, config.decoder.max_length)
     config.dataset.max_length = min(40, config.decoder.max_length)
@@ -29,7 +30,6 @@ def get_config(source: str = "Salesforce/blip-image-captioning-base"):
     # 320 captions; five epochs of 113,287 images.
     config.batch_size = 64
     config.num_steps = 8850
-    config.label_smoothing = 0.1
     config.optimizer.learning_rate = 1e-5
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 500

@@ -14,7 +14,8 @@ from configs import coco_blip
 def get_config(source: str = "microsoft/git-base"):
     """`source` is a GIT for images."""
     config = coco_blip.get_config(source)
-    # As Wang et al. 2022 caption.
+    # As Wang et al. 2022.
+    config.label_smoothing = 0.1
     config.decoding.num_beams = 4
     config.decoding.length_penalty = 0.6
     return config

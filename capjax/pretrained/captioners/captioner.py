@@ -25,7 +25,7 @@ from capjax.pretrained import tables
 from capjax.pretrained.captioners.generation_file import Generation
 from capjax.pretrained.errors import WeightsError
 
-FAMILIES = Registry("captioner of transformers", "capjax.pretrained.captioners.families")
+FAMILIES = Registry("captioner", "capjax.pretrained.captioners.families")
 
 Tensors = Mapping[str, np.ndarray]
 
