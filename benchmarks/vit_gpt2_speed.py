@@ -142,14 +142,18 @@ def train_peer(folder: str) -> dict[str, Callable[[], object]]:
 def read_capjax(folder: str):
     """Reads the model, its variables on the device, and a batch."""
     import jax
+    import jax.numpy as jnp
 
-    from capjax.pretrained.captioners.encoder_decoder import captioner, read_fields, read_variables
+    from capjax.pretrained.captioners.captioner import family_of
+    from capjax.pretrained.captioners.read import read_variables
     from capjax.pretrained.checkpoint_folders import read_json
     from capjax.pretrained.vit.read import vit_fields
 
     at = os.path.join(folder, "config.json")
-    decoder, projection = read_fields(read_json(at), at)
-    model = captioner(vit_fields(folder), decoder, projection=projection)
+    config = read_json(at)
+    family = family_of(config, at)
+    fields = family.read_fields(config, at)
+    model = family.module(vit_fields(folder), fields, fields.decoder, jnp.float32)
     images, tokens = draw()
     lengths = np.full((IMAGES, 1), TOKENS + 1, np.int32)
     batch = {"image": images, "tokens": tokens[:, None], "lengths": lengths}

@@ -2,7 +2,7 @@
 
 capjax caption --workdir runs/shapes_transformer photo.jpg holiday/ https://...
 capjax caption --workdir runs/seed0 --workdir runs/seed1 --num_captions 3 photo.jpg
-capjax caption --model ydshieh/vit-gpt2-coco-en photo.jpg
+capjax caption --model Salesforce/blip-image-captioning-base photo.jpg
 find . -name '*.jpg' | capjax caption --workdir runs/shapes_transformer --json -
 """
 
@@ -51,8 +51,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     which.add_argument(
         "--model",
         metavar="DIR_OR_NAME",
-        help="instead of a run, a ViT with a GPT-2 of transformers: its folder, or its name on "
-        "huggingface.co",
+        help="instead of a run, a captioner of transformers (BLIP, GIT, a ViT with a GPT-2): its "
+        "folder, or its name on huggingface.co",
     )
     parser.add_argument(
         "--average",

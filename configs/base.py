@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 # Whatever functions they have are functions of this module.
 from configs import datasets, decoding
+from configs.captioners import *  # noqa: F403
 from configs.datasets import *  # noqa: F403
 from configs.decoding import *  # noqa: F403
 from configs.gpt2 import *  # noqa: F403

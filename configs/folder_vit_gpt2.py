@@ -12,7 +12,11 @@ from configs import base, coco_vit_gpt2
 
 def get_config(source: str = "ydshieh/vit-gpt2-coco-en"):
     """`source` is a captioner, or a ViT and a GPT-2 with a comma between."""
-    config = coco_vit_gpt2.get_config(source)
+    return of_folder(coco_vit_gpt2.get_config(source))
+
+
+def of_folder(config):
+    """The config of training on COCO with the data of a folder, and fewer steps."""
     of_coco, config.dataset = config.dataset, base.folder_dataset()
     common = [name for name in of_coco if name != "name" and name in config.dataset]
     config.dataset.update({name: of_coco[name] for name in common})

@@ -3,7 +3,6 @@
 from ml_collections import ConfigDict
 
 from capjax.pretrained.captioners.projection import PROJECTION
-from configs.pretrained_encoders import vit
 
 
 def gpt2_decoder() -> ConfigDict:
@@ -61,24 +60,3 @@ def use_gpt2(config: ConfigDict, source: str) -> None:
     config.decoder.weights = source
     if config.encoder.width != config.decoder.width:
         config.adapter = projection(config.decoder.width)
-
-
-def use_captioner(config: ConfigDict, source: str) -> None:
-    """Sets a config to start from a captioner of transformers, a ViT with a GPT-2.
-
-    Args:
-      config: its encoder, decoder, adapter, decoding and image fields become the captioner's.
-      source: its folder, or its name on huggingface.co, for example "ydshieh/vit-gpt2-coco-en".
-
-    Raises:
-      WeightsError, which is a ValueError: there is no such captioner.
-    """
-    from capjax.pretrained.captioners.encoder_decoder import read_captioner
-
-    captioner = read_captioner(source, weights=False)
-    config.encoder, config.decoder = vit(), gpt2_decoder()
-    if captioner.projection:
-        config.adapter = projection(captioner.decoder["width"])
-    for section, fields in captioner.sections().items():
-        config[section].update(fields)
-    config.encoder.weights = config.init_from = source

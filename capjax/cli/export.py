@@ -2,9 +2,9 @@
 
     capjax export --workdir runs/shapes_vit_gpt2 --to captioner
 
-`VisionEncoderDecoderModel`, `AutoTokenizer` and `AutoImageProcessor` load the folder, and
-`generate` makes the captions of `capjax caption`. The run's encoder, adapter and decoder must exist
-in transformers: see `capjax.pretrained.captioners.exportable`.
+Its class there, such as `VisionEncoderDecoderModel`, `AutoTokenizer` and `AutoImageProcessor` load
+the folder, and `generate` makes the captions of `capjax caption`. The run's encoder, adapter and
+decoder must exist in transformers: see `capjax.pretrained.captioners.exportable`.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from capjax.cli.parts import add_parts, import_parts
 from capjax.cli.process import run_command
 
 _LOAD = """\
-from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
-model = VisionEncoderDecoderModel.from_pretrained({0!r})
+from transformers import AutoImageProcessor, AutoTokenizer, {1}
+model = {1}.from_pretrained({0!r})
 processor, tokenizer = (kind.from_pretrained({0!r}) for kind in (AutoImageProcessor, AutoTokenizer))
 """
 
@@ -45,12 +45,20 @@ def export(workdir: str, to: str, checkpoint: str | int = "best") -> None:
     check_free(to)
     run = load(workdir, checkpoint)
     generation = generation_of(build.beam_search(run.config.decoding), run.tokenizer)
-    model = cast(Captioner, run.model)  # A workdir holds no ensemble.
-    resize = build.resize(run.config.dataset)
-    captioner = exportable(model, run.variables, run.tokenizer, resize, generation)
+    captioner = exportable(
+        cast(Captioner, run.model),  # A workdir holds no ensemble.
+        run.variables,
+        run.tokenizer,
+        build.resize(run.config.dataset),
+        generation,
+        run.config.get("label_smoothing", 0.0),
+    )
     names = write_captioner(captioner, to)
     print(f"wrote {to} of {workdir}, step {run.step}: {', '.join(names)}")
-    print(_LOAD.format(to), end="")
+    family = captioner.family
+    print(_LOAD.format(to, family.architecture), end="")
+    if not family.reads_settings:
+        print("# Its generate reads no settings: give it those of generation_config.json.")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -20,8 +20,14 @@ from capjax.parts.types import Count, CountOrZero
 
 PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
-# GPT-2's only special token, which its checkpoints use in every role.
-_END_OF_TEXT = "<|endoftext|>"
+# The special tokens of published tokenizers, as pad, bos, eos and unk; the first that there are.
+_PUBLISHED = (
+    # GPT-2's only one, which its checkpoints use in every role.
+    ("<|endoftext|>",) * 4,
+    # BLIP's, which has one more than BERT's.
+    ("[PAD]", "[DEC]", "[SEP]", "[UNK]"),
+    ("[PAD]", "[CLS]", "[SEP]", "[UNK]"),
+)
 
 
 class Tokenizer:
@@ -29,7 +35,8 @@ class Tokenizer:
 
     Attributes:
       pad_id, bos_id, eos_id, unk_id: the special ids: 0, 1, 2, 3 at word level; for a GPT-2
-        tokenizer all four are the id of "<|endoftext|>".
+        tokenizer all four are the id of "<|endoftext|>", for BERT's those of "[PAD]", "[CLS]" (or
+        BLIP's "[DEC]"), "[SEP]" and "[UNK]".
       vocab_size: V, the number of ids, with the special ones.
     """
 
@@ -37,15 +44,16 @@ class Tokenizer:
         """Wraps `backend` and switches off its padding and truncation.
 
         Raises:
-          ValueError: it has neither capjax's special tokens nor GPT-2's, or its ids have gaps.
+          ValueError: it has neither capjax's special tokens nor published ones, or its ids have
+            gaps.
         """
-        ids = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
-        if None in ids:
-            ids = [backend.token_to_id(_END_OF_TEXT)] * 4
-        if None in ids:
+        known = ([backend.token_to_id(t) for t in kind] for kind in (SPECIAL_TOKENS, *_PUBLISHED))
+        ids = next((ids for ids in known if None not in ids), None)
+        if ids is None:
+            gpt2, _, bert = _PUBLISHED
             raise ValueError(
                 f"the tokenizer has neither the special tokens {', '.join(SPECIAL_TOKENS)} "
-                f"nor GPT-2's {_END_OF_TEXT}"
+                f"nor GPT-2's {gpt2[0]} nor BERT's {', '.join(bert)}"
             )
         if sorted(backend.get_vocab().values()) != list(range(backend.get_vocab_size())):
             raise ValueError(
@@ -59,7 +67,8 @@ class Tokenizer:
         self._backend = backend
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = ids
         self.vocab_size = backend.get_vocab_size()
-        self._special = frozenset(ids)
+        added = backend.get_added_tokens_decoder().items()
+        self._special = frozenset((*ids, *(token for token, about in added if about.special)))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
@@ -99,11 +108,13 @@ class Tokenizer:
 
     @property
     def banned_ids(self) -> tuple[int, ...]:
-        """Sorted ids that decoding must not emit: pad, bos and unk, except where they equal eos.
+        """Sorted ids that decoding must not emit: pad, bos and unk.
 
-        GPT-2, whose special ids are all equal, bans nothing.
+        A published tokenizer bans nothing, as its model was trained and is used elsewhere.
         """
-        return tuple(sorted({self.pad_id, self.bos_id, self.unk_id} - {self.eos_id}))
+        if self._backend.token_to_id(PAD) != self.pad_id:
+            return ()
+        return tuple(sorted((self.pad_id, self.bos_id, self.unk_id)))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a caption, without special ones except unk."""
@@ -134,7 +145,7 @@ class Tokenizer:
         return text if normalizer is None else normalizer.normalize_str(text)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids` (without bos) up to the first eos; special ids are skipped.
+        """The text of `ids` (without bos) up to the first eos; special tokens are skipped.
 
         Raises:
           ValueError: an id before the eos is outside the vocabulary.

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from capjax.evaluate.attention_maps import VIEWS, View, grid_maps, overlay
+from capjax.evaluate.attention_maps import VIEWS, View, grid_maps, image_shares, overlay
 from capjax.evaluate.captioning import Caption
 from capjax.evaluate.figures import save_figure, save_picture
 
@@ -46,7 +46,7 @@ def attention_figure(pixels: np.ndarray, caption: Caption, view: View = overlay)
     for axis in axes:
         axis.axis("off")
     axes[0].imshow(pixels, interpolation="nearest")
-    for axis, word, grid in zip(axes[1:], caption.words, maps, strict=False):
+    for axis, word, grid in zip(axes[1:], _titles(caption), maps, strict=False):
         axis.imshow(view(pixels, grid), interpolation="nearest")
         # Words are plain text: a dollar sign must not start a formula.
         axis.set_title(word, fontsize=11, parse_math=False)
@@ -67,7 +67,7 @@ def views_figure(pixels: np.ndarray, caption: Caption, views: Sequence[str]) -> 
     small = _small(pixels)
     maps = grid_maps(caption).mean(axis=(1, 2))
     cells = np.array([[VIEWS[name](small, grid) for grid in maps] for name in views])
-    return _table(pixels, cells, views, caption.words, caption.text)
+    return _table(pixels, cells, views, _titles(caption), caption.text)
 
 
 def layers_figure(pixels: np.ndarray, caption: Caption, view: View = overlay) -> Figure:
@@ -82,7 +82,7 @@ def layers_figure(pixels: np.ndarray, caption: Caption, view: View = overlay) ->
     layers = grid_maps(caption).mean(axis=2).swapaxes(0, 1)
     cells = np.array([[view(small, grid) for grid in layer] for layer in layers])
     rows = [f"layer {layer}" for layer in range(1, len(cells) + 1)]
-    return _table(pixels, cells, rows, caption.words, caption.text)
+    return _table(pixels, cells, rows, _titles(caption), caption.text)
 
 
 def heads_figure(pixels: np.ndarray, caption: Caption, word: int, view: View = overlay) -> Figure:
@@ -97,8 +97,16 @@ def heads_figure(pixels: np.ndarray, caption: Caption, word: int, view: View = o
         [f"{name} {number}" for number in range(1, count + 1)]
         for name, count in zip(("layer", "head"), cells.shape, strict=False)
     )
-    title = f"{caption.words[word]}   (word {word + 1} of: {caption.text})"
+    title = f"{_titles(caption)[word]}   (word {word + 1} of: {caption.text})"
     return _table(pixels, cells, rows, columns, title)
+
+
+def _titles(caption: Caption) -> list[str]:
+    """The words, each with the image's share of its attention where words have some, too."""
+    shares = image_shares(caption)
+    if shares is None:
+        return list(caption.words)
+    return [f"{word} {share:.0%}" for word, share in zip(caption.words, shares, strict=False)]
 
 
 def _table(

@@ -20,7 +20,8 @@ View = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def grid_maps(caption: Caption) -> np.ndarray:
     """Attention of a caption as float32 [T, layers, heads, h, w].
 
-    Positions outside the grid, such as a class token, are omitted.
+    Positions outside the grid, such as a class token, are omitted. Of a decoder that attends to
+    words, too, each map is divided by the image's share, so that layers and heads weigh the same.
 
     Raises:
       ValueError: the caption has no attention.
@@ -29,7 +30,18 @@ def grid_maps(caption: Caption) -> np.ndarray:
         raise ValueError("this caption was made without attention; request it when captioning")
     words, maps = caption.attention.shape[:2]
     inside = caption.attention[:, :, caption.prefix :]
+    if image_shares(caption) is not None:
+        inside = inside / caption.attention.sum(axis=-1, keepdims=True)
     return inside.reshape(words, caption.layers, maps // caption.layers, *caption.grid)
+
+
+def image_shares(caption: Caption) -> np.ndarray | None:
+    """The share of each word's attention that the image has, float32 [T], a mean over maps.
+
+    None where it has all: the decoder attends to the image alone.
+    """
+    sums = caption.attention.sum(axis=-1)
+    return None if np.allclose(sums, 1, atol=1e-3) else sums.mean(axis=1)
 
 
 def word_maps(caption: Caption, size: tuple[int, int]) -> np.ndarray:

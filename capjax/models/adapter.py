@@ -14,7 +14,13 @@ from flax import linen as nn
 
 from capjax.models.contract import Memory, Part
 from capjax.models.encoders.patch import EncoderBlock
-from capjax.models.layers import Dropout, GridPositions, check_activation, check_heads
+from capjax.models.layers import (
+    Dropout,
+    GridPositions,
+    activation,
+    check_activation,
+    check_heads,
+)
 from capjax.parts.types import Count, DepthOrZero, DropoutRate, Given, Positive, Width
 
 
@@ -65,7 +71,7 @@ class Adapter(Part):
         x = Dropout(self.input_dropout)(x, train=train)
         x = nn.Dense(self.width, dtype=self.dtype, name="projection")(x)
         if self.activation:
-            x = getattr(nn, self.activation)(x)
+            x = activation(self.activation)(x)
         if self.positions != "none":
             prefix, grid = x[:, : memory.prefix], x[:, memory.prefix :]
             grid = GridPositions(self.positions, memory.grid, name="grid_positions")(grid)

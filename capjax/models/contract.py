@@ -131,12 +131,15 @@ class Decoder(Part):
       attention_layers: layers of the N attention maps, which are ordered by layer, then head.
       attention_maps: N; 1 for a recurrent decoder.
       word_axes: vocabulary axis of each parameter that has one, by the parameter's name.
+      attends_to_words: whether the caption's tokens are attended to along with the image. Its maps
+        then sum to the image's share, which is above 0 and at most 1.
       takes_own_words: whether `__call__` takes `own_words`.
     """
 
     attention_layers: ClassVar[int] = 1
     attention_maps: ClassVar[int] = 1
     word_axes: ClassVar[Mapping[str, int]] = {}
+    attends_to_words: ClassVar[bool] = False
     takes_own_words: ClassVar[bool] = False
 
     @property
@@ -195,7 +198,8 @@ class DecoderOutput:
 
     Attributes:
       logits: float32 [B, C, T, V]; position t predicts token t + 1.
-      attention: float32 [B, C, T, N, P], summing to 1 over P; None if not requested.
+      attention: float32 [B, C, T, N, P], summing to 1 over P, or to the image's share for a
+        decoder with `attends_to_words`; None if not requested.
       aux: further inputs of an objective by name, each [B, C, T]: "location_log_prob" and
         "location_entropy" of hard attention.
     """

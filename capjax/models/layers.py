@@ -21,6 +21,9 @@ from capjax.parts.types import DropoutRate
 # Logit of a masked key or a banned token. Finite, so that softmax of a fully masked row is not NaN.
 NEVER = -1e9
 
+# Name of the Gaussian error linear unit itself (Hendrycks and Gimpel 2016).
+EXACT = "gelu_exact"
+
 # The default of `nn.Dense`: variance 1 / fan_in.
 FAN_IN = nn.initializers.lecun_normal()
 
@@ -50,12 +53,17 @@ def with_bans(bias: jax.Array, banned: Sequence[int]) -> jax.Array:
     return jnp.where(mask, NEVER, bias)
 
 
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The function of flax.linen, whose "gelu" is the approximation by tanh; or "gelu_exact"."""
+    return functools.partial(nn.gelu, approximate=False) if name == EXACT else getattr(nn, name)
+
+
 @functools.cache
 def check_activation(name: str) -> None:
-    """Raises ValueError unless flax.linen has an elementwise function of this name."""
+    """Raises ValueError unless `activation` has an elementwise function of this name."""
     array = jax.ShapeDtypeStruct((2,), jnp.float32)
     try:
-        found = jax.eval_shape(getattr(nn, name), array)
+        found = jax.eval_shape(activation(name), array)
         if (found.shape, found.dtype) == (array.shape, array.dtype):
             return
     except (AttributeError, TypeError, ValueError):  # Not a function, or not of one array.
@@ -254,6 +262,47 @@ class Attention(nn.Module):
             attended = jnp.einsum("...qs,...se->...qe", dropped, value)
         return self.out(rearrange(attended, "... h q e -> ... q (h e)")), weights
 
+    def with_prefix(
+        self,
+        x: jax.Array,
+        prefix: tuple[jax.Array, jax.Array],
+        own: tuple[jax.Array, jax.Array],
+        mask: jax.Array,
+        *,
+        train: bool,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Attends from captions to an image's keys and to those of the same caption, at once.
+
+        The image's are not repeated for its captions.
+
+        Args:
+          x: [B, C, Q, D].
+          prefix: the image's keys and values [B, A, P, E].
+          own: the captions' keys and values [B, C, A, M, E].
+          mask: broadcastable to [B, C, A, Q, M], True where a query attends to a caption's key.
+          train: whether weights are dropped.
+
+        Returns:
+          [B, C, Q, width], and the weights of the image's keys [B, C, A, Q, P].
+        """
+        query = self._heads(self.query(x))
+        query = query * query.shape[-1] ** -0.5
+        image, words = (
+            jnp.einsum(equation, query, key, preferred_element_type=jnp.float32)
+            for equation, key in (
+                ("bcaqe,bape->bcaqp", prefix[0]),
+                ("bcaqe,bcame->bcaqm", own[0]),
+            )
+        )
+        scores = jnp.concatenate([image, jnp.where(mask, words, NEVER)], axis=-1)
+        weights = jax.nn.softmax(scores, axis=-1)
+        dropped = self.drop_weights(weights, train=train).astype(own[1].dtype)
+        image, words = jnp.split(dropped, [prefix[0].shape[2]], axis=-1)
+        attended = jnp.einsum("bcaqp,bape->bcaqe", image, prefix[1])
+        attended += jnp.einsum("bcaqm,bcame->bcaqe", words, own[1])
+        out = self.out(rearrange(attended, "b c a q e -> b c q (a e)"))
+        return out, weights[..., : prefix[0].shape[2]]
+
 
 class FeedForward(nn.Module):
     """Dense layer to `hidden`, activation, dense layer to `width`."""
@@ -268,5 +317,5 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="up")(x)
-        x = getattr(nn, self.activation)(x)
+        x = activation(self.activation)(x)
         return nn.Dense(self.width, dtype=self.dtype, kernel_init=self.out_init, name="down")(x)

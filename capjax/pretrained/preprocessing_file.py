@@ -34,6 +34,7 @@ _DEFAULTS = {
     "DeiT": {"size": 256, "crop_size": 224, "resample": 3, **_HALF},
     "CLIP": _CLIP,
     "Bit": _CLIP,
+    "Blip": {"size": 384, "resample": 3, **_OF_CLIP},
     "Siglip": {"size": 224, "resample": 3, **_HALF},
     "Beit": {"size": 224, "crop_size": 224, "resample": 3, "do_center_crop": False, **_HALF},
 }
@@ -122,7 +123,7 @@ def read_preprocessing(directory: str | os.PathLike) -> Preprocessing | None:
 
 
 def write_preprocessing(
-    resize: Resize, mean: tuple[float, ...], std: tuple[float, ...]
+    resize: Resize, mean: tuple[float, ...], std: tuple[float, ...], whole: str = "ViT"
 ) -> dict[str, Any]:
     """Returns the preprocessor_config.json of the processor of transformers that does the same.
 
@@ -130,6 +131,7 @@ def write_preprocessing(
       resize: makes squares of images.
       mean: of pixels over 255, by channel, which is taken away.
       std: by which the rest is divided.
+      whole: kind of the processor that cuts nothing off.
 
     Raises:
       ExportError: there is no such processor; names the field of the dataset.
@@ -144,7 +146,7 @@ def write_preprocessing(
     side = resize.resize_to or resize.size
     numbers = {name: number for number, name in _INTERPOLATIONS.items()}
     cuts = resize.keep_aspect or side != resize.size
-    kind = "ViT"
+    kind = whole
     if cuts:
         kind = "CLIP" if resize.keep_aspect else "DeiT"
     about = {

@@ -26,7 +26,8 @@ from capjax.models.captioner import Captioner, Variables, join_frozen, split_fro
 from capjax.models.ensemble import Ensemble
 from capjax.parallel import devices
 from capjax.pretrained.captioners import published
-from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner, read_captioner
+from capjax.pretrained.captioners.captioner import PretrainedCaptioner
+from capjax.pretrained.captioners.read import read_captioner
 from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.variables import fingerprint
 from capjax.run.likelihood import Likelihood, describe, encode_given, totals
@@ -308,8 +309,8 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     """Loads a trained captioner.
 
     Args:
-      directory: the workdir; or a captioner of transformers, a ViT with a GPT-2: its folder, or its
-        name on huggingface.co, "organisation/name".
+      directory: the workdir; or a captioner of transformers (BLIP, GIT, or a ViT with a GPT-2): its
+        folder, or its name on huggingface.co, "organisation/name".
       checkpoint: "best" by the run's early-stopping metric, "latest", or a step, also as text;
         ignored for a captioner of transformers. If the "best" or "latest" one is damaged, a
         warning says so and the next one is taken.

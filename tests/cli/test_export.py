@@ -15,8 +15,8 @@ from capjax.config import build
 from capjax.data.images import load_pixels
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.evaluate.captioning import make_decode
-from capjax.pretrained.captioners.encoder_decoder import read_captioner
 from capjax.pretrained.captioners.export_captioner import write_captioner
+from capjax.pretrained.captioners.read import read_captioner
 from capjax.pretrained.errors import ExportError
 from capjax.run.generation import generation_of
 from configs import base

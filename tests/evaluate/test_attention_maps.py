@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capjax.evaluate.attention_figures import attention_figure
 from capjax.evaluate.attention_maps import (
     VIEWS,
     attended_picture,
     grid_maps,
     heat,
+    image_shares,
     overlay,
     patches,
     word_maps,
@@ -131,3 +133,16 @@ def test_the_attended_picture_is_of_all_words():
     np.testing.assert_array_equal(attended_picture(white, caption)[..., 1], expected)
     silent = dataclasses.replace(caption, words=(), attention=attention[:0])
     np.testing.assert_array_equal(attended_picture(white, silent), white)
+
+
+def test_of_words_that_are_attended_to_the_share_is_said():
+    maps = np.array([[[0.1, 0.3], [0.0, 0.2]], [[0.2, 0.2], [0.4, 0.4]]], np.float32)
+    caption = Caption("a b", -1, -1, True, ("a", "b"), maps, (1, 2), 0, 1)
+    np.testing.assert_allclose(image_shares(caption), [0.3, 0.6])
+    # Each map weighs the same, whatever its share.
+    np.testing.assert_allclose(grid_maps(caption)[0, 0, :, 0], [[0.25, 0.75], [0, 1]])
+    whole = dataclasses.replace(caption, attention=maps / maps.sum(-1, keepdims=True))
+    assert image_shares(whole) is None
+    for shown, titles in ((caption, ["a 30%", "b 60%"]), (whole, ["a", "b"])):
+        figure = attention_figure(picture(), shown)
+        assert [axis.get_title() for axis in figure.axes[1:3]] == titles

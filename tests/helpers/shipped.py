@@ -6,7 +6,9 @@ import importlib
 from capjax.config.shipped import summaries
 
 # Their get_config() reads checkpoints of huggingface.co.
-READ_CHECKPOINTS = ("coco_vit_gpt2", "folder_vit_gpt2")
+READ_CHECKPOINTS = tuple(
+    f"{data}_{model}" for data in ("coco", "folder") for model in ("blip", "git", "vit_gpt2")
+)
 _ARGUMENTS = {
     "coco_bahdanau_gru": ("self_critical",),
     "coco_show_attend_tell": ("fine_tune", "self_critical"),

@@ -13,7 +13,7 @@ from capjax.config import build
 from capjax.config.upgrade import upgrade_decoding
 from capjax.data.resize import Resize
 from capjax.evaluate.captioning import make_decode
-from capjax.pretrained.captioners.encoder_decoder import FILES, read_captioner, read_variables
+from capjax.pretrained.captioners.read import FILES, read_captioner, read_variables
 from capjax.pretrained.errors import WeightsError
 from tests.helpers.read_vit import read_vit
 from tests.helpers.references import need_torch, need_transformers
@@ -57,10 +57,10 @@ def change(folder, name, **changes):
 def test_a_folder_is_read_whole(folder):
     found = read_captioner(folder)
     assert (found.encoder["width"], found.encoder["mean"]) == (24, MEAN)
-    assert (found.decoder["width"], found.decoder["max_length"]) == (32, 24)
-    assert found.projection
+    assert (found.fields.decoder["width"], found.fields.decoder["max_length"]) == (32, 24)
+    assert found.fields.adapter["width"] == 32
     assert found.resize == Resize(16, interpolation="bilinear")
-    assert found.tokenizer.vocab_size == found.decoder["vocab_size"] == 280
+    assert found.tokenizer.vocab_size == found.fields.decoder["vocab_size"] == 280
     assert found.variables["params"]["adapter"]["projection"]["kernel"].shape == (24, 32)
     encoder = read_vit(folder)[1]["params"]
     jax.tree.map(np.testing.assert_array_equal, found.variables["params"]["encoder"], encoder)
@@ -150,7 +150,7 @@ def refused(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "vit"}, "its model_type is 'vit', and a captioner's is 'vision-encoder-d"),
+        ({"model_type": "vit"}, "its model_type is 'vit', and a captioner's is 'blip', "),
         ({"encoder": {"model_type": "swin"}}, "its model_type is 'swin', and must be vit, deit"),
         (
             {"decoder": {"model_type": "bert"}},
@@ -171,7 +171,7 @@ def test_what_it_can_not_be_is_refused(copied, changes, message):
 
 def test_captions_longer_than_the_positions_are_refused(copied):
     change(copied, "generation_config.json", max_length=26)
-    assert "up to 26 tokens are asked for, and the decoder's n_positions=24 allow 25" in refused(
+    assert "up to 26 tokens are asked for, and the decoder's 24 positions allow 25" in refused(
         copied
     )
 

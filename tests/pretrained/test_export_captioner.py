@@ -10,8 +10,8 @@ import pytest
 from capjax.data.images import load_pixels
 from capjax.data.resize import Resize
 from capjax.pretrained import tables
-from capjax.pretrained.captioners.encoder_decoder import read_captioner
 from capjax.pretrained.captioners.export_captioner import write_captioner
+from capjax.pretrained.captioners.read import read_captioner
 from capjax.pretrained.errors import ExportError
 from capjax.pretrained.preprocessing_file import read_preprocessing, write_preprocessing
 from capjax.pretrained.vit import huggingface, layouts
@@ -42,7 +42,7 @@ def make_both(request, tmp_path_factory):
 def test_what_goes_out_comes_in_again(both):
     _, found, folder = both
     again = read_captioner(folder)
-    for name in ("encoder", "decoder", "projection", "resize", "generation"):
+    for name in ("encoder", "fields", "resize", "generation"):
         assert getattr(again, name) == getattr(found, name), name
     assert again.tokenizer.fingerprint == found.tokenizer.fingerprint
     jax.tree.map(np.testing.assert_array_equal, again.variables, found.variables)
@@ -124,7 +124,7 @@ def test_every_vision_model_comes_from_transformers_as_it_went_there(both, tmp_p
     # Written over by transformers.
     save(model, tmp_path / "out")
     again = read_captioner(tmp_path / "out")
-    assert (again.encoder, again.decoder) == (fields, found.decoder)
+    assert (again.encoder, again.fields) == (fields, found.fields)
     jax.tree.map(np.testing.assert_array_equal, again.variables, variables)
 
 
@@ -187,7 +187,8 @@ def test_pixels_that_they_can_not_make_are_refused(field, value, instead):
 def test_a_folder_is_written_whole_or_not_at_all(both, tmp_path, monkeypatch):
     _, found, _ = both
     place = tmp_path / "new" / "out"
-    wrong = dataclasses.replace(found, decoder={**found.decoder, "activation": "tanh"})
+    decoder = {**found.fields.decoder, "activation": "tanh"}
+    wrong = dataclasses.replace(found, fields=dataclasses.replace(found.fields, decoder=decoder))
     with pytest.raises(ExportError, match=r"config\.decoder\.activation='tanh' is no GPT-2's"):
         write_captioner(wrong, place)
 

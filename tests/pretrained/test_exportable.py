@@ -70,7 +70,8 @@ def test_a_transformer_with_the_fields_of_a_gpt2_is_one():
     resize = build.resize(config.dataset)
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape), build.shapes(config, model))
     found, expected = (
-        exportable(m, variables, TOKENIZER, resize, Generation()).decoder for m in (model, gpt2)
+        exportable(m, variables, TOKENIZER, resize, Generation()).fields.decoder
+        for m in (model, gpt2)
     )
     assert found == expected
 

@@ -8,10 +8,12 @@ import itertools
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from capjax.pretrained.captioners.encoder_decoder import captioner, read_fields, read_variables
+from capjax.pretrained.captioners.captioner import family_of
+from capjax.pretrained.captioners.read import read_variables
 from capjax.pretrained.checkpoint_folders import read_json
 from capjax.pretrained.vit.read import vit_fields
 from tests.helpers.effort import sweep
@@ -63,8 +65,9 @@ def read_back(theirs, folder):
     """(theirs, our module, our variables), through its folder."""
     save_captioner(theirs, folder)
     at = folder / "config.json"
-    decoder, projection = read_fields(read_json(at), str(at))
-    module = captioner(vit_fields(folder), decoder, projection=projection)
+    family = family_of(config := read_json(at), str(at))
+    fields = family.read_fields(config, str(at))
+    module = family.module(vit_fields(folder), fields, fields.decoder, jnp.float32)
     variables = read_variables(folder)
     (folder / "model.safetensors").unlink()
     return theirs, module, variables

@@ -19,8 +19,8 @@ from capjax.data.shapes.draw import draw
 from capjax.data.shapes.grammar import captions_of
 from capjax.data.shapes.scene import image_id, scene_of
 from capjax.evaluate.captioning import BeamSearch
-from capjax.pretrained.captioners.encoder_decoder import read_captioner
 from capjax.pretrained.captioners.gpt2 import read_gpt2
+from capjax.pretrained.captioners.read import read_captioner
 from capjax.pretrained.errors import WeightsError
 from capjax.run.load import load_tokenizer
 from capjax.run.train import train

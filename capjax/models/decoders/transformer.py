@@ -4,7 +4,7 @@ Shapes: see docs/architecture.md; M is the number of tokens that a cache holds.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,7 @@ class DecoderBlock(nn.Module):
     kernel_init: Callable = FAN_IN
     residual_init: Callable = FAN_IN
     feed_forward_dropout: float = 0.0
+    fast_variance: bool = True
 
     def setup(self):
         inits = self.kernel_init, self.residual_init
@@ -74,7 +75,10 @@ class DecoderBlock(nn.Module):
         self.feed_forward = FeedForward(
             self.hidden, self.width, self.activation, self.dtype, *inits
         )
-        self.norms = [nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype) for _ in range(3)]
+        self.norms = [
+            nn.LayerNorm(self.epsilon, self.dtype, use_fast_variance=self.fast_variance)
+            for _ in range(3)
+        ]
         self.drop = Dropout(self.dropout)
         # A module of its own would draw other numbers for the same seed, so only where it differs.
         if self.feed_forward_dropout:
@@ -150,7 +154,7 @@ class TransformerDecoder(Decoder):
       head_dim: E; 0 for width / num_heads.
       mlp_ratio: inner width of a feed-forward block over D.
       norm: "pre" (with a final norm) or "post", as in the paper.
-      activation: of the feed-forward blocks, a name in `flax.linen`.
+      activation: of the feed-forward blocks; see `layers.activation`.
       dropout: rate on embeddings and residuals.
       feed_forward_dropout: rate on the residuals of feed-forward blocks; 0 for `dropout`.
       attention_dropout: rate on attention weights.
@@ -184,6 +188,9 @@ class TransformerDecoder(Decoder):
     use_output_bias: bool = True
     kernel_std: Given[float] = 0.0
 
+    block: ClassVar[type[DecoderBlock]] = DecoderBlock
+    # Of the norms: a difference of two means, which loses precision when a few channels are huge.
+    fast_variance: ClassVar[bool] = True
     training = SmartBias
     word_axes = {"tokens/embedding": 0, "output/kernel": 1, "bias": 0}  # noqa: RUF012
 
@@ -198,7 +205,7 @@ class TransformerDecoder(Decoder):
         self.tokens = nn.Embed(self.vocab_size, self.width, embedding_init=embedding_init)
         self.positions = nn.Embed(self.max_length, self.width, embedding_init=embedding_init)
         self.blocks = [
-            DecoderBlock(
+            self.block(
                 self.width,
                 self.num_heads,
                 self.head_width,
@@ -212,6 +219,7 @@ class TransformerDecoder(Decoder):
                 kernel_init,
                 residual_init,
                 self.feed_forward_dropout,
+                self.fast_variance,
             )
             for _ in range(self.num_layers)
         ]
@@ -279,7 +287,8 @@ class TransformerDecoder(Decoder):
             return x + with_bans(self.bias, self.banned)
         return x + with_bans(jnp.zeros(self.vocab_size), self.banned) if self.banned else x
 
-    def _memory_keys(self, memory: Memory) -> tuple[KeyValue, ...]:
+    def _memory_keys(self, memory: Memory, train: bool) -> tuple[KeyValue, ...]:
+        del train  # Nothing is dropped here.
         values = memory.values.astype(self.dtype)
         return tuple(block.cross_attention.keys_values(values) for block in self.blocks)
 
@@ -308,7 +317,7 @@ class TransformerDecoder(Decoder):
             mask = mask & (caption[:, None, :, None] == caption[:, None, None, :])
         x = self._embed(tokens, positions, train)
         maps = []
-        for block, keys in zip(self.blocks, self._memory_keys(memory), strict=True):
+        for block, keys in zip(self.blocks, self._memory_keys(memory, train), strict=True):
             x, weights = block(x, keys, mask, train=train, attention=attention)
             maps.append(weights)
         if not attention:
@@ -326,7 +335,7 @@ class TransformerDecoder(Decoder):
         empty = tuple(
             (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)) for _ in self.blocks
         )
-        return Carry(self._memory_keys(memory), empty, jnp.zeros((), jnp.int32))
+        return Carry(self._memory_keys(memory, train=False), empty, jnp.zeros((), jnp.int32))
 
     def step(
         self, carry: Carry, token: jax.Array, *, attention: bool = False

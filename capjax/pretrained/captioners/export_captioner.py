@@ -1,6 +1,6 @@
-"""Writes a captioner as a folder of transformers' VisionEncoderDecoder, as `encoder_decoder` reads.
+"""Writes a captioner as a folder of transformers, the inverse of `read`.
 
-`VisionEncoderDecoderModel`, `AutoTokenizer` and `AutoImageProcessor` load from it.
+The family's class, `AutoTokenizer` and `AutoImageProcessor` load from it.
 """
 
 import json
@@ -12,11 +12,8 @@ import numpy as np
 import safetensors.numpy
 
 from capjax.files.atomic import write_atomic
-from capjax.pretrained import tables
-from capjax.pretrained.captioners import gpt2
-from capjax.pretrained.captioners.encoder_decoder import ADAPTER, PretrainedCaptioner
+from capjax.pretrained.captioners.captioner import PretrainedCaptioner
 from capjax.pretrained.captioners.generation_file import write_generation
-from capjax.pretrained.captioners.gpt2_tokenizer import write_tokenizer
 from capjax.pretrained.errors import ExportError
 from capjax.pretrained.preprocessing_file import write_preprocessing
 from capjax.pretrained.vit import huggingface
@@ -51,8 +48,8 @@ def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -
     start = f".{os.path.basename(place)}."
     temporary = tempfile.mkdtemp(dir=os.path.dirname(place), prefix=start)
     try:
-        most = captioner.decoder["max_length"]
-        contents |= write_tokenizer(captioner.tokenizer, temporary, most)
+        most = captioner.fields.decoder["max_length"]
+        contents |= captioner.family.write_tokenizer(captioner.tokenizer, temporary, most)
         for name, content in contents.items():
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             write_atomic(os.path.join(temporary, name), text.encode())
@@ -70,35 +67,26 @@ def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -
 
 def _contents(captioner: PretrainedCaptioner) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
     """Returns the contents of the JSON files, by name, and the weights."""
-    params = captioner.variables["params"]
-    encoder = huggingface.write_config(captioner.encoder, captioner.resize.size)
-    generation = write_generation(captioner.generation, captioner.tokenizer)
-    ids = {name: value for name, value in generation.items() if name.endswith("_token_id")}
-    decoder = gpt2.write_config(captioner.decoder)
-    config = {
-        "architectures": ["VisionEncoderDecoderModel"],
-        "model_type": "vision-encoder-decoder",
-        "is_encoder_decoder": True,
-        # Of the two parts, which have no weights in common; the decoder's own are.
-        "tie_word_embeddings": False,
-        **ids,
-        "encoder": encoder,
-        "decoder": {
-            **decoder,
-            **{name: value for name, value in ids.items() if name != "decoder_start_token_id"},
-        },
-    }
-    adapter = {name: part for name, part in params.items() if name == "adapter"}
+    family, params = captioner.family, captioner.variables["params"]
+    encoder = huggingface.write_config(
+        captioner.encoder, captioner.resize.size, family.encoder_types
+    )
     vit = huggingface.to_tensors(params["encoder"], captioner.encoder, encoder)
     tensors = {
-        **{f"encoder.{name}": tensor for name, tensor in vit.items()},
-        **tables.write(gpt2.TABLE, params["decoder"], "decoder.transformer."),
-        **tables.write(ADAPTER, adapter),
+        **{family.encoder_prefix + name: tensor for name, tensor in vit.items()},
+        **family.to_tensors(params),
     }
     tensors = {name: np.ascontiguousarray(a, np.float32) for name, a in tensors.items()}
     mean, std = captioner.encoder["mean"], captioner.encoder["std"]
     return {
-        "config.json": config,
-        "generation_config.json": generation,
-        "preprocessor_config.json": write_preprocessing(captioner.resize, mean, std),
+        "config.json": {
+            "architectures": [family.architecture],
+            "model_type": family.model_type,
+            **family.write_config(captioner, encoder),
+        },
+        "generation_config.json": write_generation(captioner.generation, captioner.tokenizer),
+        "preprocessor_config.json": {
+            **write_preprocessing(captioner.resize, mean, std, family.resizer),
+            **({"processor_class": family.processor} if family.processor else {}),
+        },
     }, tensors

@@ -1,4 +1,4 @@
-"""A captioner of capjax as the VisionEncoderDecoder of transformers that it is, where it is one."""
+"""A captioner of capjax as the captioner of transformers that it is, where it is one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,19 +11,23 @@ from capjax.data.resize import Resize
 from capjax.data.tokenizer import Tokenizer
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
+from capjax.models.decoders.gpt2 import GPT2Decoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.patch import PatchEncoder
 from capjax.models.encoders.vit import ViT, resample_positions
 from capjax.models.layers import sincos_positions
-from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner
+from capjax.pretrained.captioners.captioner import FAMILIES, Family, Fields, PretrainedCaptioner
 from capjax.pretrained.captioners.generation_file import Generation
 from capjax.pretrained.captioners.projection import PROJECTION
 from capjax.pretrained.errors import ExportError
 from capjax.pretrained.preprocessing_file import HALF
 from capjax.pretrained.vit.read import FIELDS
 
-# What GPT-2 is and `TransformerDecoder` may be otherwise.
-_GPT2 = {"norm": "pre", "tie_embeddings": True, "use_output_bias": False}
+# Of `TransformerDecoder`, on which parameters depend, and dropout rates.
+_NAMES = (
+    *("vocab_size", "max_length", "width", "num_layers", "num_heads", "mlp_ratio"),
+    *("activation", "epsilon", "dropout", "attention_dropout"),
+)
 
 
 def exportable(
@@ -32,6 +36,7 @@ def exportable(
     tokenizer: Tokenizer,
     resize: Resize,
     generation: Generation,
+    label_smoothing: float = 0.0,
 ) -> PretrainedCaptioner:
     """The same captioner, of the parts that transformers has.
 
@@ -41,26 +46,36 @@ def exportable(
       tokenizer: what it bans is what the model does.
       resize: makes the images that the model sees, whose grid the positions are brought to.
       generation: how it is meant to caption.
+      label_smoothing: of its training.
 
     Raises:
       ExportError: transformers has no such parts; names the field of the config, and what it has.
     """
     params = variables["params"]
-    decoder = _decoder_fields(model.decoder)
+    family = _family(model.decoder)
+    decoder = {name: getattr(model.decoder, name) for name in (*_NAMES, *family.own_fields)}
     if not isinstance(model.encoder, PatchEncoder | ViT):
         raise ExportError(
             f"config.encoder.name: a {type(model.encoder).__name__} is nothing that transformers' "
             "captioners have; 'patch' and 'vit' export"
         )
-    _check_widths(model.encoder.width, decoder["width"], model.adapter)
+    adapter = None
+    if family.projects:
+        _check_widths(model.encoder.width, decoder["width"], model.adapter)
+    elif model.adapter is not None:
+        raise ExportError(
+            f"config.adapter is nothing that a {family.architecture} of transformers has; a run "
+            "without it exports"
+        )
     encoder, encoder_params = _as_vit(model.encoder, params["encoder"], resize.size)
     parts = {"encoder": encoder_params, "decoder": params["decoder"]}
     if model.adapter is not None:
+        adapter = {"width": decoder["width"], **PROJECTION}
         parts["adapter"] = params["adapter"]
     return PretrainedCaptioner(
+        family,
         encoder,
-        decoder,
-        model.adapter is not None,
+        Fields(decoder, adapter, label_smoothing),
         {"params": parts},
         resize,
         tokenizer,
@@ -68,24 +83,29 @@ def exportable(
     )
 
 
-def _decoder_fields(decoder: nn.Module) -> dict[str, Any]:
-    """Fields of the `GPT2Decoder` that a decoder is."""
-    if not isinstance(decoder, TransformerDecoder):
+def _family(decoder: nn.Module) -> Family:
+    """The kind of captioner that a decoder belongs to."""
+    families = {FAMILIES.get(name).decoder: FAMILIES.get(name) for name in FAMILIES.names()}
+    # A transformer may have all that GPT-2 has.
+    family = families.get(type(decoder))
+    if family is None and isinstance(decoder, TransformerDecoder):
+        family = families[GPT2Decoder]
+    if family is None:
+        names = ", ".join(repr(each.decoder_name) for each in families.values())
         raise ExportError(
             f"config.decoder.name: a {type(decoder).__name__} is nothing that transformers has; "
-            "'gpt2' exports"
+            f"{names} export"
         )
-    fields = {**{name: getattr(decoder, name) for name in _GPT2}, "head_dim": decoder.head_width}
-    wanted = {**_GPT2, "head_dim": decoder.width // decoder.num_heads}
+    wanted = {**family.fixed, "head_dim": decoder.width // decoder.num_heads}
+    fields = {**{name: getattr(decoder, name) for name in wanted}, "head_dim": decoder.head_width}
     for name, found in fields.items():
         if found != (value := wanted[name]):
             raise ExportError(
-                f"config.decoder.{name}={found!r} is no GPT-2's, which transformers has; it must "
-                f"be {value!r}, as all fields of base.gpt2_decoder() are"
+                f"config.decoder.{name}={found!r} is no {family.decoder_title}'s, which "
+                f"transformers has; it must be {value!r}, as all fields of "
+                f"base.{family.decoder_name}_decoder() are"
             )
-    names = ("vocab_size", "max_length", "width", "num_layers", "num_heads", "mlp_ratio")
-    names += ("activation", "epsilon", "dropout", "attention_dropout")
-    return {name: getattr(decoder, name) for name in names}
+    return family
 
 
 def _as_vit(

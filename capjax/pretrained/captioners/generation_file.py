@@ -120,7 +120,9 @@ def _as_words(ids: Any) -> Any:
     )
 
 
-def read_generation(folder: str | os.PathLike, tokenizer: Tokenizer) -> Generation:
+def read_generation(
+    folder: str | os.PathLike, tokenizer: Tokenizer, *, ids: bool = True
+) -> Generation:
     """Reads the generation settings of a folder's captioner.
 
     As transformers does, by generation_config.json alone where there is one; else by the fields in
@@ -130,6 +132,8 @@ def read_generation(folder: str | os.PathLike, tokenizer: Tokenizer) -> Generati
       folder: of the checkpoint.
       tokenizer: of the checkpoint; ids that the files name must be its start, end and pad, and
         the tokens that they suppress must have those that it bans.
+      ids: whether those of start, end and pad are read; otherwise the files say others than are
+        used.
 
     Raises:
       WeightsError: a field is not supported, or unknown; names it and says what it must be.
@@ -146,6 +150,8 @@ def read_generation(folder: str | os.PathLike, tokenizer: Tokenizer) -> Generati
         config = read_json(path)
         sections = (_without_nulls(part) for part in (config.get("decoder") or {}, config))
         given = {n: v for part in sections for n, v in part.items() if n in known}
+    if not ids:
+        given = {name: value for name, value in given.items() if name not in _IDS}
     _check(given, tokenizer, path)
     processors = _processors(given, tokenizer, path)
     _check_bans(given, processors, tokenizer, path)

@@ -4,7 +4,7 @@ import os
 
 from ml_collections import ConfigDict
 
-from capjax.pretrained.captioners.encoder_decoder import PretrainedCaptioner
+from capjax.pretrained.captioners.captioner import PretrainedCaptioner
 from capjax.pretrained.checkpoint_folders import is_hub_name, read_json
 from capjax.pretrained.errors import WeightsError
 

@@ -5,7 +5,7 @@ transformers' configuration classes, since a published config.json may leave the
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,15 @@ _CLIP = Layout(
 _SIGLIP = dataclasses.replace(
     _CLIP, tokens=(), positioned=0, left_out=("head.", "embeddings.position_ids")
 )
+_BLIP = dataclasses.replace(
+    _CLIP,
+    positions="embeddings.position_embedding",
+    embedding_norm="",
+    attention=("self_attn.qkv",),
+    out="self_attn.projection",
+    left_out=(),
+)
+_GIT = dataclasses.replace(_CLIP, left_out=("embeddings.position_ids",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +151,20 @@ _KINDS = {
         IMAGENET,
         _MASK_TOKEN,
     ),
+    "blip_vision_model": _Kind(
+        _BLIP, {**_BASE, "layer_norm_eps": 1e-5, "image_size": 384}, {}, CLIP
+    ),
+    "git_vision_model": _Kind(
+        _GIT,
+        {**_OF_CLIP, "patch_size": 16},
+        {"patch_bias": False, "pre_norm": True},
+        CLIP,
+    ),
 }
+# Those that are models of their own, and no part of one captioner.
+ALONE = tuple(name for name in _KINDS if name not in ("blip_vision_model", "git_vision_model"))
+# Models with the vision tower among others.
+_TOWERS = ("clip", "siglip", "blip", "git")
 
 
 def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], Layout]:
@@ -165,8 +187,8 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], L
         if model_type and model_type.startswith("siglip2"):
             more = "; of SigLIP 2, those of one fixed resolution, whose model_type is siglip"
         raise WeightsError(
-            f"{path}: its model_type is {model_type!r}, and must be {', '.join(_KINDS)}, clip, "
-            f"siglip, or vision-encoder-decoder with one of these{more}"
+            f"{path}: its model_type is {model_type!r}, and must be {', '.join(ALONE)}, "
+            f"{', '.join(_TOWERS)}, or vision-encoder-decoder with one of the first{more}"
         )
     kind = _KINDS[model_type]
     config = {**kind.defaults, **{n: v for n, v in config.items() if v is not None}}
@@ -213,23 +235,26 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], L
     return fields, layout
 
 
-def write_config(fields: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+def write_config(
+    fields: Mapping[str, Any], image_size: int, model_types: Sequence[str] = ALONE
+) -> dict[str, Any]:
     """Returns the section of a config.json for a ViT, the inverse of `read_config`.
 
     Args:
       fields: of a `ViT` whose positions are those of the images' grid, which makes resampling
         none of its matters. The mean and deviation of pixels are the preprocessor's.
       image_size: side of the images.
+      model_types: of the models to choose from, best first.
 
     Returns:
-      The section of the first of transformers' models that is the same.
+      The section of the first of them that is the same.
 
     Raises:
       ExportError: none is.
     """
     elsewhere = ("mean", "std", "resample")
     differ = {}
-    for model_type in _KINDS:
+    for model_type in model_types:
         section = _section(model_type, fields, image_size)
         stated, _ = read_config(section, model_type)
         differ[model_type] = {
@@ -300,10 +325,12 @@ def _vision_config(config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, 
     model_type = config.get("model_type")
     if model_type == "vision-encoder-decoder":
         return _vision_config(config.get("encoder") or {})
-    if model_type in ("clip", "siglip"):
-        # Old CLIPs have a second section, which counts before the first.
-        parts = [config.get(name) or {} for name in ("vision_config", "vision_config_dict")]
-        return f"{model_type}_vision_model", {**parts[0], **parts[1]}
+    # Old CLIPs have a second section, which counts before the first.
+    parts = [config.get(name) for name in ("vision_config", "vision_config_dict")]
+    if model_type in _TOWERS or any(isinstance(part, Mapping) for part in parts):
+        section = {**(parts[0] or {}), **(parts[1] or {})}
+        own = f"{model_type}_vision_model"
+        return own if own in _KINDS else section.get("model_type", own), section
     return model_type, config
 
 

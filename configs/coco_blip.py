@@ -1,0 +1,40 @@
+"""BLIP fine-tuned on COCO.
+
+    capjax train --config coco_blip
+    capjax train --config coco_blip:SOURCE
+
+The first starts from Salesforce/blip-image-captioning-base. SOURCE is another name on
+huggingface.co, or a folder with a slash or a dot in its path (./blip). All parameters train;
+--config.encoder.trainable='()' freezes the ViT.
+"""
+
+from configs import base
+
+
+def get_config(source: str = "Salesforce/blip-image-captioning-base"):
+    """`source` is a BLIP that captions."""
+    config = base.get_config()
+    config.dataset = base.tfds_dataset("coco_captions")
+    config.dataset.over_length = "cut"
+    config.dataset.num_threads = 16
+    base.use_captioner(config, source)
+    # As configs/caption_coco.yaml of BLIP's repository, without its prompt; and so are the learning
+    # rate and the decay.
+    config.decoding.num_beams = 3
+    config.decoding.max_length = min(21, config.decoder.max_length)
+    config.dataset.max_length = min(40, config.decoder.max_length)
+    config.encoder.trainable = ("all",)
+    config.encoder.cache = ""
+    config.dtype = "bfloat16"
+
+    # 320 captions; five epochs of 113,287 images.
+    config.batch_size = 64
+    config.num_steps = 8850
+    config.optimizer.learning_rate = 1e-5
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 500
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.b2 = 0.999
+    config.eval_every = 885
+    config.evaluation.batch_size = 64
+    return config

@@ -1,0 +1,90 @@
+"""Small BLIPs of transformers with random weights: the tests' reference.
+
+Importing it needs torch and transformers.
+"""
+
+import json
+
+import numpy as np
+import torch
+import transformers
+
+from tests.helpers.small_wordpiece import VOCABULARY
+from tests.helpers.transformers_captioners import MEAN, STD, pixels
+from tests.helpers.transformers_vits import BASE, save
+
+# Two rows more than words, of which the first starts a caption; as published, the eos_token_id
+# is not what ends one.
+CLASS = transformers.BlipForConditionalGeneration
+START, END, ROWS = len(VOCABULARY), 3, len(VOCABULARY) + 2
+# Of our decoder, names of torch's.
+WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
+LAYER = "text_decoder.bert.encoder.layer.1.output.dense.weight"
+KEY = "text_decoder.bert.encoder.layer.1.crossattention.self.key.weight"
+TEXT = {
+    "vocab_size": ROWS,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 24,
+    "bos_token_id": START,
+    "sep_token_id": END,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def make(seed=0, *, end=(0.0, 0.0), **fields):
+    """A captioner whose parameters are all random; `end` as of `transformers_captioners.make`."""
+    config = transformers.BlipConfig(vision_config=BASE, text_config={**TEXT, **fields})
+    model = transformers.BlipForConditionalGeneration(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    text = model.text_decoder
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3, generator=generator)
+        # Otherwise all pictures would have one caption of few words, and a search no choices.
+        for name, parameter in text.named_parameters():
+            if name.endswith("LayerNorm.weight"):
+                parameter += 1
+        for layer in text.bert.encoder.layer:
+            layer.crossattention.self.query.weight.mul_(4)
+            layer.crossattention.output.dense.weight.mul_(4)
+    raise_end(model, *end)
+    return model
+
+
+def raise_end(model, mean, spread):
+    """Gives the end token a row and a bias that make its logit about N(mean, spread)."""
+    text = model.text_decoder
+    last, head = text.cls.predictions.transform.LayerNorm, text.cls.predictions
+    words = text.bert.embeddings.word_embeddings.weight
+    row = torch.randn(words.shape[1], generator=torch.Generator().manual_seed(1))
+    # A last state is bias + scale * a normed vector.
+    with torch.no_grad():
+        row *= spread / (row * last.weight).norm()
+        words[END] = row
+        head.bias[END] = mean - row @ last.bias
+
+
+def save_folder(model, folder):
+    """Writes config, weights and how pixels are wanted."""
+    save(model, folder)
+    about = {"image_processor_type": "BlipImageProcessor", "resample": 3}
+    about |= {"image_mean": MEAN, "image_std": STD, "size": {"height": 16, "width": 16}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(about))
+
+
+def logits(model, images, tokens):
+    """[B, T, V], by NumPy."""
+    with torch.no_grad():
+        found = model(pixel_values=pixels(images), input_ids=torch.from_numpy(tokens))
+    return np.asarray(found.logits)
+
+
+def loss(model, images, tokens, labels):
+    """The mean loss, which shifts the labels [B, T] of the tokens [B, T]."""
+    rows = {"input_ids": tokens, "labels": labels}
+    rows = {name: torch.from_numpy(value).long() for name, value in rows.items()}
+    return model(pixel_values=pixels(images), **rows).loss

@@ -1,0 +1,93 @@
+"""BLIP and GIT are trained on by the shipped recipes, and a run goes back to transformers."""
+
+import importlib
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import capjax
+from capjax.cli.export import main as export
+from capjax.config import checks
+from capjax.pretrained.captioners.captioner import FAMILIES
+from capjax.pretrained.captioners.export_captioner import write_captioner
+from capjax.pretrained.captioners.families.blip import Blip
+from capjax.pretrained.captioners.read import read_captioner
+from capjax.pretrained.errors import WeightsError
+from capjax.run.train import train
+from tests.helpers.effort import sweep
+from tests.helpers.references import need_torch, need_transformers
+from tests.helpers.small_pictures import write_pictures
+from tests.helpers.small_wordpiece import write_wordpiece
+from tests.helpers.tiny_run import shorten
+
+need_torch()
+need_transformers()
+from tests.helpers import transformers_blips, transformers_gits  # noqa: E402
+from tests.helpers.transformers_captioners import generate  # noqa: E402
+
+KINDS = {"blip": transformers_blips, "git": transformers_gits}
+
+
+def save(kind, folder, **fields):
+    kind.save_folder(kind.make(end=(3.0, 3.0), **fields), folder)
+    write_wordpiece(folder)
+
+
+@pytest.mark.parametrize("name", sweep(KINDS, ["blip"]))
+def test_it_is_trained_and_goes_back(name, tmp_path, capsys):
+    kind, pictures, folder = KINDS[name], tmp_path / "pictures", tmp_path / "theirs"
+    for place in (pictures, folder):
+        place.mkdir()
+    write_pictures(pictures)
+    save(kind, folder)
+    config = importlib.import_module(f"configs.folder_{name}").get_config(f"{folder}/")
+    short = {"dataset.cache_dir": "", "dataset.max_length": 12, "dtype": "float32"}
+    short |= {"num_steps": 2, "eval_every": 2, "optimizer.warmup_steps": 0}
+    short |= {"optimizer.learning_rate": 1e-3, "decoding.max_length": 8}
+    shorten(config, pictures, short)
+    checks.check(config)
+    assert config.dataset.interpolation == "bicubic"
+    train(config, str(tmp_path / "run"))
+    start = json.loads((tmp_path / "run" / "start.json").read_text())
+    assert (start["taken"], start["fresh"]) == (["encoder", "decoder"], [])
+    run = capjax.load(tmp_path / "run")
+    assert run.tokenizer.fingerprint == read_captioner(folder, weights=False).tokenizer.fingerprint
+    before = read_captioner(folder).variables["params"]["decoder"]["tokens"]["embedding"]
+    moved = np.abs(run.variables["params"]["decoder"]["tokens"]["embedding"] - before)
+    assert 1e-4 < moved.max() < 1e-2
+    export(["--workdir", str(tmp_path / "run"), "--to", str(tmp_path / "out")])
+    told = capsys.readouterr().out
+    assert f"{kind.CLASS.__name__}.from_pretrained" in told
+    assert ("Its generate reads no settings" in told) == (name == "blip")
+    model = kind.CLASS.from_pretrained(tmp_path / "out").eval()
+    squares = [Image.open(pictures / f"{n}.png").convert("RGB").resize((16, 16)) for n in range(4)]
+    squares = [np.asarray(square) for square in squares]
+    settings = {name: config.decoding[name] for name in ("num_beams", "length_penalty")}
+    tokens, _ = generate(model, np.stack(squares), **settings, max_length=8, early_stopping=False)
+    found = [caption.text for caption in run.caption(squares)]
+    assert found == [run.tokenizer.decode(row) for row in tokens]
+    again = capjax.load(tmp_path / "out")
+    assert [caption.text for caption in again.caption(squares)] == found
+
+
+def test_a_family_of_ones_own_is_one_class(tmp_path, monkeypatch):
+    save(transformers_blips, tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    expected = read_captioner(tmp_path)
+    file.write_text(json.dumps({**config, "model_type": "my-own"}))
+    with pytest.raises(WeightsError, match="is 'my-own', and a captioner's is 'blip', 'git', 'vis"):
+        read_captioner(tmp_path)
+
+    class MyOwn(Blip):
+        model_type = "my-own"
+
+    monkeypatch.setattr(FAMILIES, "_registered", {})
+    FAMILIES.register("my_own", MyOwn())
+    run = capjax.load(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, run.variables, expected.variables)
+    write_captioner(read_captioner(tmp_path), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "my-own"
