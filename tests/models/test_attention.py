@@ -42,7 +42,7 @@ TOKENS = np.random.default_rng(1).integers(0, 9, (3, 2, 3), np.int32)
 
 def run(model, variables, **options):
     apply = functools.partial(model.apply, train=True, rngs={"dropout": jax.random.key(0)})
-    return apply(variables, IMAGES, TOKENS, **options)
+    return jax.jit(functools.partial(apply, **options))(variables, IMAGES, TOKENS)
 
 
 def test_fused_attention_is_attention(calls):
@@ -80,13 +80,13 @@ def test_maps_and_dropped_weights_are_explicit(calls):
     assert run(model, variables, attention=True).attention is not None
     run(model, variables)
     assert calls == [(3, 6, 2, 8)] * 2  # The encoder's alone.
-    model.clone(fused=False).apply(variables, IMAGES, TOKENS, train=False)
+    run(model.clone(fused=False), variables)
     assert len(calls) == 2
 
 
 def test_float32_is_explicit(calls):
     model = Captioner(FeatureEncoder((2, 2)), TransformerDecoder(9, 4, 8, 1, 2), fused=True)
-    model.init(jax.random.key(0), jnp.ones((1, 4, 8)), TOKENS[:1], train=False)
+    model.init_variables(jax.random.key(0), (4, 8))
     assert not calls
 
 

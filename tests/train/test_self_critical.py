@@ -136,7 +136,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", sweep(CASES, ("greedy", "nucleus")))
+@pytest.mark.parametrize("case", sweep(CASES, ("nucleus",)))
 def test_estimates_the_exact_policy_gradient(case):
     objective = make(**CASES[case])
     (model, variables), (_, began) = model_and_variables(), model_and_variables(seed=1)
@@ -186,6 +186,7 @@ def update(objective, batch, accumulate=1, seed=0):
     return moved, {name: float(value) for name, value in devices.unreplicate(metrics).items()}
 
 
+@pytest.mark.slow(reason="tests/decode/test_sampling.py asks it of all samples every day")
 def test_an_images_samples_do_not_depend_on_its_batch():
     batch = jax.tree.map(np.asarray, batch_of(8))
     moved, metrics = update(make(), batch)
