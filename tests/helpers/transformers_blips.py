@@ -17,6 +17,8 @@ from tests.helpers.transformers_vits import BASE, save
 # is not what ends one.
 CLASS = transformers.BlipForConditionalGeneration
 START, END, ROWS = len(VOCABULARY), 3, len(VOCABULARY) + 2
+# How the end token is raised, so that many captions end and few at once.
+RAISED = (3.0, 3.0)
 # Of our decoder, names of torch's.
 WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
 LAYER = "text_decoder.bert.encoder.layer.1.output.dense.weight"

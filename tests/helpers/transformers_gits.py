@@ -15,6 +15,8 @@ from tests.helpers.transformers_vits import BASE, save
 
 CLASS = transformers.GitForCausalLM
 START, END, ROWS = 2, 3, len(VOCABULARY)
+# How the end token is raised, so that many captions end and few at once.
+RAISED = (0.0, 3.0)
 # Of our decoder, names of torch's.
 WORDS = "git.embeddings.word_embeddings.weight"
 LAYER = "git.encoder.layer.1.output.dense.weight"
@@ -45,6 +47,9 @@ def make(seed=0, *, end=(0.0, 0.0), **fields):
             if name.endswith("LayerNorm.weight"):
                 parameter += 1
         model.git.visual_projection.visual_projection[1].weight.mul_(8)
+        for layer in model.git.encoder.layer:
+            layer.attention.self.query.weight.mul_(8)
+            layer.attention.output.dense.weight.mul_(8)
     raise_end(model, *end)
     return model
 

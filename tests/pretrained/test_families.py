@@ -47,7 +47,7 @@ def make_kind(name):
 
 @pytest.fixture(scope="module", name="theirs")
 def make_theirs(name, kind):
-    model = kind.make(end=(3.0, 3.0), **SMOOTHING[name])
+    model = kind.make(end=kind.RAISED, **SMOOTHING[name])
     model.generation_config.update(num_beams=2, max_length=9)
     return model
 

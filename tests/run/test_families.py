@@ -32,7 +32,7 @@ KINDS = {"blip": transformers_blips, "git": transformers_gits}
 
 
 def save(kind, folder, **fields):
-    kind.save_folder(kind.make(end=(3.0, 3.0), **fields), folder)
+    kind.save_folder(kind.make(end=kind.RAISED, **fields), folder)
     write_wordpiece(folder)
 
 
