@@ -201,7 +201,7 @@ def test_one_id_for_bos_eos_and_pad(toy):
         {"top_k": 30, "top_p": 0.95, "min_p": 0.05},
     ],
 )
-def testrestrictions_are_those_of_transformers(limits):
+def test_restrictions_are_those_of_transformers(limits):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     logits = np.random.default_rng(0).normal(size=(64, 50)).astype(np.float32) * 3
