@@ -94,7 +94,7 @@ def test_a_workdir_names_no_code_and_the_error_says_what_is_missing(run, monkeyp
     monkeypatch.delitem(DECODERS._registered, "dot_gru")
     with pytest.raises(ValueError, match=r"no decoder 'dot_gru'.*--parts FILE_OR_MODULE") as raised:
         capjax.load(workdir)
-    assert "bahdanau, gpt2, transformer" in str(raised.value)
+    assert "bahdanau, blip, git, gpt2, transformer" in str(raised.value)
 
 
 def test_fields_of_own_parts_are_checked_by_their_types(own):

@@ -325,7 +325,7 @@ def test_a_workdir_that_is_no_local_folder_is_refused_and_nothing_made(tmp_path,
             "with name .vit. has unknown fields: class_token",
         ),
         ("encoder", "name", "conv", "with name .conv. has unknown fields: class_token"),
-        ("decoder", "name", "gru", r"there is no decoder 'gru'; there are bahdanau, gpt2"),
+        ("decoder", "name", "gru", r"there is no decoder 'gru'; there are bahdanau, blip"),
         (None, "dtype", "float16", r"config.dtype='float16' must be one of 'float32', 'bfloat16'"),
     ],
 )
