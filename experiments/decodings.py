@@ -7,11 +7,12 @@ number), on the other, and on all, so that a setting can be chosen on one half a
 other; words a caption; distinct bigrams of all words; the share of captions with a word of four
 letters or more twice; captions/s after the first batch, of the decoding of cached features. Several
 captions an image add the best CIDEr-D among them (the oracle) and mBLEU-4, each against the image's
-others. With several runs the rows of the members' mean, the ensemble and its consensus are printed.
+others. With several runs there are rows of each, of their ensemble and of its consensus.
 """
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import statistics
 import time
@@ -92,6 +93,16 @@ class Member:
     model: Any
     variables: Any
 
+    @functools.cached_property
+    def on_devices(self) -> Any:
+        """The variables, copied to all devices once."""
+        return devices.replicate(self.variables)
+
+    @functools.cached_property
+    def captions(self) -> CaptionBatches:
+        """Compiles methods once that differ in temperature alone."""
+        return CaptionBatches(self.model, self.run.tokenizer)
+
 
 def prepare(runs: Sequence[Run]) -> tuple[Split, list[Member]]:
     """The validation split, and each run: of cached features where all encoders are frozen."""
@@ -120,10 +131,9 @@ def decode(
     """All captions by image id, and captions/s after the first batch."""
     method = member.run.method(**settings)
     batches = split.eval_batches(member.run.resize)
-    variables = devices.replicate(member.variables)
     found: dict[str, Caption] = {}
     first, start = 0, 0.0
-    for index, caption in CaptionBatches(member.model, split.tokenizer)(variables, batches, method):
+    for index, caption in member.captions(member.on_devices, batches, method):
         found[split.table.image_ids[index]] = caption
         if not first and len(found) >= split.config.evaluation.batch_size:
             first, start = len(found), time.perf_counter()

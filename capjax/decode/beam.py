@@ -39,7 +39,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import lax
 
 from capjax.decode.hypotheses import (
     BeamResult,
@@ -47,6 +46,7 @@ from capjax.decode.hypotheses import (
     Hypotheses,
     Record,
     best_extensions,
+    best_live,
     best_of,
     best_tokens,
     start_beams,
@@ -180,11 +180,9 @@ class BestFirst:
         may_finish = ended | (time + 1 == len(rules.norms))
         may_finish &= (jnp.arange(2 * width) < width) & state.open[:, None]
         hypotheses = best_of(state.hypotheses, ends, may_finish)
-        sums, chosen = lax.top_k(jnp.where(ended, -jnp.inf, ends.sums), width)
-        live = jax.tree.map(lambda leaf: take(leaf, chosen), ends)
-        live = dataclasses.replace(live, sums=sums)
-        still_open = rules.still_open(state, sums, hypotheses, norm)
-        return Beams(sums, hypotheses, still_open), live
+        live, _ = best_live(ends, ~ended, width)
+        still_open = rules.still_open(state, live.sums, hypotheses, norm)
+        return Beams(live.sums, hypotheses, still_open), live
 
     def open(self, state: Any) -> jax.Array:
         """bool, False if the search is over."""

@@ -43,6 +43,7 @@ from capjax.decode.hypotheses import (
     Beams,
     Hypotheses,
     best_extensions,
+    best_live,
     best_of,
     best_tokens,
     take,
@@ -279,12 +280,9 @@ class Banks(BestFirst):
         hypotheses = best_of(beams.hypotheses, ends, may_finish & whole)
         others = best_of(state.others, ends, may_finish & ~whole)
 
-        stays = among(real & ~ended)
-        sums, chosen = lax.top_k(jnp.where(stays, ends.sums, -jnp.inf), num_beams)
-        live = jax.tree.map(lambda leaf: take(leaf, chosen), ends)
-        live = dataclasses.replace(live, sums=sums)
-        still_open = rules.still_open(beams, sums, hypotheses, norm)
-        return _State(Beams(sums, hypotheses, still_open), take(met, chosen), others), live
+        live, chosen = best_live(ends, among(real & ~ended), num_beams)
+        still_open = rules.still_open(beams, live.sums, hypotheses, norm)
+        return _State(Beams(live.sums, hypotheses, still_open), take(met, chosen), others), live
 
     def open(self, state: _State) -> jax.Array:
         return super().open(state.beams)

@@ -156,6 +156,13 @@ def best_of(hypotheses: Hypotheses, ends: Hypotheses, may_finish: jax.Array) -> 
     return jax.tree.map(lambda leaf: take(leaf, chosen), merged)
 
 
+def best_live(ends: Hypotheses, stays: jax.Array, num_beams: int) -> tuple[Hypotheses, jax.Array]:
+    """The K best of the n candidates marked by `stays`, bool [B, n], and their places [B, K]."""
+    sums, chosen = lax.top_k(jnp.where(stays, ends.sums, -jnp.inf), num_beams)
+    live = jax.tree.map(lambda leaf: take(leaf, chosen), ends)
+    return dataclasses.replace(live, sums=sums), chosen
+
+
 def take(leaf: jax.Array, index: jax.Array) -> jax.Array:
     """leaf[b, index[b, k]]: leaf [B, n, ...], index [B, K] in [0, n) -> [B, K, ...]."""
     index = index.reshape(index.shape + (1,) * (leaf.ndim - 2))

@@ -4,6 +4,7 @@ Shapes: see docs/architecture.md.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -114,6 +115,15 @@ class WeightedSum:
 def needs_corpus(reward: Reward) -> bool:
     """True if a reward is prepared with captions, such as those of the train split."""
     return getattr(reward, "needs_corpus", True)
+
+
+def corpus_ids(
+    tokenizer: Tokenizer, captions: Iterable[Sequence[str]]
+) -> tuple[tuple[np.ndarray, ...], ...]:
+    """`reference_ids` of the captions of each image; the same unknown word has one id."""
+    captions = list(captions)
+    ids = iter(reference_ids(tokenizer, itertools.chain.from_iterable(captions)))
+    return tuple(tuple(itertools.islice(ids, len(of_image))) for of_image in captions)
 
 
 def reference_ids(

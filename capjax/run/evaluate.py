@@ -31,6 +31,7 @@ from capjax.run.ensemble import ensemble, label_of_members
 from capjax.run.features import from_features
 from capjax.run.foils import foil_metrics
 from capjax.run.load import Run, load, members_of
+from capjax.run.rewards import ready
 from capjax.run.split import Split, log_notes, make_split
 from capjax.run.workdir import Workdir
 from capjax.train.events import write_scalars
@@ -68,7 +69,7 @@ def evaluate(
     run = load(directory, checkpoint)
     if others:
         run = ensemble([run, *(load(other, checkpoint) for other in others)], average)
-    method = _method(config, run)
+    method = ready(build.decoding_method(config.decoding), run.config, run.tokenizer)
     with processes.primary_first():
         source = check_images(config.dataset, open_source(config.dataset, split))
         table = open_captions(config.dataset, source)
@@ -105,13 +106,6 @@ def metrics_line(metrics: dict[str, float]) -> str:
     """Formats metrics as one line of JSON, to four decimal places; null is NaN or infinity."""
     rounded = {name: round(value, 4) for name, value in metrics.items()}
     return json.dumps(finite(rounded), allow_nan=False)
-
-
-def _method(config: ConfigDict, run: Run) -> Method:
-    """The decoding method of the config, ready for the run."""
-    method = build.decoding_method(config.decoding)
-    checks.check_words(method, run.tokenizer)
-    return run.with_table(method)
 
 
 def _caption(

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from capjax.data.references import References
-from capjax.metrics.reward import reference_ids
+from capjax.metrics.reward import corpus_ids
 from capjax.run.split import Split
 from capjax.train.objective import Prepared
 
@@ -21,12 +21,10 @@ def prepare(
     """
     split = splits["train"]
     tokenizer = split.tokenizer
-    flat = [text for of_image in split.table.captions for text in of_image]
-    ids = iter(reference_ids(tokenizer, flat))
     # A caption without a word has the end token alone.
     captions = tuple(
-        tuple(found for found in (next(ids) for _ in of_image) if len(found) > 1)
-        for of_image in split.table.captions
+        tuple(ids for ids in of_image if len(ids) > 1)
+        for of_image in corpus_ids(tokenizer, split.table.captions)
     )
     references = References(captions, tokenizer, seed=split.config.seed)
     sizes = {"eos_id": tokenizer.eos_id, "vocab_size": tokenizer.vocab_size}

@@ -11,7 +11,7 @@ from capjax.data.sections import open_captions, open_source
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.methods import Consensus, Method
 from capjax.files.errors import ReportedError
-from capjax.metrics.reward import Reward, needs_corpus, reference_ids
+from capjax.metrics.reward import Reward, corpus_ids, needs_corpus
 
 
 def ready(method: Method, config: ConfigDict, tokenizer: Tokenizer) -> Method:
@@ -45,6 +45,4 @@ def reward_table(reward: Reward, config: ConfigDict, tokenizer: Tokenizer) -> An
             f"the reward {reward} knows how rare words are by the captions of the train split: "
             f"{error}; config.decoding.reward='bleu4' needs none"
         ) from error
-    words: dict[str, int] = {}
-    references = [reference_ids(tokenizer, each, words) for each in captions]
-    return reward.prepare(references, **ids)
+    return reward.prepare(corpus_ids(tokenizer, captions), **ids)

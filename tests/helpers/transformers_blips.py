@@ -83,10 +83,3 @@ def logits(model, images, tokens):
     with torch.no_grad():
         found = model(pixel_values=pixels(images), input_ids=torch.from_numpy(tokens))
     return np.asarray(found.logits)
-
-
-def loss(model, images, tokens, labels):
-    """The mean loss, which shifts the labels [B, T] of the tokens [B, T]."""
-    rows = {"input_ids": tokens, "labels": labels}
-    rows = {name: torch.from_numpy(value).long() for name, value in rows.items()}
-    return model(pixel_values=pixels(images), **rows).loss

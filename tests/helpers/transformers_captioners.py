@@ -86,6 +86,13 @@ def logits(model, images, tokens):
     return found.logits.numpy()
 
 
+def shifted_loss(model, images, tokens, labels):
+    """The mean loss of a BLIP or GIT, which shifts the labels [B, T] of the tokens [B, T]."""
+    rows = {"input_ids": tokens, "labels": labels}
+    rows = {name: torch.from_numpy(value).long() for name, value in rows.items()}
+    return model(pixel_values=pixels(images), **rows).loss
+
+
 def generate(model, images, **options):
     """(tokens [B, T] without the first, scores [B] or None of one beam) of `generate`."""
     if options.get("num_beams", 1) == 1:
