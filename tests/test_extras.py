@@ -6,7 +6,7 @@ from tests.helpers.command_line import REPOSITORY
 
 EXTRAS = {
     *("torch", "torchvision", "timm", "transformers", "huggingface_hub", "keras", "selenium"),
-    *("nbclient", "nbformat", "ipykernel", "notebook"),
+    *("nbclient", "nbformat", "ipykernel", "notebook", "peft"),
 }
 FOLDERS = ("tests", "benchmarks")
 NEEDS = ("importorskip", "need_")
