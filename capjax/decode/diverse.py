@@ -104,7 +104,7 @@ class Groups(BestFirst):
                 self.penalty * said[:, None] if group and self.penalty else None,
             )
             counts = before.open[:, None] & (live.sums > -jnp.inf)
-            said = said.at[np.arange(batch)[:, None], live.tokens].add(counts)
+            said = said.at[jnp.arange(batch)[:, None], live.tokens].add(counts)
             chosen.append(after)
             lives.append(_moved(live, first))
         return chosen, _join(lives)
