@@ -6,11 +6,11 @@ import sys
 
 from tqdm import tqdm
 
-from capjax.config import build
 from capjax.data.download import is_url
 from capjax.data.inputs import expand, read_input
 from capjax.data.rows import folder_of, read_rows
 from capjax.evaluate.lines import json_line, printable
+from capjax.parallel import devices
 from capjax.run.evaluate import metrics_line
 from capjax.run.likelihood import ScoredCaption
 from capjax.run.load import Run, load
@@ -19,7 +19,7 @@ from capjax.run.retrieval import retrieval
 
 def score_captions(given: argparse.Namespace) -> None:
     """Scores the captions of a command line, and prints them; see `capjax.cli.score`."""
-    build.compilation_cache(given.compilation_cache)
+    devices.compilation_cache(given.compilation_cache)
     run = load(given.workdir, given.checkpoint)
     if given.split:
         found = retrieval(run, given.split, given.first)

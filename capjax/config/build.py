@@ -70,12 +70,6 @@ def metric(name: str) -> Any:
         raise ConfigError(f"config.evaluation.metrics has {name!r}: {error}") from error
 
 
-def compilation_cache(directory: str) -> None:
-    """Sets the folder where JAX keeps compiled programs between starts; "" keeps none."""
-    if directory:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
-
-
 def resize(dataset: ConfigDict) -> Resize:
     """Builds the resize of the dataset section, which makes images square.
 
