@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from capjax.data.source import Example
+from capjax.evaluate.caption_view import pieces
 from experiments.report import write_report
-from experiments.report_attention import pieces
 from experiments.report_data import ReportError, collect, read_captions, read_curves
 from experiments.report_pictures import link_pictures
 from experiments.sweep_files import ResultsError
@@ -42,7 +42,12 @@ def test_pieces_of_any_tokens_are_the_caption(words, random):
     tokens = [token for token in tokens if random.random() < 0.9]
     found = pieces(text, tokens)
     assert len(found) == len(tokens)
-    assert not tokens or "".join(found) == text
+    assert not tokens or text.endswith("".join(found))
+
+
+def test_a_prompt_is_before_the_pieces():
+    words = ("a", "dog", "a", "dog")
+    assert pieces("a photo of a dog a dog", words) == [" a", " dog", " a", " dog"]
 
 
 @pytest.mark.parametrize(
