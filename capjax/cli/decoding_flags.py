@@ -18,6 +18,13 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} must be numbers with commas between") from error
+
+
 def _lines(file: str) -> tuple[str, ...]:
     try:
         with open(file, encoding="utf-8-sig") as stream:
@@ -46,7 +53,8 @@ _FLAGS: dict[str, tuple[Callable[[str], Any], str | None]] = {
     "seed": (int, "N"),
     "candidates": (str, "NAME"),
     "num_samples": (positive, "N"),
-    "reward": (str, "NAME"),
+    "rewards": (_words, "NAMES"),
+    "reward_weights": (_numbers, "NUMBERS"),
     "prompt": (str, "TEXT"),
     "repetition_penalty": (float, "X"),
     "no_repeat_ngram_size": (int, "N"),
@@ -61,6 +69,7 @@ _FLAGS: dict[str, tuple[Callable[[str], Any], str | None]] = {
     "allowed": (_lines, "FILE"),
 }
 NAMES = tuple(_FLAGS)
+_ALSO = {"num_beams": "beam_size", "rewards": "reward"}
 _FILE = "text file with a line for each of "
 
 
@@ -69,5 +78,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("decoding", "Defaults are the model's settings.")
     for name, (kind, metavar) in _FLAGS.items():
         text = _FILE + ABOUT[name] if kind is _lines else ABOUT[name]
-        names = ("--num_beams", "--beam_size") if name == "num_beams" else (f"--{name}",)
+        names = [f"--{each}" for each in (name, _ALSO.get(name)) if each]
         group.add_argument(*names, type=kind, metavar=metavar, help=text)

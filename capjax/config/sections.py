@@ -19,6 +19,8 @@ from capjax.parts.types import (
     Positive,
     PositiveShare,
     Rate,
+    RewardNames,
+    RewardWeights,
     Seed,
     Share,
 )
@@ -93,7 +95,8 @@ class DecodingFields:
     seed: Seed
     candidates: Literal["sample", "beam"]
     num_samples: Count
-    reward: Name
+    rewards: RewardNames
+    reward_weights: RewardWeights
     prompt: str
     repetition_penalty: Positive
     no_repeat_ngram_size: CountOrZero
@@ -129,7 +132,8 @@ ABOUT = {
     "seed": "seed of the samples",
     "candidates": "consensus among: sample or beam",
     "num_samples": "consensus among so many samples",
-    "reward": "consensus by: cider_d, bleu4 or a registered reward",
+    "rewards": "consensus by the sum of: cider_d, bleu4, a registered reward",
+    "reward_weights": "the weight of each, with commas between",
     "prompt": "words that every caption begins with",
     "repetition_penalty": "above 1 makes words that occurred less likely",
     "no_repeat_ngram_size": "no sequence of N tokens occurs twice",

@@ -1,7 +1,6 @@
 """The endpoints: captions as JSON, the models, health and the page."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,13 +12,14 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from capjax.data.images import ImageError
+from capjax.evaluate import caption_view
 from capjax.evaluate.lines import caption_row, json_line, printable
 from capjax.files.errors import ReportedError
+from capjax.serve import page
 from capjax.serve.batching import Batcher, BusyError
 from capjax.serve.requests import RETRY, Asked, Body, Held, Limits, RequestError, read_request
 from capjax.serve.served import Seen, Served, SettingsError
@@ -27,12 +27,7 @@ from capjax.serve.served import Seen, Served, SettingsError
 _log = logging.getLogger("capjax.serve")
 T = TypeVar("T")
 
-PAGE = Path(__file__).parent / "page"
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
-    "style-src 'self' 'unsafe-inline'",
-}
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
 class App:
@@ -65,30 +60,13 @@ class App:
     def asgi(self) -> ASGIApp:
         """The application for a server."""
         routes = [
-            Route("/", self._page),
             Route("/health", self._health),
             Route("/models", self._describe),
             Route("/caption", self._caption, methods=["POST"]),
-            Route("/page/{name}", self._shared_file),
-            Mount("/page", StaticFiles(directory=PAGE, check_dir=False)),
+            *(Route(address, _file(path)) for address, path in page.FILES.items()),
         ]
         errors = {HTTPException: _http_error, RequestError: _request_error, Exception: _fault}
         return _Logged(Starlette(routes=routes, exception_handlers=errors))
-
-    async def _page(self, request: Request) -> Response:
-        return _file(PAGE / "index.html")
-
-    async def _shared_file(self, request: Request) -> Response:
-        """A file of the page, or one that the page and the report share."""
-        name = request.path_params["name"]
-        with contextlib.suppress(ImportError):
-            from capjax.evaluate import caption_view
-
-            for path in map(Path, caption_view.FILES):
-                if path.name == name:
-                    return _file(path)
-        there = {path.name: path for path in PAGE.glob("*") if path.suffix != ".py"}
-        return _file(there.get(name, PAGE / "missing"))
 
     async def _health(self, request: Request) -> Response:
         if self._is_stopping():
@@ -193,8 +171,6 @@ def _row(caption: Any, attention: bool) -> dict[str, Any]:
     ):
         other["tokens"] = alternative.tokens
     if attention:
-        from capjax.evaluate import caption_view  # Few ask for it.
-
         row["pieces"] = caption_view.pieces(caption.text, caption.words)
         row["attention"] = caption_view.encode_maps(caption)
     return row
@@ -227,10 +203,11 @@ def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
     return Response(json_line(value), status, headers, media_type="application/json")
 
 
-def _file(path: Path) -> Response:
-    if not path.is_file():
-        raise HTTPException(404)
-    return FileResponse(path)
+def _file(path: Path) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        return FileResponse(path)
+
+    return answer
 
 
 async def _request_error(request: Request, error: Exception) -> Response:

@@ -22,7 +22,7 @@ from capjax.run.load import Run
 from capjax.serve.served import Program, Seen, SettingsError, doubled
 
 # Consensus reads the captions of the train split, and is a model's default or not at all.
-_OF_CONSENSUS = ("candidates", "num_samples", "reward")
+_OF_CONSENSUS = ("candidates", "num_samples", "reward", "rewards", "reward_weights")
 _OFFERED = tuple(name for name in ABOUT if name not in _OF_CONSENSUS)
 _NAMES = {"BeamSearch": "beam", "Sampling": "sample", "Consensus": "consensus"}
 # Of a setting that is a list of words.
