@@ -44,7 +44,7 @@ class Caption:
         is `log_prob`.
       met: False if it lacks a word of `must_include`, which no caption of the search had.
       alternatives: the others of `num_captions`, the best first, without attention.
-      tokens: ids of the words, and last that of the end where it is finished.
+      tokens: ids of the words.
     """
 
     text: str
@@ -181,7 +181,7 @@ class CaptionBatches:
             layers=self._layers,
             log_probs=tuple(result.token_log_probs[at][:length].tolist()),
             met=result.met is None or bool(result.met[at]),
-            tokens=tuple(result.tokens[at][:length].tolist()),
+            tokens=tuple(ids),
         )
 
 

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Sequence
 
-from capjax.serve.served import Served
+from capjax.artefact import runner
+from capjax.serve.artefacts import ServedArtefact
+from capjax.serve.served import Served, ServedError
 
 
 def open_models(
@@ -23,6 +25,9 @@ def open_models(
     models: list[Served] = []
     for source in sources:
         name = _free(os.path.basename(os.path.abspath(source)), {model.name for model in models})
+        if runner.is_artefact(source):
+            models.append(_artefact(name, source))
+            continue
         # Imported here, because an artefact needs nothing of training.
         from capjax.run.load import load
         from capjax.serve.runs import ServedRun
@@ -30,6 +35,13 @@ def open_models(
         run = load(source, checkpoint)
         models.append(ServedRun(name, run, most_beams=most_beams, most_length=most_length))
     return models
+
+
+def _artefact(name: str, folder: str) -> ServedArtefact:
+    try:
+        return ServedArtefact(name, runner.load(folder))
+    except runner.ArtefactError as error:
+        raise ServedError(str(error)) from error
 
 
 def _free(name: str, taken: set[str]) -> str:

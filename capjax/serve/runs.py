@@ -10,8 +10,6 @@ import numpy as np
 
 from capjax.config.errors import ConfigError
 from capjax.config.sections import ABOUT, DecodingFields
-from capjax.data.images import decoded
-from capjax.data.resize import to_square
 from capjax.evaluate.captioning import CaptionBatches
 from capjax.evaluate.methods import Consensus, Method, Sampling, settings_of
 from capjax.files.text import nearest
@@ -19,12 +17,11 @@ from capjax.parallel import devices
 from capjax.parts.check import fields_of
 from capjax.parts.types import Range
 from capjax.run.load import Run
-from capjax.serve.served import Program, Seen, SettingsError, doubled
+from capjax.serve.served import Program, Seen, SettingsError, doubled, flat, read_image
 
 # Consensus reads the captions of the train split, and is a model's default or not at all.
 _OF_CONSENSUS = ("candidates", "num_samples", "reward", "rewards", "reward_weights")
 _OFFERED = tuple(name for name in ABOUT if name not in _OF_CONSENSUS)
-_NAMES = {"BeamSearch": "beam", "Sampling": "sample", "Consensus": "consensus"}
 # Of a setting that is a list of words.
 _MOST_WORDS = 32
 _KINDS = {int: "int", float: "float", bool: "bool", str: "str", tuple: "str"}
@@ -106,11 +103,7 @@ class ServedRun:
         return value
 
     def described(self, method: Method) -> dict[str, Any]:
-        found = settings_of(method)
-        found["method"] = _NAMES[found["method"]]
-        for part in (found, found.get("candidates", {})):
-            part |= part.pop("control", {})
-        return found
+        return flat(settings_of(method))
 
     def kind(self, method: Method) -> Hashable:
         if isinstance(method, Consensus):
@@ -132,11 +125,7 @@ class ServedRun:
         return doubled(most, jax.local_device_count())
 
     def read(self, content: bytes, name: str) -> tuple[np.ndarray, Seen]:
-        with decoded(content, name=name) as picture:
-            width, height = picture.size
-            left, top, right, bottom = self._resize.seen(width, height)
-            seen = (left / width, top / height, right / width, bottom / height)
-            return to_square(picture, self._resize), seen
+        return read_image(content, name, self._resize)
 
 
 def _parts(name: str) -> tuple[Any, ...]:

@@ -5,6 +5,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from capjax.data.images import decoded
+from capjax.data.resize import Resize, Resizes, to_square
+from capjax.evaluate.caption_view import seen_part
 from capjax.files.errors import ReportedError
 
 # (method, pixels uint8 [B, H, W, 3], index int32 [B]) -> a caption, or its error, for each index
@@ -12,11 +15,17 @@ from capjax.files.errors import ReportedError
 Program = Callable[[Any, np.ndarray, np.ndarray], Sequence[Any]]
 
 # Left, top, right and bottom of what the model sees, as fractions of the upright image.
-Seen = tuple[float, float, float, float]
+Seen = list[float]
+
+_METHODS = {"BeamSearch": "beam", "Sampling": "sample", "Consensus": "consensus"}
 
 
 class SettingsError(ReportedError, ValueError):
     """Settings that a model can't be given by a client; the message says what would work."""
+
+
+class ServedError(ReportedError):
+    """A model gives an image no caption, or it can't be served; the message says why."""
 
 
 class Served(Protocol):
@@ -74,3 +83,18 @@ def doubled(most: int, unit: int = 1) -> list[int]:
         sizes.append(unit)
         unit *= 2
     return [*sizes, most]
+
+
+def read_image(content: bytes, name: str, resize: Resize | Resizes) -> tuple[np.ndarray, Seen]:
+    """`Served.read` of a model with such a resize."""
+    with decoded(content, name=name) as picture:
+        return to_square(picture, resize), seen_part(resize, *picture.size)
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `capjax.evaluate.methods.settings_of` under the names that clients use."""
+    found = {**settings, "method": _METHODS[settings["method"]]}
+    found |= found.pop("control", {})
+    if "candidates" in found:
+        found["candidates"] = flat(found["candidates"])
+    return found
