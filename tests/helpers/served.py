@@ -17,13 +17,6 @@ from capjax.data.resize import Resize
 from capjax.files.errors import ReportedError
 from capjax.serve.served import SettingsError, doubled, read_image
 
-for _name in ("starlette", "uvicorn", "python_multipart"):
-    pytest.importorskip(_name)
-
-from capjax.serve.batching import Batcher
-from capjax.serve.requests import Limits
-from capjax.serve.server import Server, listening
-
 
 class NoCaptionError(ReportedError):
     pass
@@ -35,6 +28,7 @@ class Echo:
     Attributes:
       gate: is waited for before each batch of its own settings, and `slow` before others compile.
       batches: (method, indices) of those that it captioned.
+      batcher: the server's, once there is one.
     """
 
     name, about, parameters, attends, shape = "echo", "says the level", 0, False, (4, 4, 3)
@@ -90,7 +84,15 @@ class Echo:
 @contextlib.contextmanager
 def running(models, *, batch_size=4, kept=2, **limits):
     """The port of a server of models, and the server."""
+    for needed in ("starlette", "uvicorn", "python_multipart"):
+        pytest.importorskip(needed)
+    from capjax.serve.batching import Batcher
+    from capjax.serve.requests import Limits
+    from capjax.serve.server import Server, listening
+
     batcher = Batcher(models, batch_size=batch_size, kept=kept)
+    for model in models:
+        model.batcher = batcher
     server = Server(models, batcher, Limits(**limits), num_threads=2)
     listener = listening("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
