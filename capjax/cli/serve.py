@@ -73,7 +73,7 @@ def serve(arguments: argparse.Namespace) -> NoReturn:
     from capjax.serve.batching import Batcher
     from capjax.serve.open import open_models
     from capjax.serve.requests import Limits
-    from capjax.serve.server import Server, address_of, listening
+    from capjax.serve.server import Server, listening
 
     log = logging.getLogger("capjax.serve")
     # Before the models are read, which takes seconds: the port may be in use.
@@ -101,7 +101,6 @@ def serve(arguments: argparse.Namespace) -> NoReturn:
         connections=arguments.connections,
     )
     server = Server(models, batcher, limits, num_threads=arguments.threads)
-    log.info("%s is ready: %s", address_of(listener), ", ".join(one.name for one in models))
     server.run([listener])
     # What clients asked for may be compiling, and all that was taken is answered.
     sys.stdout.flush()
