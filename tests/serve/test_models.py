@@ -36,7 +36,7 @@ def draw():
 
 @pytest.fixture(scope="module", name="port")
 def serve(served):
-    with running([served]) as (port, _):
+    with running([served], batch_size=1) as (port, _):  # Few sizes, since each is compiled.
         yield port
 
 
@@ -46,7 +46,9 @@ def serve(served):
 def test_captions_are_those_of_the_run(run, port, images, settings):
     status, _, answer = caption(port, *images, settings=settings)
     assert status == 200
-    for row, known in zip(answer["results"], run.caption(images, **settings), strict=True):
+    for row, known in zip(
+        answer["results"], run.caption(images, batch_size=1, **settings), strict=True
+    ):
         assert row["caption"] == known.text
         assert row["log_prob"] == pytest.approx(known.log_prob, abs=1e-5)
         assert row["words"] == [*known.words]
@@ -66,7 +68,7 @@ def test_attention_is_given_where_it_is_asked_for(run, port, images):
     (row,) = answer["results"]
     assert "".join(row["pieces"]) == row["caption"]
     assert row["attention"][:2] == [2, 2]
-    assert row["caption"] == run.caption(images[0]).text
+    assert row["caption"] == run.caption(images[0], batch_size=1).text
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_attention_is_given_where_it_is_asked_for(run, port, images):
         ({"max_length": 10}, "max_length=10 must be at most 9"),
         ({"num_captions": 3}, "num_captions=3 must be at most num_beams=2"),
         ({"temperature": -1}, "temperature=-1.0 must be 0 or more"),
-        ({"beams": 3}, "there is no setting 'beams': did you mean num_beams?"),
+        ({"num_beam": 3}, "there is no setting 'num_beam': did you mean num_beams?"),
         ({"rewards": ["os"]}, "rewards can't be set by clients"),
         ({"method": "consensus"}, "method='consensus' is not served"),
         ({"prompt": "zebra"}, "prompt"),
@@ -147,7 +149,7 @@ from capjax.serve.open import open_models
 from tests.helpers.served import caption, running
 
 models = open_models(sys.argv[1:2], checkpoint="best", most_beams=1, most_length=2)
-with running(models) as (port, _):
+with running(models, batch_size=1) as (port, _):
     images = [open(name, "rb").read() for name in sys.argv[2:]]
     answers = [caption(port, *images), caption(port, images[0], query="?attention=1")]
     answers.append(caption(port, images[0], settings={"num_beams": 3}))
