@@ -105,7 +105,10 @@ class FakeServer:
         rest = range(1, settings.get("num_captions", 1))
         kind = "sample" if settings.get("method") == "sample" else "caption"
         found["alternatives"] = [
-            {"caption": f"{kind} {place} of seed {settings.get('seed', 0)}", "log_prob": -9.5 - place}
+            {
+                "caption": f"{kind} {place} of seed {settings.get('seed', 0)}",
+                "log_prob": -9.5 - place,
+            }
             for place in rest
         ]
         return 200, {}, {"model": model, "decoding": settings, "results": [found]}
@@ -123,7 +126,9 @@ def serving(server: FakeServer, port: int = 0):
             path = urllib.parse.urlsplit(self.path).path
             if path == "/models":
                 limits = {"bytes": 10_000_000, "pixels": 80_000_000, "images": 8, "seconds": 30}
-                self._send(200, {}, json.dumps({"models": server.models, "limits": limits}).encode())
+                self._send(
+                    200, {}, json.dumps({"models": server.models, "limits": limits}).encode()
+                )
             elif path in FILES:
                 kind = mimetypes.guess_type(FILES[path].name)[0]
                 headers = {"Content-Type": kind, "Content-Security-Policy": POLICY}
