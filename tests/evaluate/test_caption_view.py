@@ -43,7 +43,8 @@ def test_a_notebook_shows_it(tmp_path):
     with browsers.opened(tmp_path / "profile") as page:
         page.open(file)
         inside = (
-            "const all = [...document.querySelectorAll('[data-captions]')].map((e) => e.shadowRoot);"
+            "const hosts = [...document.querySelectorAll('[data-captions]')];"
+            "const all = hosts.map((host) => host.shadowRoot);"
             "const texts = (root, of) => [...root.querySelectorAll(of)].map((e) => e.textContent);"
         )
         both = ["a <b> </script> dog", "a cat"]

@@ -31,7 +31,8 @@ def test_one_image_has_one_caption_and_a_list_a_list(run, path):
 
 def test_a_notebook_shows_captions(run, path):
     shown = run.show(path, num_beams=1)
-    assert shown.captions == [run.caption(path, num_beams=1, attention=True)]
+    assert [caption.text for caption in shown.captions] == [run.caption(path, num_beams=1).text]
+    assert shown.captions[0].attention is not None
     assert "captionView.show" in shown._repr_html_()
 
 
