@@ -30,6 +30,7 @@ from capjax.files.atomic import write_atomic
 from capjax.files.errors import ReportedError
 from capjax.files.text import finite
 from capjax.metrics.direction import LESS_IS_BETTER
+from capjax.parallel import devices
 from capjax.parallel.defaults import COMPILATION_CACHE
 from capjax.run.workdir import Workdir
 from experiments import report_attention, report_pictures
@@ -324,7 +325,7 @@ def main() -> None:
         parser.error("--images must be at least 0")
     show_log()
     logging.set_verbosity(logging.WARNING)
-    build.compilation_cache(COMPILATION_CACHE)
+    devices.compilation_cache(COMPILATION_CACHE)
     try:
         size = write_report(
             flags.directory,
