@@ -25,12 +25,11 @@ SETTINGS = [
         "choices": ["beam", "sample"],
         "about": "How captions are found.",
     },
-    {"name": "num_beams", "kind": "int", "least": 1, "most": 16, "about": "Beams.", "of": ["beam"]},
+    {"name": "num_beams", "kind": "int", "least": 1, "most": 16, "about": "Beams."},
     {
         "name": "length_penalty",
         "kind": "float",
         "about": "Exponent of the length.",
-        "of": ["beam"],
     },
     {"name": "num_captions", "kind": "int", "least": 1, "most": 8, "about": "Captions an image."},
     {
@@ -38,19 +37,25 @@ SETTINGS = [
         "kind": "float",
         "least": 0,
         "about": "Divides the logits; 0 is greedy.",
-        "of": ["sample"],
     },
     {"name": "seed", "kind": "int", "least": 0, "about": "Of the samples.", "of": ["sample"]},
     {"name": "prompt", "kind": "str", "about": "Words that begin the caption."},
 ]
 DECODING = {
-    "method": "beam",
-    "num_beams": 5,
-    "length_penalty": 0.7,
-    "num_captions": 1,
-    "temperature": 1.0,
-    "seed": 0,
-    "prompt": "",
+    "beam": {
+        "method": "beam",
+        "num_beams": 5,
+        "length_penalty": 0.7,
+        "num_captions": 1,
+        "prompt": "",
+    },
+    "sample": {
+        "method": "sample",
+        "temperature": 1.0,
+        "seed": 0,
+        "num_captions": 1,
+        "prompt": "",
+    },
 }
 
 
@@ -86,7 +91,7 @@ class FakeServer:
             {
                 "name": name,
                 "about": "MobileNetV2 and a transformer",
-                "decoding": DECODING,
+                "decoding": DECODING["beam"],
                 "settings": SETTINGS,
                 "attention": True,
                 "parameters": 6_400_000,
@@ -111,7 +116,8 @@ class FakeServer:
             }
             for place in rest
         ]
-        return 200, {}, {"model": model, "decoding": settings, "results": [found]}
+        decoding = DECODING[settings["method"]] | settings
+        return 200, {}, {"model": model, "decoding": decoding, "results": [found]}
 
 
 @contextlib.contextmanager

@@ -94,6 +94,7 @@ def test_settings_are_sent_and_taken_back(opened):
     page, server, _ = opened
     page.click("#decoding summary")
     names = "return [...document.querySelectorAll('[data-setting]')].map((e) => e.dataset.setting)"
+    # Those of the method alone.
     assert page.run(names) == ["method", "num_beams", "length_penalty", "num_captions", "prompt"]
     page.click("[data-setting=num_beams]")
     page.press("Backspace", "3", "Tab")
@@ -114,6 +115,12 @@ def test_settings_are_sent_and_taken_back(opened):
     page.wait("document.querySelectorAll('.samples').length")
     assert len(server.asked) == asked + 2
     assert server.asked[-2]["settings"] == {"method": "beam", "num_captions": 4}
+    page.click("[data-setting=method]")
+    page.press("Down", "Enter")
+    page.wait("document.querySelector('.others h2').textContent.includes('Other samples')")
+    settle(page)
+    assert page.run(names) == ["method", "num_captions", "temperature", "seed", "prompt"]
+    assert server.asked[-1]["settings"] == {"method": "sample", "num_captions": 4, "seed": 0}
 
 
 @IN_BROWSER
