@@ -10,7 +10,9 @@ import argparse
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from capjax.cli.compilation import add_compilation_cache
 from capjax.cli.decoding_flags import positive
@@ -62,8 +64,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def serve(arguments: argparse.Namespace) -> int:
-    """Serves until a signal; returns the exit status."""
+def serve(arguments: argparse.Namespace) -> NoReturn:
+    """Serves until a signal, and ends the process with status 0."""
     # Imported here, so that --help is answered at once.
     import jax
 
@@ -71,7 +73,7 @@ def serve(arguments: argparse.Namespace) -> int:
     from capjax.serve.batching import Batcher
     from capjax.serve.open import open_models
     from capjax.serve.requests import Limits
-    from capjax.serve.server import Server, address_of, listening
+    from capjax.serve.server import Server, listening
 
     log = logging.getLogger("capjax.serve")
     # Before the models are read, which takes seconds: the port may be in use.
@@ -99,21 +101,21 @@ def serve(arguments: argparse.Namespace) -> int:
         connections=arguments.connections,
     )
     server = Server(models, batcher, limits, num_threads=arguments.threads)
-    log.info("%s is ready: %s", address_of(listener), ", ".join(one.name for one in models))
     server.run([listener])
-    batcher.close()
-    return 0
+    # What clients asked for may be compiling, and all that was taken is answered.
+    sys.stdout.flush()
+    os._exit(0)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Reads the flags and serves; returns the exit status."""
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Reads the flags and serves."""
     show_log()
     arguments = parse_arguments(argv)
     if missing := [name for name in _NEEDED if not importlib.util.find_spec(name)]:
         fail(f"capjax serve needs {', '.join(missing)}: pip install 'capjax[serve]'")
     import_parts(arguments.parts)
     with reported():
-        return serve(arguments)
+        serve(arguments)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class App:
             {
                 "name": served.name,
                 "about": served.about,
-                "decoding": served.described(served.method({})),
+                "decoding": served.defaults(),
                 "settings": served.settings(),
                 "attention": served.attends,
                 "parameters": served.parameters,
@@ -146,7 +146,8 @@ class App:
                 raise error
         whole = [place for place, one in enumerate(read) if not isinstance(one, BaseException)]
         pixels = [(read[place][0], place) for place in whole]  # type: ignore[index]
-        coming = self._batcher.submit(served, method, asked.attention, pixels)
+        # For nothing no program is made, which could take another one's place.
+        coming = self._batcher.submit(served, method, asked.attention, pixels) if pixels else []
         captions = dict(zip(whole, await _all(map(asyncio.wrap_future, coming)), strict=True))
         rows = []
         for place, (name, _) in enumerate(asked.images):

@@ -39,6 +39,9 @@ class ServedArtefact:
         about = "seed of the samples"
         return [{"name": "seed", "about": about, "kind": "int", "least": 0, "most": _MOST_SEED}]
 
+    def defaults(self) -> dict[str, Any]:
+        return self.described(self.method({}))
+
     def method(self, settings: Mapping[str, Any]) -> Hashable:
         offered = [setting["name"] for setting in self.settings()]
         if unknown := sorted(settings.keys() - offered):

@@ -134,6 +134,7 @@ class Batcher:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        self._coming.put(None)
         self._threads[0].join()
 
     def _program(self, served: Served, method: Hashable, attention: bool) -> _Compiled:
@@ -173,8 +174,11 @@ class Batcher:
 
     def _prepare(self) -> None:
         warm = False
-        while not self._stopped:
-            if not (coming := self._coming.get()):
+        while True:
+            coming = self._coming.get()
+            if self._stopped:
+                return
+            if coming is None:
                 warm = True
                 self._warm()
                 continue

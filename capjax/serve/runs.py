@@ -71,6 +71,9 @@ class ServedRun:
                 found |= {"least": mark.least, "most": self._most.get(name, mark.most)}
         return found
 
+    def defaults(self) -> dict[str, Any]:
+        return {name: self._run.config.decoding[name] for name in _OFFERED}
+
     def method(self, settings: Mapping[str, Any]) -> Method:
         if not settings:
             return self._default

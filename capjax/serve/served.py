@@ -48,6 +48,9 @@ class Served(Protocol):
     def settings(self) -> list[dict[str, Any]]:
         """What a client may set: "name", "kind", "about", "least", "most" and "choices"."""
 
+    def defaults(self) -> dict[str, Any]:
+        """The model's own settings, for JSON."""
+
     def method(self, settings: Mapping[str, Any]) -> Hashable:
         """The decoding method with a client's settings.
 
@@ -97,4 +100,6 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     found |= found.pop("control", {})
     if "candidates" in found:
         found["candidates"] = flat(found["candidates"])
-    return found
+    if "early_stopping" in found:
+        found["early_stopping"] = str(found["early_stopping"]).lower()
+    return {name: value for name, value in found.items() if value is not None}

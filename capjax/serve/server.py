@@ -49,6 +49,7 @@ class Server(uvicorn.Server):
           limits: of requests and connections.
           num_threads: see `App`.
         """
+        self._names = ", ".join(served.name for served in models)
         app = App(
             models,
             batcher,
@@ -72,6 +73,11 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=round(limits.seconds) + _GRACE,
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        for listener in sockets or ():
+            _log.info("%s is ready: %s", address_of(listener), self._names)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not uvicorn's, which raises the signal again at its end.

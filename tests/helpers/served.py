@@ -42,6 +42,9 @@ class Echo:
     def settings(self):
         return [{"name": "tone", "kind": "str", "about": "any"}]
 
+    def defaults(self):
+        return {"tone": ""}
+
     def method(self, settings):
         if {*settings} - {"tone"}:
             raise SettingsError(f"there is no setting {min(settings)!r}: there is tone")
