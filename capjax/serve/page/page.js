@@ -93,7 +93,8 @@
   /** Shows a picture and captions it. */
   async function take(file, name) {
     if (!file) return;
-    const { limits } = await ready;
+    if (!(await ready)) return;
+    const { limits } = server;
     if (file.size > limits.bytes) {
       return complain(`${name} has ${size(file.size)}, and this server takes ${size(limits.bytes)}: make it smaller.`);
     }
@@ -273,24 +274,23 @@
     return el("label", { class: kind === "bool" ? "check" : "" }, ...parts, about && el("small", {}, about));
   }
 
+  /** Whether the server has told its models. */
   async function start() {
-    let found;
     try {
       const answer = await fetch("models");
-      found = await answer.json();
-      if (!answer.ok) throw new Error(found.error);
-    } catch (error) {
+      if (!answer.ok) throw new Error(answer.status);
+      Object.assign(server, await answer.json());
+    } catch {
       complain("The server can't be reached: start it, and load this page again.");
-      throw error;
+      return false;
     }
-    Object.assign(server, found);
     const options = () => server.models.map(({ name }) => el("option", {}, name));
     byId("model").replaceChildren(...options());
     byId("beside").replaceChildren(el("option", { value: "" }, "no other"), ...options());
     byId("beside").selectedIndex = server.models.length > 1 ? 2 : 0;
     byId("models").hidden = server.models.length < 2;
     choose();
-    return server;
+    return true;
   }
 
   const describe = ({ about, parameters }) => `${about} · ${(parameters / 1e6).toPrecision(2)} M parameters`;
@@ -338,5 +338,4 @@
     });
   }
   const ready = start();
-  ready.catch(() => {}); // Complained of.
 })();
