@@ -18,44 +18,23 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-SETTINGS = [
-    {
-        "name": "method",
-        "kind": "choice",
-        "choices": ["beam", "sample"],
-        "about": "How captions are found.",
-    },
-    {"name": "num_beams", "kind": "int", "least": 1, "most": 16, "about": "Beams."},
-    {
-        "name": "length_penalty",
-        "kind": "float",
-        "about": "Exponent of the length.",
-    },
+SETTINGS: list[dict] = [
+    {"name": "method", "kind": "choice", "choices": ["beam", "sample"], "about": "The search."},
+    {"name": "num_beams", "kind": "int", "least": 1, "most": 16, "about": "Beams.", "of": ["beam"]},
+    {"name": "length_penalty", "kind": "float", "about": "Exponent.", "of": ["beam"]},
     {"name": "num_captions", "kind": "int", "least": 1, "most": 8, "about": "Captions an image."},
-    {
-        "name": "temperature",
-        "kind": "float",
-        "least": 0,
-        "about": "Divides the logits; 0 is greedy.",
-    },
+    {"name": "temperature", "kind": "float", "least": 0, "about": "0 is greedy", "of": ["sample"]},
     {"name": "seed", "kind": "int", "least": 0, "about": "Of the samples.", "of": ["sample"]},
     {"name": "prompt", "kind": "str", "about": "Words that begin the caption."},
 ]
 DECODING = {
-    "beam": {
-        "method": "beam",
-        "num_beams": 5,
-        "length_penalty": 0.7,
-        "num_captions": 1,
-        "prompt": "",
-    },
-    "sample": {
-        "method": "sample",
-        "temperature": 1.0,
-        "seed": 0,
-        "num_captions": 1,
-        "prompt": "",
-    },
+    "method": "beam",
+    "num_beams": 5,
+    "length_penalty": 0.7,
+    "num_captions": 1,
+    "temperature": 1.0,
+    "seed": 0,
+    "prompt": "",
 }
 
 
@@ -91,7 +70,7 @@ class FakeServer:
             {
                 "name": name,
                 "about": "MobileNetV2 and a transformer",
-                "decoding": DECODING["beam"],
+                "decoding": DECODING,
                 "settings": SETTINGS,
                 "attention": True,
                 "parameters": 6_400_000,
@@ -116,7 +95,7 @@ class FakeServer:
             }
             for place in rest
         ]
-        decoding = DECODING[settings["method"]] | settings
+        decoding = DECODING | settings
         return 200, {}, {"model": model, "decoding": decoding, "results": [found]}
 
 

@@ -30,10 +30,8 @@
     .map(({ value }) => server.models.find(({ name }) => name === value)).filter((model) => model);
   const setting = (model, name) => model.settings.find((found) => found.name === name);
   const method = (model) => now.changed.method ?? model.decoding.method;
-  /** A model's settings with its method, by name: its own, then those of the last answer. */
-  const known = (model) => model.known?.[method(model)] ?? (method(model) === model.decoding.method ? model.decoding : null);
-  /** The settings that it has with the method, or all until that is known. */
-  const settingsOf = (model) => model.settings.filter(({ name }) => name === "method" || !known(model) || name in known(model));
+  /** Settings that the model has with its method. */
+  const settingsOf = (model) => model.settings.filter(({ of }) => !of || of.includes(method(model)));
   const size = (bytes) => `${+(bytes / 1e6).toPrecision(2)} MB`;
 
   /** The settings that a request sends. */
@@ -81,12 +79,7 @@
       const [row] = found.results ?? [{}];
       if (found.error ?? row.error) throw new Error(found.error ?? row.error);
       if (!answer.ok) throw new Error(`The server answered with status ${answer.status}`);
-      const { decoding } = found;
-      if (!model.known?.[decoding.method]) {
-        model.known = { ...model.known, [decoding.method]: decoding };
-        if (decoding.method === method(model)) drawSettings();
-      }
-      return { model: model.name, decoding, row };
+      return { model: model.name, decoding: found.decoding, row };
     }
   }
 
@@ -250,7 +243,7 @@
 
   /** The control of a setting; one that is left empty is the model's own. */
   function control(model, { name, kind, least, most, choices, about }) {
-    const value = [now.changed[name] ?? asked(model)[name] ?? known(model)?.[name] ?? ""].join(", ");
+    const value = [now.changed[name] ?? asked(model)[name] ?? model.decoding[name] ?? ""].join(", ");
     const given = kind === "choice"
       ? el("select", {}, ...choices.map((choice) => el("option", { selected: String(choice) === value }, choice)))
       : el("input", {
