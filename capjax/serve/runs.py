@@ -62,7 +62,7 @@ class ServedRun:
     def _setting(self, name: str) -> dict[str, Any]:
         kind, *marks = _parts(name)
         found: dict[str, Any] = {"name": name, "about": ABOUT[name]}
-        of = [method for method, kind in _OF.items() if name in kind.__dataclass_fields__]
+        of = [method for method, search in _OF.items() if name in search.__dataclass_fields__]
         if of and not isinstance(self._default, Consensus):
             found["of"] = of
         if typing.get_origin(kind) is typing.Literal:

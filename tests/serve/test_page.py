@@ -117,7 +117,7 @@ def test_settings_are_sent_and_taken_back(opened):
     assert server.asked[-2]["settings"] == {"method": "beam", "num_captions": 4}
     page.click("[data-setting=method]")
     page.press("Down", "Enter")
-    page.wait("document.querySelector('.others h2').textContent.includes('Other samples')")
+    page.wait("document.querySelector('.others h2')?.textContent.includes('Other samples')")
     settle(page)
     assert page.run(names) == ["method", "num_captions", "temperature", "seed", "prompt"]
     assert server.asked[-1]["settings"] == {"method": "sample", "num_captions": 4, "seed": 0}
