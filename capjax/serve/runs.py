@@ -11,7 +11,7 @@ import numpy as np
 from capjax.config.errors import ConfigError
 from capjax.config.sections import ABOUT, DecodingFields
 from capjax.evaluate.captioning import CaptionBatches
-from capjax.evaluate.methods import Consensus, Method, Sampling, settings_of
+from capjax.evaluate.methods import BeamSearch, Consensus, Method, Sampling, settings_of
 from capjax.files.text import nearest
 from capjax.parallel import devices
 from capjax.parts.check import fields_of
@@ -22,6 +22,8 @@ from capjax.serve.served import Program, Seen, SettingsError, doubled, flat, rea
 # Consensus reads the captions of the train split, and is a model's default or not at all.
 _OF_CONSENSUS = ("candidates", "num_samples", "reward", "rewards", "reward_weights")
 _OFFERED = tuple(name for name in ABOUT if name not in _OF_CONSENSUS)
+# A setting that is a field of some of these is of them alone.
+_OF = {"beam": BeamSearch, "sample": Sampling}
 # Of a setting that is a list of words.
 _MOST_WORDS = 32
 _KINDS = {int: "int", float: "float", bool: "bool", str: "str", tuple: "str"}
@@ -60,6 +62,9 @@ class ServedRun:
     def _setting(self, name: str) -> dict[str, Any]:
         kind, *marks = _parts(name)
         found: dict[str, Any] = {"name": name, "about": ABOUT[name]}
+        of = [method for method, search in _OF.items() if name in search.__dataclass_fields__]
+        if of and not isinstance(self._default, Consensus):
+            found["of"] = of
         if typing.get_origin(kind) is typing.Literal:
             choices = list(typing.get_args(kind))
             if name == "method" and not isinstance(self._default, Consensus):

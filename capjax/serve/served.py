@@ -46,7 +46,10 @@ class Served(Protocol):
     shape: tuple[int, ...]
 
     def settings(self) -> list[dict[str, Any]]:
-        """What a client may set: "name", "kind", "about", "least", "most" and "choices"."""
+        """What a client may set: "name", "kind", "about", "least", "most" and "choices".
+
+        A setting that not every method has says of which it is: "of".
+        """
 
     def defaults(self) -> dict[str, Any]:
         """The model's own settings, for JSON."""

@@ -18,28 +18,12 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-SETTINGS = [
-    {
-        "name": "method",
-        "kind": "choice",
-        "choices": ["beam", "sample"],
-        "about": "How captions are found.",
-    },
+SETTINGS: list[dict] = [
+    {"name": "method", "kind": "choice", "choices": ["beam", "sample"], "about": "The search."},
     {"name": "num_beams", "kind": "int", "least": 1, "most": 16, "about": "Beams.", "of": ["beam"]},
-    {
-        "name": "length_penalty",
-        "kind": "float",
-        "about": "Exponent of the length.",
-        "of": ["beam"],
-    },
+    {"name": "length_penalty", "kind": "float", "about": "Exponent.", "of": ["beam"]},
     {"name": "num_captions", "kind": "int", "least": 1, "most": 8, "about": "Captions an image."},
-    {
-        "name": "temperature",
-        "kind": "float",
-        "least": 0,
-        "about": "Divides the logits; 0 is greedy.",
-        "of": ["sample"],
-    },
+    {"name": "temperature", "kind": "float", "least": 0, "about": "0 is greedy", "of": ["sample"]},
     {"name": "seed", "kind": "int", "least": 0, "about": "Of the samples.", "of": ["sample"]},
     {"name": "prompt", "kind": "str", "about": "Words that begin the caption."},
 ]
@@ -105,10 +89,14 @@ class FakeServer:
         rest = range(1, settings.get("num_captions", 1))
         kind = "sample" if settings.get("method") == "sample" else "caption"
         found["alternatives"] = [
-            {"caption": f"{kind} {place} of seed {settings.get('seed', 0)}", "log_prob": -9.5 - place}
+            {
+                "caption": f"{kind} {place} of seed {settings.get('seed', 0)}",
+                "log_prob": -9.5 - place,
+            }
             for place in rest
         ]
-        return 200, {}, {"model": model, "decoding": settings, "results": [found]}
+        decoding = DECODING | settings
+        return 200, {}, {"model": model, "decoding": decoding, "results": [found]}
 
 
 @contextlib.contextmanager
@@ -123,7 +111,9 @@ def serving(server: FakeServer, port: int = 0):
             path = urllib.parse.urlsplit(self.path).path
             if path == "/models":
                 limits = {"bytes": 10_000_000, "pixels": 80_000_000, "images": 8, "seconds": 30}
-                self._send(200, {}, json.dumps({"models": server.models, "limits": limits}).encode())
+                self._send(
+                    200, {}, json.dumps({"models": server.models, "limits": limits}).encode()
+                )
             elif path in FILES:
                 kind = mimetypes.guess_type(FILES[path].name)[0]
                 headers = {"Content-Type": kind, "Content-Security-Policy": POLICY}

@@ -29,6 +29,13 @@ def test_one_image_has_one_caption_and_a_list_a_list(run, path):
         run.caption(np.zeros((4, 5, 4), np.uint8))
 
 
+def test_a_notebook_shows_captions(run, path):
+    shown = run.show(path, num_beams=1)
+    assert [caption.text for caption in shown.captions] == [run.caption(path, num_beams=1).text]
+    assert shown.captions[0].attention is not None
+    assert "captionView.show" in shown._repr_html_()
+
+
 def test_decoding_settings_are_those_of_the_command_line(run, path):
     greedy = run.caption(path, method=capjax.BeamSearch(1, 1.0, False, 6))
     for name in ("num_beams", "beam_size"):

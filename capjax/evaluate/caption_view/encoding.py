@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def encode_maps(caption: "Caption") -> list[Any]:
-    """Encodes a caption's attention, averaged over layers and heads, without positions off the grid.
+    """Encodes a caption's attention: `encode` of its mean over layers and heads, on the grid alone.
 
     Raises:
       ValueError: the caption has no attention.
@@ -24,7 +24,7 @@ def encode_maps(caption: "Caption") -> list[Any]:
 
 
 def encode(maps: np.ndarray) -> list[Any]:
-    """Encodes maps [T, h, w] as [h, w, base64 of uint8 T x h x w], each scaled to a maximum of 255."""
+    """Encodes maps [T, h, w] for JSON: [h, w, base64 of uint8 T x h x w], each of maximum 255."""
     most = maps.max(axis=(1, 2), keepdims=True, initial=np.finfo(np.float32).tiny)
     scaled = np.rint(255 * maps / most).astype(np.uint8)
     return [*maps.shape[1:], base64.b64encode(scaled.tobytes()).decode()]

@@ -6,13 +6,15 @@ import html
 import io
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from capjax.data.images import AnyImage, load_image
 from capjax.data.resize import Resize, Resizes
 from capjax.evaluate.caption_view import FILES, encode_maps, pieces, seen_part
-from capjax.evaluate.captioning import Caption
 from capjax.files.text import finite
+
+if TYPE_CHECKING:
+    from capjax.evaluate.captioning import Caption
 
 # Longest side of an image in the notebook's file, in pixels.
 _SIDE = 480
@@ -45,7 +47,7 @@ class CaptionView:
     def __init__(
         self,
         images: Sequence[AnyImage],
-        captions: Sequence[Caption],
+        captions: Sequence["Caption"],
         resize: Resize | Resizes,
     ):
         self.images, self.captions, self._resize = images, captions, resize
@@ -65,7 +67,7 @@ class CaptionView:
             all=data,
         )
 
-    def _row(self, image: AnyImage, caption: Caption) -> dict[str, Any]:
+    def _row(self, image: AnyImage, caption: "Caption") -> dict[str, Any]:
         """What `captionView.show` takes."""
         picture = load_image(image)
         row: dict[str, Any] = {

@@ -11,6 +11,7 @@ from capjax.evaluate import caption_view
 _HERE = Path(__file__).parent
 
 FILES: dict[str, Path] = {"/": _HERE / "index.html"} | {
-    f"/page/{file.name}": file for file in (*_HERE.glob("page.*"), _HERE / "icon.svg", *caption_view.FILES)
+    f"/page/{file.name}": file
+    for file in (*_HERE.glob("page.*"), _HERE / "icon.svg", *caption_view.FILES)
 }
 FILES |= {f"/page/examples/{file.name}": file for file in _HERE.glob("examples/*.*g")}

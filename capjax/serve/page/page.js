@@ -41,11 +41,11 @@
     for (const { name, most } of settingsOf(model)) {
       if (name in now.changed) found[name] = now.changed[name];
       else if (name === "num_captions") {
-        const beams = method(model) === "beam" ? now.changed.num_beams ?? model.decoding.num_beams : SHOWN;
-        found[name] = Math.max(model.decoding[name], Math.min(SHOWN, most ?? SHOWN, beams));
+        const beams = method(model) === "beam" ? now.changed.num_beams ?? model.decoding.num_beams ?? 1 : SHOWN;
+        found[name] = Math.max(model.decoding[name] ?? 1, Math.min(SHOWN, most ?? SHOWN, beams));
       }
     }
-    if (isSampled(model)) found.seed = (found.seed ?? model.decoding.seed) + now.seed;
+    if (isSampled(model)) found.seed = (found.seed ?? model.decoding.seed ?? 0) + now.seed;
     return found;
   }
 
@@ -79,15 +79,15 @@
       const [row] = found.results ?? [{}];
       if (found.error ?? row.error) throw new Error(found.error ?? row.error);
       if (!answer.ok) throw new Error(`The server answered with status ${answer.status}`);
-      const { model: name, decoding } = found;
-      return { model: name, decoding, row };
+      return { model: model.name, decoding: found.decoding, row };
     }
   }
 
   /** Shows a picture and captions it. */
   async function take(file, name) {
     if (!file) return;
-    const { limits } = await ready;
+    if (!(await ready)) return;
+    const { limits } = server;
     if (file.size > limits.bytes) {
       return complain(`${name} has ${size(file.size)}, and this server takes ${size(limits.bytes)}: make it smaller.`);
     }
@@ -116,7 +116,9 @@
     byId("stage").replaceChildren(stage.element);
   }
 
-  const look = (found) => { byId("looked").textContent = captionView.told(found); };
+  const look = (found) => {
+    byId("looked").textContent = captionView.told(found) || byId("looked").dataset.idle;
+  };
 
   /** Captions the picture with each chosen model, in place of what is shown. */
   function captionAll() {
@@ -124,6 +126,7 @@
     now.end.abort();
     now.end = new AbortController();
     complain("");
+    byId("looked").dataset.idle = "";
     look(null);
     stage.dark();
     byId("hint").hidden = true;
@@ -131,7 +134,7 @@
     byId("answers").classList.toggle("two", models.length > 1);
     byId("answers").replaceChildren(...models.map((model) => {
       const article = el("article", { class: "answer", "aria-busy": "true", "aria-label": model.name },
-        models.length > 1 && el("p", { class: "who" }, model.name),
+        models.length > 1 && el("p", { class: "who" }, el("b", {}, model.name), ` · ${describe(model)}`),
         el("p", { class: "caption waiting" }, "Looking…"));
       answer(article, model, models.length > 1);
       return article;
@@ -144,7 +147,7 @@
     const wait = (sentence) => { line.textContent = sentence; };
     try {
       const start = performance.now();
-      const found = await ask(model, asked(model), { attention: true, wait });
+      const found = await ask(model, asked(model), { attention: model.attention, wait });
       const seconds = (performance.now() - start) / 1000;
       const { row } = found;
       line.classList.remove("waiting");
@@ -152,7 +155,9 @@
       line.setAttribute("role", "group");
       line.setAttribute("aria-label", row.caption);
       captionView.words(line, { ...row, text: row.caption }, { stage, tell: look });
-      byId("hint").hidden = !line.querySelector("button");
+      byId("looked").dataset.idle = row.attention ? "Point at a word to see where the model looked" : "";
+      look(null);
+      byId("hint").hidden = !row.log_probs;
       byId("status").textContent = `${isOneOfTwo ? `${model.name}: ` : ""}${row.caption || "The model says nothing."}`;
       article.append(facts(found, seconds));
       const others = row.alternatives ?? [];
@@ -236,21 +241,23 @@
       ...settingsOf(model).map((found) => control(model, found)), el("div", { class: "buttons" }, reset));
   }
 
+  /** The control of a setting; one that is left empty is the model's own. */
   function control(model, { name, kind, least, most, choices, about }) {
-    const value = now.changed[name] ?? asked(model)[name] ?? model.decoding[name];
+    const value = [now.changed[name] ?? asked(model)[name] ?? model.decoding[name] ?? ""].join(", ");
     const given = kind === "choice"
-      ? el("select", {}, ...choices.map((choice) => el("option", { selected: choice === value }, choice)))
+      ? el("select", {}, ...choices.map((choice) => el("option", { selected: String(choice) === value }, choice)))
       : el("input", {
         type: { int: "number", float: "number", bool: "checkbox" }[kind] ?? "text",
         min: least, max: most, step: kind === "float" ? "any" : undefined,
-        required: kind === "int" || kind === "float", checked: kind === "bool" && value,
-        value: kind === "bool" ? undefined : value,
+        placeholder: "the model's own", checked: value === "true", value: kind === "bool" ? undefined : value,
       });
     given.dataset.setting = name;
     given.addEventListener("change", () => {
       if (!given.reportValidity()) return;
-      now.changed[name] = { int: given.valueAsNumber, float: given.valueAsNumber, bool: given.checked }[kind] ?? given.value;
-      if (now.changed[name] === model.decoding[name] && name !== "num_captions") delete now.changed[name];
+      if (kind === "bool") now.changed[name] = given.checked;
+      else if (kind === "choice") now.changed[name] = choices[given.selectedIndex];
+      else now.changed[name] = kind === "str" ? given.value : given.valueAsNumber;
+      if (given.value === "" && kind !== "str") delete now.changed[name];
       drawSettings();
       byId("settings").querySelector(`[data-setting="${name}"]`).focus();
       captionAll();
@@ -260,32 +267,31 @@
     return el("label", { class: kind === "bool" ? "check" : "" }, ...parts, about && el("small", {}, about));
   }
 
+  /** Whether the server has told its models. */
   async function start() {
-    let found;
     try {
       const answer = await fetch("models");
-      found = await answer.json();
-      if (!answer.ok) throw new Error(found.error);
-    } catch (error) {
+      if (!answer.ok) throw new Error(answer.status);
+      Object.assign(server, await answer.json());
+    } catch {
       complain("The server can't be reached: start it, and load this page again.");
-      throw error;
+      return false;
     }
-    Object.assign(server, found);
     const options = () => server.models.map(({ name }) => el("option", {}, name));
     byId("model").replaceChildren(...options());
     byId("beside").replaceChildren(el("option", { value: "" }, "no other"), ...options());
     byId("beside").selectedIndex = server.models.length > 1 ? 2 : 0;
     byId("models").hidden = server.models.length < 2;
     choose();
-    return server;
+    return true;
   }
+
+  const describe = ({ about, parameters }) => `${about} · ${(parameters / 1e6).toPrecision(2)} M parameters`;
 
   function choose() {
     const [model, other] = chosen();
     if (other === model) byId("beside").value = "";
-    const names = chosen().map(({ name, about, parameters }) =>
-      [server.models.length > 1 ? "" : name, about, `${(parameters / 1e6).toPrecision(3)} M parameters`].filter((part) => part).join(" · "));
-    byId("about").textContent = names.join(" — ");
+    byId("about").textContent = other ? "" : `${model.name} · ${describe(model)}`;
     drawSettings();
   }
 
@@ -325,5 +331,4 @@
     });
   }
   const ready = start();
-  ready.catch(() => {}); // Complained of.
 })();
