@@ -49,6 +49,8 @@ class Server(uvicorn.Server):
           limits: of requests and connections.
           num_threads: see `App`.
         """
+        # Of each malformed request; its client is told.
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)
         self._names = ", ".join(served.name for served in models)
         app = App(
             models,
