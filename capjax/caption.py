@@ -55,6 +55,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "folder, or its name on huggingface.co",
     )
     parser.add_argument(
+        "--adapter",
+        metavar="DIR",
+        help="folder of PEFT with low-rank adapters (LoRA) of the --model",
+    )
+    parser.add_argument(
         "--average",
         choices=("probabilities", "log_probabilities"),
         help="what an ensemble averages of each token (default: probabilities)",
@@ -85,6 +90,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     attention.check_arguments(parser, arguments)
     if arguments.model and arguments.checkpoint:
         parser.error("--checkpoint needs --workdir: a --model has one checkpoint")
+    if arguments.adapter and not arguments.model:
+        parser.error("--adapter needs --model: a run has its own adapters")
     if arguments.average and len(arguments.workdir or ()) < 2:
         parser.error("--average is of an ensemble, which has several --workdir")
     if arguments.resume and not arguments.output:

@@ -85,7 +85,7 @@ def _load(arguments: argparse.Namespace) -> Run:
                 f"--model {arguments.model} is no captioner of transformers, whose config.json has "
                 "a model_type; give a run's folder as --workdir"
             )
-        return load(arguments.model, checkpoint)
+        return load(arguments.model, checkpoint, adapter=arguments.adapter or "")
     runs = [_load_run(workdir, checkpoint) for workdir in arguments.workdir]
     return ensemble(runs, arguments.average or "probabilities") if len(runs) > 1 else runs[0]
 

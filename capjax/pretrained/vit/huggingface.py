@@ -309,7 +309,7 @@ def to_tensors(
     """
     kind = _KINDS[section["model_type"]]
     _, layout = read_config(section, section["model_type"])
-    tensors = tables.write(layouts.table(layout), params)
+    tensors = tables.write(table(section), params)
     # An embedding of torch has the positions' two axes, and a class token beside it one; a
     # parameter that is added to a batch has three.
     embedded = layout.positions.endswith(".weight")
@@ -318,6 +318,12 @@ def to_tensors(
     if not embedded:
         tensors[layout.positions] = tensors[layout.positions][None]
     return tensors | {name: make(fields["width"]) for name, make in kind.unused.items()}
+
+
+def table(section: Mapping[str, Any]) -> tables.Table:
+    """Returns the table of the parameters of the ViT of such a section."""
+    _, layout = read_config(section, section["model_type"])
+    return layouts.table(layout)
 
 
 def _vision_config(config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
