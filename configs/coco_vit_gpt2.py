@@ -10,9 +10,9 @@ The first starts from two checkpoints, google/vit-base-patch16-224-in21k and ope
 with randomly initialised cross-attention; the third does so from any two. The second fine-tunes a
 captioner. The fourth starts from the best checkpoint of the first and trains by CIDEr-D
 (`docs/self_critical.md`). The last trains low-rank adapters of that captioner alone (Hu et al.
-2021), or of another, "lora:SOURCE". Each is a name on huggingface.co, or a folder with a slash or a dot in
-its path (./vit). All parameters train; --config.encoder.trainable='()' freezes the ViT, and
---config.decoder.frozen=True freezes GPT-2's own layers.
+2021), or of another, "lora:SOURCE". Each is a name on huggingface.co, or a folder with a slash or a
+dot in its path (./vit). Otherwise all parameters train; --config.encoder.trainable='()' freezes the
+ViT, and --config.decoder.frozen=True freezes GPT-2's own layers.
 """
 
 from configs import base

@@ -4,8 +4,8 @@
     capjax train --config folder_vit_gpt2:SOURCE --config.dataset.file=captions.csv
     capjax train --config folder_vit_gpt2:lora --config.dataset.file=captions.csv
 
-The first fine-tunes a published captioner, the last its low-rank adapters. SOURCE is another captioner, or a ViT and a GPT-2, as in
-`coco_vit_gpt2`.
+The first fine-tunes a published captioner, the last its low-rank adapters. SOURCE is another
+captioner, or a ViT and a GPT-2, as in `coco_vit_gpt2`.
 """
 
 from configs import base, coco_vit_gpt2

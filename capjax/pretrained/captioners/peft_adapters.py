@@ -85,9 +85,12 @@ def read_adapters(
     file = next(filter(os.path.isfile, files), None)
     if file is None:
         raise WeightsError(f"{folder}: has no weights: none of {', '.join(_WEIGHTS)}")
-    modules, found = _modules(captioner), {}
+    modules, unused = _modules(captioner), _unused(captioner)
+    found: dict[str, np.ndarray] = {}
     scales = set()
     for module, (a, b) in sorted(_pairs(read_weights(file), file).items()):
+        if module.startswith(unused):
+            continue
         if module not in modules:
             raise WeightsError(
                 f"{file}: adapts {module}, which is no dense layer of a "
@@ -104,7 +107,8 @@ def read_adapters(
         for place in places:
             pair = _own(a, b[:, start : start + place.width], config["r"])
             start += place.width
-            if pair is not None:
+            # Others of the module may be adapted without it.
+            if pair[1].any() or not b.any():
                 name = adapter_name(place.layer, place.projection)
                 found |= {f"{name}/{matrix}": x for matrix, x in zip("ab", pair, strict=True)}
     if len(scales) != 1:
@@ -132,8 +136,8 @@ def _check_config(config: Mapping[str, Any], path: str) -> None:
     start = config.get("init_lora_weights", True)
     if start not in _STARTS:
         raise WeightsError(
-            f"{path}: init_lora_weights={start!r:.60} is not supported, which changes parameters of "
-            "the model, too; PEFT converts such adapters (path_initial_model_for_weight_conversion)"
+            f"{path}: init_lora_weights={start!r:.60} is not supported, which changes parameters "
+            "of the model, too; save_pretrained of PEFT converts such adapters"
         )
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or rank < 1:
@@ -180,12 +184,12 @@ def _scale(config: Mapping[str, Any], module: str, rank: int, path: str) -> floa
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _own(a: np.ndarray, b: np.ndarray, rank: int) -> Pair | None:
-    """Of a module's A [D, ranks] and a projection's part of its B, what is not zero."""
+def _own(a: np.ndarray, b: np.ndarray, rank: int) -> Pair:
+    """Of a module's A [D, ranks] and a projection's part of its B, the ranks that it has."""
     if len(b) == rank or len(b) % rank:
         return a, b
     kept = b.reshape(-1, rank, b.shape[1]).any(axis=(1, 2)).repeat(rank)
-    return (a[:, kept], b[kept]) if kept.any() else None
+    return a[:, kept], b[kept]
 
 
 def write_adapters(
@@ -302,16 +306,27 @@ def _modules(captioner: PretrainedCaptioner) -> dict[str, tuple[_Place, ...]]:
     return found
 
 
+def _section(captioner: PretrainedCaptioner) -> dict[str, Any]:
+    """The section of the encoder in config.json."""
+    types = captioner.family.encoder_types
+    return huggingface.write_config(captioner.encoder, captioner.resize.size, types)
+
+
+def _unused(captioner: PretrainedCaptioner) -> tuple[str, ...]:
+    """The beginnings of the names of what transformers' encoder has and no caption needs."""
+    start = captioner.family.encoder_prefix
+    return tuple(start + name for name in huggingface.left_out(_section(captioner)))
+
+
 def _layers(
     captioner: PretrainedCaptioner, names: Collection[str]
 ) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """The names of dense layers, theirs and ours, of each row of the captioner's tables."""
     family = captioner.family
-    section = huggingface.write_config(
-        captioner.encoder, captioner.resize.size, family.encoder_types
-    )
-    parts = {"encoder": (huggingface.table(section), family.encoder_prefix), **family.part_tables}
-    for part, (table, start) in parts.items():
+    vits = huggingface.module_tables(_section(captioner))
+    found = [("encoder", table, family.encoder_prefix) for table in vits]
+    found += [(part, *rest) for part, rest in family.part_tables.items()]
+    for part, table, start in found:
         own = [n.removeprefix(f"{part}/") for n in names if n.startswith(f"{part}/")]
         for theirs, ours in tables.layers(table, own, start):
             yield theirs, tuple(f"{part}/{layer}" for layer in ours)
