@@ -13,6 +13,8 @@ from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.patch import PatchEncoder
 from capjax.models.lora import Lora, is_adapter, merge
 
+# Compiling takes longer than all else here.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 PARTS = ("encoder", "adapter", "decoder")
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
 TOKENS = np.random.default_rng(1).integers(0, 9, (2, 2, 5), np.int32)
@@ -28,9 +30,22 @@ def make(lora, *, recurrent=False):
     return Captioner(PatchEncoder(4, 8, 1, 2), decoder, Adapter(8, depth=1, num_heads=2), lora=lora)
 
 
-def run(model, variables, **options):
-    options = {"train": False, **options}
-    return model.apply(variables, IMAGES, TOKENS, **options).logits
+def run(model, variables, key=None):
+    """Logits of teacher forcing; of training, if there is a key of dropout."""
+
+    @jax.jit(compiler_options=QUICK)
+    def logits(variables):
+        rngs = None if key is None else {"dropout": key}
+        return model.apply(variables, IMAGES, TOKENS, train=rngs is not None, rngs=rngs).logits
+
+    return np.asarray(logits(variables))
+
+
+def init(model):
+    return jax.jit(
+        lambda: model.init(jax.random.key(0), IMAGES, TOKENS, train=False),
+        compiler_options=QUICK,
+    )()
 
 
 def loud(tree, seed=0):
@@ -49,8 +64,7 @@ def loud(tree, seed=0):
 def test_merged_it_computes_the_same(projections, recurrent):
     lora = Lora(2, 3.0, 0.0, projections)
     model, plain = make(lora, recurrent=recurrent), make(None, recurrent=recurrent)
-    variables = model.init_variables(jax.random.key(0), (8, 8, 3))
-    bare = plain.init_variables(jax.random.key(0), (8, 8, 3))
+    variables, bare = init(model), init(plain)
     # At first there is the model without, bit for bit: its parameters and what it computes.
     adapters, frozen = split_frozen(variables, PARTS)
     jax.tree.map(np.testing.assert_array_equal, frozen, bare)
@@ -72,27 +86,32 @@ def test_merged_it_computes_the_same(projections, recurrent):
 
 def step(model, variables):
     """Logits of a stepped decoder, [B, 2, 3, V]."""
-    memory = model.apply(variables, IMAGES, method="encode")
-    carry = model.apply(variables, memory, 2, 5, method="init_carry")
-    found = []
-    for place in range(3):
-        token = TOKENS[:, :, place]
-        carry, logits, _ = model.apply(variables, carry, token, method="step")
-        found.append(logits)
-    return jnp.stack(found, axis=2)
+
+    @jax.jit(compiler_options=QUICK)
+    def logits(variables):
+        memory = model.apply(variables, IMAGES, method="encode")
+        carry = model.apply(variables, memory, 2, 5, method="init_carry")
+        found = []
+        for place in range(3):
+            token = TOKENS[:, :, place]
+            carry, logits, _ = model.apply(variables, carry, token, method="step")
+            found.append(logits)
+        return jnp.stack(found, axis=2)
+
+    return np.asarray(logits(variables))
 
 
 def test_dropout_acts_on_adapters_alone_and_in_training_alone():
     lora = Lora(2, 3.0, 0.5, ("query", "value"))
     model = make(lora)
-    adapters, frozen = split_frozen(model.init_variables(jax.random.key(0), (8, 8, 3)), PARTS)
-    rngs = {"rngs": {"dropout": jax.random.key(1)}, "train": True}
+    adapters, frozen = split_frozen(init(model), PARTS)
+    key = jax.random.key(1)
     zero = join_frozen(adapters, frozen)
-    np.testing.assert_array_equal(run(model, zero, **rngs), run(model, zero))
+    np.testing.assert_array_equal(run(model, zero, key), run(model, zero))
     variables = join_frozen(loud(adapters), frozen)
-    evaluated, trained = run(model, variables), run(model, variables, **rngs)
+    evaluated, trained = run(model, variables), run(model, variables, key)
     assert np.abs(trained - evaluated).max() > 1e-2
-    other = run(model, variables, train=True, rngs={"dropout": jax.random.key(2)})
+    other = run(model, variables, jax.random.key(2))
     assert np.abs(trained - other).max() > 1e-2
 
 
