@@ -52,8 +52,8 @@ def check(config: ConfigDict) -> None:
     _check_images(config)
     _check_objective(config, decoder)
     _check_start(config, decoder)
-    if questions.has_lora(config):
-        check_lora(config)
+    if (lora := build.lora(config)) is not None:
+        check_lora(config, lora)
 
 
 def _check_metric(config: ConfigDict) -> None:

@@ -5,15 +5,15 @@ from ml_collections import ConfigDict
 
 from capjax.config import build, questions
 from capjax.config.errors import ConfigError
-from capjax.models.lora import is_adapter, projections_of
+from capjax.models.lora import Lora, is_adapter, projections_of
 
 # What else decides which parameters train, with the value that leaves it to the adapters.
 _OTHERS = {"encoder.trainable": (), "decoder.frozen": False, "word_vectors.frozen": False}
 
 
-def check_lora(config: ConfigDict) -> None:
-    """Raises ConfigError, naming the field, where adapters do not fit the rest of a config."""
-    rank = f"config.lora.rank={config.lora.rank}"
+def check_lora(config: ConfigDict, lora: Lora) -> None:
+    """Raises ConfigError, naming the field, where adapters do not fit the rest of their config."""
+    rank = f"config.lora.rank={lora.rank}"
     for field, value in _OTHERS.items():
         section, name = field.split(".")
         if (found := config[section].get(name, value)) != value:
@@ -34,21 +34,20 @@ def check_lora(config: ConfigDict) -> None:
         )
     if config.word_vectors.file:
         raise ConfigError(f"config.word_vectors.file does not go with {rank}: set it to ''")
-    if questions.is_cached(config) and build.lora(config).adapts("encoder"):
+    if questions.is_cached(config) and lora.adapts("encoder"):
         raise ConfigError(
             f"config.encoder.cache keeps features of a frozen encoder, and config.lora.projections="
             f"{config.lora.projections} are the encoder's, too: set --config.encoder.cache=, or "
             "name the decoder's alone, as in 'decoder/query'"
         )
-    _check_projections(config)
+    _check_projections(config, lora)
 
 
-def _check_projections(config: ConfigDict) -> None:
+def _check_projections(config: ConfigDict, lora: Lora) -> None:
     """Raises ConfigError for projections that the model lacks, and for a CNN's."""
-    if not config.lora.projections:
+    if not lora.projections:
         raise ConfigError("config.lora.projections=() leaves nothing to train: name one or more")
     model = build.captioner_of(config, vocab_size=1)
-    lora = model.lora
     shapes = traverse_util.flatten_dict(dict(build.shapes(config, model)["params"]), sep="/")
     kernels = {
         name.rpartition("/")[0]: leaf for name, leaf in shapes.items() if name.endswith("/kernel")

@@ -87,7 +87,7 @@ def read_adapters(
         raise WeightsError(f"{folder}: has no weights: none of {', '.join(_WEIGHTS)}")
     modules, unused = _modules(captioner), _unused(captioner)
     found: dict[str, np.ndarray] = {}
-    scales = set()
+    scales: set[float] = set()
     for module, (a, b) in sorted(_pairs(read_weights(file), file).items()):
         if module.startswith(unused):
             continue
