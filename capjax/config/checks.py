@@ -54,6 +54,8 @@ def check(config: ConfigDict) -> None:
     _check_start(config, decoder)
     if (lora := build.lora(config)) is not None:
         check_lora(config, lora)
+    elif config.lora.weights:
+        raise ConfigError("config.lora.weights needs a config.lora.rank, that of its adapters")
 
 
 def _check_metric(config: ConfigDict) -> None:

@@ -32,8 +32,6 @@ def check_lora(config: ConfigDict, lora: Lora) -> None:
             f"{rank} adapts a captioner that there is, of which no parameter stays random: give "
             "config.init_from, with config.init_parts=('all',) and config.init_tokenizer=True"
         )
-    if config.word_vectors.file:
-        raise ConfigError(f"config.word_vectors.file does not go with {rank}: set it to ''")
     if questions.is_cached(config) and lora.adapts("encoder"):
         raise ConfigError(
             f"config.encoder.cache keeps features of a frozen encoder, and config.lora.projections="
