@@ -2,17 +2,23 @@
 
     capjax train --config coco_blip
     capjax train --config coco_blip:SOURCE
+    capjax train --config coco_blip:lora
+    capjax train --config coco_blip:lora:SOURCE
 
 The first starts from Salesforce/blip-image-captioning-base. SOURCE is another name on
 huggingface.co, or a folder with a slash or a dot in its path (./blip). All parameters train;
---config.encoder.trainable='()' freezes the ViT.
+--config.encoder.trainable='()' freezes the ViT. With "lora", low-rank adapters train alone (Hu et
+al. 2021).
 """
 
 from configs import base
 
+SOURCE = "Salesforce/blip-image-captioning-base"
 
-def get_config(source: str = "Salesforce/blip-image-captioning-base"):
-    """`source` is a BLIP that captions."""
+
+def get_config(source: str = SOURCE):
+    """`source` is a BLIP that captions, with "lora:" before it for adapters."""
+    lora, source = base.split_lora(source, SOURCE)
     config = base.get_config()
     config.dataset = base.tfds_dataset("coco_captions")
     config.dataset.over_length = "cut"
@@ -37,4 +43,6 @@ def get_config(source: str = "Salesforce/blip-image-captioning-base"):
     config.optimizer.b2 = 0.999
     config.eval_every = 885
     config.evaluation.batch_size = 64
+    if lora:
+        base.use_lora(config)
     return config

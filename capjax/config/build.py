@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from capjax.config.errors import ConfigError
 from capjax.config.fields import part_of
-from capjax.config.questions import decoder_weights, encoder_stage, is_pretrained
+from capjax.config.questions import PARTS, decoder_weights, encoder_stage, has_lora, is_pretrained
 from capjax.config.sections import DecodingFields, RunFields
 from capjax.data.dataset import ImageScorer, Scorer
 from capjax.data.resize import Resize
@@ -24,6 +24,7 @@ from capjax.evaluate.scoring import Metric
 from capjax.metrics.reward import label_of, reward_of
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
+from capjax.models.lora import Lora
 from capjax.parallel import devices
 from capjax.parts import METRICS
 from capjax.parts.check import fault, fields_of, given_fields
@@ -134,7 +135,14 @@ def captioner_of(config: ConfigDict, vocab_size: int, **more: Any) -> Captioner:
         given["max_length"] = config.dataset.max_length
     decoder = _make(config, "decoder", part, given)
     fused = config.fused_attention and devices.has_cudnn()
-    return Captioner(encoder(config), decoder, adapter, fused=fused)
+    return Captioner(encoder(config), decoder, adapter, fused=fused, lora=lora(config))
+
+
+def lora(config: ConfigDict) -> Lora | None:
+    """Builds the adapters of the config; None if it has none."""
+    if not has_lora(config):
+        return None
+    return Lora(**{name: config.lora[name] for name in fields_of(Lora)})
 
 
 def _make(
@@ -174,6 +182,8 @@ def shapes(config: ConfigDict, model: Captioner) -> Variables:
 
 def frozen_parts(config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Prefixes of frozen parameters, and of exceptions that train; see `split_frozen`."""
+    if has_lora(config):
+        return PARTS, ()
     freeze = ("encoder",) if is_pretrained(config) else ()
     if config.word_vectors.frozen:
         freeze = (*freeze, "decoder/tokens")

@@ -6,6 +6,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from capjax.models.lora import Lora
 from capjax.parts.types import (
     BatchSize,
     Count,
@@ -54,6 +55,13 @@ class WordVectorFields:
 
     file: str
     frozen: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraFields(Lora):
+    """The section `lora`."""
+
+    weights: str
 
 
 @dataclasses.dataclass(frozen=True)
