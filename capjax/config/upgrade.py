@@ -42,7 +42,7 @@ _ADDED: dict[str, dict[str, Any]] = {
     },
 }
 # The same for fields outside of sections.
-_ADDED_FIELDS: dict[str, Any] = {"wandb_project": "", "fused_attention": True}
+_ADDED_FIELDS: dict[str, Any] = {"wandb_project": "", "fused_attention": True, "prompt": ""}
 # The same for sections of the part of one name.
 _ADDED_TO_PARTS: dict[str, dict[str, dict[str, Any]]] = {
     "decoder": {"transformer": {"epsilon": 1e-6, "feed_forward_dropout": 0.0}},

@@ -157,17 +157,27 @@ class Batch(NamedTuple):
       tokens: int32 [B, C, T + 1], bos ... eos pad.
       lengths: int32 [B, C], see `lay_out`.
       packing: int32 [B, S], see `pack`; None where the batch is padded.
+      prompt: tokens of the prompt with which every caption begins.
     """
 
     index: np.ndarray
     tokens: np.ndarray
     lengths: np.ndarray
     packing: np.ndarray | None = None
+    prompt: int = 0
 
     def text(self) -> dict[str, np.ndarray]:
-        """The arrays of the captions by name; "packing" only where the batch is packed."""
+        """The arrays of the captions by name.
+
+        "packing" is only there where the batch is packed, and "prompt", int32 [B], where captions
+        begin with one.
+        """
         found = {"tokens": self.tokens, "lengths": self.lengths}
-        return found if self.packing is None else found | {"packing": self.packing}
+        if self.packing is not None:
+            found["packing"] = self.packing
+        if self.prompt:
+            found["prompt"] = np.full(len(self.tokens), self.prompt, np.int32)
+        return found
 
 
 class TrainBatches:
@@ -250,7 +260,7 @@ class TrainBatches:
             length = self._round_up(max(map(max, lengths)), longest)
             tokens, own_lengths = lay_out(own, captions_per_image, length, self._tokenizer)
             packing = None
-        return Batch(plan.index[self._rows], tokens, own_lengths, packing)
+        return Batch(plan.index[self._rows], tokens, own_lengths, packing, self._encoded.prompt)
 
     def _round_up(self, length: int, limit: int) -> int:
         bucket = self._length_bucket or limit
@@ -291,14 +301,16 @@ def eval_indices(
 
 def eval_text(
     encoded: EncodedCaptions, index: np.ndarray, tokenizer: Tokenizer
-) -> tuple[np.ndarray, np.ndarray]:
-    """All captions of some images by `lay_out`, of one shape for all batches of a split.
+) -> dict[str, np.ndarray]:
+    """All captions of some images, see `Batch.text`, of one shape for all batches of a split.
 
     C is the most captions of an image of the split, at least 1; T is `encoded.max_length`. Padding
     rows, of index -1, have no captions.
     """
     captions = [encoded.tokens[i] if i >= 0 else () for i in index]
-    return lay_out(captions, max(encoded.most_captions, 1), encoded.max_length, tokenizer)
+    most = max(encoded.most_captions, 1)
+    tokens, lengths = lay_out(captions, most, encoded.max_length, tokenizer)
+    return Batch(index, tokens, lengths, prompt=encoded.prompt).text()
 
 
 def lay_out(

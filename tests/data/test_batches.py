@@ -215,7 +215,9 @@ def test_evaluation_has_every_image_once(images, rows, hosts):
 
 def test_evaluation_text_has_all_captions_in_one_shape():
     encoded = encode([2, 0, 3])
-    tokens, lengths = eval_text(encoded, np.array([0, 1, 2, -1]), TOKENIZER)
+    text = eval_text(encoded, np.array([0, 1, 2, -1]), TOKENIZER)
+    assert text.keys() == {"tokens", "lengths"}
+    tokens, lengths = text.values()
     assert tokens.shape == (4, 3, MAX_LENGTH + 1)
     assert (lengths > 0).sum(axis=1).tolist() == [2, 0, 3, 0]
     np.testing.assert_array_equal(tokens[2, 1, 1 : lengths[2, 1] + 1], encoded.tokens[2][1])

@@ -107,11 +107,28 @@ def test_the_limit_counts_eos():
     assert (misses.report.dropped, misses.report.unknown) == (1, 0)
 
 
+def test_a_prompt_is_before_every_caption():
+    captions = (("a pink dog", "", "a dog runs on the mat"), ("dog",))
+    given = {"max_length": 6, "over_length": "drop", "prompt": "the RED"}
+    encoded = encode_captions(table(captions), TOKENIZER, **given)
+    texts = [[TOKENIZER.decode(ids) for ids in captions] for captions in encoded.tokens]
+    assert texts == [["the red a <unk> dog"], ["the red dog"]]
+    assert encoded.prompt == 2
+    report = encoded.report
+    assert (report.kept, report.dropped, report.empty) == (2, 1, 1)
+    assert (report.words, report.unknown) == (4, 1)
+    counts = unigram_counts(encoded, TOKENIZER.vocab_size)
+    assert counts.sum() == 6
+    assert counts[TOKENIZER.encode("red")[0]] == 0
+
+
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="'truncate'"):
         encode_captions(table(), TOKENIZER, max_length=4, over_length="truncate")
     with pytest.raises(ValueError, match="max_length"):
         encode_captions(table(), TOKENIZER, max_length=1, over_length="cut")
+    with pytest.raises(ValueError, match=r"max_length must be at least 3, .* after the prompt 'a'"):
+        encode_captions(table(), TOKENIZER, max_length=2, over_length="cut", prompt="a")
 
 
 def test_unigram_counts_are_of_targets():
