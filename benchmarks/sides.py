@@ -6,6 +6,8 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 
 def measure(module: str, *arguments: str) -> dict:
@@ -18,6 +20,18 @@ def measure(module: str, *arguments: str) -> dict:
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
     """The median of each figure over runs."""
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def timed(repeats: int, call: Callable[[], object]) -> tuple[float, float, object]:
+    """Returns seconds of the first call, the median of `repeats` more, and the first result."""
+    seconds = []
+    for number in range(1 + repeats):
+        start = time.perf_counter()
+        found = call()
+        seconds.append(time.perf_counter() - start)
+        if number == 0:
+            first = found
+    return seconds[0], statistics.median(seconds[1:]), first
 
 
 def peak_memory_mib() -> float:

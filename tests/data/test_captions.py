@@ -108,18 +108,18 @@ def test_the_limit_counts_eos():
 
 
 def test_a_prompt_is_before_every_caption():
-    captions = (("a pink dog", "", "a dog runs on the mat"), ("dog",))
-    given = {"max_length": 6, "over_length": "drop", "prompt": "the RED"}
+    captions = (("a pink dog", "", "a dog runs and a dog runs"), ("dog",), ("",), ("dog",))
+    given = {"max_length": 6, "over_length": "drop", "prompt": "A cat"}
     encoded = encode_captions(table(captions), TOKENIZER, **given)
     texts = [[TOKENIZER.decode(ids) for ids in captions] for captions in encoded.tokens]
-    assert texts == [["the red a <unk> dog"], ["the red dog"]]
+    assert texts == [["a cat a dog"], ["a cat dog"], [], ["a cat dog"]]
     assert encoded.prompt == 2
     report = encoded.report
-    assert (report.kept, report.dropped, report.empty) == (2, 1, 1)
-    assert (report.words, report.unknown) == (4, 1)
+    assert (report.kept, report.dropped, report.empty) == (3, 1, 2)
+    assert (report.words, report.unknown) == (5, 1)
     counts = unigram_counts(encoded, TOKENIZER.vocab_size)
-    assert counts.sum() == 6
-    assert counts[TOKENIZER.encode("red")[0]] == 0
+    assert counts.sum() == 8
+    assert counts[TOKENIZER.encode("cat")[0]] == 0
 
 
 def test_wrong_arguments_are_refused():

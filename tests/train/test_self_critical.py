@@ -134,7 +134,8 @@ CASES = {
     "mean": {},
     "greedy": {"baseline": "greedy", "samples": 1},
     "sharp": {"temperature": 0.6, "kl_weight": 0.7},
-    "nucleus": {"top_p": 0.7, "kl_weight": 0.4, "prompt": (5,)},
+    "nucleus": {"top_p": 0.7, "kl_weight": 0.4},
+    "prompt": {"prompt": (5,), "kl_weight": 0.4},
 }
 
 
