@@ -59,6 +59,8 @@ def export(workdir: str, to: str, checkpoint: str | int = "best") -> None:
     print(_LOAD.format(to, family.architecture), end="")
     if not family.reads_settings:
         print("# Its generate reads no settings: give it those of generation_config.json.")
+    if prompt := run.config.decoding.prompt:
+        print(f"# Captions begin with {prompt!r}, whose ids are an input of generate: input_ids.")
 
 
 def main(argv: list[str] | None = None) -> None:
