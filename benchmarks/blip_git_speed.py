@@ -9,7 +9,7 @@ pixels to tokens, and "decoding" the difference of the two. torch runs eagerly, 
 of GIT its `generate` encodes each image once for every beam, which is part of "decoding".
 `--small` takes models of two blocks and one round, to try the benchmark itself.
 
-The sides take turns in processes of their own with two threads. The figures of a process are
+The sides take turns in processes of their own with two threads, or one where there is one core. The figures of a process are
 medians over repeats after a first call, and the printed ones medians over rounds. The peer needs
 torch and transformers: pip install -e ".[parity]".
 """
@@ -77,7 +77,7 @@ def read_images(folder: str) -> np.ndarray:
 
 def peer(family: str, folder: str) -> dict[str, Callable[[], object]]:
     torch, transformers = read_torch()
-    torch.set_num_threads(2)
+    torch.set_num_threads(use_two_cores())
     kinds = {"blip": "BlipForConditionalGeneration", "git": "GitForCausalLM"}
     model = getattr(transformers, kinds[family]).from_pretrained(folder).eval()
     tower = model.vision_model if family == "blip" else model.git.image_encoder
@@ -138,7 +138,7 @@ SIDES = {"peer": peer, "capjax": capjax}
 
 
 def run_side(side: str, family: str, folder: str, repeats: int) -> dict:
-    use_two_cores()
+    use_two_cores()  # Before JAX counts them.
     figures = {}
     for name, call in SIDES[side](family, folder).items():
         first, seconds, found = timed(repeats, call)

@@ -39,7 +39,9 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def use_two_cores() -> None:
-    """Restricts this process to two CPU cores, where the system can."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+def use_two_cores() -> int:
+    """Restricts this process to two CPU cores, where the system can; returns how many it has."""
+    if not hasattr(os, "sched_setaffinity"):
+        return 2
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    return len(os.sched_getaffinity(0))

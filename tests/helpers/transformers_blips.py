@@ -19,7 +19,7 @@ CLASS = transformers.BlipForConditionalGeneration
 START, END, ROWS = len(VOCABULARY), 3, len(VOCABULARY) + 2
 # How the end token is raised, so that many captions end and few at once.
 RAISED = (3.0, 3.0)
-RAISED_FULL = (11.5, 1.3)
+RAISED_FULL = (8.0, 4.0)
 # Of our decoder, names of torch's.
 WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
 LAYER = "text_decoder.bert.encoder.layer.1.output.dense.weight"
@@ -66,7 +66,7 @@ def make_full(seed=0):
     text = model.text_decoder
     with torch.no_grad():
         text.bert.embeddings.word_embeddings.weight.mul_(2.5)
-        text.bert.embeddings.position_embeddings.weight.mul_(3)
+        text.bert.embeddings.position_embeddings.weight.mul_(6)
         for layer in text.bert.encoder.layer:
             layer.crossattention.self.query.weight.mul_(4)
             layer.crossattention.output.dense.weight.mul_(4)

@@ -17,7 +17,7 @@ CLASS = transformers.GitForCausalLM
 START, END, ROWS = 2, 3, len(VOCABULARY)
 # How the end token is raised, so that many captions end and few at once.
 RAISED = (0.0, 3.0)
-RAISED_FULL = (11.5, 1.3)
+RAISED_FULL = (8.0, 4.0)
 # Of our decoder, names of torch's.
 WORDS = "git.embeddings.word_embeddings.weight"
 LAYER = "git.encoder.layer.1.output.dense.weight"
@@ -62,7 +62,7 @@ def make_full(seed=0):
     with torch.no_grad():
         model.output.weight.mul_(2.5)
         model.git.embeddings.word_embeddings.weight.mul_(2.5)
-        model.git.embeddings.position_embeddings.weight.mul_(3)
+        model.git.embeddings.position_embeddings.weight.mul_(6)
         model.git.visual_projection.visual_projection[1].weight.mul_(8)
         for layer in model.git.encoder.layer:
             layer.attention.self.query.weight.mul_(4)

@@ -1,6 +1,7 @@
 """The very captions of transformers' BLIP and GIT: each option by itself, and many together."""
 
 import itertools
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tests.helpers.references import need_torch, need_transformers
 need_torch()
 need_transformers()
 from tests.helpers import transformers_blips, transformers_gits  # noqa: E402
-from tests.helpers.family_captions import compare, read_back, theirs  # noqa: E402
+from tests.helpers.family_captions import compare, raise_end, read_back, theirs  # noqa: E402
 from tests.helpers.transformers_captioners import QUICK  # noqa: E402
 from tests.helpers.transformers_vits import pictures  # noqa: E402
 
@@ -39,6 +40,7 @@ def draw(seed):
 
 
 CASES = [{}, *SINGLE, *GREEDY, *(draw(seed) for seed in range(10))]
+MEANS = np.arange(-6, 9, 1.5)
 DAILY = [GREEDY[-1], CASES[-1]]
 
 
@@ -47,33 +49,25 @@ def make_kind(request):
     return KINDS[request.param]
 
 
-@pytest.fixture(scope="module", name="pair")
-def make_pair(kind, tmp_path_factory):
-    """(theirs, ours) by seed, each made once."""
-    found = {}
-
-    def pair(seed):
-        if seed not in found:
-            model = kind.make(seed, end=kind.RAISED)
-            folder = tmp_path_factory.mktemp("captioner")
-            found[seed] = model, read_back(kind, model, folder)
-        return found[seed]
-
-    return pair
+def ids_of(kind):
+    return types.SimpleNamespace(bos_id=kind.START, eos_id=kind.END)
 
 
 @pytest.mark.parametrize("case", sweep(CASES, DAILY), ids=str)
-def test_captions_are_transformers(kind, pair, case):
-    number = CASES.index(case)
-    model, own = pair(number % 3 if slow_too() else 0)
+def test_captions_are_transformers(kind, case, tmp_path):
+    number, setting = CASES.index(case), {**BASE, **case}
+    model = kind.make(number % 3 if slow_too() else 0, end=kind.RAISED)
     images = pictures((16, 16), 200 if slow_too() else 40, number)
-    tokens = compare(kind, model, own, images, {**BASE, **case}, QUICK)
+    if slow_too():
+        raise_end(kind, model, images[:40], ids_of(kind), setting, MEANS)
+    own = read_back(kind, model, tmp_path)
+    tokens = compare(kind, model, own, images, setting, QUICK)
     assert len(np.unique(tokens, axis=0)) >= 5
 
 
 @pytest.mark.slow(reason="of transformers alone: the settings that are compared do differ")
-def test_every_option_changes_some_caption(kind, pair):
-    model, (_, _, ids) = pair(0)
+def test_every_option_changes_some_caption(kind):
+    model, ids = kind.make(end=kind.RAISED), ids_of(kind)
     images = pictures((16, 16), 40, 7)
     for name, values in OPTIONS.items():
         # Early stopping matters most where long captions count for more.
@@ -101,6 +95,7 @@ def test_captions_of_full_size_are_transformers(kind, tmp_path):
     for number, case in enumerate(FULL):
         images = pictures((size, size), 4, number)
         tokens = compare(kind, model, own, images, {**BASE, "max_length": 14, **case})
-        # No caption is one word again and again, nor are all the same.
-        assert min(len({*row}) for row in tokens.tolist()) >= 3
+        # They are no one word again and again, nor all the same.
+        words = [{*row} - {0, own[2].eos_id} for row in tokens.tolist()]
+        assert np.mean([len(row) >= 3 for row in words]) >= 0.5
         assert len(np.unique(tokens, axis=0)) >= 3
