@@ -9,9 +9,9 @@ pixels to tokens, and "decoding" the difference of the two. torch runs eagerly, 
 of GIT its `generate` encodes each image once for every beam, which is part of "decoding".
 `--small` takes models of two blocks and one round, to try the benchmark itself.
 
-The sides take turns in processes of their own with two threads, or one where there is one core. The figures of a process are
-medians over repeats after a first call, and the printed ones medians over rounds. The peer needs
-torch and transformers: pip install -e ".[parity]".
+The sides take turns in processes of their own with two threads, or one where there is one core. The
+figures of a process are medians over repeats after a first call, and the printed ones medians over
+rounds. The peer needs torch and transformers: pip install -e ".[parity]".
 """
 
 import argparse

@@ -157,26 +157,19 @@ class Batch(NamedTuple):
       tokens: int32 [B, C, T + 1], bos ... eos pad.
       lengths: int32 [B, C], see `lay_out`.
       packing: int32 [B, S], see `pack`; None where the batch is padded.
-      prompt: tokens of the prompt with which every caption begins.
+      prompt: int32 [B], tokens of the prompt with which captions begin; None for no prompt.
     """
 
     index: np.ndarray
     tokens: np.ndarray
     lengths: np.ndarray
     packing: np.ndarray | None = None
-    prompt: int = 0
+    prompt: np.ndarray | None = None
 
     def text(self) -> dict[str, np.ndarray]:
-        """The arrays of the captions by name.
-
-        "packing" is only there where the batch is packed, and "prompt", int32 [B], where captions
-        begin with one.
-        """
-        found = {"tokens": self.tokens, "lengths": self.lengths}
-        if self.packing is not None:
-            found["packing"] = self.packing
-        if self.prompt:
-            found["prompt"] = np.full(len(self.tokens), self.prompt, np.int32)
+        """The arrays of the captions by name, without "index" and what is None."""
+        found = {name: array for name, array in self._asdict().items() if array is not None}
+        del found["index"]
         return found
 
 
@@ -260,7 +253,8 @@ class TrainBatches:
             length = self._round_up(max(map(max, lengths)), longest)
             tokens, own_lengths = lay_out(own, captions_per_image, length, self._tokenizer)
             packing = None
-        return Batch(plan.index[self._rows], tokens, own_lengths, packing, self._encoded.prompt)
+        prompt = _prompts(self._encoded, len(own))
+        return Batch(plan.index[self._rows], tokens, own_lengths, packing, prompt)
 
     def _round_up(self, length: int, limit: int) -> int:
         bucket = self._length_bucket or limit
@@ -310,7 +304,11 @@ def eval_text(
     captions = [encoded.tokens[i] if i >= 0 else () for i in index]
     most = max(encoded.most_captions, 1)
     tokens, lengths = lay_out(captions, most, encoded.max_length, tokenizer)
-    return Batch(index, tokens, lengths, prompt=encoded.prompt).text()
+    return Batch(index, tokens, lengths, prompt=_prompts(encoded, len(index))).text()
+
+
+def _prompts(encoded: EncodedCaptions, rows: int) -> np.ndarray | None:
+    return np.full(rows, encoded.prompt, np.int32) if encoded.prompt else None
 
 
 def lay_out(

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from capjax.data.batches import TrainBatches, eval_text
 from capjax.data.captions import CaptionTable, encode_captions, read_captions, unigram_counts
 from capjax.data.source import Example
 from capjax.data.tokenizer import train_word_tokenizer
@@ -114,6 +115,9 @@ def test_a_prompt_is_before_every_caption():
     texts = [[TOKENIZER.decode(ids) for ids in captions] for captions in encoded.tokens]
     assert texts == [["a cat a dog"], ["a cat dog"], [], ["a cat dog"]]
     assert encoded.prompt == 2
+    batch = TrainBatches(encoded, TOKENIZER, batch_size=3, captions_per_image=2, seed=0)(0)
+    for text in (batch.text(), eval_text(encoded, np.arange(3), TOKENIZER)):
+        assert text["prompt"].tolist() == [2, 2, 2]
     report = encoded.report
     assert (report.kept, report.dropped, report.empty) == (3, 1, 2)
     assert (report.words, report.unknown) == (5, 1)
