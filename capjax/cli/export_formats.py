@@ -58,6 +58,8 @@ def transformers(given: argparse.Namespace) -> None:
     print(_LOAD.format(given.to, family.architecture), end="")
     if not family.reads_settings:
         print("# Its generate reads no settings: give it those of generation_config.json.")
+    if prompt := run.config.decoding.prompt:
+        print(f"# Captions begin with {prompt!r}, whose ids are an input of generate: input_ids.")
 
 
 def peft(given: argparse.Namespace) -> None:

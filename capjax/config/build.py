@@ -214,6 +214,7 @@ def objective(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Objecti
     }
     if tokenizer is not None:
         given |= {name: getattr(tokenizer, name) for name in ("bos_id", "eos_id", "pad_id")}
+        given["prompt"] = tuple(tokenizer.encode(config.prompt))
     fields = {name: value for name, value in config.objective.items() if name != "name"}
     named = given_fields(part)
     return part(**fields, **{name: value for name, value in given.items() if name in named})

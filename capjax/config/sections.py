@@ -41,6 +41,7 @@ class RunFields:
     num_steps: Count
     accumulate: Count
     ema_decay: Rate
+    prompt: str
     label_smoothing: Rate
     attention_penalty: NotNegative
     log_every: Count

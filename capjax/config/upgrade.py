@@ -46,6 +46,7 @@ _ADDED: dict[str, dict[str, Any]] = {
 _ADDED_FIELDS: dict[str, Any] = {
     "wandb_project": "",
     "fused_attention": True,
+    "prompt": "",
     "lora": {
         "rank": 0,
         "alpha": 16.0,
