@@ -73,7 +73,7 @@ METHODS: dict[str, dict[str, Any]] = {
             "method": "consensus",
             "num_samples": n,
             "temperature": t,
-            "reward": "cider_d",
+            "rewards": ("cider_d",),
         }
         for n, t in ((20, 0.3), (20, 0.5), (20, 0.7), (50, 0.4))
     },
@@ -81,7 +81,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "method": "consensus",
         "candidates": "beam",
         "num_beams": 10,
-        "reward": "cider_d",
+        "rewards": ("cider_d",),
     },
 }
 ENSEMBLE = (

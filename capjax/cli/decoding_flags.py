@@ -16,6 +16,13 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} must be numbers with commas between") from error
+
+
 def _lines(file: str) -> tuple[str, ...]:
     try:
         with open(file, encoding="utf-8-sig") as stream:
@@ -44,7 +51,8 @@ _FLAGS: dict[str, tuple[Callable[[str], Any], str | None, str]] = {
     "seed": (int, "N", "seed of the samples"),
     "candidates": (str, "NAME", "consensus among: sample or beam"),
     "num_samples": (positive, "N", "consensus among so many samples"),
-    "reward": (str, "NAME", "consensus by: cider_d, bleu4 or a registered reward"),
+    "rewards": (_words, "NAMES", "consensus by the sum of: cider_d, bleu4, a registered reward"),
+    "reward_weights": (_numbers, "NUMBERS", "the weight of each, with commas between"),
     "prompt": (str, "TEXT", "words that every caption begins with"),
     "repetition_penalty": (float, "X", "above 1 makes words that occurred less likely"),
     "no_repeat_ngram_size": (int, "N", "no sequence of N tokens occurs twice"),
@@ -59,11 +67,12 @@ _FLAGS: dict[str, tuple[Callable[[str], Any], str | None, str]] = {
     "allowed": (_lines, "FILE", "text file of the only captions that there may be, a line each"),
 }
 NAMES = tuple(_FLAGS)
+_ALSO = {"num_beams": "beam_size", "rewards": "reward"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags; without them a setting is the model's."""
     group = parser.add_argument_group("decoding", "Defaults are the model's settings.")
     for name, (kind, metavar, text) in _FLAGS.items():
-        names = ("--num_beams", "--beam_size") if name == "num_beams" else (f"--{name}",)
+        names = [f"--{each}" for each in (name, _ALSO.get(name)) if each]
         group.add_argument(*names, type=kind, metavar=metavar, help=text)

@@ -19,6 +19,8 @@ from capjax.parts.types import (
     Positive,
     PositiveShare,
     Rate,
+    RewardNames,
+    RewardWeights,
     Seed,
     Share,
 )
@@ -93,7 +95,8 @@ class DecodingFields:
     seed: Seed
     candidates: Literal["sample", "beam"]
     num_samples: Count
-    reward: Name
+    rewards: RewardNames
+    reward_weights: RewardWeights
     prompt: str
     repetition_penalty: Positive
     no_repeat_ngram_size: CountOrZero

@@ -94,6 +94,18 @@ def test_consensus_is_the_candidate_that_agrees_with_the_others(run, path, how):
     assert {found.text, *map(str, found.alternatives)} <= {*map(str, every)}
 
 
+def test_consensus_by_a_sum_of_rewards(run, path):
+    """Twice a reward has twice its scores; the sum is in the method's name."""
+    how = {"num_samples": 8, "max_length": 6}
+    once = run.caption(path, reward="bleu4", **how)
+    twice = run.caption(path, rewards=["bleu4", "bleu4"], reward_weights=[0.5, 1.5], **how)
+    assert twice.text == once.text
+    assert twice.score == pytest.approx(2 * once.score)
+    method = run.method(rewards=("bleu4", "bleu4"), reward_weights=(1.0, 0.5), **how)
+    assert method.label.endswith("-consensus-bleu4+0.5bleu4")
+    assert run.method(rewards=("bleu4", "bleu4"), **how).reward.weights == (1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -103,7 +115,8 @@ def test_consensus_is_the_candidate_that_agrees_with_the_others(run, path, how):
         ({"num_beams": 4, "num_beam_groups": 3}, "config.decoding.num_beam_groups=3 must divide"),
         ({"min_length": 9, "max_length": 8}, "config.decoding.min_length=9 is above max_length=8"),
         ({"prompt": "a b c d", "max_length": 5}, "config.decoding.prompt='a b c d' has 4 tokens"),
-        ({"reward": "cider"}, "config.decoding.reward='cider': there is no reward 'cider'"),
+        ({"reward": "cider"}, "decoding.rewards=.'cider',.: there is no reward 'cider'"),
+        ({"rewards": ("bleu4",), "reward_weights": (1.0, 2.0)}, "reward_weights=.* as many"),
         ({"num_beam": 3}, "no setting 'num_beam': did you mean num_beams"),
         ({"num_beams": "3"}, "config.decoding.num_beams='3' must be"),
         ({"num_beams": 3, "method": capjax.Sampling(1.0, 6)}, "num_beams, not both"),
