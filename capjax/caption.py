@@ -10,6 +10,7 @@ import argparse
 import signal
 
 from capjax.cli import attention, decoding_flags
+from capjax.cli.average import add_average, check_average
 from capjax.cli.compilation import add_compilation_cache
 from capjax.cli.errors import reported, unread
 from capjax.cli.log import show_log
@@ -54,11 +55,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="instead of a run, a captioner of transformers (BLIP, GIT, a ViT with a GPT-2): its "
         "folder, or its name on huggingface.co",
     )
-    parser.add_argument(
-        "--average",
-        choices=("probabilities", "log_probabilities"),
-        help="what an ensemble averages of each token (default: probabilities)",
-    )
+    add_average(parser)
     parser.add_argument("--checkpoint", help="the run's: best (default), latest or a step")
     decoding_flags.add_arguments(parser)
     parser.add_argument(
@@ -85,8 +82,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     attention.check_arguments(parser, arguments)
     if arguments.model and arguments.checkpoint:
         parser.error("--checkpoint needs --workdir: a --model has one checkpoint")
-    if arguments.average and len(arguments.workdir or ()) < 2:
-        parser.error("--average is of an ensemble, which has several --workdir")
+    check_average(parser, arguments)
     if arguments.resume and not arguments.output:
         parser.error("--resume needs --output FILE, which it continues")
     if arguments.images.count("-") > 1:

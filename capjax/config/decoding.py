@@ -31,10 +31,10 @@ def choose_method(config: ConfigDict, tokenizer: Tokenizer, **settings: Any) -> 
       config: the whole config.
       tokenizer: the run's.
       **settings: fields of `config.decoding` to change, also `beam_size` for `num_beams` and
-        `reward` for `rewards`, which by default weigh 1 each; None keeps the config's. Without a `method` among them,
-        candidates, num_samples or rewards ask for consensus, else a temperature, top_k, top_p,
-        min_p or typical_p for a sample, else a setting of beams for beam search, except where they
-        are of the candidates of the config's consensus.
+        `reward` for `rewards`, which weigh 1 each unless there are `reward_weights`; None keeps the
+        config's. Without a `method` among them, candidates, num_samples or rewards ask for
+        consensus, else a temperature, top_k, top_p, min_p or typical_p for a sample, else a setting
+        of beams for beam search, except where they are of the candidates of the config's consensus.
 
     Raises:
       ConfigError: there is no such setting, the model can't decode with it, or a word is outside

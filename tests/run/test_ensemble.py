@@ -1,13 +1,16 @@
 """An ensemble says the mean of what its members say, through every method."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import capjax
+from capjax.cli import score
 from capjax.config import build
 from capjax.data.tokenizer import train_word_tokenizer
 from capjax.models.ensemble import AttentionError
@@ -28,8 +31,8 @@ def recurrent():
     return config
 
 
-@pytest.fixture(scope="module", name="runs")
-def make_runs(tmp_path_factory):
+@pytest.fixture(scope="module", name="workdirs")
+def make_workdirs(tmp_path_factory):
     """A transformer and an LSTM with one vocabulary, whose parameters are loud."""
     tokenizer, found = train_word_tokenizer([WORDS] * 5), []
     for number, config in enumerate((small_config(), recurrent())):
@@ -38,8 +41,13 @@ def make_runs(tmp_path_factory):
         loud = jax.tree.map(lambda leaf: np.asarray(leaf) * 3, fresh(config, tokenizer))
         directory = tmp_path_factory.mktemp("run")
         write_run(directory, config, tokenizer, loud)
-        found.append(capjax.load(directory))
+        found.append(directory)
     return found
+
+
+@pytest.fixture(scope="module", name="runs")
+def make_runs(workdirs):
+    return [capjax.load(directory) for directory in workdirs]
 
 
 @pytest.fixture(scope="module", name="images")
@@ -83,6 +91,23 @@ def test_log_probabilities_are_the_mean_by_hand(runs, images, average):
         assert caption.attention.shape[:2] == (len(caption.words), 1)
         np.testing.assert_allclose(caption.attention.sum(-1), 1, rtol=1e-5)
         np.testing.assert_allclose(score.log_probs, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("average", ["probabilities", "log_probabilities"])
+def test_the_command_scores_with_several_runs(
+    workdirs, runs, images, tmp_path, capsysbinary, average
+):
+    file = str(tmp_path / "photo.png")
+    Image.fromarray(images[0]).save(file)
+    both = [argument for directory in workdirs for argument in ("--workdir", str(directory))]
+    how = ["--compilation_cache", "", "--average", average, "--json", "--caption", "a b c"]
+    score.main([*both, *how, file])
+    found = json.loads(capsysbinary.readouterr().out)
+    expected = capjax.ensemble(runs, average).score(file, "a b c")
+    np.testing.assert_allclose(found["log_probs"], expected.log_probs, rtol=1e-5)
+    with pytest.raises(SystemExit):
+        score.main([*both[:2], *how, file])
+    assert b"--average is of an ensemble" in capsysbinary.readouterr().err
 
 
 def test_what_can_not_be_one_is_named(runs):
