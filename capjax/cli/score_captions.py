@@ -11,8 +11,8 @@ from capjax.data.download import is_url
 from capjax.data.inputs import expand, read_input
 from capjax.data.rows import folder_of, read_rows
 from capjax.evaluate.lines import json_line, printable
-from capjax.run.evaluate import metrics_line
 from capjax.run.ensemble import ensemble
+from capjax.run.evaluate import metrics_line
 from capjax.run.likelihood import ScoredCaption
 from capjax.run.load import Run, load
 from capjax.run.retrieval import retrieval

@@ -73,7 +73,7 @@ def test_log_probabilities_are_the_mean_by_hand(runs, images, average):
     both = capjax.ensemble(runs, average)
     said = both.caption(images, method=METHODS["beam"], attention=True)
     scored = both.score(images, [caption.text for caption in said])
-    for image, caption, score in zip(images, said, scored, strict=True):
+    for image, caption, given in zip(images, said, scored, strict=True):
         ids = [both.tokenizer.bos_id, *both.tokenizer.encode(caption.text)]
         logs = []
         for run in runs:
@@ -90,7 +90,7 @@ def test_log_probabilities_are_the_mean_by_hand(runs, images, average):
         np.testing.assert_allclose(sum(caption.log_probs), caption.log_prob, rtol=1e-5)
         assert caption.attention.shape[:2] == (len(caption.words), 1)
         np.testing.assert_allclose(caption.attention.sum(-1), 1, rtol=1e-5)
-        np.testing.assert_allclose(score.log_probs, expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(given.log_probs, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("average", ["probabilities", "log_probabilities"])
