@@ -78,6 +78,14 @@ def test_curves_by_step_and_time(tmp_path):
     assert curves["validation"]["CIDEr-D"] == [1.0, None]
 
 
+def test_curves_of_samples_are_of_runs_by_a_reward(tmp_path):
+    rows = [{"step": 1, "group": "train", "reward": 0.5, "kl": 0.0, "finished": 1.0, "length": 9.0}]
+    train = read_curves(write_rows(tmp_path, rows))["train"]
+    of_samples = {"loss": [None], "reward": [0.5], "kl": [0.0], "finished": [1.0]}
+    assert {name: train[name] for name in (*of_samples,)} == of_samples
+    assert train.keys() == {"step", "seconds", "wall_seconds", *of_samples}
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=8))
 def test_wall_time_is_of_all_rows_or_of_none(has):
     rows = [{"step": step, "group": "train", "loss": 1.0} for step in range(len(has))]
