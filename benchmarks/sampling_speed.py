@@ -111,24 +111,20 @@ def main() -> None:
         options += ["--images", str(arguments.images), "--samples", str(arguments.samples)]
         runs: dict[str, list[dict]] = {side: [] for side in SIDES}
         for _ in range(arguments.rounds):
-            for side, own in runs.items():
-                own.append(measure("sampling_speed", "--side", side, *options))
-                print(side, own[-1], file=sys.stderr, flush=True)
-    print(
-        "| part | captions | transformers s | capjax s | ratio | first call s |\n"
-        + "|---" * 6
-        + "|"
-    )
+            for side, done in runs.items():
+                done.append(measure("sampling_speed", "--side", side, *options))
+                print(side, done[-1], file=sys.stderr, flush=True)
+    print("| part | captions | transformers s | capjax s | ratio | first call s |")
+    print("|---" * 6 + "|")
     for name in PARTS:
-        pairs = [
-            [run["figures"][name] for run in pair] for pair in zip(*runs.values(), strict=True)
-        ]
-        peer, ours = (statistics.median(pair[side]["seconds"] for pair in pairs) for side in (0, 1))
+        own = {side: [run["figures"][name] for run in found] for side, found in runs.items()}
+        peer, ours = (statistics.median(one["seconds"] for one in found) for found in own.values())
+        first = own["capjax"][0]
         print(
-            f"| {name} | {pairs[0][1]['captions']} | {peer:.2f} | {ours:.2f} | {peer / ours:.2f} | "
-            f"{pairs[0][1]['first']:.1f} |"
+            f"| {name} | {first['captions']} | {peer:.2f} | {ours:.2f} | {peer / ours:.2f} | "
+            f"{first['first']:.1f} |"
         )
-    peaks = {side: round(own[0]["peak_memory_mib"]) for side, own in runs.items()}
+    peaks = {side: round(found[0]["peak_memory_mib"]) for side, found in runs.items()}
     print(f"peak MiB: {peaks}")
 
 

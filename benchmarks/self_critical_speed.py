@@ -17,6 +17,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -54,11 +55,7 @@ def calls(images: int, samples: int) -> dict[str, Callable[[], object]]:
         raise ValueError(f"captions end with {EOS} here, and the tokenizer's with another token")
     model = build.captioner(config, tokenizer).clone(encoder=FeatureEncoder((7, 7)))
     params = model.init_variables(jax.random.key(0), (POSITIONS, FEATURES))["params"]
-    objective: dict[str, object] = {
-        "self-critical": build.objective(config, tokenizer),
-        "cross-entropy": CrossEntropy(label_smoothing=0.1),
-    }
-    self_critical = build.objective(config, tokenizer)
+    self_critical: Any = build.objective(config, tokenizer)
     constants = self_critical.prepare(
         draw(0, CORPUS, REFERENCES), params, eos_id=EOS, vocab_size=tokenizer.vocab_size
     )
@@ -78,10 +75,10 @@ def calls(images: int, samples: int) -> dict[str, Callable[[], object]]:
     )
     optimizer = optax.adamw(2e-5)
 
-    def training(name: str) -> Callable[[], object]:
-        state = init_state(params, optimizer, ema=False)
-        state = devices.replicate(state.replace(constants=constants if "self" in name else None))
-        step = make_train_step(model, optimizer, seed=0, objective=objective[name])
+    def training(objective: Any, constants: Any = None) -> Callable[[], object]:
+        state = init_state(params, optimizer, ema=False).replace(constants=constants)
+        state = devices.replicate(state)
+        step = make_train_step(model, optimizer, seed=0, objective=objective)
         update = devices.map_devices(step, donate=(0,))
 
         def call() -> object:
@@ -106,8 +103,8 @@ def calls(images: int, samples: int) -> dict[str, Callable[[], object]]:
 
     drawn, table = sampled(variables, local), jax.device_put(constants["table"])
     return {
-        "self-critical": training("self-critical"),
-        "cross-entropy": training("cross-entropy"),
+        "self-critical": training(self_critical, constants),
+        "cross-entropy": training(CrossEntropy(label_smoothing=0.1)),
         "samples": lambda: jax.block_until_ready(sampled(variables, local)),
         "reward": lambda: jax.block_until_ready(rewarded(table, *drawn, local)),
     }
