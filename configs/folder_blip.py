@@ -4,8 +4,9 @@
     capjax train --config folder_blip:SOURCE --config.dataset.file=captions.csv
     capjax train --config folder_blip:lora --config.dataset.file=captions.csv
 
-SOURCE and "lora" are as in `coco_blip`. There is no prompt, since your captions may be of another style or
-language; --config.prompt='a photo of' --config.decoding.prompt='a photo of' puts one before each.
+SOURCE and "lora" are as in `coco_blip`. There is no prompt, since your captions may be of another
+style or language: --config.prompt='a photo of' --config.decoding.prompt='a photo of' puts one
+before each.
 """
 
 from configs import coco_blip, folder_vit_gpt2

@@ -21,7 +21,7 @@ from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.control import Control
 from capjax.evaluate.methods import BeamSearch, Consensus, Method, Sampling
 from capjax.evaluate.scoring import Metric
-from capjax.metrics.reward import label_of, reward_of
+from capjax.metrics.reward import reward_name, reward_of
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
 from capjax.models.lora import Lora
@@ -285,7 +285,7 @@ def decoding_method(decoding: ConfigDict) -> Method:
         reward = reward_of(*rewards)
     except ValueError as error:
         raise ConfigError(f"config.decoding.{error}") from error
-    return Consensus(candidates, reward, label_of(*rewards), decoding.num_captions)
+    return Consensus(candidates, reward, reward_name(*rewards), decoding.num_captions)
 
 
 def beam_search(decoding: ConfigDict) -> BeamSearch:
