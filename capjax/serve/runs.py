@@ -23,7 +23,10 @@ from capjax.serve.served import Program, Seen, SettingsError, doubled, flat, rea
 _OF_CONSENSUS = ("candidates", "num_samples", "reward", "rewards", "reward_weights")
 _OFFERED = tuple(name for name in ABOUT if name not in _OF_CONSENSUS)
 # A setting that is a field of some of these is of them alone.
-_OF = {"beam": BeamSearch, "sample": Sampling}
+_OF = {
+    method: {field.name for field in dataclasses.fields(search)}
+    for method, search in (("beam", BeamSearch), ("sample", Sampling))
+}
 # Of a setting that is a list of words.
 _MOST_WORDS = 32
 _KINDS = {int: "int", float: "float", bool: "bool", str: "str", tuple: "str"}
@@ -62,7 +65,7 @@ class ServedRun:
     def _setting(self, name: str) -> dict[str, Any]:
         kind, *marks = _parts(name)
         found: dict[str, Any] = {"name": name, "about": ABOUT[name]}
-        of = [method for method, search in _OF.items() if name in search.__dataclass_fields__]
+        of = [method for method, names in _OF.items() if name in names]
         if of and not isinstance(self._default, Consensus):
             found["of"] = of
         if typing.get_origin(kind) is typing.Literal:

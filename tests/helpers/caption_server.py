@@ -24,6 +24,8 @@ SETTINGS: list[dict] = [
     {"name": "length_penalty", "kind": "float", "about": "Exponent.", "of": ["beam"]},
     {"name": "num_captions", "kind": "int", "least": 1, "most": 8, "about": "Captions an image."},
     {"name": "temperature", "kind": "float", "least": 0, "about": "0 is greedy", "of": ["sample"]},
+    {"name": "top_p", "kind": "float", "least": 0, "most": 1, "about": "Share.", "of": ["sample"]},
+    {"name": "bad_words", "kind": "str", "about": "Words that may not occur."},
     {"name": "seed", "kind": "int", "least": 0, "about": "Of the samples.", "of": ["sample"]},
     {"name": "prompt", "kind": "str", "about": "Words that begin the caption."},
 ]
@@ -33,6 +35,8 @@ DECODING = {
     "length_penalty": 0.7,
     "num_captions": 1,
     "temperature": 1.0,
+    "top_p": 1.0,
+    "bad_words": [],
     "seed": 0,
     "prompt": "",
 }

@@ -2,8 +2,12 @@
 /* Captions a picture by the page's own server, and shows where the model looked. Keeps nothing. */
 
 (() => {
-  // Captions of a search, and samples, that are shown where the user has not said how many.
+  // Captions of a search, and samples, that are shown where the user has not said how many; samples
+  // are drawn from the likeliest words, since the others are mostly noise.
   const SHOWN = 4;
+  const TOP_P = 0.9;
+  // The settings that most people change; the others are folded away.
+  const USUAL = ["method", "num_captions", "num_beams", "length_penalty", "max_length", "temperature", "top_k", "top_p", "seed", "prompt", "must_include"];
   const TRIES = 8;
   const byId = (id) => document.getElementById(id);
   const server = { models: [], limits: {} };
@@ -34,19 +38,21 @@
   const settingsOf = (model) => model.settings.filter(({ of }) => !of || of.includes(method(model)));
   const size = (bytes) => `${+(bytes / 1e6).toPrecision(2)} MB`;
 
-  /** The settings that a request sends. */
+  /** The settings of a request for one caption: what was changed, of which the server has the rest. */
   function asked(model) {
     const found = {};
-    if (setting(model, "method")) found.method = method(model);
-    for (const { name, most } of settingsOf(model)) {
-      if (name in now.changed) found[name] = now.changed[name];
-      else if (name === "num_captions") {
-        const beams = method(model) === "beam" ? now.changed.num_beams ?? model.decoding.num_beams ?? 1 : SHOWN;
-        found[name] = Math.max(model.decoding[name] ?? 1, Math.min(SHOWN, most ?? SHOWN, beams));
-      }
-    }
-    if (isSampled(model)) found.seed = (found.seed ?? model.decoding.seed ?? 0) + now.seed;
+    for (const { name } of settingsOf(model)) if (name in now.changed) found[name] = now.changed[name];
+    if (isSampled(model) && now.seed) found.seed = (found.seed ?? model.decoding.seed ?? 0) + now.seed;
     return found;
+  }
+
+  /** The settings of a request for the other captions; null where there are none to ask for. */
+  function askedMore(model) {
+    const many = setting(model, "num_captions");
+    if (!many || "num_captions" in now.changed || model.decoding.num_captions > 1) return null;
+    const beams = method(model) === "beam" ? now.changed.num_beams ?? model.decoding.num_beams : SHOWN;
+    const count = Math.min(SHOWN, many.most ?? SHOWN, beams);
+    return count > 1 ? { ...asked(model), num_captions: count } : null;
   }
 
   /** Whether another seed gives other captions. */
@@ -160,7 +166,13 @@
       byId("hint").hidden = !row.log_probs;
       byId("status").textContent = `${isOneOfTwo ? `${model.name}: ` : ""}${row.caption || "The model says nothing."}`;
       article.append(facts(found, seconds));
-      const others = row.alternatives ?? [];
+      let others = row.alternatives ?? [];
+      // In a request of its own: the first one is of settings that the server has compiled.
+      const settings = askedMore(model);
+      if (settings) {
+        const more = (await ask(model, settings)).row;
+        others = [more, ...(more.alternatives ?? [])].filter(({ caption }) => caption !== row.caption);
+      }
       if (others.length || isSampled(model)) {
         const title = isSampled(model) ? "Other samples" : "Other captions";
         article.append(list(title, others, isSampled(model) && drawAgain(captionAll)));
@@ -179,6 +191,7 @@
   async function sample(article, model) {
     const again = drawAgain(() => sample(article, model).catch((error) => complain(error.message)));
     const settings = { method: "sample", num_captions: SHOWN, seed: (model.decoding.seed ?? 0) + now.seed };
+    if (setting(model, "top_p")) settings.top_p = TOP_P;
     const { row } = await ask(model, settings);
     const earlier = article.querySelector(".samples");
     const found = list("Samples", [row, ...(row.alternatives ?? [])], again);
@@ -237,19 +250,23 @@
       type: "button", disabled: !Object.keys(now.changed).length,
       click: () => { now.changed = {}; drawSettings(); captionAll(); },
     }, "Back to the model's own settings");
-    byId("settings").replaceChildren(
-      ...settingsOf(model).map((found) => control(model, found)), el("div", { class: "buttons" }, reset));
+    const isOpen = byId("settings").querySelector("details")?.open;
+    const [usual, others] = [true, false].map((isUsual) => settingsOf(model)
+      .filter(({ name }) => USUAL.includes(name) === isUsual).map((found) => control(model, found)));
+    byId("settings").replaceChildren(...usual,
+      others.length ? el("details", { open: isOpen }, el("summary", {}, "More"), el("div", {}, ...others)) : "",
+      el("div", { class: "buttons" }, reset));
   }
 
   /** The control of a setting; one that is left empty is the model's own. */
   function control(model, { name, kind, least, most, choices, about }) {
-    const value = [now.changed[name] ?? asked(model)[name] ?? model.decoding[name] ?? ""].join(", ");
+    const value = [now.changed[name] ?? model.decoding[name] ?? ""].join(", ");
     const given = kind === "choice"
       ? el("select", {}, ...choices.map((choice) => el("option", { selected: String(choice) === value }, choice)))
       : el("input", {
         type: { int: "number", float: "number", bool: "checkbox" }[kind] ?? "text",
         min: least, max: most, step: kind === "float" ? "any" : undefined,
-        placeholder: "the model's own", checked: value === "true", value: kind === "bool" ? undefined : value,
+        placeholder: kind === "str" ? "none" : "the model's own", checked: value === "true", value: kind === "bool" ? undefined : value,
       });
     given.dataset.setting = name;
     given.addEventListener("change", () => {
