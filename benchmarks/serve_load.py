@@ -108,8 +108,10 @@ def command_captions(workdir: str, files: list[str], batch_size: int) -> tuple[d
             rows[row["image"]] = row
             times.append(time.monotonic())
         feed.join()
-    # The first two batches hold the compilation.
+    # The first batches hold the compilation.
     skipped = 2 * batch_size
+    if len(files) <= skipped:
+        raise SystemExit(f"{len(files)} images are too few for batches of {batch_size}")
     return rows, (len(times) - skipped) / (times[-1] - times[skipped - 1])
 
 
