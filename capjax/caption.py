@@ -55,6 +55,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="instead of a run, a captioner of transformers (BLIP, GIT, a ViT with a GPT-2): its "
         "folder, or its name on huggingface.co",
     )
+    parser.add_argument(
+        "--adapter",
+        metavar="DIR",
+        help="folder of PEFT with low-rank adapters (LoRA) of the --model",
+    )
     add_average(parser)
     parser.add_argument("--checkpoint", help="the run's: best (default), latest or a step")
     decoding_flags.add_arguments(parser)
@@ -82,6 +87,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     attention.check_arguments(parser, arguments)
     if arguments.model and arguments.checkpoint:
         parser.error("--checkpoint needs --workdir: a --model has one checkpoint")
+    if arguments.adapter and not arguments.model:
+        parser.error("--adapter needs --model: a run has its own adapters")
     check_average(parser, arguments)
     if arguments.resume and not arguments.output:
         parser.error("--resume needs --output FILE, which it continues")

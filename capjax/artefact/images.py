@@ -119,7 +119,7 @@ def _opened(image: Any) -> Image.Image:
     if not size:
         raise ImageError("empty, there are no bytes")
     content = pathlib.Path(image).read_bytes() if path else bytes(image)
-    if content.count(b"\xff\xda") > _MAX_SCANS and content[:2] == b"\xff\xd8":
+    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > _MAX_SCANS:
         raise ImageError(f"a JPEG of more than {_MAX_SCANS} scans, which takes too long to decode")
     if content[:4] in (b"II*\0", b"MM\0*"):
         _check_tiff(content, "<" if content[:1] == b"I" else ">")

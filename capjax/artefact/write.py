@@ -28,6 +28,7 @@ from capjax.evaluate.methods import BeamSearch, Consensus, Method, Sampling, set
 from capjax.files.atomic import write_atomic
 from capjax.files.text import finite
 from capjax.models.captioner import Captioner
+from capjax.models.ensemble import Ensemble
 from capjax.parallel.platform import traced_for
 from capjax.pretrained.captioners.export_captioner import check_free
 from capjax.pretrained.errors import ExportError
@@ -142,7 +143,7 @@ def export_program(
     """
     if not isinstance(run.resize, Resize):
         raise ExportError("an ensemble whose members see different images is no artefact yet")
-    model = run.model.clone(fused=False) if isinstance(run.model, Captioner) else run.model
+    model = _plain(run.model)
     flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, dict(run.variables)), sep="/")
     stored = store(flat, weights)
     table, structure = jax.tree.flatten(getattr(method, "table", None))
@@ -184,6 +185,13 @@ def export_program(
         first = str(error).strip().partition("\n")[0]
         raise ExportError(f"jax.export can't take the model: {first}") from error
     return program, stored
+
+
+def _plain(model: Captioner | Ensemble) -> Captioner | Ensemble:
+    """The model without fused kernels, which only some devices have."""
+    if isinstance(model, Ensemble):
+        return model.clone(members=tuple(map(_plain, model.members)))
+    return model.clone(fused=False)
 
 
 def _ready(method: Method, structure: Any, table: Sequence[jax.Array], seed: jax.Array) -> Method:

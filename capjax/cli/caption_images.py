@@ -76,7 +76,7 @@ def caption_images(arguments: argparse.Namespace) -> int:
 
 def _load(arguments: argparse.Namespace) -> Run:
     if arguments.model:
-        return load_model(arguments.model)
+        return load_model(arguments.model, arguments.adapter or "")
     runs = [load_run(workdir, arguments.checkpoint) for workdir in arguments.workdir]
     return ensemble(runs, arguments.average or "probabilities") if len(runs) > 1 else runs[0]
 

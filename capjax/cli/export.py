@@ -8,6 +8,8 @@ As `transformers` its class there, such as `VisionEncoderDecoderModel`, `AutoTok
 run's encoder, adapter and decoder must exist in transformers: see
 `capjax.pretrained.captioners.exportable`.
 
+As `peft` a run with config.lora writes its adapters alone: see docs/lora.md.
+
 As `artefact` any captioner is one compiled function, with its search, that needs no capjax: see
 docs/serving.md.
 """
@@ -49,6 +51,10 @@ _ARTEFACT_FLAGS = ("weights", "platforms", "attention", "scores_split", *decodin
 FORMATS = {
     "transformers": Format(
         "a captioner of Hugging Face's transformers", "capjax.cli.export_formats:transformers"
+    ),
+    "peft": Format(
+        "the low-rank adapters of a run, in the format of Hugging Face's PEFT",
+        "capjax.cli.export_formats:peft",
     ),
     "artefact": Format(
         "one function from pixels to captions, with a runner that needs JAX alone",

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from capjax.config.errors import ConfigError
 from capjax.config.fields import part_of
-from capjax.config.questions import decoder_weights, encoder_stage, is_pretrained
+from capjax.config.questions import PARTS, decoder_weights, encoder_stage, has_lora, is_pretrained
 from capjax.config.sections import DecodingFields, RunFields
 from capjax.data.dataset import ImageScorer, Scorer
 from capjax.data.resize import Resize
@@ -21,9 +21,10 @@ from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.control import Control
 from capjax.evaluate.methods import BeamSearch, Consensus, Method, Sampling
 from capjax.evaluate.scoring import Metric
-from capjax.metrics.reward import label_of, reward_of
+from capjax.metrics.reward import reward_name, reward_of
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
+from capjax.models.lora import Lora
 from capjax.parallel import devices
 from capjax.parts import METRICS
 from capjax.parts.check import fault, fields_of, given_fields
@@ -134,7 +135,14 @@ def captioner_of(config: ConfigDict, vocab_size: int, **more: Any) -> Captioner:
         given["max_length"] = config.dataset.max_length
     decoder = _make(config, "decoder", part, given)
     fused = config.fused_attention and devices.has_cudnn()
-    return Captioner(encoder(config), decoder, adapter, fused=fused)
+    return Captioner(encoder(config), decoder, adapter, fused=fused, lora=lora(config))
+
+
+def lora(config: ConfigDict) -> Lora | None:
+    """Builds the adapters of the config; None if it has none."""
+    if not has_lora(config):
+        return None
+    return Lora(**{name: config.lora[name] for name in fields_of(Lora)})
 
 
 def _make(
@@ -174,6 +182,8 @@ def shapes(config: ConfigDict, model: Captioner) -> Variables:
 
 def frozen_parts(config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Prefixes of frozen parameters, and of exceptions that train; see `split_frozen`."""
+    if has_lora(config):
+        return PARTS, ()
     freeze = ("encoder",) if is_pretrained(config) else ()
     if config.word_vectors.frozen:
         freeze = (*freeze, "decoder/tokens")
@@ -204,6 +214,7 @@ def objective(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Objecti
     }
     if tokenizer is not None:
         given |= {name: getattr(tokenizer, name) for name in ("bos_id", "eos_id", "pad_id")}
+        given["prompt"] = tuple(tokenizer.encode(config.prompt))
     fields = {name: value for name, value in config.objective.items() if name != "name"}
     named = given_fields(part)
     return part(**fields, **{name: value for name, value in given.items() if name in named})
@@ -274,7 +285,7 @@ def decoding_method(decoding: ConfigDict) -> Method:
         reward = reward_of(*rewards)
     except ValueError as error:
         raise ConfigError(f"config.decoding.{error}") from error
-    return Consensus(candidates, reward, label_of(*rewards), decoding.num_captions)
+    return Consensus(candidates, reward, reward_name(*rewards), decoding.num_captions)
 
 
 def beam_search(decoding: ConfigDict) -> BeamSearch:

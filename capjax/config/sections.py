@@ -6,6 +6,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from capjax.models.lora import Lora
 from capjax.parts.types import (
     BatchSize,
     Count,
@@ -40,6 +41,7 @@ class RunFields:
     num_steps: Count
     accumulate: Count
     ema_decay: Rate
+    prompt: str
     label_smoothing: Rate
     attention_penalty: NotNegative
     log_every: Count
@@ -54,6 +56,13 @@ class WordVectorFields:
 
     file: str
     frozen: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraFields(Lora):
+    """The section `lora`."""
+
+    weights: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,8 +42,19 @@ _ADDED: dict[str, dict[str, Any]] = {
         "allowed": (),
     },
 }
-# The same for fields outside of sections.
-_ADDED_FIELDS: dict[str, Any] = {"wandb_project": "", "fused_attention": True}
+# The same for fields outside of sections, and for sections of earlier versions' whole configs.
+_ADDED_FIELDS: dict[str, Any] = {
+    "wandb_project": "",
+    "fused_attention": True,
+    "prompt": "",
+    "lora": {
+        "rank": 0,
+        "alpha": 16.0,
+        "dropout": 0.0,
+        "projections": ("query", "value"),
+        "weights": "",
+    },
+}
 # The same for sections of the part of one name.
 _ADDED_TO_PARTS: dict[str, dict[str, dict[str, Any]]] = {
     "decoder": {"transformer": {"epsilon": 1e-6, "feed_forward_dropout": 0.0}},

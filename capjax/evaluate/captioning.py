@@ -64,6 +64,14 @@ class Caption:
     def __str__(self) -> str:
         return self.text
 
+    def without(self, prompt: str) -> "Caption":
+        """Itself and its alternatives, without a prompt with which their texts begin."""
+        if not prompt:
+            return self
+        others = tuple(caption.without(prompt) for caption in self.alternatives)
+        text = self.text.removeprefix(prompt).lstrip()
+        return dataclasses.replace(self, text=text, alternatives=others)
+
 
 class CaptionBatches:
     """Captions batches of images with one model.

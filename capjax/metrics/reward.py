@@ -130,7 +130,7 @@ def reward_of(names: Sequence[str], weights: Sequence[float]) -> Reward:
     return found[0] if (*weights,) == (1.0,) else WeightedSum(found, tuple(weights))
 
 
-def label_of(names: Sequence[str], weights: Sequence[float]) -> str:
+def reward_name(names: Sequence[str], weights: Sequence[float]) -> str:
     """The name of a weighted sum, such as "cider_d+0.5bleu4"."""
     factors = ["" if weight == 1 else f"{weight:g}" for weight in weights]
     return "+".join(map("".join, zip(factors, names, strict=True)))

@@ -123,7 +123,7 @@ def _caption(
     )
     bar = functools.partial(tqdm, total=len(split.source), disable=not processes.is_primary())
     captions = {
-        split.table.image_ids[index]: caption
+        split.table.image_ids[index]: caption.without(split.prompt)
         for index, caption in bar(captioned, desc=f"caption {split.source.name}")
     }
     return captions, forced.metrics() | _foil_metrics(run, split, model, variables)

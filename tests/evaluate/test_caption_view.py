@@ -31,6 +31,7 @@ def test_maps_are_bytes():
     assert seen_part(Resize(8, resize_to=10, keep_aspect=True), 20, 10) == [0.3, 0.1, 0.7, 0.9]
 
 
+@pytest.mark.slow(reason="a browser of its own; the server's page draws with this every day")
 def test_a_notebook_shows_it(tmp_path):
     images = [np.full((40, 60, 3), shade, np.uint8) for shade in (50, 200)]
     first = caption(alternatives=(caption("another dog", attention=None),))

@@ -16,6 +16,7 @@ from capjax.data.tokenizer import train_word_tokenizer
 from capjax.models.ensemble import AttentionError
 from capjax.run.ensemble import EnsembleError
 from configs import base
+from tests.helpers.effort import sweep
 from tests.helpers.small_run import WORDS, fresh, small_config, write_run
 
 METHODS = {
@@ -55,7 +56,7 @@ def make_images():
     return np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sweep(METHODS, ["beam"]))
 def test_one_is_the_run_and_two_copies_say_the_same(runs, images, name):
     method = METHODS[name]
     expected = runs[0].caption(images, method=method)
@@ -67,7 +68,9 @@ def test_one_is_the_run_and_two_copies_say_the_same(runs, images, name):
         assert len(one.alternatives) == method.num_captions - 1
 
 
-@pytest.mark.parametrize("average", ["probabilities", "log_probabilities"])
+@pytest.mark.parametrize(
+    "average", sweep(["probabilities", "log_probabilities"], ["probabilities"])
+)
 def test_log_probabilities_are_the_mean_by_hand(runs, images, average):
     """Of two architectures, stepped and teacher-forced."""
     both = capjax.ensemble(runs, average)
@@ -119,6 +122,7 @@ def test_what_can_not_be_one_is_named(runs):
         capjax.ensemble([runs[0], other])
 
 
+@pytest.mark.slow(reason="compiles two encoders more")
 def test_members_read_images_each_in_its_way(runs, images):
     """One of them takes larger images, and so other parameters of positions."""
     config = runs[0].config.copy_and_resolve_references()

@@ -192,6 +192,7 @@ def test_moved_data_that_changed_is_not_scored(config, folder, tmp_path, trained
         evaluate(config, str(trained), split="validation", checkpoint="latest")
 
 
+@pytest.mark.slow(reason="a run of its own; views are features of the cache every day")
 def test_views_are_other_features_of_the_same_images(config, tmp_path, caplog):
     config.encoder.cache_views, config.dataset.crop_area = 2, 0.5
     train(config, str(tmp_path / "run"))

@@ -7,6 +7,7 @@ from PIL import Image
 import capjax
 from capjax.config.errors import ConfigError
 from capjax.data.images import ImageError
+from tests.helpers.effort import sweep
 
 
 @pytest.fixture(scope="module", name="path")
@@ -30,10 +31,10 @@ def test_one_image_has_one_caption_and_a_list_a_list(run, path):
 
 
 def test_a_notebook_shows_captions(run, path):
-    shown = run.show(path, num_beams=1)
-    assert [caption.text for caption in shown.captions] == [run.caption(path, num_beams=1).text]
-    assert shown.captions[0].attention is not None
-    assert "captionView.show" in shown._repr_html_()
+    shown = run.show(path, num_beams=1, max_length=4)
+    (caption,) = shown.captions
+    assert caption.attention is not None
+    assert f"<p>{caption.text}</p>" in shown._repr_html_()
 
 
 def test_decoding_settings_are_those_of_the_command_line(run, path):
@@ -58,7 +59,10 @@ def test_an_image_has_several_captions_with_the_best_first(run, path):
         np.testing.assert_allclose(sum(caption.log_probs), caption.log_prob, rtol=1e-5)
 
 
-@pytest.mark.parametrize("how", [{"num_beams": 3}, {"temperature": 1.5}])
+HOW = [{"num_beams": 3}, {"temperature": 1.5}]
+
+
+@pytest.mark.parametrize("how", sweep(HOW, HOW[:1]))
 def test_words_are_asked_for_and_kept_out(run, path, how):
     plain = run.caption(path, max_length=6, **how)
     control = {"prompt": "a b", "bad_words": [plain.words[0]], "no_repeat_ngram_size": 1}
@@ -89,7 +93,10 @@ def test_groups_of_beams_differ(run, path):
     assert len({caption.words[0] for caption in (found, *found.alternatives)}) == 4
 
 
-@pytest.mark.parametrize("how", [{"num_samples": 8}, {"candidates": "beam", "num_beams": 4}])
+CONSENSUS = [{"num_samples": 8}, {"candidates": "beam", "num_beams": 4}]
+
+
+@pytest.mark.parametrize("how", sweep(CONSENSUS, CONSENSUS[:1]))
 def test_consensus_is_the_candidate_that_agrees_with_the_others(run, path, how):
     """Beside the same candidates compared in words."""
     found = run.caption(path, reward="bleu4", max_length=6, num_captions=2, **how)
