@@ -65,7 +65,8 @@ class Served:
 
     def memory_mib(self) -> float:
         status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s*(\d+)", status)[1]) / 1024
+        found = re.search(r"VmRSS:\s*(\d+)", status)
+        return int(found[1]) / 1024 if found else 0.0
 
     def threads(self) -> int:
         return len(os.listdir(f"/proc/{self._process.pid}/task"))
@@ -108,8 +109,10 @@ def command_captions(workdir: str, files: list[str], batch_size: int) -> tuple[d
             rows[row["image"]] = row
             times.append(time.monotonic())
         feed.join()
-    # The first two batches hold the compilation.
+    # The first batches hold the compilation.
     skipped = 2 * batch_size
+    if len(files) <= skipped:
+        raise SystemExit(f"{len(files)} images are too few for batches of {batch_size}")
     return rows, (len(times) - skipped) / (times[-1] - times[skipped - 1])
 
 
@@ -308,6 +311,7 @@ def hostile(given: argparse.Namespace, files: list[str]) -> int:
     files = files[:20]
     right, _, _ = served_captions(server.port, files, 2)
     broken = [file.read_bytes() for file in _files(given.cases)] if given.cases else []
+    doing: list[Callable[[int, bytes], None]]
     doing = [_leaves, _slow, _silent, _no_http, _oversized, _malformed, _settings, _unusual]
     doing += [_broken(broken)] * 2
     end = time.monotonic() + given.hostile

@@ -152,7 +152,7 @@ class App:
         rows = []
         for place, (name, _) in enumerate(asked.images):
             found = captions.get(place, read[place])
-            row = {"image": name}
+            row: dict[str, Any] = {"image": name}
             if isinstance(found, ReportedError):
                 row["error"] = str(found)
             elif isinstance(found, BaseException):

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class _Compiled:
       method: one of the kind that the program is for.
       sizes: sizes that it may have.
       own: True for the model's own settings.
-      ready: sizes that are compiled.
+      seconds: the least time of a batch of each size that is compiled.
       asked: those and the ones that will be.
     """
 
@@ -46,8 +47,12 @@ class _Compiled:
     method: Hashable
     sizes: list[int]
     own: bool
-    ready: set[int] = dataclasses.field(default_factory=set)
+    seconds: dict[int, float] = dataclasses.field(default_factory=dict)
     asked: set[int] = dataclasses.field(default_factory=set)
+
+    def size_for(self, count: int) -> int:
+        """The compiled size by which most of `count` images are captioned in a second."""
+        return max(self.seconds, key=lambda size: min(size, count) / self.seconds[size])
 
 
 @dataclasses.dataclass(eq=False)
@@ -124,7 +129,7 @@ class Batcher:
             jobs = [_Job(program, method, *image, Future()) for image in images]
             lane = self._lanes[program.own]
             lane.extend(jobs)
-            if not program.ready:
+            if not program.seconds:
                 self._ask(program, len(jobs))
             self._changed.notify_all()
         return [job.future for job in jobs]
@@ -166,8 +171,9 @@ class Batcher:
     # The thread that compiles.
 
     def _ask(self, program: _Compiled, count: int) -> None:
-        """Has the best size for a number of images compiled."""
-        size = _best(program.sizes, count)
+        """Has a size for a number of images compiled: one that they fill to three quarters."""
+        full = [size for size in program.sizes if 4 * count >= 3 * size]
+        size = max(full, default=program.sizes[0])
         if size not in program.asked:
             program.asked.add(size)
             self._coming.put((program, size))
@@ -198,17 +204,28 @@ class Batcher:
 
     def _compile(self, program: _Compiled, size: int) -> None:
         pixels = np.zeros((size, *program.served.shape), np.uint8)
-        program.run(program.method, pixels, np.full(size, -1, np.int32))
+        index = np.full(size, -1, np.int32)
+        program.run(program.method, pixels, index)
+        program.asked.add(size)
+        self._run(program, program.method, pixels, index)
+
+    def _run(
+        self, program: _Compiled, method: Hashable, pixels: np.ndarray, index: np.ndarray
+    ) -> Sequence[Any]:
+        """Runs a program that is compiled, and takes its time."""
+        began = time.monotonic()
+        found = program.run(method, pixels, index)
+        seconds = max(time.monotonic() - began, 1e-6)  # Not none, by a coarse clock.
         with self._changed:
-            program.asked.add(size)
-            program.ready.add(size)
+            program.seconds[len(index)] = min(seconds, program.seconds.get(len(index), seconds))
             self._changed.notify_all()
+        return found
 
     def _fail(self, program: _Compiled, size: int, error: Exception) -> None:
         """Goes on with what is compiled; if that is nothing, who waits for it has the error."""
         _log.warning("batches of %d can't be compiled: %s", size, str(error).split("\n")[0])
         with self._changed:
-            if program.ready:
+            if program.seconds:
                 return
             failed = [job for job in self._waiting(program.own) if job.program is program]
             for key in [key for key, other in self._programs.items() if other is program]:
@@ -243,7 +260,7 @@ class Batcher:
         """The job that is next: the oldest one, of the lanes in turn."""
         for own in (self._turn, not self._turn):
             for job in self._waiting(own):
-                if job.program.ready:
+                if job.program.seconds:
                     return job
         return None
 
@@ -259,7 +276,7 @@ class Batcher:
             if job.program is program and job.method == first.method
         ]
         self._ask(program, len(jobs))
-        size = _best(sorted(program.ready), len(jobs))
+        size = program.size_for(len(jobs))
         jobs = jobs[:size]
         self._remove(jobs)
         return program, size, [job for job in jobs if job.future.set_running_or_notify_cancel()]
@@ -275,7 +292,7 @@ class Batcher:
         for row, job in enumerate(jobs):
             pixels[row], index[row] = job.pixels, job.index
         try:
-            found = program.run(jobs[0].method, pixels, index)
+            found = self._run(program, jobs[0].method, pixels, index)
         except Exception as error:
             _log.exception("a batch of %d images has no captions", len(jobs))
             found = [error] * len(jobs)
@@ -284,8 +301,3 @@ class Batcher:
                 job.future.set_exception(caption)
             else:
                 job.future.set_result(caption)
-
-
-def _best(sizes: Sequence[int], count: int) -> int:
-    """The largest of sizes that `count` images fill to three quarters, or the smallest."""
-    return max((size for size in sizes if 4 * count >= 3 * size), default=min(sizes))

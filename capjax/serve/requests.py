@@ -178,7 +178,8 @@ async def _read_form(
     except (MultiPartException, ParseError, ValueError, LookupError) as error:
         message = getattr(error, "message", "") or "its parts can't be read"
         raise RequestError(400, f"multipart/form-data: {message}") from error
-    images, settings = [], []
+    images: list[tuple[str, bytes]] = []
+    settings: list[str] = []
     try:
         for name, part in form.multi_items():
             if name == "image" and isinstance(part, UploadFile):

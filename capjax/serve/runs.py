@@ -23,10 +23,7 @@ from capjax.serve.served import Program, Seen, SettingsError, doubled, flat, rea
 _OF_CONSENSUS = ("candidates", "num_samples", "reward", "rewards", "reward_weights")
 _OFFERED = tuple(name for name in ABOUT if name not in _OF_CONSENSUS)
 # A setting that is a field of some of these is of them alone.
-_OF = {
-    method: {field.name for field in dataclasses.fields(search)}
-    for method, search in (("beam", BeamSearch), ("sample", Sampling))
-}
+_OF = {"beam": BeamSearch, "sample": Sampling}
 # Of a setting that is a list of words.
 _MOST_WORDS = 32
 _KINDS = {int: "int", float: "float", bool: "bool", str: "str", tuple: "str"}
@@ -65,7 +62,7 @@ class ServedRun:
     def _setting(self, name: str) -> dict[str, Any]:
         kind, *marks = _parts(name)
         found: dict[str, Any] = {"name": name, "about": ABOUT[name]}
-        of = [method for method, names in _OF.items() if name in names]
+        of = [method for method, search in _OF.items() if name in fields_of(search)]
         if of and not isinstance(self._default, Consensus):
             found["of"] = of
         if typing.get_origin(kind) is typing.Literal:
@@ -118,10 +115,8 @@ class ServedRun:
 
     def kind(self, method: Method) -> Hashable:
         if isinstance(method, Consensus):
-            return dataclasses.replace(method, candidates=self.kind(method.candidates))
-        if isinstance(method, Sampling):  # Its numbers are arguments of the program.
-            return dataclasses.replace(method, temperature=0.0, seed=0)
-        return method
+            return dataclasses.replace(method, candidates=_program_of(method.candidates))
+        return _program_of(method)
 
     def program(self, *, attention: bool) -> Program:
         batches = CaptionBatches(self._run.model, self._run.tokenizer, attention=attention)
@@ -137,6 +132,13 @@ class ServedRun:
 
     def read(self, content: bytes, name: str) -> tuple[np.ndarray, Seen]:
         return read_image(content, name, self._resize)
+
+
+def _program_of(method: BeamSearch | Sampling) -> BeamSearch | Sampling:
+    """A method without the numbers that are arguments of its program."""
+    if isinstance(method, Sampling):
+        return dataclasses.replace(method, temperature=0.0, seed=0)
+    return method
 
 
 def _parts(name: str) -> tuple[Any, ...]:

@@ -27,6 +27,7 @@ class Echo:
 
     Attributes:
       gate: is waited for before each batch of its own settings, and `slow` before others compile.
+      begun: batches that it began.
       batches: (method, indices) of those that it captioned.
       batcher: the server's, once there is one.
     """
@@ -37,7 +38,7 @@ class Echo:
         self.gate, self.slow = threading.Event(), threading.Event()
         for event in (self.gate, self.slow):
             event.set()
-        self.batches, self.compiled = [], []
+        self.begun, self.batches = 0, []
 
     def settings(self):
         return [{"name": "tone", "kind": "str", "about": "any"}]
@@ -58,10 +59,11 @@ class Echo:
 
     def program(self, *, attention):
         def caption(method, pixels, index):
+            time.sleep(0.002)  # The same for each size.
             if index.max() < 0:
                 assert not method or self.slow.wait(10)
-                self.compiled.append((method, len(index)))
                 return []
+            self.begun += 1
             assert self.gate.wait(10)
             self.batches.append((method, index.tolist()))
             return [self._say(method, image) for image in pixels[index >= 0]]

@@ -85,7 +85,7 @@ def test_attention_is_given_where_it_is_asked_for(run, port, images):
         ({"rewards": ["os"]}, "rewards can't be set by clients"),
         ({"method": "consensus"}, "method='consensus' is not served"),
         ({"prompt": "zebra"}, "prompt"),
-        ({"prompt": ["a"]}, "config.decoding.prompt=['a'] must be text"),
+        ({"prompt": ["a"]}, "config.decoding.prompt=('a',) must be text"),
         ({"bad_words": ["a"] * 99}, "bad_words has 99 words; 32 are taken"),
         ({"bad_words": [{}]}, "config.decoding.bad_words=({},) must be a tuple"),
         ({"length_penalty": {}}, "config.decoding.length_penalty"),
