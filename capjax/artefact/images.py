@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import TiffImageFile
 
 # A file is read whole, and Pillow trusts the size in its header.
 MAX_BYTES, MAX_PIXELS, MAX_SIDE = 256 * 2**20, 80_000_000, 65_535
@@ -69,7 +70,7 @@ def open_image(image: Any, name: str = "") -> Image.Image:
         layouts = [str(tile[3]) for tile in getattr(picture, "tile", ())]
         if picture.mode[0] in "IF" or any(";16" in layout for layout in layouts):
             raise ImageError("its pixels have more than 8 bits a channel; save it with 8")
-        if picture.format == "TIFF":
+        if isinstance(picture, TiffImageFile):
             across, down = (picture.tag_v2.get(tag, 1) for tag in (322, 323))
             if across * down > MAX_PIXELS:
                 raise ImageError(f"its tiles of {across} x {down} pixels are too large")

@@ -9,8 +9,8 @@ In Python, where the caption's other fields are those of `Caption`:
     artefact = runner.load("folder")
     print(artefact.caption(["photo.jpg"])[0].text)
 
-It needs jax, numpy, pillow, tokenizers and safetensors. Shapes: B images of [H, W, 3], n captions
-each of T tokens.
+It needs jax, numpy, pillow, tokenizers and safetensors, and JAX needs flatbuffers to read it.
+Shapes: B images of [H, W, 3], n captions each of T tokens.
 """
 
 import argparse
@@ -253,6 +253,7 @@ def load(directory: str | os.PathLike) -> Artefact:
     try:
         with open(os.path.join(folder, PROGRAM), "rb") as file:
             program = export.deserialize(bytearray(file.read()))
+        program.mlir_module()  # Of too new a JAX, it fails here.
         words = tokenizers.Tokenizer.from_file(os.path.join(folder, TOKENIZER))
         with safetensors.safe_open(os.path.join(folder, WEIGHTS), framework="np") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -54,7 +54,7 @@ def scores_of(artefact: Artefact, run: Run, split: str) -> dict[str, dict[str, f
     for batch in run.pixel_batches(source):
         rows = np.flatnonzero(batch["index"] >= 0)
         index = batch["index"][rows].tolist()
-        found = artefact.caption_pixels(batch["image"][rows], index=index, batch_size=len(rows))
+        found = artefact.caption_pixels([*batch["image"][rows]], index=index, batch_size=len(rows))
         for place, caption in zip(index, found, strict=True):
             captions[table.image_ids[place]] = caption.text
             finished.append(caption.finished)

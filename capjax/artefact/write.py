@@ -197,10 +197,11 @@ def _plain(model: Captioner | Ensemble) -> Captioner | Ensemble:
 def _ready(method: Method, structure: Any, table: Sequence[jax.Array], seed: jax.Array) -> Method:
     """The method with what the program is given: the table of consensus, and the seed."""
     if isinstance(method, Consensus):
-        candidates = _ready(method.candidates, structure, table, seed)
+        candidates: Any = _ready(method.candidates, structure, table, seed)
         given = jax.tree.unflatten(structure, table)
         return dataclasses.replace(method, candidates=candidates, table=given)
-    return dataclasses.replace(method, seed=seed) if isinstance(method, Sampling) else method
+    traced: Any = seed
+    return dataclasses.replace(method, seed=traced) if isinstance(method, Sampling) else method
 
 
 def runner_source() -> str:
