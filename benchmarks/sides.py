@@ -6,6 +6,8 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 
 def measure(module: str, *arguments: str) -> dict:
@@ -20,12 +22,26 @@ def medians(runs: list[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
+def timed(repeats: int, call: Callable[[], object]) -> tuple[float, float, object]:
+    """Returns seconds of the first call, the median of `repeats` more, and the first result."""
+    seconds = []
+    for number in range(1 + repeats):
+        start = time.perf_counter()
+        found = call()
+        seconds.append(time.perf_counter() - start)
+        if number == 0:
+            first = found
+    return seconds[0], statistics.median(seconds[1:]), first
+
+
 def peak_memory_mib() -> float:
     """The peak resident memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def use_two_cores() -> None:
-    """Restricts this process to two CPU cores, where the system can."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+def use_two_cores() -> int:
+    """Restricts this process to two CPU cores, where the system can; returns how many it has."""
+    if not hasattr(os, "sched_setaffinity"):
+        return 2
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    return len(os.sched_getaffinity(0))

@@ -22,12 +22,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.sides import measure, peak_memory_mib, use_two_cores
+from benchmarks.sides import measure, peak_memory_mib, timed, use_two_cores
 
 IMAGES, BEAMS, TOKENS, VOCABULARY = 8, 4, 16, 50257
 END = VOCABULARY - 1
@@ -71,18 +70,6 @@ def draw() -> tuple[np.ndarray, np.ndarray]:
     tokens = rng.integers(0, END, (IMAGES, TOKENS + 1), np.int32)
     tokens[:, 0] = END
     return rng.integers(0, 256, (IMAGES, 224, 224, 3), np.uint8), tokens
-
-
-def timed(repeats: int, call: Callable[[], object]) -> tuple[float, float, object]:
-    """Returns seconds of the first call, the median of `repeats` more, and the first result."""
-    seconds = []
-    for number in range(1 + repeats):
-        start = time.perf_counter()
-        found = call()
-        seconds.append(time.perf_counter() - start)
-        if number == 0:
-            first = found
-    return seconds[0], statistics.median(seconds[1:]), first
 
 
 def read_peer(folder: str):

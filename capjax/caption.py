@@ -10,6 +10,7 @@ import argparse
 import signal
 
 from capjax.cli import attention, decoding_flags
+from capjax.cli.average import add_average, check_average
 from capjax.cli.compilation import add_compilation_cache
 from capjax.cli.errors import reported, unread
 from capjax.cli.log import show_log
@@ -59,11 +60,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="folder of PEFT with low-rank adapters (LoRA) of the --model",
     )
-    parser.add_argument(
-        "--average",
-        choices=("probabilities", "log_probabilities"),
-        help="what an ensemble averages of each token (default: probabilities)",
-    )
+    add_average(parser)
     parser.add_argument("--checkpoint", help="the run's: best (default), latest or a step")
     decoding_flags.add_arguments(parser)
     parser.add_argument(
@@ -92,8 +89,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--checkpoint needs --workdir: a --model has one checkpoint")
     if arguments.adapter and not arguments.model:
         parser.error("--adapter needs --model: a run has its own adapters")
-    if arguments.average and len(arguments.workdir or ()) < 2:
-        parser.error("--average is of an ensemble, which has several --workdir")
+    check_average(parser, arguments)
     if arguments.resume and not arguments.output:
         parser.error("--resume needs --output FILE, which it continues")
     if arguments.images.count("-") > 1:

@@ -285,6 +285,9 @@ def get_config() -> ConfigDict:
     config.ema_decay = 0.0
     # The training objective.
     config.objective = cross_entropy()
+    # Words that training puts before every caption and that have no loss: "a photo of". Captions
+    # are then made with decoding.prompt, which is the same.
+    config.prompt = ""
     # Probability mass that the loss spreads over all allowed tokens.
     config.label_smoothing = 0.0
     # Weight of the doubly stochastic attention penalty: each position's sum over a caption is 1.

@@ -48,6 +48,11 @@ def git_decoder() -> ConfigDict:
 _DECODERS = {"gpt2": gpt2_decoder, "blip": blip_decoder, "git": git_decoder}
 
 
+def _decoder(name: str) -> ConfigDict:
+    """The section of a decoder; of a user's own, the fields that `use_captioner` adds alone."""
+    return _DECODERS[name]() if name in _DECODERS else ConfigDict({"name": name})
+
+
 def use_captioner(config: ConfigDict, source: str) -> None:
     """Sets a config to start from a captioner of transformers.
 
@@ -65,7 +70,7 @@ def use_captioner(config: ConfigDict, source: str) -> None:
 
     captioner = read_captioner(source, weights=False)
     sections = captioner.sections()
-    config.encoder, config.decoder = vit(), _DECODERS[sections["decoder"]["name"]]()
+    config.encoder, config.decoder = vit(), _decoder(sections["decoder"]["name"])
     if "adapter" in sections:
         config.adapter = ConfigDict()
     for section, fields in sections.items():

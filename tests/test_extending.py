@@ -1,6 +1,8 @@
 """The code of docs/extending.md is run as it stands there."""
 
+import dataclasses
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -16,11 +18,15 @@ from capjax.config import build, checks
 from capjax.config.errors import ConfigError
 from capjax.metrics.reward import WeightedSum
 from capjax.parts import DATASETS, DECODERS, ENCODERS, METRICS, OBJECTIVES, REWARDS
+from capjax.pretrained.captioners.captioner import FAMILIES
+from capjax.pretrained.captioners.export_captioner import write_captioner
+from capjax.pretrained.captioners.read import read_captioner
 from capjax.run.evaluate import evaluate
 from capjax.run.train import train
+from tests.helpers.small_captioner_files import write_captioner_files
 
 PAGE = Path(__file__).parent.parent / "docs/extending.md"
-REGISTRIES = (DATASETS, DECODERS, ENCODERS, METRICS, OBJECTIVES, REWARDS)
+REGISTRIES = (DATASETS, DECODERS, ENCODERS, FAMILIES, METRICS, OBJECTIVES, REWARDS)
 
 
 @pytest.fixture(scope="module", name="own")
@@ -79,6 +85,7 @@ def make_run(own):
     return own / "run", config
 
 
+@pytest.mark.slow(reason="a run of its own; each part is tried every day")
 def test_a_run_of_own_parts_trains_evaluates_and_captions(run, own):
     workdir, config = run
     metrics = evaluate(config, str(workdir), split="validation", checkpoint="best")
@@ -89,12 +96,31 @@ def test_a_run_of_own_parts_trains_evaluates_and_captions(run, own):
     assert capjax.load(workdir).caption([str(picture)])[0].text is not None
 
 
+@pytest.mark.slow(reason="a run of its own; each part is tried every day")
 def test_a_workdir_names_no_code_and_the_error_says_what_is_missing(run, monkeypatch):
     workdir, _ = run
     monkeypatch.delitem(DECODERS._registered, "dot_gru")
     with pytest.raises(ValueError, match=r"no decoder 'dot_gru'.*--parts FILE_OR_MODULE") as raised:
         capjax.load(workdir)
     assert "bahdanau, blip, git, gpt2, transformer" in str(raised.value)
+
+
+def test_a_captioner_of_ones_own_captions_trains_and_goes_back(own, tmp_path):
+    write_captioner_files(tmp_path / "theirs", model_type="blip-relu")
+    found = read_captioner(tmp_path / "theirs", weights=False)
+    assert type(found.family).__name__ == "BlipRelu"
+    shapes = jax.eval_shape(lambda: found.module().init_variables(jax.random.key(0), (8, 8, 3)))
+    rng = np.random.default_rng(0)
+    drawn = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype("f"), shapes)
+    write_captioner(dataclasses.replace(found, variables=drawn), tmp_path / "own")
+    about = json.loads((tmp_path / "own/config.json").read_text())
+    assert (about["model_type"], about["text_config"]["hidden_act"]) == ("blip-relu", "relu")
+    caption = capjax.load(tmp_path / "own").caption([np.zeros((8, 8, 3), np.uint8)])[0]
+    assert 1 <= len(caption.log_probs) <= 5
+    config = sys.modules["my_config"].base.get_config()
+    sys.modules["my_config"].base.use_captioner(config, str(tmp_path / "own"))
+    assert (config.decoder.name, config.decoder.activation) == ("blip", "relu")
+    checks.check(config)
 
 
 def test_fields_of_own_parts_are_checked_by_their_types(own):

@@ -13,12 +13,12 @@ from tqdm import tqdm
 from capjax.cli import attention, decoding_flags
 from capjax.cli.captioner import load_model, load_run
 from capjax.cli.errors import leave
-from capjax.config import build
 from capjax.data.inputs import batches, expand, read_input, read_lines
 from capjax.evaluate.caption_file import CaptionFile
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
 from capjax.evaluate.methods import Method
 from capjax.evaluate.stream import caption_stream, picture_reader
+from capjax.parallel import devices
 from capjax.parallel.deadline import deadline
 from capjax.run.ensemble import ensemble
 from capjax.run.load import Run, made_by
@@ -59,7 +59,7 @@ class _Stop:
 
 def caption_images(arguments: argparse.Namespace) -> int:
     """Captions the images of a command line; returns the exit status, see `capjax.caption`."""
-    build.compilation_cache(arguments.compilation_cache)
+    devices.compilation_cache(arguments.compilation_cache)
     run = _load(arguments)
     method = run.method(**{name: getattr(arguments, name) for name in decoding_flags.NAMES})
     attention.check_run(arguments, run.model.decoder)

@@ -88,7 +88,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--weights", choices=("float32", "bfloat16", "int8"), help="their type (default: float32)"
     )
     group.add_argument(
-        "--platforms", metavar="NAMES", help="that it runs on (default: cpu,cuda,tpu)"
+        "--platforms",
+        type=_platforms,
+        metavar="NAMES",
+        help="that it runs on: of cpu, cuda, rocm and tpu, with commas (default: cpu,cuda,tpu)",
     )
     group.add_argument(
         "--attention", action="store_const", const=True, help="also return attention maps"
@@ -109,6 +112,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             if flag not in taken and getattr(arguments, flag) is not None:
                 parser.error(f"--{flag} is of --format {name}")
     return arguments
+
+
+def _platforms(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not {*names} <= {"cpu", "cuda", "rocm", "tpu"}:
+        raise argparse.ArgumentTypeError(f"{text!r} must be some of cpu, cuda, rocm and tpu")
+    return names
 
 
 def main(argv: list[str] | None = None) -> None:

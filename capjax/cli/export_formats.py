@@ -1,8 +1,13 @@
 """The work of `capjax export`, a function for each format, apart from its flags: it imports JAX."""
 
 import argparse
+import functools
+import os
 from typing import cast
 
+from capjax.artefact.scores import metrics_of, scores_of
+from capjax.artefact.write import PLATFORMS, write_artefact
+from capjax.cli import decoding_flags
 from capjax.cli.captioner import load_model, load_run
 from capjax.config import build
 from capjax.models.captioner import Captioner
@@ -53,6 +58,8 @@ def transformers(given: argparse.Namespace) -> None:
     print(_LOAD.format(given.to, family.architecture), end="")
     if not family.reads_settings:
         print("# Its generate reads no settings: give it those of generation_config.json.")
+    if prompt := run.config.decoding.prompt:
+        print(f"# Captions begin with {prompt!r}, whose ids are an input of generate: input_ids.")
 
 
 def peft(given: argparse.Namespace) -> None:
@@ -92,7 +99,27 @@ def artefact(given: argparse.Namespace) -> None:
     """Writes an artefact, and prints its files and the command that runs it.
 
     Raises:
-      ExportError: the method or the model can't be exported, or the folder is not empty.
+      ExportError: the model can't be exported, or the folder is not empty.
+      ConfigError, SettingError: the model can't decode so.
+      DataError: the split can't be scored.
       WorkdirError: the run can't be loaded.
     """
-    raise NotImplementedError
+    check_free(given.to)
+    run = _load(given)
+    scorer = None
+    if given.scores_split:
+        scorer = functools.partial(scores_of, run=run, split=given.scores_split)
+    names = write_artefact(
+        run,
+        given.to,
+        method=run.method(**{name: getattr(given, name) for name in decoding_flags.NAMES}),
+        weights=given.weights or "float32",
+        platforms=given.platforms or PLATFORMS,
+        attention=bool(given.attention),
+        metrics=metrics_of(given.workdir, run.step) if given.workdir else None,
+        scores=scorer,
+    )
+    print(
+        f"wrote {given.to} of {given.workdir or given.model}, step {run.step}: {', '.join(names)}"
+    )
+    print(f"python {os.path.join(given.to, 'runner.py')} photo.jpg")

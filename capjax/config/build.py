@@ -21,11 +21,12 @@ from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.control import Control
 from capjax.evaluate.methods import BeamSearch, Consensus, Method, Sampling
 from capjax.evaluate.scoring import Metric
+from capjax.metrics.reward import reward_name, reward_of
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
 from capjax.models.lora import Lora
 from capjax.parallel import devices
-from capjax.parts import METRICS, REWARDS
+from capjax.parts import METRICS
 from capjax.parts.check import fault, fields_of, given_fields
 from capjax.parts.registry import PartError
 from capjax.pretrained.captioners.gpt2 import read_gpt2
@@ -69,12 +70,6 @@ def metric(name: str) -> Any:
         return METRICS.get(name)
     except PartError as error:
         raise ConfigError(f"config.evaluation.metrics has {name!r}: {error}") from error
-
-
-def compilation_cache(directory: str) -> None:
-    """Sets the folder where JAX keeps compiled programs between starts; "" keeps none."""
-    if directory:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
 
 
 def resize(dataset: ConfigDict) -> Resize:
@@ -219,6 +214,7 @@ def objective(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Objecti
     }
     if tokenizer is not None:
         given |= {name: getattr(tokenizer, name) for name in ("bos_id", "eos_id", "pad_id")}
+        given["prompt"] = tuple(tokenizer.encode(config.prompt))
     fields = {name: value for name, value in config.objective.items() if name != "name"}
     named = given_fields(part)
     return part(**fields, **{name: value for name, value in given.items() if name in named})
@@ -270,7 +266,11 @@ def log_frequencies(counts: np.ndarray) -> np.ndarray:
 
 
 def decoding_method(decoding: ConfigDict) -> Method:
-    """Builds the decoding method of the decoding section."""
+    """Builds the decoding method of the decoding section.
+
+    Raises:
+      ConfigError: a reward of consensus is unknown, or has no weight.
+    """
     if decoding.method == "beam":
         return beam_search(decoding)
     if decoding.method == "sample":
@@ -280,7 +280,12 @@ def decoding_method(decoding: ConfigDict) -> Method:
         candidates: BeamSearch | Sampling = dataclasses.replace(beam_search(decoding), **every)
     else:
         candidates = _sampling(decoding, decoding.num_samples)
-    return Consensus(candidates, reward(decoding), decoding.reward, decoding.num_captions)
+    rewards = decoding.rewards, decoding.reward_weights
+    try:
+        reward = reward_of(*rewards)
+    except ValueError as error:
+        raise ConfigError(f"config.decoding.{error}") from error
+    return Consensus(candidates, reward, reward_name(*rewards), decoding.num_captions)
 
 
 def beam_search(decoding: ConfigDict) -> BeamSearch:
@@ -315,18 +320,6 @@ def _sampling(decoding: ConfigDict, count: int) -> Sampling:
 
 def _control(decoding: ConfigDict) -> Control:
     return Control(**{name: decoding[name] for name in fields_of(Control)})
-
-
-def reward(decoding: ConfigDict) -> Any:
-    """Builds the reward of consensus.
-
-    Raises:
-      ConfigError: there is no reward of that name.
-    """
-    try:
-        return REWARDS.get(decoding.reward)()
-    except PartError as error:
-        raise ConfigError(f"config.decoding.reward={decoding.reward!r}: {error}") from error
 
 
 def schedule(config: ConfigDict) -> "optax.Schedule":

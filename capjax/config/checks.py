@@ -24,6 +24,7 @@ from capjax.metrics.direction import TEACHER_FORCED, contradicts, direction
 from capjax.models.captioner import is_part
 from capjax.models.contract import Decoder
 from capjax.parts.check import fault, fields_of
+from capjax.train.objective import Objective
 from capjax.train.wandb_log import is_installed
 
 # Images of a batch that is never called too large, and times that it may have each of a split.
@@ -50,7 +51,13 @@ def check(config: ConfigDict) -> None:
     check_decoding(config.decoding, config)
     _check_metric(config)
     _check_images(config)
-    _check_objective(config, decoder)
+    fitting_objective(config, decoder)
+    if not config.decoding.prompt.startswith(config.prompt):
+        raise ConfigError(
+            f"config.prompt={config.prompt!r} is before every caption in training, and "
+            f"config.decoding.prompt={config.decoding.prompt!r} must begin with it: "
+            f"--config.decoding.prompt={config.prompt!r} would do"
+        )
     _check_start(config, decoder)
     if (lora := build.lora(config)) is not None:
         check_lora(config, lora)
@@ -126,10 +133,12 @@ def check_batch(config: ConfigDict, field: str, images: int, name: str) -> None:
         )
 
 
-def _check_objective(config: ConfigDict, decoder: Decoder) -> None:
-    """Raises ConfigError for an objective that does not fit the decoder."""
+def fitting_objective(
+    config: ConfigDict, decoder: Decoder, tokenizer: Tokenizer | None = None
+) -> Objective:
+    """Builds the objective; raises ConfigError where it does not fit the decoder."""
     try:
-        objective = build.objective(config)
+        objective = build.objective(config, tokenizer)
         if check_decoder := getattr(objective, "check_decoder", None):
             check_decoder(decoder)
     except ValueError as error:
@@ -151,6 +160,7 @@ def _check_objective(config: ConfigDict, decoder: Decoder) -> None:
             f"config.decoder.max_length={longest} must be at least "
             f"config.dataset.max_length={config.dataset.max_length}"
         )
+    return objective
 
 
 def _check_start(config: ConfigDict, decoder: Decoder) -> None:

@@ -157,17 +157,20 @@ class Batch(NamedTuple):
       tokens: int32 [B, C, T + 1], bos ... eos pad.
       lengths: int32 [B, C], see `lay_out`.
       packing: int32 [B, S], see `pack`; None where the batch is padded.
+      prompt: int32 [B], tokens of the prompt with which captions begin; None for no prompt.
     """
 
     index: np.ndarray
     tokens: np.ndarray
     lengths: np.ndarray
     packing: np.ndarray | None = None
+    prompt: np.ndarray | None = None
 
     def text(self) -> dict[str, np.ndarray]:
-        """The arrays of the captions by name; "packing" only where the batch is packed."""
-        found = {"tokens": self.tokens, "lengths": self.lengths}
-        return found if self.packing is None else found | {"packing": self.packing}
+        """The arrays of the captions by name, without "index" and what is None."""
+        found = {name: array for name, array in self._asdict().items() if array is not None}
+        del found["index"]
+        return found
 
 
 class TrainBatches:
@@ -250,7 +253,8 @@ class TrainBatches:
             length = self._round_up(max(map(max, lengths)), longest)
             tokens, own_lengths = lay_out(own, captions_per_image, length, self._tokenizer)
             packing = None
-        return Batch(plan.index[self._rows], tokens, own_lengths, packing)
+        prompt = _prompts(self._encoded, len(own))
+        return Batch(plan.index[self._rows], tokens, own_lengths, packing, prompt)
 
     def _round_up(self, length: int, limit: int) -> int:
         bucket = self._length_bucket or limit
@@ -291,14 +295,20 @@ def eval_indices(
 
 def eval_text(
     encoded: EncodedCaptions, index: np.ndarray, tokenizer: Tokenizer
-) -> tuple[np.ndarray, np.ndarray]:
-    """All captions of some images by `lay_out`, of one shape for all batches of a split.
+) -> dict[str, np.ndarray]:
+    """All captions of some images, see `Batch.text`, of one shape for all batches of a split.
 
     C is the most captions of an image of the split, at least 1; T is `encoded.max_length`. Padding
     rows, of index -1, have no captions.
     """
     captions = [encoded.tokens[i] if i >= 0 else () for i in index]
-    return lay_out(captions, max(encoded.most_captions, 1), encoded.max_length, tokenizer)
+    most = max(encoded.most_captions, 1)
+    tokens, lengths = lay_out(captions, most, encoded.max_length, tokenizer)
+    return Batch(index, tokens, lengths, prompt=_prompts(encoded, len(index))).text()
+
+
+def _prompts(encoded: EncodedCaptions, rows: int) -> np.ndarray | None:
+    return np.full(rows, encoded.prompt, np.int32) if encoded.prompt else None
 
 
 def lay_out(

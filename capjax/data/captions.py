@@ -145,10 +145,11 @@ class EncodedCaptions:
 
     Attributes:
       image_ids: as in the table.
-      tokens: the captions of each image, each int32 [length] "words ... eos" without bos.
-      max_length: most tokens of a caption, with eos.
+      tokens: the captions of each image, each int32 [length] "prompt words ... eos" without bos.
+      max_length: most tokens of a caption, with prompt and eos.
       fingerprint: the source's.
       report: counts of the captions kept and left out.
+      prompt: tokens of the prompt, with which every caption begins.
     """
 
     image_ids: tuple[str, ...]
@@ -156,6 +157,7 @@ class EncodedCaptions:
     max_length: int
     fingerprint: str
     report: CaptionReport
+    prompt: int = 0
 
     @cached_property
     def most_captions(self) -> int:
@@ -164,30 +166,44 @@ class EncodedCaptions:
 
 
 def encode_captions(
-    table: CaptionTable, tokenizer: Tokenizer, *, max_length: int, over_length: str
+    table: CaptionTable,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    over_length: str,
+    prompt: str = "",
 ) -> EncodedCaptions:
     """Encodes all captions except those without a word.
 
     Args:
       table: the captions.
       tokenizer: encodes unknown words as unk.
-      max_length: most tokens of a caption, with eos.
+      max_length: most tokens of a caption, with prompt and eos.
       over_length: for longer captions: "drop" leaves them out, "cut" keeps the first
         max_length - 1 words and adds eos.
+      prompt: words to put before every caption; "" for none.
 
     Raises:
-      ValueError: `over_length` is something else, or `max_length` is below 2.
+      ValueError: `over_length` is something else, or `max_length` leaves no room for a word and
+        eos.
     """
     if over_length not in ("drop", "cut"):
         raise ValueError(f'over_length must be "drop" or "cut", not {over_length!r}')
-    if max_length < 2:
-        raise ValueError(f"max_length must be at least 2, a word and eos, not {max_length}")
-    flat = tokenizer.encode_batch([text for captions in table.captions for text in captions])
-    empty = sum(not ids for ids in flat)
+    first = len(tokenizer.encode(prompt))
+    if max_length < first + 2:
+        raise ValueError(
+            f"max_length must be at least {first + 2}, a word and eos"
+            + f" after the prompt {prompt!r}" * bool(prompt)
+            + f", not {max_length}"
+        )
+    before = f"{prompt} " if prompt else ""
+    texts = [before + text for captions in table.captions for text in captions]
+    flat = tokenizer.encode_batch(texts)
+    empty = sum(len(ids) <= first for ids in flat)
     long = sum(len(ids) >= max_length for ids in flat)
 
     def keep(ids: list[int]) -> bool:
-        return bool(ids) and (over_length == "cut" or len(ids) < max_length)
+        return len(ids) > first and (over_length == "cut" or len(ids) < max_length)
 
     encoded = iter(flat)
     tokens = tuple(
@@ -202,8 +218,8 @@ def encode_captions(
     lengths = np.bincount(
         [len(ids) for captions in tokens for ids in captions], minlength=max_length + 1
     )
-    words = int(lengths @ np.arange(max_length + 1) - lengths.sum())
-    unknown = _unknown_words(table, flat, tokenizer, max_length, keep)
+    words = int(lengths @ np.arange(max_length + 1) - (1 + first) * lengths.sum())
+    unknown = _unknown_words(texts, flat, tokenizer, max_length, keep)
     report = CaptionReport(
         images=len(tokens),
         captions=len(flat),
@@ -218,13 +234,12 @@ def encode_captions(
         frequent_unknown=tuple(sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:10]),
         lengths=lengths,
     )
-    return EncodedCaptions(table.image_ids, tokens, max_length, table.fingerprint, report)
+    return EncodedCaptions(table.image_ids, tokens, max_length, table.fingerprint, report, first)
 
 
-def _unknown_words(table, flat, tokenizer, max_length, keep) -> Counter:
+def _unknown_words(texts, flat, tokenizer, max_length, keep) -> Counter:
     """Counts the words in kept captions that are encoded as unk; words cut off do not count."""
     counts = Counter()
-    texts = (text for captions in table.captions for text in captions)
     for text, ids in zip(texts, flat, strict=True):
         if tokenizer.unk_id in ids and keep(ids):
             counts.update(tokenizer.unknown(text, max_length - 1))
@@ -239,7 +254,7 @@ def unigram_counts(encoded: EncodedCaptions, vocab_size: int) -> np.ndarray:
     Raises:
       ValueError: a token is not below `vocab_size`.
     """
-    every = [ids for captions in encoded.tokens for ids in captions]
+    every = [ids[encoded.prompt :] for captions in encoded.tokens for ids in captions]
     counts = np.bincount(np.concatenate(every) if every else [], minlength=vocab_size)
     if len(counts) > vocab_size:
         raise ValueError(

@@ -40,8 +40,8 @@ def train_feature_batches(
 
     Returns:
       An iterator of {"features": [B, P, F] in the cache's type, "tokens": int32 [B, C, T + 1],
-      "lengths": int32 [B, C]}, when packed "packing", see `batches.Batch`, and those of
-      the references.
+      "lengths": int32 [B, C]}, further ones of `batches.Batch.text`, and those of the
+      references.
 
     Raises:
       DataError: from the iterator, where the cache is damaged.
@@ -83,7 +83,7 @@ def eval_feature_batches(
     """A split in order, each image once, the last batch padded; see `reading.eval_batches`.
 
     Returns:
-      An iterator of {"features": [B, P, F], "index": int32 [B], "tokens", "lengths"}.
+      An iterator of {"features": [B, P, F], "index": int32 [B]} and those of `batches.eval_text`.
     """
     indices = eval_indices(
         len(features),
@@ -93,9 +93,8 @@ def eval_feature_batches(
     )
 
     def make(index: np.ndarray) -> dict[str, np.ndarray]:
-        tokens, lengths = eval_text(encoded, index, tokenizer)
         read = features.read(index)
-        return {"features": read, "index": index, "tokens": tokens, "lengths": lengths}
+        return {"features": read, "index": index, **eval_text(encoded, index, tokenizer)}
 
     return _read_ahead(make, indices)
 

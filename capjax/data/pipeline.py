@@ -68,7 +68,7 @@ def train_batches(
 
     Returns:
       An iterator of {"image": uint8 [B, H, W, 3], "tokens": int32 [B, C, T + 1], "lengths":
-      int32 [B, C]}, when packed "packing", see `batches.Batch`, and those of the references.
+      int32 [B, C]}, further ones of `batches.Batch.text`, and those of the references.
 
     Raises:
       ImageError: from the iterator, where an image cannot be used; the message names it.

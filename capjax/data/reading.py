@@ -89,7 +89,7 @@ def eval_batches(
 
     Returns:
       An iterator of {"image": uint8 [B, H, W, 3], "index": int32 [B]} and, with captions,
-      "tokens" and "lengths" (see `batches.eval_text`). The index of a padding row is -1.
+      those of `batches.eval_text`. The index of a padding row is -1.
 
     Raises:
       ImageError: see `read_pixels`.
@@ -107,7 +107,7 @@ def eval_batches(
     def batch(pixels: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
         found = {"image": pixels, "index": index}
         if encoded is not None:
-            found["tokens"], found["lengths"] = eval_text(encoded, index, tokenizer)
+            found |= eval_text(encoded, index, tokenizer)
         return found
 
     batches = read_batches(source, indices, resize=resize, num_threads=num_threads)

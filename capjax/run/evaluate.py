@@ -69,7 +69,7 @@ def evaluate(
     run = load(directory, checkpoint)
     if others:
         run = ensemble([run, *(load(other, checkpoint) for other in others)], average)
-    method = ready(build.decoding_method(config.decoding), run.config, run.tokenizer)
+    method = ready(build.decoding_method(config.decoding), config, run.tokenizer)
     with processes.primary_first():
         source = check_images(config.dataset, open_source(config.dataset, split))
         table = open_captions(config.dataset, source)
@@ -123,7 +123,7 @@ def _caption(
     )
     bar = functools.partial(tqdm, total=len(split.source), disable=not processes.is_primary())
     captions = {
-        split.table.image_ids[index]: caption
+        split.table.image_ids[index]: caption.without(split.prompt)
         for index, caption in bar(captioned, desc=f"caption {split.source.name}")
     }
     return captions, forced.metrics() | _foil_metrics(run, split, model, variables)

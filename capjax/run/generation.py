@@ -9,11 +9,13 @@ from capjax.pretrained.errors import ExportError
 
 # What `transformers.generate` has no field for in its file, with the values that change nothing.
 _OURS = {"must_include": (), "length_normalization": "power"}
-_OURS_OF_CONTROL = {"prompt": "", "bad_endings": (), "allowed": ()}
+_OURS_OF_CONTROL = {"bad_endings": (), "allowed": ()}
 
 
 def generation_of(method: BeamSearch, tokenizer: Tokenizer) -> Generation:
     """The settings of a beam search for `transformers.generate`, with ids for words.
+
+    A prompt is none of them, but an input there.
 
     Raises:
       ExportError: there is one that its file can't hold; names it.

@@ -18,6 +18,7 @@ from capjax.data.reading import eval_batches
 from capjax.data.resize import Resize, Resizes
 from capjax.data.source import Example, Source
 from capjax.data.tokenizer import Tokenizer
+from capjax.evaluate.caption_view.notebook import CaptionView
 from capjax.evaluate.captioning import Caption, CaptionBatches
 from capjax.evaluate.methods import Consensus, Method, settings_of
 from capjax.evaluate.results import code_version
@@ -118,6 +119,15 @@ class Run:
         batches = self.pixel_batches(_Images(images), batch_size)
         found = dict(self.caption_batches(batches, method=method, attention=attention))
         return [found[index] for index in range(len(images))]
+
+    def show(self, images: AnyImage | Sequence[AnyImage], **settings: Any) -> CaptionView:
+        """Captions images for a notebook, where each word shows where the model looked.
+
+        Args and errors are those of `caption`; `attention` is True if the decoder has attention.
+        """
+        images = [images] if is_image(images) else images
+        settings = {"attention": self.model.decoder.has_attention, **settings}
+        return CaptionView(images, self.caption(images, **settings), self.resize)
 
     def method(self, **settings: Any) -> Method:
         """The run's decoding method with changed settings; see `choose_method`."""

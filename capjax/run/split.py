@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from capjax.config import build
+from capjax.config.errors import ConfigError
 from capjax.data.augment import Augmentation
 from capjax.data.batches import TrainBatches
 from capjax.data.captions import CaptionTable, EncodedCaptions, encode_captions
@@ -47,6 +48,11 @@ class Split:
     tokenizer: Tokenizer
     references: References | None = None
     views: tuple[FeatureCache, ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """The prompt of the training, as texts of captions have it; references do not."""
+        return self.tokenizer.decode(self.tokenizer.encode(self.config.prompt))
 
     def train_batches(self, first_step: int) -> Batches:
         """Yields this process's rows of training batches from `first_step` on, without end."""
@@ -119,11 +125,22 @@ def _share() -> dict[str, int]:
 def make_split(
     config: ConfigDict, source: Source, table: CaptionTable, tokenizer: Tokenizer
 ) -> Split:
-    """Encodes a split's captions; the split has no cached features."""
+    """Encodes a split's captions; the split has no cached features.
+
+    Raises:
+      ConfigError: captions leave no room for a word after the prompt.
+    """
     section = config.dataset
-    encoded = encode_captions(
-        table, tokenizer, max_length=section.max_length, over_length=section.over_length
-    )
+    try:
+        encoded = encode_captions(
+            table,
+            tokenizer,
+            max_length=section.max_length,
+            over_length=section.over_length,
+            prompt=config.prompt,
+        )
+    except ValueError as error:
+        raise ConfigError(f"config.dataset.{error}") from error
     return Split(config, source, table, encoded, tokenizer)
 
 

@@ -151,7 +151,7 @@ def _train(
     data = _read_data(config, workdir, is_new=is_new)
     method = ready(build.decoding_method(config.decoding), config, data.tokenizer)
     model, shapes = _make_model(config, data)
-    objective = build.objective(config, data.tokenizer)
+    objective = checks.fitting_objective(config, model.decoder, data.tokenizer)
     if is_new:
         params, frozen = _start(config, workdir, data, model, shapes)
         stopping = new_stopping(config, data.splits["validation"].table.captions)
@@ -175,11 +175,9 @@ def _train(
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
     )
+    drawn = model.decoder.draws_locations
     begin = functools.partial(
-        init_state,
-        optimizer=optimizer,
-        ema=config.ema_decay > 0,
-        baseline=model.decoder.draws_locations,
+        init_state, optimizer=optimizer, ema=config.ema_decay > 0, baseline=drawn
     )
     if is_new:
         state, progress = begin(params, frozen=frozen), None
@@ -380,8 +378,8 @@ def _validation(
     interruption: Interruption,
 ) -> Validation:
     samplings = [
-        (f"temperature_{temperature:g}", Sampling(temperature, method.max_length, config.seed))
-        for temperature in config.evaluation.temperatures
+        (f"temperature_{t:g}", Sampling(t, method.max_length, config.seed, control=method.control))
+        for t in config.evaluation.temperatures
     ]
     pixels, inputs = split.samples(config.evaluation.num_samples)
     return Validation(
@@ -392,6 +390,7 @@ def _validation(
         samplings=samplings,
         batches=lambda: interruption.watch(split.eval_batches()),
         table=split.table,
+        prompt=split.prompt,
         pixels=pixels,
         inputs=inputs,
         scorers=build.scorers(config),

@@ -11,7 +11,7 @@ class TokenLosses:
     """Loss of each target; zero for targets without weight.
 
     Attributes:
-      weight: float32 [B, C, T], 1 for tokens of a caption.
+      weight: float32 [B, C, T], 1 for tokens of a caption, without its prompt.
       nll: float32 [B, C, T], negative log-likelihood in nats.
       loss: float32 [B, C, T], `nll` with label smoothing.
       correct: float32 [B, C, T], 1 if the target is the most likely token.
@@ -33,7 +33,7 @@ class TokenLosses:
 
 
 def token_weights(targets: jax.Array, real: jax.Array, banned: tuple[int, ...]) -> jax.Array:
-    """Weights float32 [B, C, T]: 1 for tokens of a caption, 0 for padding and banned tokens."""
+    """Weights float32 [B, C, T]: 1 where `real`, 0 elsewhere and for banned tokens."""
     for token in banned:
         real &= targets != token
     return real.astype(jnp.float32)
@@ -52,8 +52,8 @@ def token_losses(
     Args:
       logits: float32 [B, C, T, V].
       targets: int32 [B, C, T].
-      real: bool [B, C, T], True for tokens of a caption including its eos, by the lengths: bos, eos
-        and pad can have the same id.
+      real: bool [B, C, T], True for tokens of a caption that have a loss, including its eos, by the
+        lengths: bos, eos and pad can have the same id.
       banned: ids that are never generated (the unknown word). As targets they have no weight.
       label_smoothing: mass spread evenly over the allowed tokens (Szegedy et al. 2016, section 7).
     """

@@ -108,9 +108,19 @@ def targets_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
     return gather_packed(targets, packing), packing[:, None] >= 0
 
 
+def scored_targets(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """`targets_of`, with False for the tokens of a prompt, too: they are fed without a loss."""
+    targets, real = targets_of(batch)
+    if "prompt" in batch:
+        length, packing = batch["tokens"].shape[-1] - 1, batch.get("packing")
+        place = jnp.arange(length) if packing is None else packing[:, None] % length
+        real &= place >= batch["prompt"][:, None, None]
+    return targets, real
+
+
 def batch_counts(model: Captioner, batch: Batch) -> dict[str, jax.Array]:
     """Counts of tokens with weight, of captions and of images with references, float32 scalars."""
-    weights = token_weights(*targets_of(batch), model.decoder.banned)
+    weights = token_weights(*scored_targets(batch), model.decoder.banned)
     captions = (batch["lengths"] > 0).sum().astype(jnp.float32)
     counts = {"tokens": weights.sum(), "captions": captions}
     if "references" in batch:
@@ -143,7 +153,7 @@ def run(
     )
     losses = token_losses(
         output.logits,
-        *targets_of(batch),
+        *scored_targets(batch),
         banned=model.decoder.banned,
         label_smoothing=label_smoothing,
     )

@@ -89,6 +89,7 @@ class Validation:
       samplings: (name, sampling) pairs for the first B images.
       batches: () -> batches of the split, with "index", "tokens" and "lengths".
       table: ids and raw captions of the split.
+      prompt: with which captions begin, but not the table's.
       pixels: uint8 [B, H, W, 3], the first B images.
       inputs: the same images as model inputs, {"image": ...} or {"features": ...}.
       scorers: further metrics.
@@ -103,6 +104,7 @@ class Validation:
     samplings: Sequence[tuple[str, Sampling]]
     batches: Callable[[], Iterator[Batch]]
     table: CaptionTable
+    prompt: str
     pixels: np.ndarray
     inputs: Batch
     scorers: Sequence[Scorer]
@@ -115,7 +117,7 @@ class Validation:
         forced = TeacherForced(self.loss_step, variables)
         batches = forced.watch(self.batches())
         captions = {
-            self.table.image_ids[index]: caption.text
+            self.table.image_ids[index]: caption.without(self.prompt).text
             for index, caption in self.captions(variables, batches, self.method)
         }
 

@@ -199,7 +199,7 @@ def test_what_went_out_comes_in_and_goes_out_again(exported, tmp_path):
     method = build.beam_search(run.config.decoding)
     assert found.generation == generation_of(method, run.tokenizer)
     # What its file has no field for is named.
-    for more in ({"length_normalization": "gnmt"}, {"control": capjax.Control(prompt="a")}):
+    for more in ({"length_normalization": "gnmt"}, {"control": capjax.Control(bad_endings=("a",))}):
         with pytest.raises(ExportError, match="is none of transformers' settings"):
             generation_of(dataclasses.replace(method, **more), run.tokenizer)
     write_captioner(found, tmp_path / "again")

@@ -2,7 +2,7 @@
 
     python -m tests.compatibility.interface
 
-writes `interface.json`; it was made by the code of commit c32e60f.
+adds to `interface.json` what is not in it yet; the rest was made by the code of commit c32e60f.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 import capjax
 from configs import base
 from tests.compatibility import runs
+from tests.helpers.small_captioner_files import write_captioner_files
 
 ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).parent / "interface.json"
@@ -34,33 +35,41 @@ _ENCODERS = (
 )
 
 # Every config file, and the documented arguments that need no network. Files lie in the folder of
-# `vit_frozen` and of `exported`.
+# `vit_frozen` and of `exported`, and beside them those of a BLIP and a GIT.
 CONFIGS = {
     "coco_bahdanau_gru": (),
+    "coco_blip": ("./blip",),
+    "coco_git": ("./git",),
     "coco_show_attend_tell": ("fine_tune",),
     "coco_transformer": ("karpathy", "coco_json"),
     "coco_vit_gpt2": ("./captioner",),
     "flickr8k_bahdanau_gru": ("mobilenet_v2",),
     "flickr8k_show_attend_tell": ("mobilenet_v2",),
     "flickr8k_transformer": ("fine_tune", *_ENCODERS, "./vit.safetensors"),
+    "folder_blip": ("./blip",),
+    "folder_git": ("./git",),
     "folder_transformer": (*_ENCODERS, "./vit.safetensors"),
     "folder_vit_gpt2": ("./captioner",),
     "shapes_transformer": (),
     "shapes_vit_gpt2": (),
 }
 # These without an argument read a captioner of huggingface.co.
-_NEED_NETWORK = ("coco_vit_gpt2", "folder_vit_gpt2")
+_NEED_NETWORK = tuple(
+    f"{data}_{model}" for data in ("coco", "folder") for model in ("vit_gpt2", "blip", "git")
+)
 
 # Functions of `configs.base` that give a section or a config.
 SECTIONS = (
     "adapter",
     "bahdanau_decoder",
+    "blip_decoder",
     "coco_json_dataset",
     "conv_encoder",
     "efficientnet_b0",
     "flickr8k_dataset",
     "folder_dataset",
     "get_config",
+    "git_decoder",
     "gpt2_decoder",
     "inception_v3",
     "karpathy_dataset",
@@ -82,6 +91,8 @@ CLASSES = ("BeamSearch", "Caption", "Run", "Sampling")
 
 def describe(folder: Path) -> dict:
     """All of it; `folder` has the files of the runs `vit_frozen` and `exported`."""
+    for kind in ("blip", "git"):
+        write_captioner_files(folder / kind, kind)
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -168,7 +179,10 @@ def main() -> None:
         for name in ("vit_frozen", "exported"):
             runs.unpack(name, Path(folder))
         found = describe(Path(folder))
-    text = json.dumps(found, indent=1, sort_keys=True)
+    recorded = json.loads(RECORD.read_text())
+    for part in ("configs", "sections", "changes"):
+        recorded[part] = {**found[part], **recorded[part]}
+    text = json.dumps(recorded, indent=1, sort_keys=True)
     # A field and its value on one line.
     RECORD.write_text(text + "\n")
 

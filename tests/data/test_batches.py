@@ -130,7 +130,7 @@ def test_packing_finds_all_tokens_in_order():
     options = {"batch_size": 6, "captions_per_image": 3, "seed": 0, "length_bucket": 4}
     batches = TrainBatches(encode([5, 1, 3, 2]), TOKENIZER, packed=True, **options)
     for step in range(10):
-        _, tokens, lengths, packing = batches(step)
+        _, tokens, lengths, packing, _ = batches(step)
         targets = tokens[:, :, 1:].reshape(len(tokens), -1)
         for row, places, ends in zip(targets, packing, lengths, strict=True):
             expected = [row[MAX_LENGTH * c + t] for c, end in enumerate(ends) for t in range(end)]
@@ -172,7 +172,7 @@ def test_captions_are_the_images_own_and_drawn_anew():
     batches = TrainBatches(encoded, TOKENIZER, batch_size=4, captions_per_image=4, seed=0)
     drawn = {i: Counter() for i in range(4)}
     for step in range(60):
-        index, tokens, lengths, _ = batches(step)
+        index, tokens, lengths, *_ = batches(step)
         assert (lengths > 0).sum(axis=1).tolist() == [min(4, len(encoded.tokens[i])) for i in index]
         for i, rows, ends in zip(index.tolist(), tokens, lengths, strict=True):
             own = [ids.tolist() for ids in encoded.tokens[i]]
@@ -215,7 +215,9 @@ def test_evaluation_has_every_image_once(images, rows, hosts):
 
 def test_evaluation_text_has_all_captions_in_one_shape():
     encoded = encode([2, 0, 3])
-    tokens, lengths = eval_text(encoded, np.array([0, 1, 2, -1]), TOKENIZER)
+    text = eval_text(encoded, np.array([0, 1, 2, -1]), TOKENIZER)
+    assert text.keys() == {"tokens", "lengths"}
+    tokens, lengths = text.values()
     assert tokens.shape == (4, 3, MAX_LENGTH + 1)
     assert (lengths > 0).sum(axis=1).tolist() == [2, 0, 3, 0]
     np.testing.assert_array_equal(tokens[2, 1, 1 : lengths[2, 1] + 1], encoded.tokens[2][1])

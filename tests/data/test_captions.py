@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from capjax.data.batches import TrainBatches, eval_text
 from capjax.data.captions import CaptionTable, encode_captions, read_captions, unigram_counts
 from capjax.data.source import Example
 from capjax.data.tokenizer import train_word_tokenizer
@@ -107,11 +108,31 @@ def test_the_limit_counts_eos():
     assert (misses.report.dropped, misses.report.unknown) == (1, 0)
 
 
+def test_a_prompt_is_before_every_caption():
+    captions = (("a pink dog", "", "a dog runs and a dog runs"), ("dog",), ("",), ("dog",))
+    given = {"max_length": 6, "over_length": "drop", "prompt": "A cat"}
+    encoded = encode_captions(table(captions), TOKENIZER, **given)
+    texts = [[TOKENIZER.decode(ids) for ids in captions] for captions in encoded.tokens]
+    assert texts == [["a cat a dog"], ["a cat dog"], [], ["a cat dog"]]
+    assert encoded.prompt == 2
+    batch = TrainBatches(encoded, TOKENIZER, batch_size=3, captions_per_image=2, seed=0)(0)
+    for text in (batch.text(), eval_text(encoded, np.arange(3), TOKENIZER)):
+        assert text["prompt"].tolist() == [2, 2, 2]
+    report = encoded.report
+    assert (report.kept, report.dropped, report.empty) == (3, 1, 2)
+    assert (report.words, report.unknown) == (5, 1)
+    counts = unigram_counts(encoded, TOKENIZER.vocab_size)
+    assert counts.sum() == 8
+    assert counts[TOKENIZER.encode("cat")[0]] == 0
+
+
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="'truncate'"):
         encode_captions(table(), TOKENIZER, max_length=4, over_length="truncate")
     with pytest.raises(ValueError, match="max_length"):
         encode_captions(table(), TOKENIZER, max_length=1, over_length="cut")
+    with pytest.raises(ValueError, match=r"max_length must be at least 3, .* after the prompt 'a'"):
+        encode_captions(table(), TOKENIZER, max_length=2, over_length="cut", prompt="a")
 
 
 def test_unigram_counts_are_of_targets():

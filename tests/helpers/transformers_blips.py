@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from tests.helpers.small_wordpiece import VOCABULARY
-from tests.helpers.transformers_captioners import MEAN, STD, pixels
+from tests.helpers.transformers_captioners import MEAN, STD, draw_full, pixels
 from tests.helpers.transformers_vits import BASE, save
 
 # Two rows more than words, of which the first starts a caption; as published, the eos_token_id
@@ -19,6 +19,7 @@ CLASS = transformers.BlipForConditionalGeneration
 START, END, ROWS = len(VOCABULARY), 3, len(VOCABULARY) + 2
 # How the end token is raised, so that many captions end and few at once.
 RAISED = (3.0, 3.0)
+RAISED_FULL = (8.0, 4.0)
 # Of our decoder, names of torch's.
 WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
 LAYER = "text_decoder.bert.encoder.layer.1.output.dense.weight"
@@ -57,7 +58,23 @@ def make(seed=0, *, end=(0.0, 0.0), **fields):
     return model
 
 
-def raise_end(model, mean, spread):
+def make_full(seed=0):
+    """BLIP base with random parameters, whose captions differ and end at many lengths."""
+    config = transformers.BlipConfig(text_config={"num_attention_heads": 12})
+    model = transformers.BlipForConditionalGeneration(config).eval()
+    draw_full(model, seed)
+    text = model.text_decoder
+    with torch.no_grad():
+        text.bert.embeddings.word_embeddings.weight.mul_(2.5)
+        text.bert.embeddings.position_embeddings.weight.mul_(6)
+        for layer in text.bert.encoder.layer:
+            layer.crossattention.self.query.weight.mul_(4)
+            layer.crossattention.output.dense.weight.mul_(4)
+    raise_end(model, *RAISED_FULL, config.text_config.sep_token_id)
+    return model
+
+
+def raise_end(model, mean, spread, end=END):
     """Gives the end token a row and a bias that make its logit about N(mean, spread)."""
     text = model.text_decoder
     last, head = text.cls.predictions.transform.LayerNorm, text.cls.predictions
@@ -66,8 +83,8 @@ def raise_end(model, mean, spread):
     # A last state is bias + scale * a normed vector.
     with torch.no_grad():
         row *= spread / (row * last.weight).norm()
-        words[END] = row
-        head.bias[END] = mean - row @ last.bias
+        words[end] = row
+        head.bias[end] = mean - row @ last.bias
 
 
 def save_folder(model, folder):

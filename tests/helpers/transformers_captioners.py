@@ -67,6 +67,16 @@ def raise_end(model, end_id, mean, spread):
         words[end_id] = row + mean * last.bias / (last.bias @ last.bias)
 
 
+def draw_full(model, seed):
+    """Draws all parameters of a model of full size."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0, 0.2 if parameter.ndim == 1 else 0.04, generator=generator)
+            if "norm" in name.lower() and name.endswith("weight"):
+                parameter += 1
+
+
 def save_captioner(model, folder):
     """Writes config, weights, how generation goes and how pixels are wanted."""
     save(model, folder)

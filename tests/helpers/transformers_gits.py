@@ -10,13 +10,14 @@ import torch
 import transformers
 
 from tests.helpers.small_wordpiece import VOCABULARY
-from tests.helpers.transformers_captioners import MEAN, STD, pixels
+from tests.helpers.transformers_captioners import MEAN, STD, draw_full, pixels
 from tests.helpers.transformers_vits import BASE, save
 
 CLASS = transformers.GitForCausalLM
 START, END, ROWS = 2, 3, len(VOCABULARY)
 # How the end token is raised, so that many captions end and few at once.
 RAISED = (0.0, 3.0)
+RAISED_FULL = (8.0, 4.0)
 # Of our decoder, names of torch's.
 WORDS = "git.embeddings.word_embeddings.weight"
 LAYER = "git.encoder.layer.1.output.dense.weight"
@@ -54,15 +55,31 @@ def make(seed=0, *, end=(0.0, 0.0), **fields):
     return model
 
 
-def raise_end(model, mean, spread):
+def make_full(seed=0):
+    """GIT base with random parameters, whose captions differ and end at many lengths."""
+    model = transformers.GitForCausalLM(transformers.GitConfig()).eval()
+    draw_full(model, seed)
+    with torch.no_grad():
+        model.output.weight.mul_(2.5)
+        model.git.embeddings.word_embeddings.weight.mul_(2.5)
+        model.git.embeddings.position_embeddings.weight.mul_(6)
+        model.git.visual_projection.visual_projection[1].weight.mul_(8)
+        for layer in model.git.encoder.layer:
+            layer.attention.self.query.weight.mul_(4)
+            layer.attention.output.dense.weight.mul_(4)
+    raise_end(model, *RAISED_FULL, model.config.eos_token_id)
+    return model
+
+
+def raise_end(model, mean, spread, end=END):
     """Gives the end token a row and a bias that make its logit about N(mean, spread)."""
     last = model.git.encoder.layer[-1].output.LayerNorm
     row = torch.randn(last.weight.shape[0], generator=torch.Generator().manual_seed(1))
     # A last state is bias + scale * a normed vector.
     with torch.no_grad():
         row *= spread / (row * last.weight).norm()
-        model.output.weight[END] = row
-        model.output.bias[END] = mean - row @ last.bias
+        model.output.weight[end] = row
+        model.output.bias[end] = mean - row @ last.bias
 
 
 def save_folder(model, folder):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import warnings
 
 import jax
 import numpy as np
@@ -10,17 +9,15 @@ import pytest
 import safetensors.numpy
 
 import capjax
-from capjax.data.batches import lay_out
+from capjax.data.batches import eval_text
+from capjax.data.captions import CaptionTable, encode_captions
 from capjax.data.images import load_pixels
 from capjax.data.resize import Resize
-from capjax.evaluate.captioning import make_decode
-from capjax.evaluate.control import Control
-from capjax.evaluate.methods import BeamSearch
 from capjax.pretrained.captioners.export_captioner import write_captioner
 from capjax.pretrained.captioners.read import read_captioner, read_variables
 from capjax.pretrained.errors import ExportError, WeightsError
 from capjax.train.objective import run
-from tests.helpers.effort import slow_too, sweep
+from tests.helpers.effort import sweep
 from tests.helpers.references import need_torch, need_transformers
 from tests.helpers.small_wordpiece import VOCABULARY, write_wordpiece
 
@@ -32,7 +29,6 @@ from tests.helpers.transformers_captioners import (  # noqa: E402
     QUICK,
     STD,
     generate,
-    pixels,
     shifted_loss,
 )
 from tests.helpers.transformers_vits import assert_close, pictures, save, write_torch  # noqa: E402
@@ -120,68 +116,21 @@ def test_logits_are_transformers(kind, theirs, found):
     assert_close(ours, kind.logits(theirs, images, tokens), relative=1e-4)
 
 
-CASES = [
-    (1, 1.0, False, {}),
-    (3, 1.0, False, {}),
-    (4, 2.0, True, {}),
-    (5, 0.6, False, {}),
-    (1, 1.0, False, {"repetition_penalty": 1.5}),
-    (3, 1.0, False, {"prompt": "a dog"}),
-    (4, 1.0, False, {"min_length": 6}),
-    (3, 1.0, True, {"min_length": 5, "repetition_penalty": 1.5, "prompt": "two"}),
-]
-
-
-@pytest.mark.parametrize(
-    ("num_beams", "length_penalty", "early_stopping", "control"),
-    sweep(CASES, [CASES[0], CASES[-1]]),
-)
-def test_captions_are_transformers(
-    kind, theirs, found, num_beams, length_penalty, early_stopping, control
-):
-    settings = {"num_beams": num_beams, "length_penalty": length_penalty, "max_length": 14}
-    settings["early_stopping"] = early_stopping
-    images = pictures((16, 16), 200 if slow_too() else 40, num_beams)
-    method = BeamSearch(**settings, control=Control(**control))
-    settings |= {name: value for name, value in control.items() if name != "prompt"}
-    prompt = found.tokenizer.encode(control.get("prompt", ""))
-    if prompt:
-        # Of BLIP's the first becomes its start, and the last is dropped.
-        ids = [[2, *prompt, 3]] if kind is transformers_blips else [[kind.START, *prompt]]
-        settings["input_ids"] = torch.tensor(ids * len(images))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        expected = theirs.generate(
-            pixel_values=pixels(images), **settings, do_sample=False
-        ).numpy()[:, 1 + len(prompt) :]
-    decode = make_decode(found.module(), found.tokenizer, method, attention=False)
-
-    @jax.jit(compiler_options=QUICK)
-    def caption(variables, images):
-        memory = found.module().apply(variables, images, method="encode")
-        return decode(variables, memory, np.arange(len(images)))
-
-    result = jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], caption(found.variables, images))
-    # Theirs fill a caption of beams by its end, and one of greedy search by pads.
-    inside = np.arange(expected.shape[1]) < result.lengths[:, None]
-    tokens = np.where(inside, result.tokens[:, : expected.shape[1]], 0)
-    np.testing.assert_array_equal(tokens, np.where(inside, expected, 0))
-    # Not all cut at the limit.
-    assert (result.finished & (result.lengths < 13 - len(prompt))).mean() >= 0.15
-    assert len(np.unique(tokens, axis=0)) >= 5
-
-
-def test_loss_and_gradient_are_transformers(name, kind, theirs, found):
-    texts = ["a dog", "the man runing on the two dogs", "two"]
-    ids = [[np.array([*found.tokenizer.encode(text), kind.END])] for text in texts]
-    tokens, lengths = lay_out(ids, 1, 20, found.tokenizer)
-    images = pictures((16, 16), 3)
+@pytest.mark.parametrize("prompt", sweep(["", "a dog"], ["a dog"]))
+def test_loss_and_gradient_are_transformers(name, kind, theirs, found, prompt):
+    texts = ("a dog", "the man runing on the two dogs", "two")
+    table = CaptionTable(("0", "1", "2"), tuple((text,) for text in texts), "")
+    given = {"max_length": 20, "over_length": "drop", "prompt": prompt}
+    encoded = encode_captions(table, found.tokenizer, **given)
+    images, batch = pictures((16, 16), 3), eval_text(encoded, np.arange(3), found.tokenizer)
+    tokens, lengths = batch["tokens"], batch["lengths"]
     labels = np.where(np.arange(-1, 20) < lengths, tokens[:, 0], -100)
-    labels[:, 0] = -100
+    assert encoded.prompt == len(found.tokenizer.encode(prompt))
+    labels[:, : 1 + encoded.prompt] = -100
     theirs.zero_grad()
     expected = shifted_loss(theirs, images, tokens[:, 0], labels)
     expected.backward()
-    batch = {"image": images, "tokens": tokens, "lengths": lengths}
+    batch["image"] = images
     smoothing = SMOOTHING[name].get("label_smoothing", 0.0)
 
     @jax.jit(compiler_options=QUICK)

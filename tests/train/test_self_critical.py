@@ -101,8 +101,10 @@ def share(objective, model, variables, batch, began, step=0):
 def caption_log_probs(objective, model, variables, batch):
     """Log-probabilities [B, 7] of all captions as they are drawn."""
     captions = jnp.tile(CAPTIONS, (len(batch["lengths"]), 1, 1))
-    fed = jnp.pad(captions[..., :-1], ((0, 0), (0, 0), (1, 0)), constant_values=IDS["bos_id"])
+    first = jnp.tile(np.array([IDS["bos_id"], *objective.prompt]), (*captions.shape[:2], 1))
+    fed = jnp.concatenate([first, captions[..., :-1]], axis=-1)
     logits = model.apply(variables, batch["features"], fed, train=False).logits
+    logits = logits[:, :, len(objective.prompt) :]
     probs = jax.nn.softmax(logits / objective.temperature)
     if objective.top_p < 1:
         order = jnp.flip(jnp.argsort(jax.lax.stop_gradient(probs), axis=-1), axis=-1)
@@ -133,6 +135,7 @@ CASES = {
     "greedy": {"baseline": "greedy", "samples": 1},
     "sharp": {"temperature": 0.6, "kl_weight": 0.7},
     "nucleus": {"top_p": 0.7, "kl_weight": 0.4},
+    "prompt": {"prompt": (5,), "kl_weight": 0.4},
 }
 
 
@@ -218,6 +221,7 @@ class Loose(SelfCritical):
         return make()._draw(*arguments)
 
 
+@pytest.mark.slow(reason="the exact gradient of restricted draws is compared every day")
 def test_restricted_draws_have_finite_log_probabilities():
     model, variables = model_and_variables()
     _, began = model_and_variables(seed=1)
@@ -257,5 +261,7 @@ def test_impossible_settings_are_named():
             make(**fields)
     with pytest.raises(ValueError, match=r"objective.max_length=5 must be at most 4"):
         make(max_length=5).check_decoder(TransformerDecoder(V, 4, 8, 1, 2))
+    with pytest.raises(ValueError, match=r"at most 3, the decoder's max_length, without the 1 tok"):
+        make(max_length=4, prompt=(5,)).check_decoder(TransformerDecoder(V, 4, 8, 1, 2))
     with pytest.raises(ValueError, match=r"decoder\.attention='hard'"):
         make().check_decoder(BahdanauDecoder(V, 8, 8, attention="hard"))

@@ -8,28 +8,25 @@ Shapes: see docs/architecture.md; here T = max_length, the tokens of a sample.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from capjax.decode.sampling import SampleResult, restrict, sample
-from capjax.metrics.reward import WeightedSum
+from capjax.metrics.reward import Reward, reward_of
 from capjax.models.captioner import Captioner, Variables, join_frozen
 from capjax.models.contract import Decoder, Memory
-from capjax.parts import REWARDS
-from capjax.parts.registry import PartError
 from capjax.parts.types import (
     Count,
-    Finite,
     Given,
     Length,
-    Lengths,
-    Name,
     NotNegative,
     Positive,
     PositiveShare,
+    RewardNames,
+    RewardWeights,
 )
 from capjax.train.loss import token_losses
 from capjax.train.objective import Batch, has_references, inputs, run
@@ -67,13 +64,14 @@ class SelfCritical:
         gradient is exact, too: what later tokens cost counts as a negative reward.
       label_smoothing: of the cross-entropy.
       bos_id, eos_id, pad_id: of the tokenizer.
+      prompt: tokens before each sample, which count as given.
       log_every: steps between those that compute the divergence where it has no weight.
     """
 
     samples: Count = 5
     baseline: Literal["mean", "greedy"] = "mean"
-    rewards: Annotated[tuple[Name, ...], Lengths(1, 99, "names")] = ("cider_d",)
-    reward_weights: Annotated[tuple[Finite, ...], Lengths(1, 99, "numbers")] = (1.0,)
+    rewards: RewardNames = ("cider_d",)
+    reward_weights: RewardWeights = (1.0,)
     temperature: Positive = 1.0
     top_p: PositiveShare = 1.0
     max_length: Length = 20
@@ -86,8 +84,9 @@ class SelfCritical:
     bos_id: Given[int] = 0
     eos_id: Given[int] = 0
     pad_id: Given[int] = 0
+    prompt: Given[tuple[int, ...]] = ()
     log_every: Given[int] = 1
-    _reward: WeightedSum = dataclasses.field(init=False, repr=False, compare=False)
+    _reward: Reward = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if self.samples < 2 and self.baseline == "mean":
@@ -95,16 +94,11 @@ class SelfCritical:
                 f"objective.samples={self.samples} must be 2 or more with objective.baseline="
                 "'mean', which is that of an image's other samples; 1 needs 'greedy'"
             )
-        if len(self.rewards) != len(self.reward_weights):
-            raise ValueError(
-                f"objective.reward_weights={self.reward_weights} must be as many as "
-                f"objective.rewards={self.rewards}"
-            )
         try:
-            found = tuple(REWARDS.get(name)() for name in self.rewards)
-        except PartError as error:
-            raise ValueError(f"objective.rewards={self.rewards}: {error}") from error
-        object.__setattr__(self, "_reward", WeightedSum(found, self.reward_weights))
+            reward = reward_of(self.rewards, self.reward_weights)
+        except ValueError as error:
+            raise ValueError(f"objective.{error}") from error
+        object.__setattr__(self, "_reward", reward)
         if self.own_words is not None:
             raise ValueError(
                 "scheduled_sampling.kind must be 'none' with config.objective.name="
@@ -129,11 +123,17 @@ class SelfCritical:
                 "it scores a caption by drawn places, and not by those of the sample"
             )
         longest = decoder.longest_caption
-        if longest is not None and self.max_length > longest:
+        if longest is not None and self._longest > longest:
+            without = f", without the {len(self.prompt)} tokens of the prompt" * bool(self.prompt)
             raise ValueError(
-                f"objective.max_length={self.max_length} must be at most {longest}, the decoder's "
-                "max_length"
+                f"objective.max_length={self.max_length} must be at most "
+                f"{longest - len(self.prompt)}, the decoder's max_length{without}"
             )
+
+    @property
+    def _longest(self) -> int:
+        """The tokens that a decoder is fed at most: the last one is not."""
+        return self.max_length + len(self.prompt)
 
     def prepare(
         self,
@@ -243,7 +243,7 @@ class SelfCritical:
     ) -> SampleResult:
         """Draws `width` captions an image, without gradient; 0 is greedy."""
         variables, memory = jax.lax.stop_gradient((variables, memory))
-        carry = model.apply(variables, memory, width, self.max_length, method="init_carry")
+        carry = model.apply(variables, memory, width, self._longest, method="init_carry")
         return sample(
             lambda carry, token: model.apply(variables, carry, token, method="step"),
             carry,
@@ -251,7 +251,8 @@ class SelfCritical:
             bos_id=self.bos_id,
             eos_id=self.eos_id,
             pad_id=self.pad_id,
-            max_length=self.max_length + 1,
+            max_length=self._longest + 1,
+            prompt=self.prompt,
             temperature=temperature,
             top_p=self.top_p if self.top_p < 1 and temperature else None,
         )
@@ -273,9 +274,11 @@ class SelfCritical:
         rngs: dict[str, jax.Array] | None = None,
     ) -> jax.Array:
         """Logits of what samples are drawn from, [B, K, T, V], by teacher forcing."""
-        fed = jnp.pad(drawn.tokens[..., :-1], ((0, 0), (0, 0), (1, 0)), constant_values=self.bos_id)
+        first = jnp.array((self.bos_id, *self.prompt), jnp.int32)
+        first = jnp.broadcast_to(first, (*drawn.tokens.shape[:2], len(first)))
+        fed = jnp.concatenate([first, drawn.tokens[..., :-1]], axis=-1)
         output = model.apply(variables, memory, fed, train=train, rngs=rngs, method="decode")
-        logits = output.logits / self.temperature
+        logits = output.logits[:, :, len(self.prompt) :] / self.temperature
         if not restricted or self.top_p == 1:
             return logits
         inside = jnp.isfinite(restrict(jax.lax.stop_gradient(logits), top_p=self.top_p))
