@@ -1,5 +1,8 @@
 """Low-rank adapters compute what their kernels would with them added, and at first nothing."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,92 +30,97 @@ def make(lora, *, recurrent=False):
         if recurrent
         else TransformerDecoder(9, 6, 8, 1, 2)
     )
-    return Captioner(PatchEncoder(4, 8, 1, 2), decoder, Adapter(8, depth=1, num_heads=2), lora=lora)
+    return Captioner(PatchEncoder(4, 8, 1, 2), decoder, Adapter(8), lora=lora)
 
 
-def run(model, variables, key=None):
-    """Logits of teacher forcing; of training, if there is a key of dropout."""
+def loud(model, seed=0):
+    """Random adapters, and other variables."""
+    like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (8, 8, 3)))
+    rng = np.random.default_rng(seed)
+    found = jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape).astype("f"), like)
+    return split_frozen(found, PARTS)
+
+
+def logits(model):
+    """variables -> logits of teacher forcing, and of three steps."""
 
     @jax.jit(compiler_options=QUICK)
-    def logits(variables):
-        rngs = None if key is None else {"dropout": key}
-        return model.apply(variables, IMAGES, TOKENS, train=rngs is not None, rngs=rngs).logits
+    def both(variables):
+        memory = model.apply(variables, IMAGES, method="encode")
+        carry = model.apply(variables, memory, 2, 5, method="init_carry")
+        stepped = []
+        for place in range(3):
+            token = TOKENS[:, :, place]
+            carry, found, _ = model.apply(variables, carry, token, method="step")
+            stepped.append(found)
+        forced = model.apply(variables, IMAGES, TOKENS, train=False).logits
+        return forced, jnp.stack(stepped, axis=2)
 
-    return np.asarray(logits(variables))
+    return lambda variables: [np.asarray(found) for found in both(variables)]
 
 
-def init(model):
-    return jax.jit(
-        lambda: model.init(jax.random.key(0), IMAGES, TOKENS, train=False),
-        compiler_options=QUICK,
-    )()
-
-
-def loud(tree, seed=0):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape).astype("f"), tree)
+def silent(adapters):
+    """Adapters as they begin, with B zero."""
+    flat = traverse_util.flatten_dict(adapters)
+    return traverse_util.unflatten_dict(
+        {at: leaf * 0 if at[-1] == "b" else leaf for at, leaf in flat.items()}
+    )
 
 
 @pytest.mark.parametrize(
     ("projections", "recurrent"),
     [
-        (("query", "key", "value", "out", "up", "down"), False),
-        (("value", "output", "patch_embedding"), False),
+        (("query", "key", "up", "down", "decoder/value", "out", "output"), False),
         (RECURRENT, True),
     ],
 )
 def test_merged_it_computes_the_same(projections, recurrent):
     lora = Lora(2, 3.0, 0.0, projections)
     model, plain = make(lora, recurrent=recurrent), make(None, recurrent=recurrent)
-    variables, bare = init(model), init(plain)
-    # At first there is the model without, bit for bit: its parameters and what it computes.
-    adapters, frozen = split_frozen(variables, PARTS)
-    jax.tree.map(np.testing.assert_array_equal, frozen, bare)
-    np.testing.assert_array_equal(run(model, variables), run(plain, bare))
+    adapters, bare = loud(model)
     names = traverse_util.flatten_dict(adapters, sep="/")
     assert all(map(is_adapter, names))
-    assert {name.split("/")[-2] for name in names} == {*projections}
-    # Then all adapters matter, in every way the model is run.
-    variables = join_frozen(loud(adapters), frozen)
+    assert {name.split("/")[-2] for name in names} == {p.split("/")[-1] for p in projections}
+    ours, theirs = logits(model), logits(plain)
+    expected = theirs(bare)
+    for found, wanted in zip(ours(join_frozen(silent(adapters), bare)), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+    variables = join_frozen(adapters, bare)
     merged = merge(variables, lora.scale)
     assert jax.tree.structure(merged) == jax.tree.structure(bare)
-    ours = run(model, variables)
-    np.testing.assert_allclose(ours, run(plain, merged), rtol=1e-4, atol=1e-4)
-    assert np.abs(ours - run(plain, bare)).max() > 0.05
-    logits = [step(each, given) for each, given in ((model, variables), (plain, merged))]
-    np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(logits[0], ours[:, :, :3], rtol=1e-4, atol=1e-4)
+    forced, stepped = ours(variables)
+    for found, wanted in zip((forced, stepped), theirs(merged), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(stepped, forced[:, :, :3], rtol=1e-4, atol=1e-4)
+    assert np.abs(forced - expected[0]).max() > 0.05
 
 
-def step(model, variables):
-    """Logits of a stepped decoder, [B, 2, 3, V]."""
+def test_all_else_is_initialised_as_without_and_b_is_zero():
+    def init(lora):
+        decoder = TransformerDecoder(5, 3, 4, 1, 1)
+        model = Captioner(PatchEncoder(8, 4, 1, 1), decoder, lora=lora)
+        begin = jax.jit(functools.partial(model.init, train=False), compiler_options=QUICK)
+        return begin(jax.random.key(0), IMAGES, TOKENS % 5)
 
-    @jax.jit(compiler_options=QUICK)
-    def logits(variables):
-        memory = model.apply(variables, IMAGES, method="encode")
-        carry = model.apply(variables, memory, 2, 5, method="init_carry")
-        found = []
-        for place in range(3):
-            token = TOKENS[:, :, place]
-            carry, logits, _ = model.apply(variables, carry, token, method="step")
-            found.append(logits)
-        return jnp.stack(found, axis=2)
-
-    return np.asarray(logits(variables))
+    adapters, frozen = split_frozen(init(Lora(2, 3.0, 0.5, ("query", "value"))), PARTS)
+    jax.tree.map(np.testing.assert_array_equal, frozen, init(None))
+    for name, leaf in traverse_util.flatten_dict(adapters, sep="/").items():
+        assert np.any(leaf) == name.endswith("/a"), name
 
 
 def test_dropout_acts_on_adapters_alone_and_in_training_alone():
-    lora = Lora(2, 3.0, 0.5, ("query", "value"))
-    model = make(lora)
-    adapters, frozen = split_frozen(init(model), PARTS)
-    key = jax.random.key(1)
-    zero = join_frozen(adapters, frozen)
-    np.testing.assert_array_equal(run(model, zero, key), run(model, zero))
-    variables = join_frozen(loud(adapters), frozen)
-    evaluated, trained = run(model, variables), run(model, variables, key)
-    assert np.abs(trained - evaluated).max() > 1e-2
-    other = run(model, variables, jax.random.key(2))
-    assert np.abs(trained - other).max() > 1e-2
+    model = make(Lora(2, 3.0, 0.5, ("query", "value")))
+    adapters, bare = loud(model)
+
+    @functools.partial(jax.jit, static_argnums=1, compiler_options=QUICK)
+    def run(variables, train, seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return model.apply(variables, IMAGES, TOKENS, train=train, rngs=rngs).logits
+
+    zero, variables = join_frozen(silent(adapters), bare), join_frozen(adapters, bare)
+    np.testing.assert_allclose(run(zero, True, 1), run(zero, False, 1), rtol=1e-6, atol=1e-6)
+    seen = [np.asarray(run(variables, *how)) for how in ((False, 1), (True, 1), (True, 2))]
+    assert all(np.abs(a - b).max() > 1e-2 for a, b in itertools.combinations(seen, 2))
 
 
 def test_a_name_may_be_of_one_part():
