@@ -10,6 +10,7 @@ import argparse
 import signal
 
 from capjax.cli import attention, decoding_flags
+from capjax.cli.average import add_average, check_average
 from capjax.cli.compilation import add_compilation_cache
 from capjax.cli.errors import reported, unread
 from capjax.cli.log import show_log
@@ -55,10 +56,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "folder, or its name on huggingface.co",
     )
     parser.add_argument(
-        "--average",
-        choices=("probabilities", "log_probabilities"),
-        help="what an ensemble averages of each token (default: probabilities)",
+        "--adapter",
+        metavar="DIR",
+        help="folder of PEFT with low-rank adapters (LoRA) of the --model",
     )
+    add_average(parser)
     parser.add_argument("--checkpoint", help="the run's: best (default), latest or a step")
     decoding_flags.add_arguments(parser)
     parser.add_argument(
@@ -85,8 +87,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     attention.check_arguments(parser, arguments)
     if arguments.model and arguments.checkpoint:
         parser.error("--checkpoint needs --workdir: a --model has one checkpoint")
-    if arguments.average and len(arguments.workdir or ()) < 2:
-        parser.error("--average is of an ensemble, which has several --workdir")
+    if arguments.adapter and not arguments.model:
+        parser.error("--adapter needs --model: a run has its own adapters")
+    check_average(parser, arguments)
     if arguments.resume and not arguments.output:
         parser.error("--resume needs --output FILE, which it continues")
     if arguments.images.count("-") > 1:

@@ -88,15 +88,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main() -> None:
     # Imported here, so that --help is answered at once.
-    from capjax.config import build
-    from capjax.parallel import processes
+    from capjax.parallel import devices, processes
     from capjax.run.evaluate import evaluate, metrics_line
     from capjax.run.train import train
     from capjax.run.workdir import default_workdir
 
     logging.set_verbosity(logging.WARNING)  # JAX and orbax log much at INFO.
     given = flags.FLAGS
-    build.compilation_cache(given.compilation_cache)
+    devices.compilation_cache(given.compilation_cache)
     with errors.reported():
         processes.start(
             given.coordinator,

@@ -203,6 +203,24 @@ def use_self_critical(config: ConfigDict, first_stage: str) -> None:
     config.optimizer.encoder_start_step = 0
 
 
+def split_lora(argument: str, usual: str) -> tuple[bool, str]:
+    """Splits a config's argument, "SOURCE", "lora" or "lora:SOURCE", in (is_lora, source)."""
+    first, _, source = argument.partition(":")
+    return (True, source or usual) if first == "lora" else (False, argument)
+
+
+def use_lora(config: ConfigDict) -> None:
+    """Makes a config that starts from a captioner train low-rank adapters of it alone."""
+    # The rates and the projections are those of GPT-2 in Hu et al. 2021, table 11.
+    config.lora.rank = 4
+    config.lora.alpha = 32.0
+    config.lora.dropout = 0.1
+    if "trainable" in config.encoder:
+        config.encoder.trainable = ()
+    config.optimizer.learning_rate = 2e-4
+    config.optimizer.weight_decay = 0.01
+
+
 def get_config() -> ConfigDict:
     """The base config: `shapes`, a patch encoder and a transformer decoder."""
     config = ConfigDict()
@@ -238,6 +256,19 @@ def get_config() -> ConfigDict:
     # Whether a decoder from there keeps its vocabulary; else the vocabulary is the dataset's, and
     # embeddings of words in both are copied.
     config.init_tokenizer = True
+    # Low-rank adapters (Hu et al. 2021), which then train alone, over parameters of init_from.
+    config.lora = ConfigDict()
+    # Their rank; 0 is none, and all parameters train.
+    config.lora.rank = 0
+    # An adapter's output is multiplied by alpha / rank.
+    config.lora.alpha = 16.0
+    # Dropout rate on the input of an adapter.
+    config.lora.dropout = 0.0
+    # Projections that are adapted: "query", "key", "value" and "out" of attention, "up" and "down"
+    # of feed-forward blocks, or other dense layers; "decoder/query" is the decoder's alone.
+    config.lora.projections = ("query", "value")
+    # Folder of PEFT with the adapters to start from; "" starts from ones that change nothing.
+    config.lora.weights = ""
     # Type of the computation: "float32" or "bfloat16". Parameters are always float32.
     config.dtype = "float32"
     # Whether attention in bfloat16 on an NVIDIA GPU uses cuDNN's fused kernel where no maps are

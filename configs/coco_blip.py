@@ -2,18 +2,23 @@
 
     capjax train --config coco_blip
     capjax train --config coco_blip:SOURCE
+    capjax train --config coco_blip:lora
+    capjax train --config coco_blip:lora:SOURCE
 
 The first starts from Salesforce/blip-image-captioning-base. SOURCE is another name on
 huggingface.co, or a folder with a slash or a dot in its path (./blip). All parameters train;
---config.encoder.trainable='()' freezes the ViT.
+--config.encoder.trainable='()' freezes the ViT. With "lora", low-rank adapters train alone (Hu et
+al. 2021).
 """
 
 from configs import base
 
+SOURCE = "Salesforce/blip-image-captioning-base"
 
-def get_config(source: str = "Salesforce/blip-image-captioning-base"):
-    """`source` is a BLIP that captions."""
-    config = fine_tuned(source)
+
+def get_config(source: str = SOURCE):
+    """`source` is a BLIP that captions, with "lora:" before it for adapters."""
+    config = fine_tuned(source, SOURCE)
     # As configs/caption_coco.yaml of github.com/salesforce/BLIP, and models/med.py: the published
     # base scores CIDEr 133.3 so, and the large one, with a rate of 2e-6, 136.7 (Li et al. 2022).
     config.prompt = config.decoding.prompt = "a picture of"
@@ -26,8 +31,12 @@ def get_config(source: str = "Salesforce/blip-image-captioning-base"):
     return config
 
 
-def fine_tuned(source: str):
-    """The config of training a captioner of transformers on COCO, with BLIP's optimizer."""
+def fine_tuned(argument: str, usual: str):
+    """The config of training a captioner of transformers on COCO, with BLIP's optimizer.
+
+    `argument` is that of `get_config`, and `usual` its source where it names none.
+    """
+    lora, source = base.split_lora(argument, usual)
     config = base.get_config()
     config.dataset = base.tfds_dataset("coco_captions")
     config.dataset.over_length = "cut"
@@ -50,4 +59,6 @@ def fine_tuned(source: str):
     config.optimizer.b2 = 0.999
     config.eval_every = 885
     config.evaluation.batch_size = 64
+    if lora:
+        base.use_lora(config)
     return config

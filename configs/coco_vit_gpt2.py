@@ -4,23 +4,30 @@
     capjax train --config coco_vit_gpt2:ydshieh/vit-gpt2-coco-en
     capjax train --config coco_vit_gpt2:VIT,GPT2
     capjax train --config coco_vit_gpt2:self_critical
+    capjax train --config coco_vit_gpt2:lora
 
 The first starts from two checkpoints, google/vit-base-patch16-224-in21k and openai-community/gpt2,
 with randomly initialised cross-attention; the third does so from any two. The second fine-tunes a
-captioner. The last starts from the best checkpoint of the first and trains by CIDEr-D
-(`docs/self_critical.md`). Each is a name on huggingface.co, or a folder with a slash or a dot in
-its path (./vit). All parameters train; --config.encoder.trainable='()' freezes the ViT, and
---config.decoder.frozen=True freezes GPT-2's own layers.
+captioner. The fourth starts from the best checkpoint of the first and trains by CIDEr-D
+(`docs/self_critical.md`). The last trains low-rank adapters of that captioner alone (Hu et al.
+2021), or of another, "lora:SOURCE". Each is a name on huggingface.co, or a folder with a slash or a
+dot in its path (./vit). Otherwise all parameters train; --config.encoder.trainable='()' freezes the
+ViT, and --config.decoder.frozen=True freezes GPT-2's own layers.
 """
 
 from configs import base
 
 FIRST_STAGE = "runs/coco_vit_gpt2"
+CAPTIONER = "ydshieh/vit-gpt2-coco-en"
 _PARTS = "google/vit-base-patch16-224-in21k,openai-community/gpt2"
 
 
 def get_config(source: str = _PARTS):
-    """`source` is a captioner, a ViT and a GPT-2 with a comma between, or "self_critical"."""
+    """`source` is a captioner, a ViT and a GPT-2 with a comma between, or "self_critical".
+
+    "lora:" before a captioner is for adapters.
+    """
+    lora, source = base.split_lora(source, CAPTIONER)
     is_second, source = source == "self_critical", _PARTS if source == "self_critical" else source
     config = base.get_config()
     config.dataset = base.tfds_dataset("coco_captions")
@@ -56,4 +63,6 @@ def get_config(source: str = _PARTS):
         config.num_steps, config.eval_every = 1770, 590
         config.optimizer.learning_rate = 5e-6
         config.optimizer.warmup_steps = 100
+    if lora:
+        base.use_lora(config)
     return config

@@ -42,8 +42,10 @@ def decoding_settings() -> ConfigDict:
     decoding.candidates = "sample"
     # Samples of each image among which "consensus" chooses.
     decoding.num_samples = 20
-    # Reward by which candidates agree: "cider_d", "bleu4" or a registered one.
-    decoding.reward = "cider_d"
+    # Rewards whose sum tells how well candidates agree: "cider_d", "bleu4" and registered ones.
+    decoding.rewards = ("cider_d",)
+    # Weight of each.
+    decoding.reward_weights = (1.0,)
     # Words that every caption begins with: "a photo of".
     decoding.prompt = ""
     # Above 1 words that occurred become less likely; 1 changes nothing.

@@ -2,16 +2,17 @@
 
     capjax train --config folder_vit_gpt2 --config.dataset.file=captions.csv
     capjax train --config folder_vit_gpt2:SOURCE --config.dataset.file=captions.csv
+    capjax train --config folder_vit_gpt2:lora --config.dataset.file=captions.csv
 
-The first fine-tunes a published captioner. SOURCE is another captioner, or a ViT and a GPT-2, as in
-`coco_vit_gpt2`.
+The first fine-tunes a published captioner, the last its low-rank adapters. SOURCE is another
+captioner, or a ViT and a GPT-2, as in `coco_vit_gpt2`.
 """
 
 from configs import base, coco_vit_gpt2
 
 
-def get_config(source: str = "ydshieh/vit-gpt2-coco-en"):
-    """`source` is a captioner, or a ViT and a GPT-2 with a comma between."""
+def get_config(source: str = coco_vit_gpt2.CAPTIONER):
+    """`source` is as in `coco_vit_gpt2`."""
     return of_folder(coco_vit_gpt2.get_config(source))
 
 

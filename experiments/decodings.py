@@ -1,69 +1,79 @@
 """Decoding methods side by side, on the validation split of one run or of an ensemble.
 
-    python -m experiments.decodings RUN [RUN ...] [--to FILE.json] [--only NAME ...]
+    python -m experiments.decodings RUN [RUN ...] [--to FILE.json] [--only "5 samples*" ...]
 
-Prints a row for each method: BLEU-4 and CIDEr-D on one half of the images (those with an even
-number), on the other, and on all, so that a setting can be chosen on one half and reported on the
-other; words a caption; distinct bigrams of all words; the share of captions with a word of four
-letters or more twice; captions/s after the first batch, of the decoding of cached features. Several
-captions an image add the best CIDEr-D among them (the oracle) and mBLEU-4, each against the image's
-others. With several runs there are rows of each, of their ensemble and of its consensus.
+Prints a row for each method: BLEU-4 and CIDEr-D on one half of the images (those at even places),
+on the other, and on all; words a caption; the share of different words and pairs in the split; the
+share of captions with a word of four letters or more twice; of several captions an image the best
+CIDEr-D among them (the oracle), the share of different words and pairs among an image's, and
+mBLEU-4; captions/s after the first batch, of the decoding of cached features. With several runs
+there are rows of each, of their ensemble and of its consensus. Last it prints for each kind of
+method which row is best on the even half, and the row's figures on the odd half and on all.
+
+FILE keeps each row as soon as it is known. The same command again, also after it was killed, takes
+the rows that FILE has, so the table can be made in pieces: --only takes patterns of rows' names,
+and --list prints the names.
 """
 
 import argparse
 import dataclasses
+import fnmatch
 import functools
-import itertools
-import statistics
+import json
+import os
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import capjax
 from capjax.config import questions
-from capjax.data.captions import CaptionTable
 from capjax.data.sections import check_images, open_captions, open_source
-from capjax.evaluate.captioning import Caption, CaptionBatches
+from capjax.evaluate.captioning import CaptionBatches
 from capjax.evaluate.results import code_version
 from capjax.files.atomic import write_json
-from capjax.metrics import coco
 from capjax.models.ensemble import Average, join_variables
 from capjax.parallel import devices
+from capjax.pretrained.variables import fingerprint
 from capjax.run.features import from_features
 from capjax.run.load import Run
 from capjax.run.split import Split, make_split
+from experiments.diversity import HALVES, figures
 
 ENDINGS = ("a", "an", "the", "of", "with", "in")
+SAMPLED: dict[str, dict[str, Any]] = {
+    "1.0": {"temperature": 1.0},
+    "0.5": {"temperature": 0.5},
+    "top-p 0.9": {"temperature": 1.0, "top_p": 0.9},
+    "min-p 0.2": {"temperature": 1.0, "min_p": 0.2},
+    "typical 0.9": {"temperature": 1.0, "typical_p": 0.9},
+}
 METHODS: dict[str, dict[str, Any]] = {
     "greedy": {"num_beams": 1},
     **{f"beam {k}": {"num_beams": k} for k in (2, 3, 4, 5, 7, 10)},
     "beam 5, no pair twice": {"num_beams": 5, "no_repeat_ngram_size": 2},
-    "beam 5, whole endings": {
-        "num_beams": 5,
-        "bad_endings": ("a", "an", "the", "of", "with", "in"),
-    },
-    "groups 6 / 3, 0.5": {
-        "num_beams": 6,
-        "num_beam_groups": 3,
-        "diversity_penalty": 0.5,
-        "num_captions": 5,
-    },
+    "beam 5, whole endings": {"num_beams": 5, "bad_endings": ENDINGS},
     "5 of beam 5": {"num_beams": 5, "num_captions": 5},
-    "5 samples, 1.0": {"temperature": 1.0, "num_captions": 5},
-    "5 samples, 0.5": {"temperature": 0.5, "num_captions": 5},
-    "5 samples, top-p 0.9": {"temperature": 1.0, "top_p": 0.9, "num_captions": 5},
-    "5 samples, min-p 0.2": {"temperature": 1.0, "min_p": 0.2, "num_captions": 5},
-    "5 samples, typical 0.9": {"temperature": 1.0, "typical_p": 0.9, "num_captions": 5},
-    "20 samples, 0.5": {"temperature": 0.5, "num_captions": 20},
+    **{
+        f"5 of 5 groups, {penalty}": {
+            "num_beams": 5,
+            "num_beam_groups": 5,
+            "diversity_penalty": penalty,
+            "num_captions": 5,
+        }
+        for penalty in (0.2, 0.5, 1.0)
+    },
+    **{
+        f"{count} samples, {name}": {**settings, "num_captions": count}
+        for count, names in ((5, SAMPLED), (20, ("1.0", "0.5")))
+        for name, settings in SAMPLED.items()
+        if name in names
+    },
     **{
         f"consensus of {n}, {t}": {
             "method": "consensus",
             "num_samples": n,
             "temperature": t,
-            "reward": "cider_d",
+            "rewards": ("cider_d",),
         }
         for n, t in ((20, 0.3), (20, 0.5), (20, 0.7), (50, 0.4))
     },
@@ -71,7 +81,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "method": "consensus",
         "candidates": "beam",
         "num_beams": 10,
-        "reward": "cider_d",
+        "rewards": ("cider_d",),
     },
 }
 ENSEMBLE = (
@@ -80,9 +90,44 @@ ENSEMBLE = (
     "beam 5",
     "consensus of 20, 0.3",
     "consensus of 20, 0.5",
-    "consensus of 50, 0.4",
     "consensus of beam 10",
 )
+COLUMNS = (
+    *(f"{metric} {half}" for metric in ("BLEU-4", "CIDEr-D") for half in HALVES),
+    *("words", "distinct-1", "distinct-2", "repeats"),
+    *("oracle all", "div-1", "div-2", "mBLEU-4", "captions/s"),
+)
+_DIGITS = {"distinct-1": 3, "distinct-2": 3, "div-1": 2, "div-2": 2, "repeats": 2, "captions/s": 0}
+
+
+class Row(NamedTuple):
+    """A row of the table: a member of `Table.members`, or an ensemble of all, and its settings."""
+
+    group: str
+    method: str
+    of: int | Average
+
+    @property
+    def name(self) -> str:
+        """The name of the row."""
+        return f"{self.group}{self.method}"
+
+    @property
+    def kind(self) -> str:
+        """Rows of one kind are compared with each other."""
+        settings = METHODS[self.method]
+        count = settings.get("num_captions")
+        return f"{self.group}{f'{count} captions' if count else settings.get('method', 'beam')}"
+
+
+def rows_of(count: int) -> list[Row]:
+    """All rows of a table of so many runs."""
+    rows = [Row("", name, 0) for name in METHODS]
+    if count > 1:
+        rows += [Row(f"member {n + 1}, ", "beam 5", n) for n in range(count)]
+        rows += [Row("ensemble, ", name, "probabilities") for name in ENSEMBLE]
+        rows.append(Row("ensemble of logarithms, ", "beam 5", "log_probabilities"))
+    return rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,121 +149,122 @@ class Member:
         return CaptionBatches(self.model, self.run.tokenizer)
 
 
-def prepare(runs: Sequence[Run]) -> tuple[Split, list[Member]]:
-    """The validation split, and each run: of cached features where all encoders are frozen."""
-    config = runs[0].config
-    source = check_images(config.dataset, open_source(config.dataset, "validation"))
-    table = open_captions(config.dataset, source)
-    split = make_split(config, source, table, runs[0].tokenizer)
-    members = [Member(run, run.model, run.variables) for run in runs]
-    if all(questions.is_cached(run.config) for run in runs):
-        found = [from_features(split, run.model, run.variables) for run in runs]
-        split = found[0][0]
-        members = [Member(run, *parts[1:]) for run, parts in zip(runs, found, strict=True)]
-    return split, members
+class Table:
+    """The validation split and the runs, on cached features where all encoders are frozen."""
 
+    def __init__(self, runs: Sequence[Run]):
+        """Opens the split of the first run's config."""
+        config = runs[0].config
+        source = check_images(config.dataset, open_source(config.dataset, "validation"))
+        table = open_captions(config.dataset, source)
+        self.references = dict(zip(table.image_ids, table.captions, strict=True))
+        self.split: Split = make_split(config, source, table, runs[0].tokenizer)
+        self._members = [Member(run, run.model, run.variables) for run in runs]
+        if all(questions.is_cached(run.config) for run in runs):
+            found = [from_features(self.split, run.model, run.variables) for run in runs]
+            self._members = [Member(run, *own[1:]) for run, own in zip(runs, found, strict=True)]
+            self.split = found[0][0]
 
-def join(members: Sequence[Member], average: Average) -> Member:
-    """The ensemble of members."""
-    run = capjax.ensemble([member.run for member in members], average)
-    model = dataclasses.replace(run.model, members=tuple(member.model for member in members))
-    return Member(run, model, join_variables([member.variables for member in members]))
+    @functools.cache  # noqa: B019
+    def member(self, of: int | Average) -> Member:
+        """A run, or the ensemble of all."""
+        if isinstance(of, int):
+            return self._members[of]
+        run = capjax.ensemble([member.run for member in self._members], of)
+        model = dataclasses.replace(
+            run.model, members=tuple(member.model for member in self._members)
+        )
+        return Member(run, model, join_variables([member.variables for member in self._members]))
 
-
-def decode(
-    member: Member, split: Split, settings: Mapping[str, Any]
-) -> tuple[dict[str, Caption], float]:
-    """All captions by image id, and captions/s after the first batch."""
-    method = member.run.method(**settings)
-    batches = split.eval_batches(member.run.resize)
-    found: dict[str, Caption] = {}
-    first, start = 0, 0.0
-    for index, caption in member.captions(member.on_devices, batches, method):
-        found[split.table.image_ids[index]] = caption
-        if not first and len(found) >= split.config.evaluation.batch_size:
-            first, start = len(found), time.perf_counter()
-    return found, (len(found) - first) / (time.perf_counter() - start)
-
-
-def figures(
-    table: CaptionTable, captions: Mapping[str, Caption], rate: float = 0.0
-) -> dict[str, float]:
-    """The figures of a row; see the module."""
-    references = dict(zip(table.image_ids, table.captions, strict=True))
-    texts = {image_id: caption.text for image_id, caption in captions.items()}
-    row: dict[str, float] = {}
-    for name, ids in (("even", [*texts][::2]), ("odd", [*texts][1::2]), ("all", [*texts])):
-        theirs, ours = ({i: found[i] for i in ids} for found in (references, texts))
-        scores = coco.score(theirs, ours, meteor=False)
-        row |= {f"{metric} {name}": scores[metric] for metric in ("BLEU-4", "CIDEr-D")}
-    words = [text.split() for text in texts.values()]
-    pairs = [pair for said in words for pair in itertools.pairwise(said)]
-    row["words"] = statistics.mean(map(len, words))
-    row["distinct-2"] = len({*pairs}) / max(len(pairs), 1)
-    row["repeats"] = statistics.mean(map(repeats, words))
-    row["captions/s"] = rate
-    many = {i: [c.text, *(other.text for other in c.alternatives)] for i, c in captions.items()}
-    if (count := min(map(len, many.values()))) > 1:
-        row |= of_several({i: references[i] for i in many}, many, count)
-    return row
-
-
-def repeats(words: Sequence[str]) -> bool:
-    """True if a word of four letters or more occurs twice."""
-    return any(count > 1 and len(word) > 3 for word, count in Counter(words).items())
-
-
-def of_several(
-    references: Mapping[str, Sequence[str]], many: Mapping[str, Sequence[str]], count: int
-) -> dict[str, float]:
-    """The oracle's CIDEr-D and mBLEU-4 of the first `count` captions of each image."""
-    ranks, likeness = [], []
-    for place in range(count):
-        said = {i: texts[place] for i, texts in many.items()}
-        ranks.append(coco.per_image(references, said).metrics["CIDEr-D"])
-        others = {i: [*texts[:place], *texts[place + 1 : count]] for i, texts in many.items()}
-        if count <= 5:  # It takes the square of the time.
-            likeness.append(coco.score(others, said, meteor=False)["BLEU-4"])
-    found = {"oracle": float(np.max(ranks, axis=0).mean())}
-    return found | ({"mBLEU-4": statistics.mean(likeness)} if likeness else {})
-
-
-COLUMNS = (
-    *(f"{metric} {half}" for metric in ("BLEU-4", "CIDEr-D") for half in ("even", "odd", "all")),
-    *("words", "distinct-2", "repeats", "oracle", "mBLEU-4", "captions/s"),
-)
+    def measure(self, row: Row) -> dict[str, float]:
+        """Captions the split; the figures of a row."""
+        member = self.member(row.of)
+        method = member.run.method(**METHODS[row.method])
+        found: dict[str, list[str]] = {}
+        first, start = 0, 0.0
+        batches = self.split.eval_batches(member.run.resize)
+        for index, caption in member.captions(member.on_devices, batches, method):
+            texts = [caption.text, *(other.text for other in caption.alternatives)]
+            found[self.split.table.image_ids[index]] = texts
+            if not first and len(found) >= self.split.config.evaluation.batch_size:
+                first, start = len(found), time.perf_counter()
+        rate = (len(found) - first) / (time.perf_counter() - start) if first else 0.0
+        return {**figures(self.references, found), "captions/s": rate}
 
 
 def line(name: str, row: Mapping[str, float]) -> str:
     """A row of the table."""
-    digits = {"distinct-2": 3, "repeats": 2, "captions/s": 0}
-    cells = [f"{row[key]:.{digits.get(key, 1)}f}" if key in row else "-" for key in COLUMNS]
+    cells = [f"{row[key]:.{_DIGITS.get(key, 1)}f}" if key in row else "-" for key in COLUMNS]
     return f"| {' | '.join([name, *cells])} |"
+
+
+def chosen(rows: Iterable[Row], found: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """A line of each kind: the best row on the even half, by the oracle if it has one."""
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        kinds.setdefault(row.kind, []).append(row)
+    for kind, own in kinds.items():
+        metric = "oracle" if "oracle even" in found[own[0].name] else "CIDEr-D"
+        best = max((row.name for row in own), key=lambda name: found[name][f"{metric} even"])
+        halves = (f"{half} {found[best][f'{metric} {half}']:.1f}" for half in HALVES)
+        if len(own) > 1:
+            yield f"{kind}: {best} has the best {metric} on even: {', '.join(halves)}"
+
+
+def read_rows(file: str | None, made: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The rows of a file that were measured with today's settings; none without a file.
+
+    Raises:
+      SystemExit: they are of other runs.
+    """
+    if not file or not os.path.exists(file):
+        return {}
+    with open(file, encoding="utf-8") as stream:
+        known = json.load(stream)
+    if known["weights"] != made["weights"]:
+        raise SystemExit(f"{file} has rows of other runs ({', '.join(known['runs'])}): remove it")
+    methods = {row.name: row.method for row in rows_of(len(known["runs"]))}
+    return {
+        name: row
+        for name, row in known["rows"].items()
+        if name in methods
+        and known["settings"].get(methods[name]) == json.loads(json.dumps(METHODS[methods[name]]))
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table of a command line's runs."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="workdirs of one vocabulary")
-    parser.add_argument("--only", nargs="+", choices=METHODS, metavar="NAME", help="these methods")
+    parser.add_argument("--only", nargs="+", metavar="PATTERN", help="rows, such as 'ensemble*'")
     parser.add_argument("--to", metavar="FILE", help="file for all figures, as JSON")
+    parser.add_argument("--root", metavar="FOLDER", help="the dataset, if it was moved")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows alone")
     arguments = parser.parse_args(argv)
-    split, members = prepare([capjax.load(directory) for directory in arguments.runs])
-    rows = [("", members[0], name) for name in arguments.only or METHODS]
-    if len(members) > 1:
-        rows += [(f"member {n}, ", member, "beam 5") for n, member in enumerate(members, 1)]
-        of_probabilities = join(members, "probabilities")
-        names = [name for name in arguments.only or ENSEMBLE if name in ENSEMBLE]
-        rows += [("ensemble, ", of_probabilities, name) for name in names]
-        rows.append(("ensemble of logarithms, ", join(members, "log_probabilities"), "beam 5"))
+    patterns = arguments.only or ["*"]
+    rows = [
+        row
+        for row in rows_of(len(arguments.runs))
+        if any(fnmatch.fnmatchcase(row.name, pattern) for pattern in patterns)
+    ]
+    if arguments.list:
+        print("\n".join(row.name for row in rows))
+        return
+    runs = [capjax.load(directory) for directory in arguments.runs]
+    for run in runs if arguments.root else ():
+        run.config.dataset.root = arguments.root
+    weights = [fingerprint(run.variables) for run in runs]
+    made = {"runs": arguments.runs, "weights": weights, "code": code_version()}
+    found = read_rows(arguments.to, made)
+    table = Table(runs)
     print(f"| method | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 1)}|", flush=True)
-    found: dict[str, dict[str, float]] = {}
-    for prefix, member, name in rows:
-        found[prefix + name] = figures(split.table, *decode(member, split, METHODS[name]))
-        print(line(prefix + name, found[prefix + name]), flush=True)
-        if arguments.to:
-            said = {"runs": arguments.runs, "settings": METHODS, "code": code_version()}
-            write_json(arguments.to, {**said, "rows": found})
+    for row in rows:
+        if row.name not in found:
+            found[row.name] = table.measure(row)
+            if arguments.to:
+                write_json(arguments.to, {**made, "settings": METHODS, "rows": found})
+        print(line(row.name, found[row.name]), flush=True)
+    print(*chosen(rows, found), sep="\n")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 import capjax
 from capjax.cli.log import show_log
-from capjax.config import build
 from capjax.data.images import load_pixels
 from capjax.data.sections import open_source
 from capjax.data.shapes.facts import KINDS
 from capjax.evaluate.attention_figures import attention_figure
 from capjax.evaluate.figures import save_figure
+from capjax.parallel import devices
 from capjax.parallel.defaults import COMPILATION_CACHE
 from capjax.run.evaluate import evaluate, metrics_line
 from capjax.run.train import train
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/shapes_transformer", help="folder of the run")
     workdir = parser.parse_args().workdir
     show_log()
-    build.compilation_cache(COMPILATION_CACHE)
+    devices.compilation_cache(COMPILATION_CACHE)
     config = shapes_transformer.get_config()
     train(config, workdir)
     validation = evaluate(config, workdir, split="validation", checkpoint="best")

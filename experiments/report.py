@@ -24,10 +24,13 @@ from capjax.cli.log import show_log
 from capjax.config import build
 from capjax.data.captions import CaptionTable
 from capjax.data.source import Source, fingerprints
+from capjax.evaluate import caption_view
+from capjax.evaluate.caption_view import encode_maps, pieces, seen_part
 from capjax.files.atomic import write_atomic
 from capjax.files.errors import ReportedError
 from capjax.files.text import finite
 from capjax.metrics.direction import LESS_IS_BETTER
+from capjax.parallel import devices
 from capjax.parallel.defaults import COMPILATION_CACHE
 from capjax.run.workdir import Workdir
 from experiments import report_attention, report_pictures
@@ -84,7 +87,7 @@ def write_report(
     with tempfile.TemporaryDirectory(prefix=".report-", dir=os.path.dirname(out)) as made:
         _write_data(sweep, made, images, pictures, attention)
         os.makedirs(out, exist_ok=True)
-        for file in sorted(_PAGE.iterdir()):
+        for file in (*sorted(_PAGE.iterdir()), *caption_view.FILES):
             write_atomic(os.path.join(out, file.name), file.read_bytes())
         # The data last, since they mark a folder as a report.
         for folder in ("pictures", "data"):
@@ -208,15 +211,9 @@ def _write_run(
 
 
 def _seen(resize: Any, picture: Picture) -> list[float] | None:
-    """The cropped part of an image: left, top, width and height as fractions; None for all."""
-    left, top, right, bottom = resize.seen(picture.width, picture.height)
-    box = [
-        left / picture.width,
-        top / picture.height,
-        (right - left) / picture.width,
-        (bottom - top) / picture.height,
-    ]
-    return None if box == [0, 0, 1, 1] else [round(share, 4) for share in box]
+    """`seen_part` of an image; None for all."""
+    box = seen_part(resize, picture.width, picture.height)
+    return None if box == [0, 0, 1, 1] else box
 
 
 def _write_attention(
@@ -236,8 +233,8 @@ def _write_attention(
     bar = tqdm(found, desc=f"attention of {run.name}", total=len(captions), unit="image")
     for text, caption in zip(captions, bar, strict=True):
         same = caption.text == text
-        words.append(report_attention.pieces(text, caption.words) if same else None)
-        maps.append(report_attention.encode_maps(caption) if same else None)
+        words.append(pieces(text, caption.words) if same else None)
+        maps.append(encode_maps(caption) if same else None)
     for number, start in enumerate(range(0, len(captions), _CHUNK)):
         chunk = f"attention-{name}-{number}"
         _write(out, f"data/{chunk}.js", chunk, maps[start : start + _CHUNK])
@@ -328,7 +325,7 @@ def main() -> None:
         parser.error("--images must be at least 0")
     show_log()
     logging.set_verbosity(logging.WARNING)
-    build.compilation_cache(COMPILATION_CACHE)
+    devices.compilation_cache(COMPILATION_CACHE)
     try:
         size = write_report(
             flags.directory,

@@ -1,11 +1,8 @@
-"""Recomputes the attention of an evaluation's captions, and stores it compactly."""
+"""Recomputes the attention of an evaluation's captions."""
 
-import base64
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from capjax.config import build, questions
@@ -14,7 +11,6 @@ from capjax.config.upgrade import upgrade_decoding
 from capjax.data.captions import CaptionTable
 from capjax.data.sections import check_images, open_captions, open_source
 from capjax.data.source import Source
-from capjax.evaluate.attention_maps import grid_maps
 from capjax.evaluate.captioning import Caption, CaptionBatches
 from capjax.parallel import devices
 from capjax.run.features import from_features
@@ -73,33 +69,3 @@ def captions_with_attention(
     caption = CaptionBatches(model, run.tokenizer, attention=True)
     captioned = caption(devices.replicate(variables), split.eval_batches(), method)
     return (found for _, found in itertools.islice(captioned, count))
-
-
-def encode_maps(caption: Caption) -> list[Any]:
-    """Encodes a caption's attention for JSON: [h, w, base64 of uint8 words x h x w].
-
-    It is averaged over layers and heads, without positions outside the grid. Each word's map is
-    scaled so that its maximum is 255.
-    """
-    maps = grid_maps(caption).mean(axis=(1, 2))
-    most = maps.max(axis=(1, 2), keepdims=True, initial=np.finfo(np.float32).tiny)
-    scaled = np.rint(255 * maps / most).astype(np.uint8)
-    return [*caption.grid, base64.b64encode(scaled.tobytes()).decode()]
-
-
-def pieces(text: str, words: Sequence[str]) -> list[str]:
-    """Splits a caption's text at the beginning of each token, one piece for each token.
-
-    A piece includes the spaces before it: with a word tokenizer all but the first have one, with a
-    subword tokenizer only those that begin a word. A token that is not in the text, such as part of
-    a character, has an empty piece. Joined, the pieces are the text, unless there are no tokens.
-    """
-    found, place = [], 0
-    for word in words:
-        token, spaces = word.strip(), len(text[place:]) - len(text[place:].lstrip())
-        if token and text.startswith(token, place + spaces):
-            found.append(text[place : place + spaces + len(token)])
-            place += len(found[-1])
-        else:
-            found.append("")
-    return [*found[:-1], found[-1] + text[place:]] if found else []

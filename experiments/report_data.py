@@ -85,7 +85,8 @@ def read_curves(file: str) -> dict[str, dict[str, list]]:
     """Reads a run's curves from its metrics.jsonl.
 
     Returns:
-      "train": "step", "seconds", "wall_seconds" and "loss"; "validation": these and "CIDEr-D";
+      "train": "step", "seconds", "wall_seconds" and "loss", and of a run that is trained by a
+      reward "reward", "kl" and "finished"; "validation": the first four and "CIDEr-D";
       lists of equal length, with None for what was not logged. Seconds count training since step
       0, without evaluations, saving and pauses. Wall seconds, which earlier versions did not log,
       exclude only pauses. Long curves are thinned to means of neighbouring points.
@@ -95,7 +96,9 @@ def read_curves(file: str) -> dict[str, dict[str, list]]:
     knots = _seconds([(row["step"], row.get("step_seconds")) for row in train])
     walled = all("wall_seconds" in row for row in rows)
     curves = {}
-    for group, names in (("train", ("loss",)), ("validation", ("loss", "CIDEr-D"))):
+    rewarded = ("reward", "kl", "finished") if any("reward" in row for row in train) else ()
+    named = {"train": ("loss", *rewarded), "validation": ("loss", "CIDEr-D")}
+    for group, names in named.items():
         mine = [row for row in rows if row["group"] == group]
         steps = [row["step"] for row in mine]
         columns = {"step": steps, "seconds": [_time_of(step, knots) for step in steps]}

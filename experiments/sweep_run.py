@@ -23,6 +23,7 @@ from capjax.cli.flags import USAGE, fail
 from capjax.cli.log import show_log
 from capjax.config import build
 from capjax.files.locks import one_at_a_time
+from capjax.parallel import devices
 from capjax.parallel.defaults import COMPILATION_CACHE
 from capjax.run.evaluate import evaluate, metrics_line
 from capjax.run.load import load_tokenizer
@@ -149,7 +150,7 @@ def main() -> None:
     options, fields = parser.parse_known_args()
     show_log()
     logging.set_verbosity(logging.WARNING)  # JAX and orbax log much at INFO.
-    build.compilation_cache(COMPILATION_CACHE)
+    devices.compilation_cache(COMPILATION_CACHE)
     try:
         run = make_run(read_sweep_file(options.file), options.run, fields)
         check_unchanged(options.workdir, run)

@@ -85,6 +85,7 @@ def make_run(own):
     return own / "run", config
 
 
+@pytest.mark.slow(reason="a run of its own; each part is tried every day")
 def test_a_run_of_own_parts_trains_evaluates_and_captions(run, own):
     workdir, config = run
     metrics = evaluate(config, str(workdir), split="validation", checkpoint="best")
@@ -95,6 +96,7 @@ def test_a_run_of_own_parts_trains_evaluates_and_captions(run, own):
     assert capjax.load(workdir).caption([str(picture)])[0].text is not None
 
 
+@pytest.mark.slow(reason="a run of its own; each part is tried every day")
 def test_a_workdir_names_no_code_and_the_error_says_what_is_missing(run, monkeypatch):
     workdir, _ = run
     monkeypatch.delitem(DECODERS._registered, "dot_gru")

@@ -7,6 +7,7 @@ from tests.helpers.command_line import REPOSITORY
 EXTRAS = {
     *("torch", "torchvision", "timm", "transformers", "huggingface_hub", "keras", "selenium"),
     *("nbclient", "nbformat", "ipykernel", "notebook", "peft"),
+    *("starlette", "uvicorn", "python_multipart"),
 }
 FOLDERS = ("tests", "benchmarks")
 NEEDS = ("importorskip", "need_")

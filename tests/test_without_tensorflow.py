@@ -4,8 +4,8 @@ import pytest
 
 from tests.helpers.command_line import REPOSITORY, python
 
-PROGRAM = """
-import importlib, pathlib, sys
+HIDE = """
+import sys
 
 class Hides:
     # Not by sys.modules[name] = None: einops takes that for an imported TensorFlow.
@@ -17,12 +17,19 @@ class Hides:
         return None if hidden else self.finder.find_spec(name, *rest)
 
 sys.meta_path[:] = map(Hides, sys.meta_path)
+"""
+
+IMPORTS = """
+import importlib, pathlib
 for file in sorted(pathlib.Path("capjax").rglob("*.py")):
     module = ".".join(file.with_suffix("").parts).removesuffix(".__init__")
     if module not in ("capjax.data.tfds_source", "capjax.data.shapes.builder"):
         importlib.import_module(module)
         print(module)
+"""
 
+TRAINS = """
+import pathlib, sys
 from capjax.run.evaluate import evaluate, metrics_line
 from capjax.run.train import train
 from tests.helpers.tiny_run import over_features, write_folder
@@ -35,18 +42,16 @@ print(metrics_line(evaluate(config, run, split="validation", checkpoint="latest"
 """
 
 
-@pytest.fixture(scope="module", name="done")
-def run_program(tmp_path_factory):
-    return python("-c", PROGRAM, tmp_path_factory.mktemp("without"))
-
-
-def test_everything_else_imports(done):
+def test_everything_else_imports():
+    done = python("-c", f"{HIDE}{IMPORTS}")
     imported = done.stdout.split()
     files = [file for file in (REPOSITORY / "capjax").rglob("*.py")]
     assert len({*imported} & {"capjax.main", "capjax.caption", "capjax.train.loop"}) == 3
     assert sum(name.startswith("capjax") for name in imported) >= len(files) - 2, done.stderr
 
 
-def test_a_run_over_cached_features_trains_and_evaluates(done):
+@pytest.mark.slow(reason="a run of its own; the modules are imported every day")
+def test_a_run_over_cached_features_trains_and_evaluates(tmp_path):
+    done = python("-c", f"{HIDE}{TRAINS}", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"CIDEr-D"' in done.stdout

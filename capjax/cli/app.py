@@ -34,10 +34,11 @@ COMMANDS = {
         "capjax.main", "caption a whole split and score it", ("--mode", "evaluate")
     ),
     "caption": Command("capjax.caption", "caption image files, folders and URLs"),
+    "serve": Command("capjax.cli.serve", "serve captions over HTTP, with a page for images"),
     "score": Command("capjax.cli.score", "score given captions by their log-probability"),
     "show": Command("capjax.cli.show", "print a dataset's statistics and draw examples"),
     "configs": Command("capjax.cli.configs", "list the shipped configs, or copy them"),
-    "export": Command("capjax.cli.export", "write a run as a captioner of transformers"),
+    "export": Command("capjax.cli.export", "write a run as an artefact, or for transformers"),
     "convert": Command("capjax.cli.convert_encoder", "write a pretrained encoder as one file"),
     "import-tutorial": Command(
         "capjax.cli.import_tutorial", "make a run of the PyTorch tutorial's checkpoint"

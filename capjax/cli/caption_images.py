@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import functools
-import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,18 +11,17 @@ from typing import Any
 from tqdm import tqdm
 
 from capjax.cli import attention, decoding_flags
+from capjax.cli.captioner import load_model, load_run
 from capjax.cli.errors import leave
-from capjax.config import build
 from capjax.data.inputs import batches, expand, read_input, read_lines
 from capjax.evaluate.caption_file import CaptionFile
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
 from capjax.evaluate.methods import Method
 from capjax.evaluate.stream import caption_stream, picture_reader
+from capjax.parallel import devices
 from capjax.parallel.deadline import deadline
-from capjax.pretrained.captioners.published import is_published
 from capjax.run.ensemble import ensemble
-from capjax.run.load import Run, load, made_by
-from capjax.run.workdir import Workdir, WorkdirError
+from capjax.run.load import Run, made_by
 
 
 class _Stop:
@@ -61,7 +59,7 @@ class _Stop:
 
 def caption_images(arguments: argparse.Namespace) -> int:
     """Captions the images of a command line; returns the exit status, see `capjax.caption`."""
-    build.compilation_cache(arguments.compilation_cache)
+    devices.compilation_cache(arguments.compilation_cache)
     run = _load(arguments)
     method = run.method(**{name: getattr(arguments, name) for name in decoding_flags.NAMES})
     attention.check_run(arguments, run.model.decoder)
@@ -77,26 +75,10 @@ def caption_images(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> Run:
-    """Loads the runs or the model; raises WorkdirError also if one is given as the other."""
-    checkpoint = arguments.checkpoint or "best"
     if arguments.model:
-        if not is_published(arguments.model):
-            raise WorkdirError(
-                f"--model {arguments.model} is no captioner of transformers, whose config.json has "
-                "a model_type; give a run's folder as --workdir"
-            )
-        return load(arguments.model, checkpoint)
-    runs = [_load_run(workdir, checkpoint) for workdir in arguments.workdir]
+        return load_model(arguments.model, arguments.adapter or "")
+    runs = [load_run(workdir, arguments.checkpoint) for workdir in arguments.workdir]
     return ensemble(runs, arguments.average or "probabilities") if len(runs) > 1 else runs[0]
-
-
-def _load_run(workdir: str, checkpoint: str) -> Run:
-    if is_published(workdir) and os.path.exists(workdir):
-        raise WorkdirError(
-            f"--workdir {workdir} is a captioner of transformers: give it as --model"
-        )
-    Workdir(workdir).load_config()  # A missing workdir must not be looked up on huggingface.co.
-    return load(workdir, checkpoint)
 
 
 def _caption_all(

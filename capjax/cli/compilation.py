@@ -6,7 +6,7 @@ from capjax.parallel.defaults import COMPILATION_CACHE
 
 
 def add_compilation_cache(parser: argparse.ArgumentParser) -> None:
-    """Adds --compilation_cache, which `config.build.compilation_cache` takes."""
+    """Adds --compilation_cache, which `devices.compilation_cache` takes."""
     parser.add_argument(
         "--compilation_cache",
         default=COMPILATION_CACHE,

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from capjax.config.sections import ABOUT
+
 
 def positive(text: str) -> int:
     """Parses a whole number of 1 or more."""
@@ -16,6 +18,13 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} must be numbers with commas between") from error
+
+
 def _lines(file: str) -> tuple[str, ...]:
     try:
         with open(file, encoding="utf-8-sig") as stream:
@@ -24,46 +33,50 @@ def _lines(file: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(f"{file} can't be read: {error}") from error
 
 
-# By name: type, metavar and help.
-_FLAGS: dict[str, tuple[Callable[[str], Any], str | None, str]] = {
-    "method": (str, "NAME", "beam, sample or consensus; other flags imply it"),
-    "num_captions": (positive, "N", "captions of each image, the best first"),
-    "num_beams": (int, "K", "beams; 1 is greedy"),
-    "length_penalty": (float, "X", "exponent of the length in a beam's score"),
-    "length_normalization": (str, "NAME", "that length: power or gnmt"),
-    "early_stopping": (str, "WHEN", "true, false, or never: until no better one is possible"),
-    "num_beam_groups": (positive, "N", "groups of beams that are to differ"),
-    "diversity_penalty": (float, "X", "what it costs to take the word of another group"),
-    "must_include": (_words, "WORDS", "words or phrases that must occur, with commas between"),
-    "max_length": (int, "N", "most tokens, with start and end"),
-    "temperature": (float, "X", "sample at this temperature instead; 0 is greedy"),
-    "top_k": (positive, "K", "sample from the K likeliest tokens"),
-    "top_p": (float, "P", "sample from the likeliest tokens that have this probability"),
-    "min_p": (float, "P", "sample from tokens with at least this share of the likeliest one's"),
-    "typical_p": (float, "P", "sample from the most typical tokens of this probability"),
-    "seed": (int, "N", "seed of the samples"),
-    "candidates": (str, "NAME", "consensus among: sample or beam"),
-    "num_samples": (positive, "N", "consensus among so many samples"),
-    "reward": (str, "NAME", "consensus by: cider_d, bleu4 or a registered reward"),
-    "prompt": (str, "TEXT", "words that every caption begins with"),
-    "repetition_penalty": (float, "X", "above 1 makes words that occurred less likely"),
-    "no_repeat_ngram_size": (int, "N", "no sequence of N tokens occurs twice"),
-    "min_length": (int, "N", "fewest tokens before the end, with start and prompt"),
-    "min_new_tokens": (int, "N", "fewest tokens before the end, without these"),
-    "bad_words": (_words, "WORDS", "words or phrases that may not occur, with commas between"),
-    "suppress": (_words, "WORDS", "words of one token that may not occur"),
-    "suppress_first": (_words, "WORDS", "words that no caption begins with"),
-    "forced_first": (str, "WORD", "word that every caption begins with"),
-    "forced_last": (str, "WORD", "word at the length limit"),
-    "bad_endings": (_words, "WORDS", "words that no caption ends with: a,the,with"),
-    "allowed": (_lines, "FILE", "text file of the only captions that there may be, a line each"),
+# By name: type and metavar.
+_FLAGS: dict[str, tuple[Callable[[str], Any], str | None]] = {
+    "method": (str, "NAME"),
+    "num_captions": (positive, "N"),
+    "num_beams": (int, "K"),
+    "length_penalty": (float, "X"),
+    "length_normalization": (str, "NAME"),
+    "early_stopping": (str, "WHEN"),
+    "num_beam_groups": (positive, "N"),
+    "diversity_penalty": (float, "X"),
+    "must_include": (_words, "WORDS"),
+    "max_length": (int, "N"),
+    "temperature": (float, "X"),
+    "top_k": (positive, "K"),
+    "top_p": (float, "P"),
+    "min_p": (float, "P"),
+    "typical_p": (float, "P"),
+    "seed": (int, "N"),
+    "candidates": (str, "NAME"),
+    "num_samples": (positive, "N"),
+    "rewards": (_words, "NAMES"),
+    "reward_weights": (_numbers, "NUMBERS"),
+    "prompt": (str, "TEXT"),
+    "repetition_penalty": (float, "X"),
+    "no_repeat_ngram_size": (int, "N"),
+    "min_length": (int, "N"),
+    "min_new_tokens": (int, "N"),
+    "bad_words": (_words, "WORDS"),
+    "suppress": (_words, "WORDS"),
+    "suppress_first": (_words, "WORDS"),
+    "forced_first": (str, "WORD"),
+    "forced_last": (str, "WORD"),
+    "bad_endings": (_words, "WORDS"),
+    "allowed": (_lines, "FILE"),
 }
 NAMES = tuple(_FLAGS)
+_ALSO = {"num_beams": "beam_size", "rewards": "reward"}
+_FILE = "text file with a line for each of "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags; without them a setting is the model's."""
     group = parser.add_argument_group("decoding", "Defaults are the model's settings.")
-    for name, (kind, metavar, text) in _FLAGS.items():
-        names = ("--num_beams", "--beam_size") if name == "num_beams" else (f"--{name}",)
+    for name, (kind, metavar) in _FLAGS.items():
+        text = _FILE + ABOUT[name] if kind is _lines else ABOUT[name]
+        names = [f"--{each}" for each in (name, _ALSO.get(name)) if each]
         group.add_argument(*names, type=kind, metavar=metavar, help=text)

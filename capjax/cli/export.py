@@ -1,80 +1,133 @@
-"""Writes a trained run as a captioner of Hugging Face's transformers.
+"""Writes a captioner for use elsewhere: as a captioner of transformers, or as an artefact.
 
     capjax export --workdir runs/shapes_vit_gpt2 --to captioner
+    capjax export --format artefact --workdir runs/shapes_transformer --to captioner
 
-Its class there, such as `VisionEncoderDecoderModel`, `AutoTokenizer` and `AutoImageProcessor` load
-the folder, and `generate` makes the captions of `capjax caption`. The run's encoder, adapter and
-decoder must exist in transformers: see `capjax.pretrained.captioners.exportable`.
+As `transformers` its class there, such as `VisionEncoderDecoderModel`, `AutoTokenizer` and
+`AutoImageProcessor` load the folder, and `generate` makes the captions of `capjax caption`. The
+run's encoder, adapter and decoder must exist in transformers: see
+`capjax.pretrained.captioners.exportable`.
+
+As `peft` a run with config.lora writes its adapters alone: see docs/lora.md.
+
+As `artefact` any captioner is one compiled function, with its search, that needs no capjax: see
+docs/serving.md.
 """
 
 import argparse
-from typing import cast
+import dataclasses
+import importlib
+from collections.abc import Callable
 
+from capjax.cli import decoding_flags
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.cli.process import run_command
 
-_LOAD = """\
-from transformers import AutoImageProcessor, AutoTokenizer, {1}
-model = {1}.from_pretrained({0!r})
-processor, tokenizer = (kind.from_pretrained({0!r}) for kind in (AutoImageProcessor, AutoTokenizer))
-"""
 
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A form that a captioner is written in.
 
-def export(workdir: str, to: str, checkpoint: str | int = "best") -> None:
-    """Writes the folder `to`, and prints its files and the code that loads it.
-
-    Args:
-      workdir: the run's folder.
-      to: a new or empty folder.
-      checkpoint: see `capjax.load`.
-
-    Raises:
-      ExportError: transformers has no such captioner, or `to` is not empty.
-      WorkdirError: the run can't be loaded.
+    Attributes:
+      about: its line in --help.
+      write: "module:function" of the parsed arguments; writes the folder and says what it wrote.
+      flags: those that no other format takes; their default is None.
     """
-    # Imported here, so that --help is answered at once.
-    from capjax.config import build
-    from capjax.models.captioner import Captioner
-    from capjax.pretrained.captioners.export_captioner import check_free, write_captioner
-    from capjax.pretrained.captioners.exportable import exportable
-    from capjax.run.generation import generation_of
-    from capjax.run.load import load
 
-    check_free(to)
-    run = load(workdir, checkpoint)
-    generation = generation_of(build.beam_search(run.config.decoding), run.tokenizer)
-    captioner = exportable(
-        cast(Captioner, run.model),  # A workdir holds no ensemble.
-        run.variables,
-        run.tokenizer,
-        build.resize(run.config.dataset),
-        generation,
-        run.config.get("label_smoothing", 0.0),
+    about: str
+    write: str
+    flags: tuple[str, ...] = ()
+
+    @property
+    def writer(self) -> Callable[[argparse.Namespace], None]:
+        """The function. Imported late, so that --help is answered at once."""
+        module, _, name = self.write.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+_ARTEFACT_FLAGS = ("weights", "platforms", "attention", "scores_split", *decoding_flags.NAMES)
+FORMATS = {
+    "transformers": Format(
+        "a captioner of Hugging Face's transformers", "capjax.cli.export_formats:transformers"
+    ),
+    "peft": Format(
+        "the low-rank adapters of a run, in the format of Hugging Face's PEFT",
+        "capjax.cli.export_formats:peft",
+    ),
+    "artefact": Format(
+        "one function from pixels to captions, with a runner that needs JAX alone",
+        "capjax.cli.export_formats:artefact",
+        _ARTEFACT_FLAGS,
+    ),
+}
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        prog="capjax export",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="formats:\n" + "\n".join(f"  {n:13} {f.about}" for n, f in FORMATS.items()),
     )
-    names = write_captioner(captioner, to)
-    print(f"wrote {to} of {workdir}, step {run.step}: {', '.join(names)}")
-    family = captioner.family
-    print(_LOAD.format(to, family.architecture), end="")
-    if not family.reads_settings:
-        print("# Its generate reads no settings: give it those of generation_config.json.")
-    if prompt := run.config.decoding.prompt:
-        print(f"# Captions begin with {prompt!r}, whose ids are an input of generate: input_ids.")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--workdir", help="folder of a trained run")
+    which.add_argument(
+        "--model",
+        metavar="DIR_OR_NAME",
+        help="instead of a run, a captioner of transformers: its folder, or its name on "
+        "huggingface.co",
+    )
+    parser.add_argument("--to", required=True, metavar="DIR", help="folder to write, new or empty")
+    parser.add_argument("--checkpoint", help="the run's: best (default), latest or a step")
+    parser.add_argument("--format", default="transformers", choices=FORMATS, help="see below")
+    group = parser.add_argument_group("artefact")
+    group.add_argument(
+        "--weights", choices=("float32", "bfloat16", "int8"), help="their type (default: float32)"
+    )
+    group.add_argument(
+        "--platforms",
+        type=_platforms,
+        metavar="NAMES",
+        help="that it runs on: of cpu, cuda, rocm and tpu, with commas (default: cpu,cuda,tpu)",
+    )
+    group.add_argument(
+        "--attention", action="store_const", const=True, help="also return attention maps"
+    )
+    group.add_argument(
+        "--scores_split",
+        metavar="SPLIT",
+        help="caption this split of the run's dataset with the artefact and state the scores in it",
+    )
+    decoding_flags.add_arguments(parser)
+    add_parts(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.model and arguments.checkpoint:
+        parser.error("--checkpoint needs --workdir: a --model has one checkpoint")
+    for name, other in FORMATS.items():
+        taken = FORMATS[arguments.format].flags
+        for flag in other.flags:
+            if flag not in taken and getattr(arguments, flag) is not None:
+                parser.error(f"--{flag} is of --format {name}")
+    return arguments
+
+
+def _platforms(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not {*names} <= {"cpu", "cuda", "rocm", "tpu"}:
+        raise argparse.ArgumentTypeError(f"{text!r} must be some of cpu, cuda, rocm and tpu")
+    return names
 
 
 def main(argv: list[str] | None = None) -> None:
     """Reads the flags and exports."""
     show_log()
-    parser = argparse.ArgumentParser(prog="capjax export", description=__doc__.split("\n")[0])
-    parser.add_argument("--workdir", required=True, help="folder of a trained run")
-    parser.add_argument("--to", required=True, metavar="DIR", help="folder to write, new or empty")
-    parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
-    add_parts(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parse_arguments(argv)
     import_parts(arguments.parts)
     with reported():
-        export(arguments.workdir, arguments.to, arguments.checkpoint)
+        FORMATS[arguments.format].writer(arguments)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ import os
 import sys
 from collections.abc import Iterable
 
-from absl import flags
-
 from capjax.cli.errors import USAGE, error_in, fail
 
 HELP = (
@@ -28,6 +26,8 @@ def add_parts(parser: argparse.ArgumentParser) -> None:
 
 def define_parts() -> None:
     """Defines the flag for an absl command line."""
+    from absl import flags  # Imported here, because a served artefact needs none.
+
     flags.DEFINE_multi_string("parts", [], HELP)
 
 

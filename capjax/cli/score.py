@@ -3,6 +3,7 @@
 capjax score --workdir runs/shapes_transformer --caption "a dog" --caption "a cat" a.jpg b.jpg
 capjax score --workdir runs/shapes_transformer --file pairs.csv
 capjax score --workdir runs/shapes_transformer --split validation
+capjax score --workdir runs/seed0 --workdir runs/seed1 --file pairs.csv
 
 With --caption, the images are ranked by each caption, or by one image the captions. With --file,
 each row's caption is scored with its image. With --split, all captions of a split are scored with
@@ -11,6 +12,7 @@ all of its images, and the recall of each from the other is printed.
 
 import argparse
 
+from capjax.cli.average import add_average, check_average
 from capjax.cli.compilation import add_compilation_cache
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
@@ -28,8 +30,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("images", nargs="*", help="image files, folders of them, or http(s) URLs")
     parser.add_argument(
-        "--workdir", required=True, help="folder of a trained run, or a captioner of transformers"
+        "--workdir",
+        action="append",
+        required=True,
+        help="folder of a trained run, or a captioner of transformers; given again, they score "
+        "together, as an ensemble",
     )
+    add_average(parser)
     parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
     parser.add_argument(
         "--caption", action="append", default=[], help="a caption; give it again for more"
@@ -47,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     add_compilation_cache(parser)
     add_parts(parser)
     given = parser.parse_args(argv)
+    check_average(parser, given)
     if [bool(given.caption), bool(given.file), bool(given.split)].count(True) != 1:
         parser.error("give one of --caption with images, --file, and --split")
     if bool(given.images) != bool(given.caption):

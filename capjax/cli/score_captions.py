@@ -6,11 +6,12 @@ import sys
 
 from tqdm import tqdm
 
-from capjax.config import build
 from capjax.data.download import is_url
 from capjax.data.inputs import expand, read_input
 from capjax.data.rows import folder_of, read_rows
 from capjax.evaluate.lines import json_line, printable
+from capjax.parallel import devices
+from capjax.run.ensemble import ensemble
 from capjax.run.evaluate import metrics_line
 from capjax.run.likelihood import ScoredCaption
 from capjax.run.load import Run, load
@@ -19,8 +20,9 @@ from capjax.run.retrieval import retrieval
 
 def score_captions(given: argparse.Namespace) -> None:
     """Scores the captions of a command line, and prints them; see `capjax.cli.score`."""
-    build.compilation_cache(given.compilation_cache)
-    run = load(given.workdir, given.checkpoint)
+    devices.compilation_cache(given.compilation_cache)
+    runs = [load(workdir, given.checkpoint) for workdir in given.workdir]
+    run = ensemble(runs, given.average or "probabilities") if len(runs) > 1 else runs[0]
     if given.split:
         found = retrieval(run, given.split, given.first)
         print(metrics_line(found))

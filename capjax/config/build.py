@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from capjax.config.errors import ConfigError
 from capjax.config.fields import part_of
-from capjax.config.questions import decoder_weights, encoder_stage, is_pretrained
+from capjax.config.questions import PARTS, decoder_weights, encoder_stage, has_lora, is_pretrained
 from capjax.config.sections import DecodingFields, RunFields
 from capjax.data.dataset import ImageScorer, Scorer
 from capjax.data.resize import Resize
@@ -21,10 +21,12 @@ from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.control import Control
 from capjax.evaluate.methods import BeamSearch, Consensus, Method, Sampling
 from capjax.evaluate.scoring import Metric
+from capjax.metrics.reward import reward_name, reward_of
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
+from capjax.models.lora import Lora
 from capjax.parallel import devices
-from capjax.parts import METRICS, REWARDS
+from capjax.parts import METRICS
 from capjax.parts.check import fault, fields_of, given_fields
 from capjax.parts.registry import PartError
 from capjax.pretrained.captioners.gpt2 import read_gpt2
@@ -68,12 +70,6 @@ def metric(name: str) -> Any:
         return METRICS.get(name)
     except PartError as error:
         raise ConfigError(f"config.evaluation.metrics has {name!r}: {error}") from error
-
-
-def compilation_cache(directory: str) -> None:
-    """Sets the folder where JAX keeps compiled programs between starts; "" keeps none."""
-    if directory:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
 
 
 def resize(dataset: ConfigDict) -> Resize:
@@ -139,7 +135,14 @@ def captioner_of(config: ConfigDict, vocab_size: int, **more: Any) -> Captioner:
         given["max_length"] = config.dataset.max_length
     decoder = _make(config, "decoder", part, given)
     fused = config.fused_attention and devices.has_cudnn()
-    return Captioner(encoder(config), decoder, adapter, fused=fused)
+    return Captioner(encoder(config), decoder, adapter, fused=fused, lora=lora(config))
+
+
+def lora(config: ConfigDict) -> Lora | None:
+    """Builds the adapters of the config; None if it has none."""
+    if not has_lora(config):
+        return None
+    return Lora(**{name: config.lora[name] for name in fields_of(Lora)})
 
 
 def _make(
@@ -179,6 +182,8 @@ def shapes(config: ConfigDict, model: Captioner) -> Variables:
 
 def frozen_parts(config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Prefixes of frozen parameters, and of exceptions that train; see `split_frozen`."""
+    if has_lora(config):
+        return PARTS, ()
     freeze = ("encoder",) if is_pretrained(config) else ()
     if config.word_vectors.frozen:
         freeze = (*freeze, "decoder/tokens")
@@ -261,7 +266,11 @@ def log_frequencies(counts: np.ndarray) -> np.ndarray:
 
 
 def decoding_method(decoding: ConfigDict) -> Method:
-    """Builds the decoding method of the decoding section."""
+    """Builds the decoding method of the decoding section.
+
+    Raises:
+      ConfigError: a reward of consensus is unknown, or has no weight.
+    """
     if decoding.method == "beam":
         return beam_search(decoding)
     if decoding.method == "sample":
@@ -271,7 +280,12 @@ def decoding_method(decoding: ConfigDict) -> Method:
         candidates: BeamSearch | Sampling = dataclasses.replace(beam_search(decoding), **every)
     else:
         candidates = _sampling(decoding, decoding.num_samples)
-    return Consensus(candidates, reward(decoding), decoding.reward, decoding.num_captions)
+    rewards = decoding.rewards, decoding.reward_weights
+    try:
+        reward = reward_of(*rewards)
+    except ValueError as error:
+        raise ConfigError(f"config.decoding.{error}") from error
+    return Consensus(candidates, reward, reward_name(*rewards), decoding.num_captions)
 
 
 def beam_search(decoding: ConfigDict) -> BeamSearch:
@@ -306,18 +320,6 @@ def _sampling(decoding: ConfigDict, count: int) -> Sampling:
 
 def _control(decoding: ConfigDict) -> Control:
     return Control(**{name: decoding[name] for name in fields_of(Control)})
-
-
-def reward(decoding: ConfigDict) -> Any:
-    """Builds the reward of consensus.
-
-    Raises:
-      ConfigError: there is no reward of that name.
-    """
-    try:
-        return REWARDS.get(decoding.reward)()
-    except PartError as error:
-        raise ConfigError(f"config.decoding.reward={decoding.reward!r}: {error}") from error
 
 
 def schedule(config: ConfigDict) -> "optax.Schedule":

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from capjax.config import build, questions
 from capjax.config.errors import ConfigError
 from capjax.config.fields import check_fields, part_of
+from capjax.config.lora_checks import check_lora
 from capjax.config.sections import DecodingFields
 from capjax.data.augment import Augmentation
 from capjax.data.tokenizer import Tokenizer
@@ -58,6 +59,10 @@ def check(config: ConfigDict) -> None:
             f"--config.decoding.prompt={config.prompt!r} would do"
         )
     _check_start(config, decoder)
+    if (lora := build.lora(config)) is not None:
+        check_lora(config, lora)
+    elif config.lora.weights:
+        raise ConfigError("config.lora.weights needs a config.lora.rank, that of its adapters")
 
 
 def _check_metric(config: ConfigDict) -> None:

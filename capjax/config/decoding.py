@@ -13,15 +13,15 @@ from capjax.files.text import nearest
 
 # Each of these asks for a method, the first group that is given.
 _ASKING = {
-    "consensus": ("candidates", "num_samples", "reward"),
+    "consensus": ("candidates", "num_samples", "rewards", "reward_weights"),
     "sample": ("temperature", "top_k", "top_p", "min_p", "typical_p"),
     "beam": (
         *("num_beams", "length_penalty", "length_normalization"),
         *("num_beam_groups", "diversity_penalty", "must_include"),
     ),
 }
-# An earlier name.
-_RENAMED = {"beam_size": "num_beams"}
+# Other names of a setting.
+_RENAMED = {"beam_size": "num_beams", "reward": "rewards"}
 
 
 def choose_method(config: ConfigDict, tokenizer: Tokenizer, **settings: Any) -> Method:
@@ -30,8 +30,9 @@ def choose_method(config: ConfigDict, tokenizer: Tokenizer, **settings: Any) -> 
     Args:
       config: the whole config.
       tokenizer: the run's.
-      **settings: fields of `config.decoding` to change, also `beam_size` for `num_beams`; None
-        keeps the config's. Without a `method` among them, candidates, num_samples or reward ask for
+      **settings: fields of `config.decoding` to change, also `beam_size` for `num_beams` and
+        `reward` for `rewards`, which weigh 1 each unless there are `reward_weights`; None keeps the
+        config's. Without a `method` among them, candidates, num_samples or rewards ask for
         consensus, else a temperature, top_k, top_p, min_p or typical_p for a sample, else a setting
         of beams for beam search, except where they are of the candidates of the config's consensus.
 
@@ -40,6 +41,10 @@ def choose_method(config: ConfigDict, tokenizer: Tokenizer, **settings: Any) -> 
         the vocabulary.
     """
     given = {_RENAMED.get(name, name): v for name, v in settings.items() if v is not None}
+    if "rewards" in given:
+        names = given["rewards"]
+        given["rewards"] = (names,) if isinstance(names, str) else tuple(names)
+        given.setdefault("reward_weights", (1.0,) * len(given["rewards"]))
     section = config.decoding.copy_and_resolve_references()
     if unknown := sorted(given.keys() - section.keys()):
         raise ConfigError(f"there is no setting {unknown[0]!r}: {nearest(unknown[0], section)}")

@@ -28,6 +28,7 @@ _OWNERS = {
     "": sections.RunFields,
     "tokenizer": tokenizer_kinds.train,
     "word_vectors": sections.WordVectorFields,
+    "lora": sections.LoraFields,
     "hard_attention": sections.HardAttentionFields,
     "scheduled_sampling": own_words_schedule,
     "optimizer": Optimizer,

@@ -27,6 +27,11 @@ def is_cached(config: ConfigDict) -> bool:
     return bool(config.encoder.get("cache", ""))
 
 
+def has_lora(config: ConfigDict) -> bool:
+    """True if low-rank adapters train; the config of a published captioner has no such section."""
+    return bool("lora" in config and config.lora.rank)
+
+
 def is_frozen(config: ConfigDict) -> bool:
     """True if the encoder is pretrained and no part of it trains."""
     return is_pretrained(config) and not config.encoder.trainable

@@ -6,6 +6,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from capjax.models.lora import Lora
 from capjax.parts.types import (
     BatchSize,
     Count,
@@ -19,6 +20,8 @@ from capjax.parts.types import (
     Positive,
     PositiveShare,
     Rate,
+    RewardNames,
+    RewardWeights,
     Seed,
     Share,
 )
@@ -53,6 +56,13 @@ class WordVectorFields:
 
     file: str
     frozen: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraFields(Lora):
+    """The section `lora`."""
+
+    weights: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +104,8 @@ class DecodingFields:
     seed: Seed
     candidates: Literal["sample", "beam"]
     num_samples: Count
-    reward: Name
+    rewards: RewardNames
+    reward_weights: RewardWeights
     prompt: str
     repetition_penalty: Positive
     no_repeat_ngram_size: CountOrZero
@@ -108,3 +119,40 @@ class DecodingFields:
     bad_endings: Names
     allowed: Annotated[tuple[Name, ...], Lengths(0, 1_000_000, "captions")]
     max_length: Length
+
+
+# What each decoding setting is, in a line.
+ABOUT = {
+    "method": "beam, sample or consensus; other flags imply it",
+    "num_captions": "captions of each image, the best first",
+    "num_beams": "beams; 1 is greedy",
+    "length_penalty": "exponent of the length in a beam's score",
+    "length_normalization": "that length: power or gnmt",
+    "early_stopping": "true, false, or never: until no better one is possible",
+    "num_beam_groups": "groups of beams that are to differ",
+    "diversity_penalty": "what it costs to take the word of another group",
+    "must_include": "words or phrases that must occur, with commas between",
+    "max_length": "most tokens, with start and end",
+    "temperature": "sample at this temperature instead; 0 is greedy",
+    "top_k": "sample from the K likeliest tokens",
+    "top_p": "sample from the likeliest tokens that have this probability",
+    "min_p": "sample from tokens with at least this share of the likeliest one's",
+    "typical_p": "sample from the most typical tokens of this probability",
+    "seed": "seed of the samples",
+    "candidates": "consensus among: sample or beam",
+    "num_samples": "consensus among so many samples",
+    "rewards": "consensus by the sum of: cider_d, bleu4, a registered reward",
+    "reward_weights": "the weight of each, with commas between",
+    "prompt": "words that every caption begins with",
+    "repetition_penalty": "above 1 makes words that occurred less likely",
+    "no_repeat_ngram_size": "no sequence of N tokens occurs twice",
+    "min_length": "fewest tokens before the end, with start and prompt",
+    "min_new_tokens": "fewest tokens before the end, without these",
+    "bad_words": "words or phrases that may not occur, with commas between",
+    "suppress": "words of one token that may not occur",
+    "suppress_first": "words that no caption begins with",
+    "forced_first": "word that every caption begins with",
+    "forced_last": "word at the length limit",
+    "bad_endings": "words that no caption ends with: a,the,with",
+    "allowed": "the only captions that there may be",
+}

@@ -26,7 +26,8 @@ _ADDED: dict[str, dict[str, Any]] = {
         "typical_p": 1.0,
         "candidates": "sample",
         "num_samples": 20,
-        "reward": "cider_d",
+        "rewards": ("cider_d",),
+        "reward_weights": (1.0,),
         "prompt": "",
         "repetition_penalty": 1.0,
         "no_repeat_ngram_size": 0,
@@ -41,8 +42,19 @@ _ADDED: dict[str, dict[str, Any]] = {
         "allowed": (),
     },
 }
-# The same for fields outside of sections.
-_ADDED_FIELDS: dict[str, Any] = {"wandb_project": "", "fused_attention": True, "prompt": ""}
+# The same for fields outside of sections, and for sections of earlier versions' whole configs.
+_ADDED_FIELDS: dict[str, Any] = {
+    "wandb_project": "",
+    "fused_attention": True,
+    "prompt": "",
+    "lora": {
+        "rank": 0,
+        "alpha": 16.0,
+        "dropout": 0.0,
+        "projections": ("query", "value"),
+        "weights": "",
+    },
+}
 # The same for sections of the part of one name.
 _ADDED_TO_PARTS: dict[str, dict[str, dict[str, Any]]] = {
     "decoder": {"transformer": {"epsilon": 1e-6, "feed_forward_dropout": 0.0}},
@@ -78,6 +90,8 @@ def upgrade_decoding(section: Mapping[str, Any]) -> dict[str, Any]:
     fields = {**_ADDED["decoding"], **section}
     if fields["method"] == "beam search":  # In records of earlier versions.
         fields["method"] = "beam"
+    if "reward" in fields:  # Of versions without sums.
+        fields["rewards"] = (fields.pop("reward"),)
     return fields
 
 

@@ -38,6 +38,7 @@ class Tokenizer:
         tokenizer all four are the id of "<|endoftext|>", for BERT's those of "[PAD]", "[CLS]" (or
         BLIP's "[DEC]"), "[SEP]" and "[UNK]".
       vocab_size: V, the number of ids, with the special ones.
+      special_ids: those that `decode` leaves out.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer):
@@ -68,7 +69,7 @@ class Tokenizer:
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = ids
         self.vocab_size = backend.get_vocab_size()
         added = backend.get_added_tokens_decoder().items()
-        self._special = frozenset((*ids, *(token for token, about in added if about.special)))
+        self.special_ids = frozenset((*ids, *(token for token, about in added if about.special)))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
@@ -156,7 +157,7 @@ class Tokenizer:
                 break
             if not 0 <= token < self.vocab_size:
                 raise ValueError(f"token id {token} is outside of the {self.vocab_size} ids")
-            if token not in self._special:
+            if token not in self.special_ids:
                 kept.append(token)
         return self._backend.decode(kept, skip_special_tokens=False)
 
@@ -167,7 +168,7 @@ class Tokenizer:
           ValueError: the id is outside the vocabulary.
         """
         token = int(token)
-        if token in self._special:
+        if token in self.special_ids:
             return self._backend.id_to_token(token)
         return self.decode([token])
 

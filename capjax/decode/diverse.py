@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from capjax.decode.beam import BestFirst, Rules, beam_search
@@ -104,7 +103,7 @@ class Groups(BestFirst):
                 self.penalty * said[:, None] if group and self.penalty else None,
             )
             counts = before.open[:, None] & (live.sums > -jnp.inf)
-            said = said.at[np.arange(batch)[:, None], live.tokens].add(counts)
+            said = said.at[jnp.arange(batch)[:, None], live.tokens].add(counts)
             chosen.append(after)
             lives.append(_moved(live, first))
         return chosen, _join(lives)

@@ -12,6 +12,7 @@ from jax import lax
 
 from capjax.decode.processors import Processors
 from capjax.models.contract import Carry
+from capjax.parallel import platform
 
 # step(carry, token int32 [B, K]) -> (carry, logits [B, K, V], attention [B, K, N, P] | None)
 Step = Callable[[Carry, jax.Array], tuple[Carry, jax.Array, jax.Array | None]]
@@ -23,7 +24,7 @@ def default_chunk() -> int:
     On an accelerator each check synchronises with the host. Captions have about ten tokens, so
     checking every fifth step wastes two steps per batch on average. On a CPU a check is free.
     """
-    return 1 if jax.default_backend() == "cpu" else 5
+    return 1 if platform.on_cpu() else 5
 
 
 def width_of(carry: Carry) -> tuple[int, int]:

@@ -296,5 +296,5 @@ def _put(
     batch, width, vocabulary = scores.shape
     # An index past the vocabulary is dropped.
     tokens = jnp.where(where, tokens, vocabulary)
-    rows = np.arange(batch)[:, None, None], np.arange(width)[:, None]
+    rows = jnp.arange(batch)[:, None, None], np.arange(width)[:, None]
     return scores.at[(*rows, tokens)].set(values, mode="drop")

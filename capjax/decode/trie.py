@@ -108,6 +108,6 @@ class Trie:
         real = following < children[node + 1][..., None]
         # An index outside the vocabulary is dropped.
         places = jnp.where(real, tokens[following], self.vocab_size)
-        image, beam = jnp.indices(history.shape[:2], sparse=True)
+        images, beams = map(jnp.arange, history.shape[:2])
         none = jnp.zeros((*history.shape[:2], self.vocab_size), bool)
-        return none.at[image[..., None], beam[..., None], places].set(True, mode="drop")
+        return none.at[images[:, None, None], beams[:, None], places].set(True, mode="drop")

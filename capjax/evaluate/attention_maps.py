@@ -5,11 +5,13 @@ Shapes: see docs/architecture.md.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from capjax.evaluate.captioning import Caption
+if TYPE_CHECKING:  # A served artefact has attention without Flax.
+    from capjax.evaluate.captioning import Caption
 
 _COLOURS, _OPACITY = "inferno", 0.6
 
@@ -17,7 +19,7 @@ _COLOURS, _OPACITY = "inferno", 0.6
 View = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def grid_maps(caption: Caption) -> np.ndarray:
+def grid_maps(caption: "Caption") -> np.ndarray:
     """Attention of a caption as float32 [T, layers, heads, h, w].
 
     Positions outside the grid, such as a class token, are omitted. Of a decoder that attends to
@@ -35,7 +37,7 @@ def grid_maps(caption: Caption) -> np.ndarray:
     return inside.reshape(words, caption.layers, maps // caption.layers, *caption.grid)
 
 
-def image_shares(caption: Caption) -> np.ndarray | None:
+def image_shares(caption: "Caption") -> np.ndarray | None:
     """The share of each word's attention that the image has, float32 [T], a mean over maps.
 
     None where it has all: the decoder attends to the image alone.
@@ -44,7 +46,7 @@ def image_shares(caption: Caption) -> np.ndarray | None:
     return None if np.allclose(sums, 1, atol=1e-3) else sums.mean(axis=1)
 
 
-def word_maps(caption: Caption, size: tuple[int, int]) -> np.ndarray:
+def word_maps(caption: "Caption", size: tuple[int, int]) -> np.ndarray:
     """Attention of each word as a smooth map, float32 [T, H, W], at least 0.
 
     Attention is averaged over layers and heads, positions outside the grid are omitted, and the
@@ -86,7 +88,7 @@ def patches(pixels: np.ndarray, grid: np.ndarray) -> np.ndarray:
 VIEWS: dict[str, View] = {"overlay": overlay, "heat": heat, "patches": patches}
 
 
-def attended_picture(pixels: np.ndarray, caption: Caption) -> np.ndarray:
+def attended_picture(pixels: np.ndarray, caption: "Caption") -> np.ndarray:
     """Image weighted by the attention of its caption, to be captioned again: uint8 [H, W, 3].
 
     `patches` with attention averaged over words, layers and heads: the most attended patch keeps

@@ -44,6 +44,7 @@ class Caption:
         is `log_prob`.
       met: False if it lacks a word of `must_include`, which no caption of the search had.
       alternatives: the others of `num_captions`, the best first, without attention.
+      tokens: ids of the words.
     """
 
     text: str
@@ -58,6 +59,7 @@ class Caption:
     log_probs: tuple[float, ...] = ()
     met: bool = True
     alternatives: tuple["Caption", ...] = ()
+    tokens: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -121,6 +123,15 @@ class CaptionBatches:
           SettingError: the settings exclude each other, or a word is outside the vocabulary.
           CaptionError: the model gives an image no token with a finite log-probability.
         """
+        for index, caption in self.rows(variables, batches, method):
+            if isinstance(caption, CaptionError):
+                raise caption
+            yield index, caption
+
+    def rows(
+        self, variables: Any, batches: Iterable[Mapping[str, np.ndarray]], method: Method
+    ) -> Iterator[tuple[int, Caption | CaptionError]]:
+        """As a call, but yields the error of an image: its batch has the captions of others."""
         method.check()
         method.check_words(self._tokenizer)
         of_beams = isinstance(method, Consensus) and isinstance(method.candidates, BeamSearch)
@@ -135,13 +146,18 @@ class CaptionBatches:
             if self._together:
                 result, index = devices.gather((result, index))
             for row in np.flatnonzero(index >= 0):
-                if not np.isfinite(result.log_probs[row, 0]):
-                    raise CaptionError(
-                        f"image {index[row]}, counted from 0, has no caption: the model gives it "
+                place, found = int(index[row]), None
+                if np.isfinite(result.log_probs[row, 0]):
+                    found = self._caption(result, row, given)
+                yield (
+                    place,
+                    found
+                    or CaptionError(
+                        f"image {place}, counted from 0, has no caption: the model gives it "
                         "log-probabilities that are NaN or infinite; take another checkpoint, or "
                         "config.dtype='float32' where it is 'bfloat16'"
-                    )
-                yield int(index[row]), self._caption(result, row, given)
+                    ),
+                )
 
     def _caption(self, result: Found, row: int, method: Method) -> Caption:
         """The best caption of a row of a result of NumPy arrays, with its alternatives."""
@@ -173,6 +189,7 @@ class CaptionBatches:
             layers=self._layers,
             log_probs=tuple(result.token_log_probs[at][:length].tolist()),
             met=result.met is None or bool(result.met[at]),
+            tokens=tuple(ids),
         )
 
 

@@ -3,17 +3,19 @@
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from capjax.evaluate.captioning import Caption
-from capjax.evaluate.stream import Answer
 from capjax.files.text import finite
+
+if TYPE_CHECKING:  # A served artefact has rows without Flax.
+    from capjax.evaluate.captioning import Caption
+    from capjax.evaluate.stream import Answer
 
 # Line ends, control characters and surrogates, which UTF-8 can't encode.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def answer_row(answer: Answer) -> dict[str, Any]:
+def answer_row(answer: "Answer") -> dict[str, Any]:
     """JSON row of an answer: "image" with "caption", "log_prob", ..., or with "error".
 
     "log_probs" has a number for each of "words", and last that of the end of a finished caption.
@@ -22,13 +24,14 @@ def answer_row(answer: Answer) -> dict[str, Any]:
     """
     if answer.error:
         return {"image": answer.name, "error": str(answer.error)}
-    row = {"image": answer.name, **_caption_row(answer.caption)}
+    row = {"image": answer.name, **caption_row(answer.caption)}
     if answer.attended:
-        row["attended"] = _caption_row(answer.attended.caption)
+        row["attended"] = caption_row(answer.attended.caption)
     return row
 
 
-def _caption_row(caption: Caption) -> dict[str, Any]:
+def caption_row(caption: "Caption") -> dict[str, Any]:
+    """JSON row of a caption; see `answer_row`."""
     row = {
         "caption": caption.text,
         "log_prob": caption.log_prob,
@@ -40,7 +43,7 @@ def _caption_row(caption: Caption) -> dict[str, Any]:
     if not caption.met:
         row["met"] = False
     if caption.alternatives:
-        row["alternatives"] = [_caption_row(other) for other in caption.alternatives]
+        row["alternatives"] = [caption_row(other) for other in caption.alternatives]
     return row
 
 
@@ -53,7 +56,7 @@ def json_line(row: Mapping[str, Any]) -> bytes:
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def text_line(answer: Answer) -> bytes:
+def text_line(answer: "Answer") -> bytes:
     """UTF-8 line of the name and the caption of an image, separated by a tab.
 
     Each alternative has a line like it. The caption of the attended image, if there is one, has a

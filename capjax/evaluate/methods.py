@@ -286,7 +286,7 @@ class Consensus:
     Attributes:
       candidates: gives them.
       reward: a `capjax.metrics.reward.Reward`.
-      reward_name: its registered name.
+      reward_name: its registered name, or that of the sum.
       num_captions: how many different captions are returned, the best first.
       table: the reward's table of the train split.
     """

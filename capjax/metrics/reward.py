@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from capjax.data.tokenizer import Tokenizer
+from capjax.parts import REWARDS
+from capjax.parts.registry import PartError
 
 
 class Reward(Protocol):
@@ -110,6 +112,28 @@ class WeightedSum:
         for weight, reward, own in zip(self.weights, self.rewards, table, strict=True):
             total += weight * reward(own, *captions)
         return total
+
+
+def reward_of(names: Sequence[str], weights: Sequence[float]) -> Reward:
+    """Builds the weighted sum of registered rewards; one of weight 1 is itself.
+
+    Raises:
+      ValueError: there is no such reward, or there are not as many weights; its text starts with a
+        field's name, rewards or reward_weights.
+    """
+    if len(names) != len(weights):
+        raise ValueError(f"reward_weights={weights} must be as many as rewards={names}")
+    try:
+        found = tuple(REWARDS.get(name)() for name in names)
+    except PartError as error:
+        raise ValueError(f"rewards={names}: {error}") from error
+    return found[0] if (*weights,) == (1.0,) else WeightedSum(found, tuple(weights))
+
+
+def reward_name(names: Sequence[str], weights: Sequence[float]) -> str:
+    """The name of a weighted sum, such as "cider_d+0.5bleu4"."""
+    factors = ["" if weight == 1 else f"{weight:g}" for weight in weights]
+    return "+".join(map("".join, zip(factors, names, strict=True)))
 
 
 def needs_corpus(reward: Reward) -> bool:

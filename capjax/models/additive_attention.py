@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from capjax.parallel import platform
+
 # Floats of intermediate sums that fit in a CPU's cache: 4 MiB.
 _CACHED = 1 << 20
 
@@ -103,7 +105,8 @@ class AdditiveAttention(nn.Module):
     def __call__(self, keys: jax.Array, state: jax.Array) -> jax.Array:
         """Log weights, float32 [B, C, P], of states [B, C, D] on keys [B, P, width]."""
         scores = additive_scores
-        if self.remat and jax.default_backend() == "cpu":
+        # jax.export's symbolic number of images has no parts to map over.
+        if self.remat and platform.on_cpu() and isinstance(keys.shape[0], int):
             scores = scores_by_image
         elif self.remat:
             scores = jax.checkpoint(additive_scores, static_argnums=3)

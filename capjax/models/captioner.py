@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from capjax.models.contract import Carry, Decoder, DecoderOutput, Memory
 from capjax.models.layers import fused_attention
+from capjax.models.lora import Lora, adapting, is_adapter
 
 Variables = dict[str, Any]
 
@@ -27,7 +28,8 @@ def split_frozen(
     Frozen are the statistics of batch norms (see `encoders.mobilenet_v2`) and the parts named by
     `freeze`, such as "encoder" or "decoder/tokens", except for those named by `thaw`, matched by
     `is_part`: "encoder/layer4" thaws `layer4` and `layer4_0_conv1`. Batch norms inside thawed parts
-    stay frozen, because their scales belong to fixed statistics.
+    stay frozen, because their scales belong to fixed statistics. Adapters (`models.lora`) always
+    train.
     """
     frozen = {name: value for name, value in variables.items() if name != "params"}
     flat = traverse_util.flatten_dict(dict(variables["params"]), sep="/")
@@ -37,7 +39,7 @@ def split_frozen(
 
     def stays(name: str) -> bool:
         thawed = any(is_part(name, part) for part in thaw) and name.rpartition("/")[0] not in norms
-        return name.startswith(prefixes) and not thawed
+        return name.startswith(prefixes) and not thawed and not is_adapter(name)
 
     stay = {name: leaf for name, leaf in flat.items() if stays(name)}
     if stay:
@@ -104,12 +106,14 @@ class Captioner(nn.Module):
       adapter: Memory -> Memory between encoder and decoder, such as `Adapter`; or None.
       fused: whether attention uses a fused kernel, which only an NVIDIA GPU has; see
         `layers.Attention`.
+      lora: low-rank adapters of its dense layers, with which it computes; or None.
     """
 
     encoder: nn.Module
     decoder: Decoder
     adapter: nn.Module | None = None
     fused: bool = False
+    lora: Lora | None = None
 
     def __call__(
         self,
@@ -127,14 +131,14 @@ class Captioner(nn.Module):
         """
         memory = self.encode(images, train=train)
         sampling = {} if own_words is None else {"own_words": own_words}
-        with fused_attention(self.fused):
+        with fused_attention(self.fused), adapting(self.lora, train=train):
             return self.decoder(
                 memory, tokens, train=train, attention=attention, packing=packing, **sampling
             )
 
     def encode(self, images: jax.Array, *, train: bool = False) -> Memory:
         """Encodes images [B, ...], once for all captions of each."""
-        with fused_attention(self.fused):
+        with fused_attention(self.fused), adapting(self.lora, train=train):
             memory = self.encoder(images, train=train)
             return memory if self.adapter is None else self.adapter(memory, train=train)
 
@@ -142,18 +146,20 @@ class Captioner(nn.Module):
         self, memory: Memory, tokens: jax.Array, *, train: bool = False, attention: bool = False
     ) -> DecoderOutput:
         """See the decoder's `__call__`."""
-        with fused_attention(self.fused):
+        with fused_attention(self.fused), adapting(self.lora, train=train):
             return self.decoder(memory, tokens, train=train, attention=attention)
 
     def init_carry(self, memory: Memory, width: int, max_length: int) -> Carry:
         """See the decoder's `init_carry`."""
-        return self.decoder.init_carry(memory, width, max_length)
+        with adapting(self.lora, train=False):
+            return self.decoder.init_carry(memory, width, max_length)
 
     def step(
         self, carry: Carry, token: jax.Array, *, attention: bool = False
     ) -> tuple[Carry, jax.Array, jax.Array | None]:
         """See the decoder's `step`."""
-        return self.decoder.step(carry, token, attention=attention)
+        with adapting(self.lora, train=False):
+            return self.decoder.step(carry, token, attention=attention)
 
     def init_variables(self, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
         """Random variables for images of `image_shape` (H, W, 3) or features (P, F)."""

@@ -6,8 +6,8 @@ Shapes: see docs/architecture.md.
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -218,6 +218,9 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
     kernel_init: Callable = FAN_IN
     out_init: Callable = FAN_IN
+
+    # The layer that is several projections, in the order of its outputs.
+    joined: ClassVar[Mapping[str, tuple[str, ...]]] = {"key_value": ("key", "value")}
 
     def setup(self):
         if not self.head_dim and self.width % self.num_heads:

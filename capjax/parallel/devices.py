@@ -8,6 +8,7 @@ own devices, and all must run the same mapped functions in the same order.
 
 import collections
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,6 +19,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
 Tree = Any
+
+
+def compilation_cache(directory: str) -> None:
+    """Sets the folder where JAX keeps compiled programs between starts; "" keeps none."""
+    if directory:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
 
 
 def map_devices(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable:

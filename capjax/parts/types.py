@@ -102,3 +102,6 @@ DropoutRate = Annotated[
 ]
 Name = Annotated[str, NotEmpty()]
 Names = Annotated[tuple[Name, ...], Lengths(0, 1000, "names")]
+# Rewards that are summed, and the weight of each.
+RewardNames = Annotated[tuple[Name, ...], Lengths(1, 99, "names")]
+RewardWeights = Annotated[tuple[Finite, ...], Lengths(1, 99, "numbers")]

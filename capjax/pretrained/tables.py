@@ -194,6 +194,24 @@ def write(table: Table, variables: Mapping[str, Any], prefix: str = "") -> dict[
     return found
 
 
+def layers(
+    table: Table, variables: Collection[str], prefix: str = ""
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Yields the names of dense layers, of a row with a matrix: theirs and ours.
+
+    Args:
+      table: with a row for each of `variables`.
+      variables: the names of all of a model's.
+      prefix: before the names of all tensors.
+    """
+    for theirs, ours, transform in _matches(table, variables):
+        if ours[0].endswith("/kernel") and transform in (SAME, TRANSPOSED):
+            yield (
+                tuple(prefix + name.removesuffix(".weight") for name in theirs),
+                tuple(name.removesuffix("/kernel") for name in ours),
+            )
+
+
 def repeat(like: Mapping[str, Any], name: str, count: int) -> dict[str, Any]:
     """Returns a tree with `count` blocks in place of its first, called `name` and 0.
 
@@ -205,7 +223,7 @@ def repeat(like: Mapping[str, Any], name: str, count: int) -> dict[str, Any]:
 
 
 def _matches(
-    table: Table, variables: Mapping[str, Any]
+    table: Table, variables: Collection[str]
 ) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], Transform]]:
     """Yields the names and the transform of each row whose variables there are.
 

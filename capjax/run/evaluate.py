@@ -69,7 +69,7 @@ def evaluate(
     run = load(directory, checkpoint)
     if others:
         run = ensemble([run, *(load(other, checkpoint) for other in others)], average)
-    method = ready(build.decoding_method(config.decoding), run.config, run.tokenizer)
+    method = ready(build.decoding_method(config.decoding), config, run.tokenizer)
     with processes.primary_first():
         source = check_images(config.dataset, open_source(config.dataset, split))
         table = open_captions(config.dataset, source)

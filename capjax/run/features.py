@@ -25,7 +25,7 @@ from capjax.models.captioner import (
     encoder_variables,
     without_encoder,
 )
-from capjax.parallel import devices, processes
+from capjax.parallel import devices, platform, processes
 from capjax.pretrained.variables import fingerprint
 from capjax.run.split import Split
 
@@ -171,7 +171,7 @@ def make_encode(encoder: nn.Module):
 
         # A CPU is limited by memory bandwidth, and the activations of a few images stay in its
         # cache. An accelerator takes all images at once.
-        if jax.default_backend() == "cpu":
+        if platform.on_cpu():
             at_once = _AT_ONCE if max(images.shape[1:3]) <= _AT_ONCE_SIDE else 1
             return jax.lax.map(lambda image: values(image[None])[0], images, batch_size=at_once)
         return values(images)

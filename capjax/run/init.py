@@ -14,8 +14,18 @@ from ml_collections import ConfigDict
 from capjax.config import build, questions
 from capjax.data.tokenizer import Tokenizer
 from capjax.files.text import first_few
-from capjax.models.captioner import Captioner, Variables, encoder_variables, init_around
+from capjax.models.captioner import (
+    Captioner,
+    Variables,
+    encoder_variables,
+    init_around,
+    join_frozen,
+    split_frozen,
+)
 from capjax.pretrained.captioners.gpt2 import fill_fresh
+from capjax.pretrained.captioners.peft_adapters import read_adapters
+from capjax.pretrained.captioners.published import is_published
+from capjax.pretrained.captioners.read import read_captioner
 from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.weights import check_variables
 from capjax.pretrained.word_vectors import fill_rows
@@ -32,10 +42,12 @@ class Pretrained:
     Attributes:
       encoder: its variables, NumPy.
       decoder: parameters of a GPT-2, NumPy, without those that attend to the image.
+      lora: low-rank adapters, by the parts of the captioner.
     """
 
     encoder: Variables | None = None
     decoder: dict[str, Any] | None = None
+    lora: dict[str, Any] | None = None
 
 
 def read_pretrained(config: ConfigDict) -> Pretrained:
@@ -48,6 +60,7 @@ def read_pretrained(config: ConfigDict) -> Pretrained:
     return Pretrained(
         build.pretrained_encoder(config) if encoder else None,
         build.pretrained_decoder(config) if questions.decoder_weights(config) else None,
+        _pretrained_lora(config) if questions.has_lora(config) and config.lora.weights else None,
     )
 
 
@@ -78,6 +91,7 @@ def start_variables(
       WeightsError: the word vectors can't be used.
     """
     parts, record = questions.init_parts(config), {}
+    adapters, like = split_frozen(like, questions.PARTS)
     if parts:
         run = load(config.init_from)
         _check_parts(config, run, like, parts, tokenizer)
@@ -86,6 +100,9 @@ def start_variables(
         variables = _fresh(config, model, pretrained)
     if pretrained.decoder is not None:
         record["decoder_weights"] = questions.decoder_weights(config)
+    if model.lora is not None:
+        variables = join_frozen(_adapters(config, model, adapters, pretrained.lora), variables)
+        record |= {"lora_weights": config.lora.weights} if config.lora.weights else {}
     if config.word_vectors.file:
         embedding = variables["params"]["decoder"]["tokens"]["embedding"]
         vectors = build.word_vectors(config, tokenizer, embedding.shape[1])
@@ -107,6 +124,44 @@ def _fresh(config: ConfigDict, model: Captioner, pretrained: Pretrained) -> Vari
         parts = sorted({re.sub(r"^blocks_\d+", "blocks_*", n.rpartition("/")[0]) for n in fresh})
         _logger.info("decoder from %s; randomly initialised: %s", source, ", ".join(parts))
     return variables
+
+
+def _pretrained_lora(config: ConfigDict) -> dict[str, Any]:
+    """Reads the adapters of the config's folder of PEFT."""
+    if not is_published(config.init_from):
+        raise WeightsError(
+            f"config.lora.weights={config.lora.weights} are adapters of a captioner of "
+            f"transformers, and config.init_from={config.init_from} is none"
+        )
+    captioner = read_captioner(config.init_from, weights=False)
+    adapters, scale = read_adapters(config.lora.weights, captioner)
+    if not np.isclose(scale, config.lora.alpha / config.lora.rank, rtol=1e-6):
+        raise WeightsError(
+            f"{config.lora.weights}: its adapters are multiplied by {scale:g}, and config.lora."
+            f"alpha={config.lora.alpha:g} / rank={config.lora.rank} by another number: set "
+            f"config.lora.alpha={scale * config.lora.rank:g}"
+        )
+    return adapters
+
+
+def _adapters(config: ConfigDict, model: Captioner, like: Any, given: Any) -> Any:
+    """The given adapters, checked, or for None ones that change nothing: A random and B zero."""
+    if given is not None:
+        try:
+            check_variables(given, like, config.lora.weights)
+        except WeightsError as error:
+            raise WeightsError(
+                f"{error}. They must be those of config.lora.rank={config.lora.rank} and "
+                f"config.lora.projections={config.lora.projections}"
+            ) from error
+        return given
+    shape = build.resize(config.dataset).shape
+
+    @jax.jit
+    def init(key: jax.Array) -> Any:
+        return split_frozen(model.init_variables(key, shape), questions.PARTS)[0]
+
+    return init(jax.random.key(config.seed))
 
 
 def _check_parts(

@@ -13,24 +13,23 @@ from capjax.config import build
 from capjax.config.decoding import choose_method
 from capjax.config.errors import ConfigError
 from capjax.config.fields import check_values
-from capjax.config.upgrade import upgrade_decoding
 from capjax.data.images import AnyImage, is_image
 from capjax.data.reading import eval_batches
 from capjax.data.resize import Resize, Resizes
 from capjax.data.source import Example, Source
 from capjax.data.tokenizer import Tokenizer
+from capjax.evaluate.caption_view.notebook import CaptionView
 from capjax.evaluate.captioning import Caption, CaptionBatches
 from capjax.evaluate.methods import Consensus, Method, settings_of
 from capjax.evaluate.results import code_version
 from capjax.models.captioner import Captioner, Variables, join_frozen, split_frozen
 from capjax.models.ensemble import Ensemble
+from capjax.models.lora import merge
 from capjax.parallel import devices
-from capjax.pretrained.captioners import published
-from capjax.pretrained.captioners.captioner import PretrainedCaptioner
-from capjax.pretrained.captioners.read import read_captioner
-from capjax.pretrained.errors import WeightsError
+from capjax.pretrained.captioners.published import is_published
 from capjax.pretrained.variables import fingerprint
 from capjax.run.likelihood import Likelihood, describe, encode_given, totals
+from capjax.run.published import load_published, read_published
 from capjax.run.rewards import reward_table
 from capjax.run.workdir import Workdir, WorkdirError
 from capjax.train.checkpoint import CheckpointError, Checkpoints
@@ -120,6 +119,15 @@ class Run:
         batches = self.pixel_batches(_Images(images), batch_size)
         found = dict(self.caption_batches(batches, method=method, attention=attention))
         return [found[index] for index in range(len(images))]
+
+    def show(self, images: AnyImage | Sequence[AnyImage], **settings: Any) -> CaptionView:
+        """Captions images for a notebook, where each word shows where the model looked.
+
+        Args and errors are those of `caption`; `attention` is True if the decoder has attention.
+        """
+        images = [images] if is_image(images) else images
+        settings = {"attention": self.model.decoder.has_attention, **settings}
+        return CaptionView(images, self.caption(images, **settings), self.resize)
 
     def method(self, **settings: Any) -> Method:
         """The run's decoding method with changed settings; see `choose_method`."""
@@ -305,7 +313,13 @@ class _Images:
         return Example(self._images[index], str(index), ())
 
 
-def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
+def load(
+    directory: str | os.PathLike,
+    checkpoint: str | int = "best",
+    *,
+    adapter: str | os.PathLike = "",
+    merged: bool = True,
+) -> Run:
     """Loads a trained captioner.
 
     Args:
@@ -314,14 +328,19 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
       checkpoint: "best" by the run's early-stopping metric, "latest", or a step, also as text;
         ignored for a captioner of transformers. If the "best" or "latest" one is damaged, a
         warning says so and the next one is taken.
+      adapter: a folder of PEFT with low-rank adapters of the captioner of transformers.
+      merged: whether low-rank adapters of a run become part of its parameters; otherwise its
+        model has them.
 
     Raises:
       capjax.run.workdir.WorkdirError: it is no run, or the checkpoint is missing or damaged.
       capjax.pretrained.weights.WeightsError: the captioner of transformers can't be used.
     """
     directory = os.fspath(directory)
-    if published.is_published(directory):
-        return _load_published(directory)
+    if is_published(directory):
+        return Run(*load_published(directory, adapter), step=0)
+    if adapter:
+        raise WorkdirError(f"{directory} is a run, whose adapters are its own: give none")
     workdir = Workdir(directory)
     config, tokenizer = workdir.load_config(), workdir.load_tokenizer()
     with workdir.blamed():
@@ -342,36 +361,19 @@ def load(directory: str | os.PathLike, checkpoint: str | int = "best") -> Run:
     frozen = workdir.load_frozen() if stays else {}
     workdir.check_frozen(frozen, stays)
     variables = join_frozen(params, frozen)
+    if model.lora is not None and merged:
+        model, variables = model.clone(lora=None), merge(variables, model.lora.scale)
     return Run(config, tokenizer, model, variables, step)
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
     """Loads the tokenizer of a trained captioner; arguments and errors as for `load`."""
     directory = os.fspath(directory)
-    if published.is_published(directory):
-        return _read_published(directory, weights=False).tokenizer
+    if is_published(directory):
+        return read_published(directory, weights=False).tokenizer
     workdir = Workdir(directory)
     workdir.load_config()  # Its error names a folder that is no run.
     return workdir.load_tokenizer()
-
-
-def _load_published(source: str) -> Run:
-    found = _read_published(source, weights=True)
-    config = published.published_config(found)
-    config.decoding = ConfigDict(upgrade_decoding(config.decoding))
-    model = build.captioner(config, found.tokenizer)
-    return Run(config, found.tokenizer, model, found.variables, step=0)
-
-
-def _read_published(source: str, *, weights: bool) -> PretrainedCaptioner:
-    try:
-        return read_captioner(source, weights=weights)
-    except WeightsError as error:
-        if os.path.exists(os.path.expanduser(source)):
-            raise
-        # Most likely a workdir that does not exist.
-        message = f"{source}: there is no such folder. As a name on huggingface.co: {error}"
-        raise WorkdirError(message) from error
 
 
 def _choose_steps(checkpoints: Checkpoints, checkpoint: str | int) -> list[int]:

@@ -2,12 +2,15 @@
 
 import logging
 import shlex
+from typing import Any
 
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from capjax.config import build
 from capjax.models.captioner import Captioner
+from capjax.models.lora import is_adapter
 from capjax.models.summary import model_summary
 from capjax.run.workdir import Workdir
 
@@ -28,13 +31,22 @@ def log_smart_start(counts: np.ndarray, banned: tuple[int, ...]) -> None:
     )
 
 
-def log_summary(config: ConfigDict, model: Captioner) -> None:
-    """Logs the model's modules; a part that is frozen as a whole is one row."""
+def log_summary(config: ConfigDict, model: Captioner, params: Any) -> None:
+    """Logs the model's modules, of parameters such as `params`, and the share of adapters.
+
+    A part that is frozen as a whole is one row.
+    """
     freeze, thaw = build.frozen_parts(config)
     whole = {part for part in freeze if not any(name.startswith(part) for name in thaw)}
     lengths = (config.dataset.captions_per_image, config.dataset.max_length)
     shape = build.resize(config.dataset).shape
     _logger.info(model_summary(model, shape, *lengths, frozen=whole))
+    if model.lora is not None:
+        sizes = {at: leaf.size for at, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+        adapters = sum(size for at, size in sizes.items() if is_adapter(at))
+        _logger.info(
+            "adapters train: %s of %s parameters", f"{adapters:,}", f"{sum(sizes.values()):,}"
+        )
 
 
 def log_best(config: ConfigDict, workdir: Workdir) -> None:

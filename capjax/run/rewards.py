@@ -43,6 +43,6 @@ def reward_table(reward: Reward, config: ConfigDict, tokenizer: Tokenizer) -> An
     except ReportedError as error:
         raise ConfigError(
             f"the reward {reward} knows how rare words are by the captions of the train split: "
-            f"{error}; config.decoding.reward='bleu4' needs none"
+            f"{error}; config.decoding.rewards=('bleu4',) needs none"
         ) from error
     return reward.prepare(corpus_ids(tokenizer, captions), **ids)

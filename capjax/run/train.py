@@ -277,7 +277,7 @@ def _make_model(config: ConfigDict, data: _Data) -> tuple[Captioner, Variables]:
     bias = build.log_frequencies(data.counts) if config.decoder.get("smart_bias") else None
     model = build.captioner(config, data.tokenizer, bias)
     shapes = build.shapes(config, model)
-    log_summary(config, model)
+    log_summary(config, model, shapes["params"])
     checks.check_trainable(config, shapes["params"])
     return model, shapes
 

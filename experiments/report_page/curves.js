@@ -17,6 +17,13 @@
       title: "CIDEr-D on validation", format: (value) => value.toFixed(1),
       lines: [{ group: "validation", name: "CIDEr-D", kind: "firm", label: "" }],
     },
+    // Of runs that are trained by a reward.
+    ...[["reward", "Reward of samples"], ["kl", "KL from the start, nats a caption"], ["finished", "Share of samples that end properly"]]
+      .filter(([name]) => runs.some((run) => name in run.curves.train))
+      .map(([name, title]) => ({
+        title, format: (value) => value.toFixed(3),
+        lines: [{ group: "train", name, kind: "firm", label: "" }],
+      })),
   ];
   const DASHES = ["", "7 4", "2 4", "9 3 2 3"]; // One for each seed of a variant.
   const hidden = new Set();
@@ -37,7 +44,7 @@
       if (!filtered.has(number) || hidden.has(run.variant)) return;
       for (const line of panel.lines) {
         const columns = run.curves[line.group];
-        const points = columns[byStep() ? "step" : TIME.key].map((x, at) => [x, columns[line.name][at]])
+        const points = columns[byStep() ? "step" : TIME.key].map((x, at) => [x, (columns[line.name] ?? [])[at]])
           .filter(([x, y]) => typeof x === "number" && typeof y === "number");
         if (points.length) made.push({ ...line, run: number, points });
       }

@@ -131,14 +131,14 @@
       alt: references.length ? `Picture of: ${references[0]}` : `Picture ${images.ids[image]}`,
       class: Math.max(width, height) < 160 ? "small" : "",
     });
-    const canvas = el("canvas", { "aria-hidden": "true" });
+    const stage = captionView.stage(picture);
+    stage.element.style.setProperty("--ratio", width / height);
     const looked = el("figcaption", { hidden: true });
-    const frame = el("div", { class: "frame", style: `--ratio:${width / height}` }, picture, canvas);
-    const figure = el("figure", {}, frame, looked);
+    const figure = el("figure", {}, stage.element, looked);
     // Words with and without punctuation: a tokenizer may turn "t-shirt" into "tshirt".
     const joined = references.flatMap((text) => text.split(/\s+/)).map((word) => wordsOf(word).join(""));
     const heard = new Set([...references.flatMap(wordsOf), ...joined]);
-    const said = shown.map((choice, place) => saying(choice, place, image, { canvas, looked, heard, asked }));
+    const said = shown.map((choice, place) => saying(choice, place, image, { stage, looked, heard, asked }));
     return el("article", { class: "card", "data-image": image, "aria-label": `Image ${images.ids[image]}` },
       figure,
       el("div", { class: "texts" }, ...said,
@@ -172,27 +172,23 @@
     return wholes;
   }
 
-  function saying(choice, place, image, { canvas, looked, heard, asked }) {
+  function saying(choice, place, image, { stage, looked, heard, asked }) {
     const { captions, cider, boxes } = report.get(choice.name);
     const maps = attention(choice, image);
     const text = captions[image];
     const pieces = maps?.words ?? text.match(/\s*\S+/g) ?? [];
-    const line = el("p", { class: "caption", dir: "auto", role: "group", "aria-label": `${choice.label} says: ${text}` });
+    const line = el("p", { class: "caption", role: "group", "aria-label": `${choice.label} says: ${text}` });
     const wholes = wholeWords(pieces);
-    pieces.forEach((piece, word) => {
-      const token = piece.trimStart();
-      if (token.length < piece.length) line.append(" ");
+    const looks = (word) => {
       const unheard = wordsOf(wholes[word]).some((one) => !heard.has(one));
-      const looks = `word ${unheard ? "unheard" : ""} ${found(wholes[word], asked) ? "found" : ""}`;
-      if (!maps) {
-        line.append(el("span", { class: looks }, token));
-      } else if (token) {
-        const first = !line.querySelector("button");
-        line.append(el("button", { class: looks, "data-word": word, tabindex: first ? "0" : "-1" }, token));
-      }
-    });
-    if (!text) line.append(el("span", { class: "hint" }, "says nothing"));
-    if (maps) watch(line, maps, image, { canvas, looked, box: boxes?.[image] });
+      return `${unheard ? "unheard" : ""} ${found(wholes[word], asked) ? "found" : ""}`;
+    };
+    const tell = (at) => {
+      looked.textContent = at?.error ?? `at “${at?.word}”`;
+      looked.hidden = !at;
+    };
+    const said = { text, pieces, attention: maps && (() => mapsOf(maps, image)), seen: boxes?.[image] };
+    captionView.words(line, said, { stage, tell, looks, leave: (by) => leaveFor(line, by) });
     const score = typeof cider[image] === "number" ? cider[image].toFixed(1) : "–";
     const head = el("p", { class: "who" },
       swatch(choice),
@@ -208,69 +204,6 @@
     if (difference(image) <= 0) return null;
     const better = two > one;
     return el("span", { class: better ? "better" : "worse" }, ` ${better ? "+" : "−"}${Math.abs(two - one).toFixed(1)}`);
-  }
-
-  /** Shows the attention map of the word under the pointer or with the focus. */
-  function watch(line, maps, image, { canvas, looked, box }) {
-    let current = null;
-
-    async function look(button) {
-      current = button;
-      for (const other of line.children) other.classList?.toggle("on", other === button);
-      if (!button) {
-        canvas.classList.remove("on");
-        looked.hidden = true;
-        return;
-      }
-      let found;
-      try {
-        found = await mapsOf(maps, image);
-      } catch (error) {
-        if (current !== button) return;
-        looked.textContent = error.message;
-        looked.hidden = false;
-        return;
-      }
-      if (current !== button) return;
-      const [left, top, width, height] = box ?? [0, 0, 1, 1];
-      Object.assign(canvas.style, {
-        left: `${100 * left}%`, top: `${100 * top}%`, width: `${100 * width}%`, height: `${100 * height}%`,
-      });
-      heat.draw(canvas, found, Number(button.dataset.word));
-      canvas.classList.add("on");
-      canvas.dataset.word = button.dataset.word;
-      looked.textContent = `at “${button.textContent}”`;
-      looked.hidden = false;
-    }
-
-    const wordAt = (event) => event.target.closest("button");
-    const focused = () => line.querySelector("button:focus");
-    line.addEventListener("pointerover", (event) => wordAt(event) && look(wordAt(event)));
-    line.addEventListener("pointerleave", (event) => {
-      if (event.pointerType === "mouse") look(focused());
-    });
-    line.addEventListener("focusin", (event) => {
-      for (const button of line.querySelectorAll("button")) button.tabIndex = button === event.target ? 0 : -1;
-      look(event.target);
-    });
-    line.addEventListener("focusout", () => look(null));
-    line.addEventListener("keydown", (event) => {
-      const buttons = [...line.querySelectorAll("button")];
-      const at = buttons.indexOf(event.target);
-      const last = buttons.length - 1;
-      const on = getComputedStyle(line).direction === "rtl" ? -1 : 1;
-      const to = { ArrowLeft: at - on, ArrowRight: at + on, Home: 0, End: last }[event.key];
-      if (to !== undefined) {
-        buttons[Math.min(Math.max(to, 0), last)].focus();
-      } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
-        leaveFor(line, event.key === "ArrowDown" ? 1 : -1);
-      } else if (event.key === "Escape") {
-        event.target.blur();
-      } else {
-        return;
-      }
-      event.preventDefault();
-    });
   }
 
   /** Moves the focus to the next or previous caption with attention. */

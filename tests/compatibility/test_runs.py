@@ -16,7 +16,7 @@ from tests.helpers.effort import slow_too
 # Weights and word vectors, which training reads once.
 STARTED_WITH = ("small.weights.h5", "vit.safetensors", "vectors.txt")
 # What is tried of these in every test run, of the others in the slow one.
-TRAINED_QUICKLY = SCORED_QUICKLY = ("mobilenet_frozen",)
+SCORED_QUICKLY = ("mobilenet_frozen",)
 CAPTIONED_QUICKLY = ("patch_transformer", "gru", "lstm_hard", "vit_gpt2", "mobilenet_frozen")
 
 
@@ -101,7 +101,8 @@ def test_a_run_captions_greedily_and_by_samples(name, here):
     check_captions(run, record, ["greedy", "sampled"])
 
 
-@pytest.mark.parametrize("name", some_slow(TRAINED_QUICKLY, "compiles a training step"))
+@pytest.mark.slow(reason="compiles training steps; checkpoints of then are loaded every day")
+@pytest.mark.parametrize("name", runs.NAMES)
 def test_a_killed_run_goes_on_to_the_same_end(name, here, caplog):
     record, config = here(name), small_configs.get_config(name)
     before = cached()

@@ -49,6 +49,12 @@ def test_fields_that_were_added_since_have_the_value_of_before():
     assert before == OLD
 
 
+def test_one_reward_is_a_sum_of_one():
+    found = upgrade({**OLD, "decoding": {"reward": "bleu4"}})["decoding"]
+    assert (found["rewards"], found["reward_weights"]) == (("bleu4",), (1.0,))
+    assert "reward" not in found
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

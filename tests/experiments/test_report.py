@@ -83,7 +83,7 @@ def test_maps_are_those_of_the_captions(folder, report):
         exact = 255 * exact / exact.max(axis=(1, 2), keepdims=True)
         np.testing.assert_allclose(heat, exact, atol=0.51)
         # 90 x 70 pixels, of which the middle 70 x 70 are seen.
-        np.testing.assert_allclose(said["boxes"][image], [1 / 9, 0, 7 / 9, 1], atol=0.03)
+        np.testing.assert_allclose(said["boxes"][image], [1 / 9, 0, 8 / 9, 1], atol=0.03)
 
 
 def test_another_report_replaces_it_and_nothing_else(folder, report, capsys, monkeypatch):

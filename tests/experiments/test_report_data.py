@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from capjax.data.source import Example
+from capjax.evaluate.caption_view import pieces
 from experiments.report import write_report
-from experiments.report_attention import pieces
 from experiments.report_data import ReportError, collect, read_captions, read_curves
 from experiments.report_pictures import link_pictures
 from experiments.sweep_files import ResultsError
@@ -42,7 +42,12 @@ def test_pieces_of_any_tokens_are_the_caption(words, random):
     tokens = [token for token in tokens if random.random() < 0.9]
     found = pieces(text, tokens)
     assert len(found) == len(tokens)
-    assert not tokens or "".join(found) == text
+    assert not tokens or text.endswith("".join(found))
+
+
+def test_a_prompt_is_before_the_pieces():
+    words = ("a", "dog", "a", "dog")
+    assert pieces("a photo of a dog a dog", words) == [" a", " dog", " a", " dog"]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +81,14 @@ def test_curves_by_step_and_time(tmp_path):
     # Between logs and after the last at the pace there.
     assert curves["validation"]["seconds"] == [5.0, 8.5]
     assert curves["validation"]["CIDEr-D"] == [1.0, None]
+
+
+def test_curves_of_samples_are_of_runs_by_a_reward(tmp_path):
+    rows = [{"step": 1, "group": "train", "reward": 0.5, "kl": 0.0, "finished": 1.0, "length": 9.0}]
+    train = read_curves(write_rows(tmp_path, rows))["train"]
+    of_samples = {"loss": [None], "reward": [0.5], "kl": [0.0], "finished": [1.0]}
+    assert {name: train[name] for name in (*of_samples,)} == of_samples
+    assert train.keys() == {"step", "seconds", "wall_seconds", *of_samples}
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=8))

@@ -51,13 +51,13 @@ class Browser:
         self._ask("/timeouts", {"script": 60_000, "pageLoad": 60_000})
 
     def open(self, file, width: int = 1280, height: int = 1000) -> None:
-        """Shows a file in a window of this size, which may be a phone's."""
+        """Shows a file or an address in a window of this size, which may be a phone's."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.devtools("Emulation.setDeviceMetricsOverride", **size)
         # Without it elements that are given the focus are not told so until something is clicked.
         self.devtools("Emulation.setFocusEmulationEnabled", enabled=True)
         self._ask("/url", {"url": "about:blank"})
-        self._ask("/url", {"url": file.resolve().as_uri()})
+        self._ask("/url", {"url": file if isinstance(file, str) else file.resolve().as_uri()})
 
     def devtools(self, command: str, **parameters):
         return self._ask("/goog/cdp/execute", {"cmd": command, "params": parameters})

@@ -30,7 +30,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from capjax.config import build
+from capjax.parallel import devices
 from capjax.run import train
 from capjax.run.workdir import Workdir
 from capjax.train.checkpoint import Checkpoints
@@ -80,7 +80,7 @@ def start(config: ConfigDict, folder: Path, compiled: Path, part) -> None:
         setattr(owner, name, _announced(getattr(owner, name), number, part))
     os.chdir(folder)  # So that all runs have the same config.
     config.dataset.cache_dir = "cache"
-    build.compilation_cache(str(compiled))
+    devices.compilation_cache(str(compiled))
     train.train(config, str(folder / "run"))
 
 

@@ -30,3 +30,9 @@ def need_timm():
     """timm, which imports torchvision."""
     need_torchvision()
     return pytest.importorskip("timm", reason=f"timm {_HINT}")
+
+
+def need_peft():
+    """peft, which imports transformers."""
+    need_transformers()
+    return pytest.importorskip("peft", reason=f"peft {_HINT}")

@@ -10,6 +10,7 @@ import pytest
 from capjax.data.batches import pack
 from capjax.decode.beam import beam_search
 from capjax.models.contract import gather_packed, scatter_packed
+from capjax.parallel.platform import traced_for
 from tests.helpers.effort import sweep
 from tests.helpers.recurrent_cases import B, C, P, T, V, captioner, compiled, data, variables
 
@@ -29,7 +30,6 @@ ACTIVATIONS = [("tanh", "cpu"), ("relu", "gpu"), ("relu", "cpu"), ("tanh", "gpu"
 @pytest.mark.parametrize(("activation", "backend"), sweep(ACTIVATIONS, ACTIVATIONS[1:2]))
 def test_recomputing_attention_changes_no_gradient(activation, backend, monkeypatch):
     """Neither as CPUs do it, nor as accelerators do."""
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     recomputed = []
     checkpoint = jax.checkpoint
     monkeypatch.setattr(
@@ -47,7 +47,8 @@ def test_recomputing_attention_changes_no_gradient(activation, backend, monkeypa
             logits = model.apply(params, features, tokens, train=False).logits
             return (logits[..., 4:] ** 2).mean()
 
-        return jax.jit(jax.grad(loss))(params)
+        with traced_for(backend):
+            return jax.jit(jax.grad(loss))(params)
 
     kept = gradient(False)
     assert not recomputed

@@ -15,6 +15,7 @@ from capjax.data.dataset import CommonFields
 from capjax.parts.check import fields_of
 from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.variables import load_variables
+from capjax.run import rewards
 from capjax.run.evaluate import evaluate
 from capjax.run.train import train
 from capjax.run.workdir import WorkdirError
@@ -169,11 +170,18 @@ def test_a_sample_of_coco_is_written_down_and_labelled(config, folder, tmp_path,
     assert "drawn by caption" in result["source"]["note"]
 
 
-def test_moved_data_that_changed_is_not_scored(config, folder, tmp_path, trained):
-    moved = tmp_path / "moved"
+def test_moved_data_that_changed_is_not_scored(config, folder, tmp_path, trained, monkeypatch):
+    moved, read = tmp_path / "moved", []
     shutil.copytree(folder, moved)
     config.dataset.file = str(moved / "captions.csv")
+    # Its reward reads the train split, too.
+    config.decoding.update(method="consensus", num_beams=1, num_samples=2)
+    open_source = rewards.open_source
+    monkeypatch.setattr(
+        rewards, "open_source", lambda *given: read.append(given) or open_source(*given)
+    )
     evaluate(config, str(trained), split="validation", checkpoint="latest")
+    assert [(dataset.file, split) for dataset, split in read] == [(config.dataset.file, "train")]
     text = (moved / "captions.csv").read_text()
     (moved / "captions.csv").write_text(
         text.replace("11.png,a blue wall,train", "").replace(
@@ -184,6 +192,7 @@ def test_moved_data_that_changed_is_not_scored(config, folder, tmp_path, trained
         evaluate(config, str(trained), split="validation", checkpoint="latest")
 
 
+@pytest.mark.slow(reason="a run of its own; views are features of the cache every day")
 def test_views_are_other_features_of_the_same_images(config, tmp_path, caplog):
     config.encoder.cache_views, config.dataset.crop_area = 2, 0.5
     train(config, str(tmp_path / "run"))

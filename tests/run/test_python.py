@@ -7,6 +7,7 @@ from PIL import Image
 import capjax
 from capjax.config.errors import ConfigError
 from capjax.data.images import ImageError
+from tests.helpers.effort import sweep
 
 
 @pytest.fixture(scope="module", name="path")
@@ -27,6 +28,13 @@ def test_one_image_has_one_caption_and_a_list_a_list(run, path):
     assert run.score(path, ["a b", "c"]) == run.score([path], [["a b", "c"]])[0]
     with pytest.raises(ImageError, match=r"uint8 \[4, 5, 4\] is not taken"):
         run.caption(np.zeros((4, 5, 4), np.uint8))
+
+
+def test_a_notebook_shows_captions(run, path):
+    shown = run.show(path, num_beams=1, max_length=4)
+    (caption,) = shown.captions
+    assert caption.attention is not None
+    assert f"<p>{caption.text}</p>" in shown._repr_html_()
 
 
 def test_decoding_settings_are_those_of_the_command_line(run, path):
@@ -51,7 +59,10 @@ def test_an_image_has_several_captions_with_the_best_first(run, path):
         np.testing.assert_allclose(sum(caption.log_probs), caption.log_prob, rtol=1e-5)
 
 
-@pytest.mark.parametrize("how", [{"num_beams": 3}, {"temperature": 1.5}])
+HOW = [{"num_beams": 3}, {"temperature": 1.5}]
+
+
+@pytest.mark.parametrize("how", sweep(HOW, HOW[:1]))
 def test_words_are_asked_for_and_kept_out(run, path, how):
     plain = run.caption(path, max_length=6, **how)
     control = {"prompt": "a b", "bad_words": [plain.words[0]], "no_repeat_ngram_size": 1}
@@ -82,7 +93,10 @@ def test_groups_of_beams_differ(run, path):
     assert len({caption.words[0] for caption in (found, *found.alternatives)}) == 4
 
 
-@pytest.mark.parametrize("how", [{"num_samples": 8}, {"candidates": "beam", "num_beams": 4}])
+CONSENSUS = [{"num_samples": 8}, {"candidates": "beam", "num_beams": 4}]
+
+
+@pytest.mark.parametrize("how", sweep(CONSENSUS, CONSENSUS[:1]))
 def test_consensus_is_the_candidate_that_agrees_with_the_others(run, path, how):
     """Beside the same candidates compared in words."""
     found = run.caption(path, reward="bleu4", max_length=6, num_captions=2, **how)
@@ -94,6 +108,18 @@ def test_consensus_is_the_candidate_that_agrees_with_the_others(run, path, how):
     assert {found.text, *map(str, found.alternatives)} <= {*map(str, every)}
 
 
+def test_consensus_by_a_sum_of_rewards(run, path):
+    """Twice a reward has twice its scores; the sum is in the method's name."""
+    how = {"num_samples": 8, "max_length": 6}
+    once = run.caption(path, reward="bleu4", **how)
+    twice = run.caption(path, rewards=["bleu4", "bleu4"], reward_weights=[0.5, 1.5], **how)
+    assert twice.text == once.text
+    assert twice.score == pytest.approx(2 * once.score)
+    method = run.method(rewards=("bleu4", "bleu4"), reward_weights=(1.0, 0.5), **how)
+    assert method.label.endswith("-consensus-bleu4+0.5bleu4")
+    assert run.method(rewards=("bleu4", "bleu4"), **how).reward.weights == (1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -103,7 +129,8 @@ def test_consensus_is_the_candidate_that_agrees_with_the_others(run, path, how):
         ({"num_beams": 4, "num_beam_groups": 3}, "config.decoding.num_beam_groups=3 must divide"),
         ({"min_length": 9, "max_length": 8}, "config.decoding.min_length=9 is above max_length=8"),
         ({"prompt": "a b c d", "max_length": 5}, "config.decoding.prompt='a b c d' has 4 tokens"),
-        ({"reward": "cider"}, "config.decoding.reward='cider': there is no reward 'cider'"),
+        ({"reward": "cider"}, "decoding.rewards=.'cider',.: there is no reward 'cider'"),
+        ({"rewards": ("bleu4",), "reward_weights": (1.0, 2.0)}, "reward_weights=.* as many"),
         ({"num_beam": 3}, "no setting 'num_beam': did you mean num_beams"),
         ({"num_beams": "3"}, "config.decoding.num_beams='3' must be"),
         ({"num_beams": 3, "method": capjax.Sampling(1.0, 6)}, "num_beams, not both"),

@@ -21,7 +21,7 @@ def make_config(folder, reward):
     config = base.get_config()
     config.dataset = base.folder_dataset()
     config.dataset.update(file=f"{folder}/captions.csv", cache_dir="")
-    config.decoding.update(method="consensus", num_beams=1, reward=reward, num_samples=4)
+    config.decoding.update(method="consensus", num_beams=1, rewards=(reward,), num_samples=4)
     return config
 
 
@@ -43,6 +43,6 @@ def test_words_are_as_rare_as_in_the_train_split(tmp_path):
 def test_captions_that_are_gone_are_named_unless_none_are_needed(tmp_path):
     config = make_config(tmp_path / "gone", "bleu4")
     assert ready(build.decoding_method(config.decoding), config, TOKENIZER).table is not None
-    config.decoding.reward = "cider_d"
+    config.decoding.rewards = ("cider_d",)
     with pytest.raises(ConfigError, match=r"captions of the train split: .*gone/captions\.csv"):
         ready(build.decoding_method(config.decoding), config, TOKENIZER)

@@ -40,6 +40,7 @@ def trained(config, workdir):
     return capjax.load(workdir, "latest").variables, logged
 
 
+@pytest.mark.slow(reason="a run of its own; the objective is tested every day")
 def test_a_run_logs_what_gives_a_hacked_reward_away(folder, tmp_path):
     config = second_stage(folder, "")
     config.objective.cross_entropy_weight = 0.0

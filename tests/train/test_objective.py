@@ -72,7 +72,7 @@ def test_penalty_evens_out_where_a_caption_looks():
     assert found[-1] < 0.95 * found[0]
 
 
-@pytest.mark.parametrize("attention", sweep(["soft", "hard"], ["hard"]))
+@pytest.mark.parametrize("attention", sweep(["soft", "hard"], ["soft"]))
 def test_packing_changes_no_objective(attention):
     model = captioner(attention=attention, expected_rate=0.5)
     params = variables(model)

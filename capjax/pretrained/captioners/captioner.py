@@ -97,6 +97,7 @@ class Family:
       decoder_name: in configs.
       decoder_title: in messages.
       fixed: fields that the decoder's weights need, whatever a config says.
+      part_tables: of the tensors of each part but the encoder, with what their names start with.
       own_fields: further fields of the decoder, which others do not have.
       projects: whether there is an adapter where the widths of encoder and decoder differ.
       model_type: of its config.json.
@@ -112,6 +113,7 @@ class Family:
     decoder_name: ClassVar[str]
     decoder_title: ClassVar[str]
     fixed: ClassVar[Mapping[str, Any]]
+    part_tables: ClassVar[Mapping[str, tuple[tables.Table, str]]]
     own_fields: ClassVar[tuple[str, ...]] = ()
     projects: ClassVar[bool] = False
     model_type: ClassVar[str]
@@ -152,7 +154,10 @@ class Family:
 
     def to_tensors(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Returns all tensors but the encoder's, the inverse of `to_params`."""
-        raise NotImplementedError
+        found: dict[str, np.ndarray] = {}
+        for part, (table, start) in self.part_tables.items():
+            found |= tables.write(table, params.get(part, {}), start)
+        return found
 
     def write_tokenizer(
         self, tokenizer: Tokenizer, folder: str | os.PathLike, max_length: int

@@ -3,10 +3,12 @@
 The family's class, `AutoTokenizer` and `AutoImageProcessor` load from it.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 import safetensors.numpy
@@ -23,6 +25,29 @@ def check_free(folder: str | os.PathLike) -> None:
     """Raises ExportError for a place where something lies: nothing is written over."""
     if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
         raise ExportError(f"{folder} is there already; give a folder that is new, or empty")
+
+
+@contextlib.contextmanager
+def new_folder(folder: str | os.PathLike) -> Iterator[str]:
+    """Yields an empty folder, which becomes `folder` at the end, and vanishes after an error.
+
+    Raises:
+      ExportError: there is something already.
+      OSError: it can't be written.
+    """
+    check_free(folder)
+    place = os.path.abspath(folder)
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    start = f".{os.path.basename(place)}."
+    temporary = tempfile.mkdtemp(dir=os.path.dirname(place), prefix=start)
+    try:
+        yield temporary
+        # mkdtemp makes folders for the owner alone.
+        os.chmod(temporary, 0o755)
+        os.rename(temporary, place)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -> list[str]:
@@ -43,11 +68,7 @@ def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -
     """
     check_free(folder)
     contents, tensors = _contents(captioner)
-    place = os.path.abspath(folder)
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    start = f".{os.path.basename(place)}."
-    temporary = tempfile.mkdtemp(dir=os.path.dirname(place), prefix=start)
-    try:
+    with new_folder(folder) as temporary:
         most = captioner.fields.decoder["max_length"]
         contents |= captioner.family.write_tokenizer(captioner.tokenizer, temporary, most)
         for name, content in contents.items():
@@ -55,13 +76,7 @@ def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -
             write_atomic(os.path.join(temporary, name), text.encode())
         weights = safetensors.numpy.save(tensors, {"format": "pt"})
         write_atomic(os.path.join(temporary, "model.safetensors"), weights)
-        # mkdtemp makes folders for the owner alone.
-        os.chmod(temporary, 0o755)
         names = sorted(os.listdir(temporary))
-        os.rename(temporary, place)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return names
 
 

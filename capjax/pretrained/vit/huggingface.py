@@ -103,6 +103,7 @@ class _Kind:
       pixels: their usual mean and deviation.
       unused: tensors that transformers' model has and its last states do not need, at rest, by
         the width.
+      renamed: parts of the layout that current releases have other modules for.
     """
 
     layout: Layout
@@ -110,6 +111,7 @@ class _Kind:
     fields: Mapping[str, Any]
     pixels: Mapping[str, tuple[float, float, float]]
     unused: Mapping[str, Callable[[int], np.ndarray]] = dataclasses.field(default_factory=dict)
+    renamed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 _POOLER = {
@@ -132,9 +134,14 @@ _BASE = {
 _DINO = {**_BASE, "patch_size": 14, "layer_norm_eps": 1e-6, "mlp_ratio": 4, "use_swiglu_ffn": False}
 _OF_CLIP = {**_BASE, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 _OF_SIGLIP = {**_BASE, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+_ATTENTION = {
+    "attention": tuple(f"attention.{part}_proj" for part in "qkv"),
+    "out": "attention.o_proj",
+}
+_LAYERS = {**_ATTENTION, "block": "layers.{}.", "feed_forward": ("mlp.fc1", "mlp.fc2")}
 _KINDS = {
-    "vit": _Kind(_VIT, _BASE, {}, HALF, _POOLER),
-    "deit": _Kind(_DEIT, _BASE, {"prefix": 2}, IMAGENET, _POOLER),
+    "vit": _Kind(_VIT, _BASE, {}, HALF, _POOLER, _LAYERS),
+    "deit": _Kind(_DEIT, _BASE, {"prefix": 2}, IMAGENET, _POOLER, _LAYERS),
     "clip_vision_model": _Kind(
         _CLIP,
         _OF_CLIP,
@@ -143,13 +150,14 @@ _KINDS = {
         _POOLED_NORM,
     ),
     "siglip_vision_model": _Kind(_SIGLIP, _OF_SIGLIP, {"prefix": 0}, HALF),
-    "dinov2": _Kind(_DINOV2, _DINO, {"layer_scale": True}, IMAGENET, _MASK_TOKEN),
+    "dinov2": _Kind(_DINOV2, _DINO, {"layer_scale": True}, IMAGENET, _MASK_TOKEN, _ATTENTION),
     "dinov2_with_registers": _Kind(
         _REGISTERS,
         {**_DINO, "patch_size": 16, "num_register_tokens": 4},
         {"layer_scale": True, "resample": "bicubic_antialias"},
         IMAGENET,
         _MASK_TOKEN,
+        _ATTENTION,
     ),
     "blip_vision_model": _Kind(
         _BLIP, {**_BASE, "layer_norm_eps": 1e-5, "image_size": 384}, {}, CLIP
@@ -318,6 +326,21 @@ def to_tensors(
     if not embedded:
         tensors[layout.positions] = tensors[layout.positions][None]
     return tensors | {name: make(fields["width"]) for name, make in kind.unused.items()}
+
+
+def module_tables(section: Mapping[str, Any]) -> tuple[tables.Table, ...]:
+    """Returns tables of a ViT's parameters by the names of transformers' modules.
+
+    Current releases name some modules otherwise than the tensors of files; theirs come first.
+    """
+    _, layout = read_config(section, section["model_type"])
+    renamed = dataclasses.replace(layout, **_KINDS[section["model_type"]].renamed)
+    return tuple(layouts.table(each) for each in dict.fromkeys((renamed, layout)))
+
+
+def left_out(section: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what the names of tensors start with that `ViT` has no parameters for."""
+    return read_config(section, section["model_type"])[1].left_out
 
 
 def _vision_config(config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:

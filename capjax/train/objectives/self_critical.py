@@ -8,28 +8,25 @@ Shapes: see docs/architecture.md; here T = max_length, the tokens of a sample.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from capjax.decode.sampling import SampleResult, restrict, sample
-from capjax.metrics.reward import WeightedSum
+from capjax.metrics.reward import Reward, reward_of
 from capjax.models.captioner import Captioner, Variables, join_frozen
 from capjax.models.contract import Decoder, Memory
-from capjax.parts import REWARDS
-from capjax.parts.registry import PartError
 from capjax.parts.types import (
     Count,
-    Finite,
     Given,
     Length,
-    Lengths,
-    Name,
     NotNegative,
     Positive,
     PositiveShare,
+    RewardNames,
+    RewardWeights,
 )
 from capjax.train.loss import token_losses
 from capjax.train.objective import Batch, has_references, inputs, run
@@ -73,8 +70,8 @@ class SelfCritical:
 
     samples: Count = 5
     baseline: Literal["mean", "greedy"] = "mean"
-    rewards: Annotated[tuple[Name, ...], Lengths(1, 99, "names")] = ("cider_d",)
-    reward_weights: Annotated[tuple[Finite, ...], Lengths(1, 99, "numbers")] = (1.0,)
+    rewards: RewardNames = ("cider_d",)
+    reward_weights: RewardWeights = (1.0,)
     temperature: Positive = 1.0
     top_p: PositiveShare = 1.0
     max_length: Length = 20
@@ -89,7 +86,7 @@ class SelfCritical:
     pad_id: Given[int] = 0
     prompt: Given[tuple[int, ...]] = ()
     log_every: Given[int] = 1
-    _reward: WeightedSum = dataclasses.field(init=False, repr=False, compare=False)
+    _reward: Reward = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if self.samples < 2 and self.baseline == "mean":
@@ -97,16 +94,11 @@ class SelfCritical:
                 f"objective.samples={self.samples} must be 2 or more with objective.baseline="
                 "'mean', which is that of an image's other samples; 1 needs 'greedy'"
             )
-        if len(self.rewards) != len(self.reward_weights):
-            raise ValueError(
-                f"objective.reward_weights={self.reward_weights} must be as many as "
-                f"objective.rewards={self.rewards}"
-            )
         try:
-            found = tuple(REWARDS.get(name)() for name in self.rewards)
-        except PartError as error:
-            raise ValueError(f"objective.rewards={self.rewards}: {error}") from error
-        object.__setattr__(self, "_reward", WeightedSum(found, self.reward_weights))
+            reward = reward_of(self.rewards, self.reward_weights)
+        except ValueError as error:
+            raise ValueError(f"objective.{error}") from error
+        object.__setattr__(self, "_reward", reward)
         if self.own_words is not None:
             raise ValueError(
                 "scheduled_sampling.kind must be 'none' with config.objective.name="

@@ -56,6 +56,7 @@ class Blip(Family):
     decoder_name = "blip"
     decoder_title = "BLIP"
     fixed = {"norm": "post", "tie_embeddings": True, "use_output_bias": True}  # noqa: RUF012
+    part_tables = {"decoder": (TABLE, "")}  # noqa: RUF012
     model_type = "blip"
     architecture = "BlipForConditionalGeneration"
     encoder_prefix = "vision_model."
@@ -98,9 +99,6 @@ class Blip(Family):
         with blamed(path, "its fields and its tensors make no BLIP"):
             like, own = self.shapes(fields, encoder_width), bert.own(tensors, _TIED, path)
             return {"decoder": tables.read(TABLE, own, like, path)}
-
-    def to_tensors(self, params):
-        return tables.write(TABLE, params["decoder"])
 
     def write_config(self, captioner, encoder):
         tokenizer = captioner.tokenizer

@@ -48,6 +48,7 @@ class Git(Family):
     decoder_title = "GIT"
     fixed = {"norm": "post", "tie_embeddings": False, "use_output_bias": True}  # noqa: RUF012
     own_fields = ("projection_epsilon",)
+    part_tables = {"decoder": (TABLE, "")}  # noqa: RUF012
     model_type = "git"
     architecture = "GitForCausalLM"
     encoder_prefix = "git.image_encoder.vision_model."
@@ -80,9 +81,6 @@ class Git(Family):
         with blamed(path, "its fields and its tensors make no GIT"):
             like, own = self.shapes(fields, encoder_width), bert.own(tensors, {}, path)
             return {"decoder": tables.read(TABLE, own, like, path)}
-
-    def to_tensors(self, params):
-        return tables.write(TABLE, params["decoder"])
 
     def write_config(self, captioner, encoder):
         decoder, tokenizer = captioner.fields.decoder, captioner.tokenizer

@@ -26,6 +26,10 @@ class VisionEncoderDecoder(Family):
     decoder_name = "gpt2"
     decoder_title = "GPT-2"
     fixed = {"norm": "pre", "tie_embeddings": True, "use_output_bias": False}  # noqa: RUF012
+    part_tables = {  # noqa: RUF012
+        "decoder": (gpt2.TABLE, "decoder.transformer."),
+        "adapter": (_ADAPTER, ""),
+    }
     projects = True
     model_type = "vision-encoder-decoder"
     architecture = "VisionEncoderDecoderModel"
@@ -75,12 +79,6 @@ class VisionEncoderDecoder(Family):
             like = {"projection": {"kernel": kernel, "bias": bias}}
         adapter = tables.read(_ADAPTER, parts[_DENSE], like, path)
         return params | ({"adapter": adapter} if adapter else {})
-
-    def to_tensors(self, params):
-        return {
-            **tables.write(gpt2.TABLE, params["decoder"], "decoder.transformer."),
-            **tables.write(_ADAPTER, params.get("adapter", {})),
-        }
 
     def write_config(self, captioner, encoder):
         generation = write_generation(captioner.generation, captioner.tokenizer)

@@ -1,0 +1,1 @@
+"""A captioner as an artefact: one exported function, written and run."""

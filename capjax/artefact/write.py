@@ -1,0 +1,263 @@
+"""Writes a captioner as an artefact: one exported function from pixels to captions.
+
+Shapes: see docs/architecture.md; n captions an image.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+from jax import export, lax
+
+from capjax.artefact import images, runner
+from capjax.artefact.weights import Weights, restore, store
+from capjax.data.resize import Resize
+from capjax.evaluate.captioning import make_decode
+from capjax.evaluate.found import Found
+from capjax.evaluate.methods import BeamSearch, Consensus, Method, Sampling, settings_of
+from capjax.files.atomic import write_atomic
+from capjax.files.text import finite
+from capjax.models.captioner import Captioner
+from capjax.models.ensemble import Ensemble
+from capjax.parallel.platform import traced_for
+from capjax.pretrained.captioners.export_captioner import check_free
+from capjax.pretrained.errors import ExportError
+from capjax.run.load import Run, made_by
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_RUNNER = "runner.py"
+# The line of runner.py whose place the file that it imports takes.
+_IMPORT = "from capjax.artefact.images import ImageError, open_image\n"
+_TABLE = "consensus"
+
+# From an artefact that is otherwise whole to the scores of its captions.
+Scorer = Callable[[runner.Artefact], Mapping[str, Any]]
+
+
+def write_artefact(
+    run: Run,
+    directory: str | os.PathLike,
+    *,
+    method: Method | None = None,
+    weights: Weights = "float32",
+    platforms: Sequence[str] = PLATFORMS,
+    attention: bool = False,
+    metrics: Mapping[str, Any] | None = None,
+    scores: Scorer | None = None,
+) -> list[str]:
+    """Writes the folder, whole or not at all; docs/serving.md describes it.
+
+    Args:
+      run: the captioner.
+      directory: a new folder, or an empty one.
+      method: the decoding method, by default the run's.
+      weights: their type in the file.
+      platforms: "cpu", "cuda", "tpu" or "rocm", for which the program is lowered.
+      attention: whether the program also returns the attention of the best caption.
+      metrics: of the run, for the manifest.
+      scores: scores the artefact's own captions, for the manifest.
+
+    Returns:
+      The names of its files.
+
+    Raises:
+      ExportError: there is something already, the model can't be exported, or takes images of
+        several sizes.
+      ConfigError: the run can't decode so.
+    """
+    check_free(directory)
+    method = run.with_table(method) if method else run.method()
+    method.check()
+    method.check_words(run.tokenizer)
+    program, stored = export_program(
+        run, method, weights=weights, platforms=platforms, attention=attention
+    )
+    place = os.path.abspath(directory)
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=os.path.dirname(place), prefix=".artefact."))
+    try:
+        write_atomic(temporary / runner.PROGRAM, bytes(program.serialize()))
+        write_atomic(temporary / runner.WEIGHTS, safetensors.numpy.save(stored))
+        run.tokenizer.save(temporary / runner.TOKENIZER)
+        write_atomic(temporary / _RUNNER, runner_source().encode())
+        manifest = {
+            "format": "capjax artefact",
+            "version": runner.VERSION,
+            **_about(run, method, attention=attention),
+            "weights": weights,
+            "program": {
+                "jax": jax.__version__,
+                "calling_convention": program.calling_convention_version,
+                "platforms": list(program.platforms),
+                "inputs": _inputs(program),
+                "outputs": {name: _said(like) for name, like in _outputs(program).items()},
+            },
+            "files": {
+                name: runner.about_file(str(temporary / name))
+                for name in (runner.PROGRAM, runner.WEIGHTS, runner.TOKENIZER, _RUNNER)
+            },
+            "metrics": dict(metrics or {}),
+            "scores": {},
+            "made_by": made_by(run, method),
+        }
+        _write_manifest(temporary, manifest)
+        if scores is not None:
+            manifest["scores"] = dict(scores(runner.load(temporary)))
+            _write_manifest(temporary, manifest)
+        os.chmod(temporary, 0o755)  # mkdtemp makes folders for the owner alone.
+        names = sorted(os.listdir(temporary))
+        os.rename(temporary, place)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return names
+
+
+def export_program(
+    run: Run,
+    method: Method,
+    *,
+    weights: Weights = "float32",
+    platforms: Sequence[str] = PLATFORMS,
+    attention: bool = False,
+) -> tuple[export.Exported, dict[str, np.ndarray]]:
+    """Exports (weights, images uint8 [B, H, W, 3], index int32 [B], seed int32) -> arrays.
+
+    The function is a plain one, not mapped over devices, and uses no fused kernel. B is symbolic.
+
+    Returns:
+      The program, and the weights that it takes.
+
+    Raises:
+      ExportError: the model's parts can't be exported, or its images have several sizes.
+    """
+    if not isinstance(run.resize, Resize):
+        raise ExportError("an ensemble whose members see different images is no artefact yet")
+    model = _plain(run.model)
+    flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, dict(run.variables)), sep="/")
+    stored = store(flat, weights)
+    table, structure = jax.tree.flatten(getattr(method, "table", None))
+    stored |= {f"{_TABLE}/{i}": np.asarray(leaf, order="C") for i, leaf in enumerate(table)}
+
+    def decode(platform: str) -> Callable[..., Found]:
+        def run_decode(variables: Any, memory: Any, index: jax.Array, how: Any) -> Found:
+            with traced_for(platform):
+                ready = _ready(method, structure, *how)
+                decoding = make_decode(model, run.tokenizer, ready, attention=attention)
+                return decoding(variables, memory, index)
+
+        return run_decode
+
+    def caption(
+        stored: dict[str, jax.Array], pixels: jax.Array, index: jax.Array, seed: jax.Array
+    ) -> dict[str, jax.Array]:
+        tensors = restore(stored)
+        how = [tensors.pop(f"{_TABLE}/{i}") for i in range(len(table))], seed
+        variables = traverse_util.unflatten_dict(tensors, sep="/")
+        with traced_for("any"):
+            memory = model.apply(variables, pixels, method="encode")
+        # A search looks up at each step whether all captions have ended, and on accelerators more
+        # rarely.
+        found = lax.platform_dependent(
+            variables, memory, index, how, cpu=decode("cpu"), default=decode("any")
+        )
+        return {name: leaf for name, leaf in vars(found).items() if leaf is not None}
+
+    (batch,) = export.symbolic_shape("b")
+    try:
+        program = export.export(jax.jit(caption, keep_unused=True), platforms=tuple(platforms))(
+            {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in stored.items()},
+            jax.ShapeDtypeStruct((batch, *run.resize.shape), jnp.uint8),
+            jax.ShapeDtypeStruct((batch,), jnp.int32),
+            jax.ShapeDtypeStruct((), jnp.int32),
+        )
+    except (ValueError, TypeError, NotImplementedError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ExportError(f"jax.export can't take the model: {first}") from error
+    return program, stored
+
+
+def _plain(model: Captioner | Ensemble) -> Captioner | Ensemble:
+    """The model without fused kernels, which only some devices have."""
+    if isinstance(model, Ensemble):
+        return model.clone(members=tuple(map(_plain, model.members)))
+    return model.clone(fused=False)
+
+
+def _ready(method: Method, structure: Any, table: Sequence[jax.Array], seed: jax.Array) -> Method:
+    """The method with what the program is given: the table of consensus, and the seed."""
+    if isinstance(method, Consensus):
+        candidates: Any = _ready(method.candidates, structure, table, seed)
+        given = jax.tree.unflatten(structure, table)
+        return dataclasses.replace(method, candidates=candidates, table=given)
+    traced: Any = seed
+    return dataclasses.replace(method, seed=traced) if isinstance(method, Sampling) else method
+
+
+def runner_source() -> str:
+    """The text of runner.py for a folder: one file, which imports nothing of capjax."""
+    source = Path(runner.__file__).read_text(encoding="utf-8")
+    return source.replace(_IMPORT, Path(images.__file__).read_text(encoding="utf-8"), 1)
+
+
+def _about(run: Run, method: Method, *, attention: bool) -> dict[str, Any]:
+    """The fields of a manifest that a runner or a server reads."""
+    tokenizer = run.tokenizer
+    samples = method.candidates if isinstance(method, Consensus) else method
+    return {
+        "about": repr(run).strip("<>"),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"])),
+        "preprocessing": dataclasses.asdict(run.resize),
+        "decoding": settings_of(method),
+        "captions": method.num_captions,
+        # Whether equal captions of an image are one, and whether the seed changes them.
+        "distinct": isinstance(method, Consensus),
+        "samples": not isinstance(samples, BeamSearch),
+        "attention": _attention(run) if attention else None,
+        "tokens": {
+            **{name: getattr(tokenizer, f"{name}_id") for name in ("pad", "bos", "eos", "unk")},
+            "special": sorted(tokenizer.special_ids),
+            "prompt": list(method.control.prompt_ids(tokenizer)),
+        },
+    }
+
+
+def _attention(run: Run) -> dict[str, Any]:
+    pixels = jax.ShapeDtypeStruct((1, *run.resize.shape), jnp.uint8)
+    memory = jax.eval_shape(
+        lambda v, x: run.model.apply(v, x, method="encode"), run.variables, pixels
+    )
+    layers = run.model.decoder.attention_layers
+    return {"grid": list(memory.grid), "prefix": memory.prefix, "layers": layers}
+
+
+def _inputs(program: export.Exported) -> dict[str, str]:
+    """The shapes of the inputs after the weights."""
+    arguments, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
+    names = ("images", "index", "seed")
+    return {name: _said(like) for name, like in zip(names, arguments[1:], strict=True)}
+
+
+def _outputs(program: export.Exported) -> dict[str, Any]:
+    return jax.tree.unflatten(program.out_tree, program.out_avals)
+
+
+def _said(like: Any) -> str:
+    return f"{like.dtype} [{', '.join(map(str, like.shape))}]"
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    content = json.loads(json.dumps(finite(dict(manifest))))
+    content["sha256"] = runner.digest(content)
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(folder / runner.MANIFEST, text.encode())

@@ -1,0 +1,24 @@
+"""The platform that a program is traced for, where its best form depends on it."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import jax
+
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+def on_cpu() -> bool:
+    """True if what is being traced is for CPUs: by `traced_for`, otherwise by the devices here."""
+    return (_platform.get() or jax.default_backend()) == "cpu"
+
+
+@contextlib.contextmanager
+def traced_for(platform: str) -> Iterator[None]:
+    """What is traced within is for a platform, which need not be here: "cpu", "gpu" or "tpu"."""
+    before = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(before)

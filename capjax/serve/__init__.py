@@ -1,0 +1,1 @@
+"""Captions over HTTP: `capjax serve`. Imports nothing of training for an artefact."""

@@ -1,0 +1,146 @@
+"""What is written of a captioner: its weights in three types, any method, and scores."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from capjax.artefact import runner
+from capjax.artefact.scores import metrics_of, scores_of
+from capjax.artefact.weights import restore, store
+from capjax.artefact.write import export_program, write_artefact
+from capjax.cli.export import main, parse_arguments
+from capjax.files.errors import DataError
+from configs import base
+from tests.helpers.effort import sweep
+from tests.helpers.small_pictures import write_pictures
+
+METHODS = {
+    "sample": {"temperature": 0.8, "top_k": 5, "num_captions": 2},
+    "diverse": {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+    "constrained": {"must_include": ("e",), "prompt": "a b"},
+    "consensus": {"num_samples": 3, "reward": "bleu4", "num_captions": 2},
+    "processed": {"no_repeat_ngram_size": 2, "bad_words": ("a",), "repetition_penalty": 1.3},
+    "allowed": {"allowed": ("a b", "c d e")},
+}
+
+
+def test_weights_are_rounded_as_said():
+    rng = np.random.default_rng(0)
+    tensors = {
+        "a/kernel": rng.normal(size=(5, 3)).astype("f") * [1, 10, 100],
+        "a/embedding": rng.normal(size=(3, 5)).astype("f") * [[1], [10], [100]],
+        "a/bias": rng.normal(size=3).astype("f"),
+        "a/empty": np.zeros((2, 2), "f"),
+        "a/count": np.int32(3),
+    }
+    tensors = {
+        name: np.asarray(a, "f" if a.dtype == float else None) for name, a in tensors.items()
+    }
+    for kind, step in (("float32", 0), ("bfloat16", 2**-8), ("int8", 0.5 / 127)):
+        stored = store(tensors, kind)
+        found = jax.jit(restore)(stored)
+        assert found.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert found[name].dtype == tensor.dtype
+            assert found[name].shape == tensor.shape
+        for name, axis in (("a/kernel", 0), ("a/embedding", 1)):
+            most = step * np.abs(tensors[name]).max(axis=axis, keepdims=True)
+            assert (np.abs(found[name] - tensors[name]) <= most * 1.001).all()
+        np.testing.assert_array_equal(found["a/empty"], 0)
+    assert stored["a/kernel"].dtype == np.int8
+    assert stored["a/bias"].dtype == np.float32
+    assert store(tensors, "bfloat16")["a/bias"].dtype == ml_dtypes.bfloat16
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_exported(run, name):
+    """For all platforms, and with custom calls that are stable, or there would be an error."""
+    method = run.method(**METHODS[name])
+    program, _ = export_program(run, method)
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    assert program.nr_devices == 1
+
+
+@pytest.mark.parametrize("name", sweep(METHODS, ["consensus"]))
+def test_every_method_says_the_same(run, pictures, tmp_path, name):
+    method = run.method(**METHODS[name])
+    write_artefact(run, tmp_path / "to", method=method, platforms=("cpu",))
+    artefact = runner.load(tmp_path / "to")
+    ours = artefact.caption(pictures, seed=7 if artefact.manifest["samples"] else 0)
+    if name == "consensus":
+        method = dataclasses.replace(
+            method, candidates=dataclasses.replace(method.candidates, seed=7)
+        )
+    elif name == "sample":
+        method = dataclasses.replace(method, seed=7)
+    for mine, other in zip(ours, run.caption(pictures, method=method), strict=True):
+        assert mine.text == other.text
+        assert [each.text for each in mine.alternatives] == [str(a) for a in other.alternatives]
+        np.testing.assert_allclose(mine.log_probs, other.log_probs, atol=1e-5)
+
+
+def test_nothing_depends_on_the_devices_of_the_writer(run, monkeypatch):
+    texts = []
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        texts.append(export_program(run, run.method())[0].mlir_module())
+    assert texts[0] == texts[1]
+
+
+def test_its_own_captions_are_scored(run, folder, tmp_path):
+    write_pictures(tmp_path)
+    config = run.config.copy_and_resolve_references()
+    config.dataset = base.folder_dataset()
+    config.dataset.update(file=f"{tmp_path}/captions.csv", cache_dir="", image_size=16)
+    scored = dataclasses.replace(run, config=config)
+    to = tmp_path / "to"
+    scorer = functools.partial(scores_of, run=scored, split="validation")
+    write_artefact(
+        scored, to, platforms=("cpu",), metrics={"validation": {"loss": 1.0}}, scores=scorer
+    )
+    manifest = runner.load(to).manifest
+    assert manifest["metrics"] == {"validation": {"loss": 1.0}}
+    scores = manifest["scores"]["validation"]
+    assert scores["images"] == 3
+    assert {"BLEU-4", "CIDEr-D", "finished"} <= scores.keys()
+    # A failure leaves nothing behind.
+    scorer = functools.partial(scores_of, run=scored, split="none")
+    with pytest.raises(DataError):
+        write_artefact(scored, tmp_path / "other", platforms=("cpu",), scores=scorer)
+    assert {each.name for each in tmp_path.iterdir() if each.is_dir()} == {"to"}
+
+
+def test_the_metrics_of_its_checkpoint_are_told(tmp_path):
+    rows = [
+        {"step": 2, "group": "train", "loss": 9.0},
+        {"step": 2, "group": "validation", "wall_seconds": 1.0, "loss": 3.0},
+        {"step": 4, "group": "validation", "loss": 2.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "evaluation").mkdir()
+    result = {"step": 2, "metrics": {"BLEU-4": 20.0}}
+    (tmp_path / "evaluation" / "test-step2-x.metrics.json").write_text(json.dumps(result))
+    (tmp_path / "evaluation" / "test-step4-x.metrics.json").write_text("[")
+    expected = {"validation": {"loss": 3.0}, "test-step2-x": {"BLEU-4": 20.0}}
+    assert metrics_of(str(tmp_path), 2) == expected
+    assert metrics_of(str(tmp_path / "none"), 2) == {}
+
+
+def test_what_can_not_be_exported_says_so(shared, run, tmp_path, capsys):
+    flags = ["--workdir", str(shared[0]), "--to", str(shared[1])]
+    with pytest.raises(SystemExit, match="is there already"):
+        main(["--format", "artefact", *flags])
+    for wrong, says in [
+        (["--weights", "int8"], "--weights is of --format artefact"),
+        (["--num_beams", "3"], "--num_beams is of --format artefact"),
+        (["--format", "artefact", "--platforms", "cpu,metal"], "must be some of cpu, cuda, rocm"),
+        (["--format", "onnx"], "invalid choice: 'onnx'"),
+    ]:
+        with pytest.raises(SystemExit):
+            parse_arguments([*flags, *wrong])
+        assert says in capsys.readouterr().err

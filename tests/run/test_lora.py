@@ -1,0 +1,168 @@
+"""A run of low-rank adapters: what trains, what is kept where, and what it is captioned with."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+import capjax
+from capjax.config import build, checks
+from capjax.config.errors import ConfigError
+from capjax.models.captioner import split_frozen
+from capjax.models.lora import is_adapter
+from capjax.pretrained.errors import WeightsError
+from capjax.run.train import train
+from configs import base
+from tests.helpers.killed import train_until_killed
+from tests.helpers.tiny_run import over_features, write_folder
+
+
+@pytest.fixture(scope="module", name="folder")
+def make_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    write_folder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", name="first")
+def make_first(folder, tmp_path_factory):
+    """A run that is adapted."""
+    first = tmp_path_factory.mktemp("first") / "run"
+    train(over_features(folder, {"num_steps": 2, "eval_every": 2}), str(first))
+    return first
+
+
+def adapted(folder, first, **fields):
+    """A config of adapters in the ViT and the decoder."""
+    config = over_features(folder, {"encoder.cache": "", "optimizer.learning_rate": 0.02})
+    config.init_from = str(first)
+    base.use_lora(config)
+    config.optimizer.learning_rate = 0.02
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def flat(tree):
+    return traverse_util.flatten_dict(dict(tree), sep="/")
+
+
+def test_adapters_alone_train_and_are_saved(folder, first, tmp_path):
+    config = adapted(folder, first, checkpoint_every=1, ema_decay=0.5)
+    checks.check(config)
+    train(config, str(tmp_path / "run"))
+    base_run = capjax.load(first)
+    kept = safetensors.numpy.load_file(tmp_path / "run" / "frozen.safetensors")
+    assert kept.keys() == flat(base_run.variables).keys()
+    for name, leaf in flat(base_run.variables).items():
+        np.testing.assert_array_equal(kept[name], leaf, err_msg=name)
+    # A checkpoint has nothing of the base.
+    raw = capjax.load(tmp_path / "run", merged=False)
+    adapters, _ = split_frozen(raw.variables, ("encoder", "adapter", "decoder"))
+    names = flat(adapters)
+    assert all(map(is_adapter, names))
+    assert {name.split("/")[0] for name in names} == {"encoder", "decoder"}
+    assert all(np.abs(leaf).max() > 0 for leaf in names.values())
+    checkpoint = tmp_path / "run" / "checkpoints" / str(config.num_steps)
+    for item, times in {"params": 1, "ema": 1, "optimizer": 2}.items():
+        saved = json.loads((checkpoint / item / "_METADATA").read_text())["tree_metadata"]
+        arrays = [name for name in saved if "'lora'" in name]
+        assert len(arrays) == times * len(names), item
+        assert all(name in arrays or "count" in name for name in saved), item
+    # Merged into the parameters it captions as with adapters.
+    run = capjax.load(tmp_path / "run")
+    assert run.model.lora is None
+    jax.tree.map(
+        lambda a, b: np.testing.assert_equal(a.shape, b.shape), run.variables, base_run.variables
+    )
+    images = [str(folder / f"{number}.png") for number in range(3)]
+    merged, unmerged = (each.caption(images) for each in (run, raw))
+    assert [caption.text for caption in merged] == [caption.text for caption in unmerged]
+    for left, right in zip(merged, unmerged, strict=True):
+        np.testing.assert_allclose(left.log_prob, right.log_prob, rtol=1e-4)
+    before = base_run.score(images, ["a red wall"] * 3)
+    moved = [
+        abs(a.log_prob - b.log_prob)
+        for a, b in zip(run.score(images, ["a red wall"] * 3), before, strict=True)
+    ]
+    assert max(moved) > 1e-3
+
+
+@pytest.mark.slow(reason="four runs; killed ones without adapters are continued every day")
+@pytest.mark.parametrize("objective", ["cross_entropy", "self_critical"])
+def test_a_killed_run_ends_as_one_that_was_not(folder, first, tmp_path, monkeypatch, objective):
+    config = adapted(folder, first, checkpoint_every=1)
+    if objective == "self_critical":
+        base.use_self_critical(config, str(first))
+        config.objective.update(samples=2, max_length=6, dropout=True, kl_weight=0.1)
+        config.optimizer.warmup_steps = 1
+    train(config, str(tmp_path / "whole"))
+    copy = tmp_path / "first"
+    shutil.copytree(first, copy)
+    config.init_from = str(copy)
+    train_until_killed(monkeypatch, config, str(tmp_path / "killed"), update=3)
+    shutil.rmtree(copy)  # The base is kept by now.
+    train(config, str(tmp_path / "killed"))
+    whole, again = (capjax.load(tmp_path / name, "latest") for name in ("whole", "killed"))
+    jax.tree.map(np.testing.assert_array_equal, again.variables, whole.variables)
+    rows = [
+        json.loads(row) for row in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert sum(row["group"] == "train" for row in rows) == config.num_steps
+
+
+def small(**fields):
+    config = base.get_config()
+    config.init_from = "a run"
+    base.use_lora(config)
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+CASES = {
+    "init_from": ("", "of which no parameter stays random: give config.init_from"),
+    "init_tokenizer": (False, "of which no parameter stays random"),
+    "optimizer.kind": ("muon", "config.optimizer.kind='muon' does not go with"),
+    "lora.projections": (("query", "decoder/gate"), "has 'decoder/gate', which this captioner lac"),
+    "lora.alpha": (0.0, "config.lora.alpha=0.0 must be above 0"),
+}
+
+
+@pytest.mark.parametrize("field", CASES)
+def test_what_does_not_fit_is_named(field):
+    value, message = CASES[field]
+    checks.check_fields(small())
+    with pytest.raises(ConfigError, match=message):
+        checks.check(small(**{field: value}))
+
+
+def test_a_cnn_is_not_adapted():
+    config = small()
+    config.encoder = base.conv_encoder()
+    config.encoder.widths, config.encoder.blocks = (8,), 1
+    with pytest.raises(ConfigError, match=r"config\.encoder\.name='conv' is a CNN, for which"):
+        checks.check(config)
+    config.lora.projections = ("decoder/query", "decoder/value")
+    checks.check(config)
+    assert not build.lora(config).adapts("encoder")
+
+
+def test_features_are_of_an_encoder_without_adapters(folder, first):
+    config = adapted(folder, first, **{"encoder.cache": "float16"})
+    with pytest.raises(ConfigError, match=r"config\.encoder\.cache keeps features of a frozen enc"):
+        checks.check(config)
+    config.lora.projections = ("decoder/query",)
+    checks.check(config)
+    config.encoder.trainable = ("all",)
+    config.encoder.cache = ""
+    with pytest.raises(ConfigError, match=r"config\.encoder\.trainable=\('all',\) does not go wi"):
+        checks.check(config)
+
+
+def test_adapters_to_start_from_are_of_a_published_captioner(folder, first, tmp_path):
+    config = adapted(folder, first, **{"lora.weights": str(tmp_path)})
+    with pytest.raises(WeightsError, match="are adapters of a captioner of transformers, and"):
+        train(config, str(tmp_path / "run"))

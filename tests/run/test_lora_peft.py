@@ -1,0 +1,97 @@
+"""Adapters of published captioners, from the recipe to PEFT and back."""
+
+import importlib
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+from PIL import Image
+
+import capjax
+from capjax.caption import main as caption
+from capjax.cli.export import main as export
+from capjax.config import checks
+from capjax.models.captioner import split_frozen
+from capjax.pretrained.errors import WeightsError
+from capjax.run.train import train
+from tests.helpers.references import need_peft
+from tests.helpers.small_bpe import write_bpe
+from tests.helpers.small_pictures import write_pictures
+from tests.helpers.small_wordpiece import write_wordpiece
+from tests.helpers.tiny_run import shorten
+
+peft = need_peft()
+from tests.helpers import (  # noqa: E402
+    transformers_blips,
+    transformers_captioners,
+    transformers_gits,
+)
+from tests.helpers.transformers_vits import assert_close  # noqa: E402
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
+]
+KINDS = {
+    "blip": (transformers_blips, transformers_blips.save_folder, write_wordpiece),
+    "git": (transformers_gits, transformers_gits.save_folder, write_wordpiece),
+    "vit_gpt2": (transformers_captioners, transformers_captioners.save_captioner, write_bpe),
+}
+SHORT = {
+    "dataset.cache_dir": "",
+    "dataset.max_length": 24,
+    "dtype": "float32",
+    "num_steps": 2,
+    "eval_every": 2,
+    "optimizer.warmup_steps": 0,
+    "optimizer.learning_rate": 0.1,
+    "decoding.max_length": 8,
+}
+
+
+def recipe(name, folder, pictures, **fields):
+    module = importlib.import_module(f"configs.folder_{name}")
+    config = shorten(module.get_config(f"lora:{folder}/"), pictures, {**SHORT, **fields})
+    checks.check(config)
+    return config
+
+
+@pytest.mark.slow(reason="two trainings; PEFT's folders and runs of adapters are tested every day")
+@pytest.mark.parametrize("name", KINDS)
+def test_a_run_goes_to_peft_and_comes_back(name, tmp_path, capsys):
+    kind, save, write_tokenizer = KINDS[name]
+    pictures, folder = tmp_path / "pictures", tmp_path / "theirs"
+    for place in (pictures, folder):
+        place.mkdir()
+    write_pictures(pictures)
+    model = kind.make()
+    save(model, folder)
+    write_tokenizer(folder)
+    train(recipe(name, folder, pictures), str(tmp_path / "run"))
+    export(["--format", "peft", "--workdir", str(tmp_path / "run"), "--to", str(tmp_path / "out")])
+    assert f"from_pretrained('{folder}/'), '{tmp_path / 'out'}')" in capsys.readouterr().out
+    theirs = peft.PeftModel.from_pretrained(model, tmp_path / "out").eval()
+    run = capjax.load(tmp_path / "run")
+    images = [np.asarray(Image.open(pictures / f"{n}.png").resize((16, 16))) for n in range(3)]
+    images = np.stack(images)
+    tokens = np.random.default_rng(0).integers(4, 20, (3, 7))
+    found = run.model.apply(run.variables, images, tokens[:, None], train=False).logits[:, 0]
+    assert_close(np.asarray(found), kind.logits(theirs, images, tokens), relative=1e-4)
+    # The base with the folder is the run.
+    again = capjax.load(folder, adapter=tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, again.variables, run.variables)
+    common = ["--compilation_cache", "", "--model", str(folder), "--adapter", str(tmp_path / "out")]
+    assert caption([*common, str(pictures / "0.png")]) == 0
+    # Training goes on from the folder.
+    fields = {"lora.weights": str(tmp_path / "out"), "optimizer.learning_rate": 1e-30}
+    with pytest.raises(WeightsError, match=r"set config\.lora\.alpha=16"):
+        train(recipe(name, folder, pictures, **fields, **{"lora.rank": 2}), str(tmp_path / "no"))
+    train(recipe(name, folder, pictures, **fields), str(tmp_path / "more"))
+    before, after = (
+        split_frozen(capjax.load(tmp_path / each, merged=False).variables, ("encoder", "decoder"))
+        for each in ("run", "more")
+    )
+    before, after = (traverse_util.flatten_dict(each[0], sep="/") for each in (before, after))
+    for at, leaf in before.items():
+        np.testing.assert_allclose(after[at], leaf, atol=1e-6, err_msg=at)
