@@ -69,7 +69,6 @@ def make_full(seed=0):
         text.bert.embeddings.position_embeddings.weight.mul_(6)
         for layer in text.bert.encoder.layer:
             layer.crossattention.self.query.weight.mul_(4)
-            layer.crossattention.output.dense.weight.mul_(4)
     raise_end(model, *RAISED_FULL, config.text_config.sep_token_id)
     return model
 

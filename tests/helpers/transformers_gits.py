@@ -63,10 +63,8 @@ def make_full(seed=0):
         model.output.weight.mul_(2.5)
         model.git.embeddings.word_embeddings.weight.mul_(2.5)
         model.git.embeddings.position_embeddings.weight.mul_(6)
-        model.git.visual_projection.visual_projection[1].weight.mul_(8)
         for layer in model.git.encoder.layer:
             layer.attention.self.query.weight.mul_(4)
-            layer.attention.output.dense.weight.mul_(4)
     raise_end(model, *RAISED_FULL, model.config.eos_token_id)
     return model
 
