@@ -14,6 +14,7 @@ takes as long as it can.
 """
 
 import argparse
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -76,8 +77,8 @@ def calls(images: int, samples: int) -> dict[str, Callable[[], object]]:
     optimizer = optax.adamw(2e-5)
 
     def training(objective: Any, constants: Any = None) -> Callable[[], object]:
-        state = init_state(params, optimizer, ema=False).replace(constants=constants)
-        state = devices.replicate(state)
+        state = init_state(params, optimizer, ema=False)
+        state = devices.replicate(dataclasses.replace(state, constants=constants))
         step = make_train_step(model, optimizer, seed=0, objective=objective)
         update = devices.map_devices(step, donate=(0,))
 

@@ -86,10 +86,8 @@ class Facts:
         reference_lengths: jax.Array,
     ) -> jax.Array:
         """See `capjax.metrics.reward.Reward`."""
-        said, given = (
-            self.facts(hypotheses, hypothesis_lengths),
-            self.facts(references, reference_lengths),
-        )
+        said = self.facts(hypotheses, hypothesis_lengths)
+        given = self.facts(references, reference_lengths)
         scene = given.reshape(len(given), 1, 1, -1)
         true = ((said[..., None] == scene) & (said >= 0)[..., None]).any(axis=-1).sum(axis=-1)
         stated, number = ((found >= 0).sum(axis=-1) for found in (said, given))

@@ -2,7 +2,7 @@
 
     python -m experiments.shapes_rewards [--workdir runs/shapes_rewards] [--only NAME ...]
 
-Trains the default by cross-entropy for 600 steps, and from there by each reward for 200 smaller
+Trains the default by cross-entropy for 600 steps, and from there by each reward for 150 smaller
 ones; "cross-entropy" goes on for as many, as a control. Prints a table of greedy captions of the
 test split: CIDEr-D; the captions that are true and the coverage of the references' facts (see
 `capjax.data.shapes.truth`); those that parse, and those that end; words a caption; the share of
@@ -32,7 +32,7 @@ from configs import shapes_transformer
 from experiments.diversity import distinct
 from experiments.shapes_facts import Facts, Precision
 
-FIRST_STEPS, STEPS, IMAGES = 600, 200, 8
+FIRST_STEPS, STEPS, IMAGES = 600, 150, 8
 FIRST = "start"
 # The rewards of each stage by name, with their weights; none is cross-entropy.
 STAGES: dict[str, dict[str, float]] = {
@@ -72,7 +72,7 @@ def stage_config(name: str, first: str) -> ConfigDict:
     config.init_from, config.batch_size = first, IMAGES
     config.num_steps = config.eval_every = STEPS
     config.log_every, config.ema_decay = 20, 0.98
-    config.optimizer.update(kind="adamw", learning_rate=2e-4, warmup_steps=20, schedule="linear")
+    config.optimizer.update(kind="adamw", learning_rate=3e-4, warmup_steps=20, schedule="linear")
     if rewards:
         config.objective.rewards = (*rewards,)
         config.objective.reward_weights = (*rewards.values(),)
