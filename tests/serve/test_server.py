@@ -71,6 +71,7 @@ def test_one_broken_image_and_one_without_a_caption_leave_the_others(serving):
 
 def test_a_request_waits_for_no_more_than_what_fits_in_a_batch(serving):
     port, echo = serving
+    until(lambda: echo.batcher._programs["echo", "", False].ready == {1, 2, 4})
     echo.batches.clear()
     with ThreadPoolExecutor(6) as pool:
         with held(echo.gate):
