@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from typing import Any
 
 import numpy as np
 
@@ -38,7 +37,7 @@ class _Compiled:
       method: one of the kind that the program is for.
       sizes: sizes that it may have.
       own: True for the model's own settings.
-      seconds: the least time of a batch of each size that is compiled.
+      ready: sizes that are compiled.
       asked: those and the ones that will be.
     """
 
@@ -47,12 +46,8 @@ class _Compiled:
     method: Hashable
     sizes: list[int]
     own: bool
-    seconds: dict[int, float] = dataclasses.field(default_factory=dict)
+    ready: set[int] = dataclasses.field(default_factory=set)
     asked: set[int] = dataclasses.field(default_factory=set)
-
-    def size_for(self, count: int) -> int:
-        """The compiled size by which most of `count` images are captioned in a second."""
-        return max(self.seconds, key=lambda size: min(size, count) / self.seconds[size])
 
 
 @dataclasses.dataclass(eq=False)
@@ -129,7 +124,7 @@ class Batcher:
             jobs = [_Job(program, method, *image, Future()) for image in images]
             lane = self._lanes[program.own]
             lane.extend(jobs)
-            if not program.seconds:
+            if not program.ready:
                 self._ask(program, len(jobs))
             self._changed.notify_all()
         return [job.future for job in jobs]
@@ -171,9 +166,8 @@ class Batcher:
     # The thread that compiles.
 
     def _ask(self, program: _Compiled, count: int) -> None:
-        """Has a size for a number of images compiled: one that they fill to three quarters."""
-        full = [size for size in program.sizes if 4 * count >= 3 * size]
-        size = max(full, default=program.sizes[0])
+        """Has the best size for a number of images compiled."""
+        size = _best(program.sizes, count)
         if size not in program.asked:
             program.asked.add(size)
             self._coming.put((program, size))
@@ -204,28 +198,17 @@ class Batcher:
 
     def _compile(self, program: _Compiled, size: int) -> None:
         pixels = np.zeros((size, *program.served.shape), np.uint8)
-        index = np.full(size, -1, np.int32)
-        program.run(program.method, pixels, index)
-        program.asked.add(size)
-        self._run(program, program.method, pixels, index)
-
-    def _run(
-        self, program: _Compiled, method: Hashable, pixels: np.ndarray, index: np.ndarray
-    ) -> Sequence[Any]:
-        """Runs a program that is compiled, and takes its time."""
-        began = time.monotonic()
-        found = program.run(method, pixels, index)
-        seconds = max(time.monotonic() - began, 1e-6)  # Not none, by a coarse clock.
+        program.run(program.method, pixels, np.full(size, -1, np.int32))
         with self._changed:
-            program.seconds[len(index)] = min(seconds, program.seconds.get(len(index), seconds))
+            program.asked.add(size)
+            program.ready.add(size)
             self._changed.notify_all()
-        return found
 
     def _fail(self, program: _Compiled, size: int, error: Exception) -> None:
         """Goes on with what is compiled; if that is nothing, who waits for it has the error."""
         _log.warning("batches of %d can't be compiled: %s", size, str(error).split("\n")[0])
         with self._changed:
-            if program.seconds:
+            if program.ready:
                 return
             failed = [job for job in self._waiting(program.own) if job.program is program]
             for key in [key for key, other in self._programs.items() if other is program]:
@@ -260,7 +243,7 @@ class Batcher:
         """The job that is next: the oldest one, of the lanes in turn."""
         for own in (self._turn, not self._turn):
             for job in self._waiting(own):
-                if job.program.seconds:
+                if job.program.ready:
                     return job
         return None
 
@@ -276,7 +259,7 @@ class Batcher:
             if job.program is program and job.method == first.method
         ]
         self._ask(program, len(jobs))
-        size = program.size_for(len(jobs))
+        size = _best(sorted(program.ready), len(jobs))
         jobs = jobs[:size]
         self._remove(jobs)
         return program, size, [job for job in jobs if job.future.set_running_or_notify_cancel()]
@@ -292,7 +275,7 @@ class Batcher:
         for row, job in enumerate(jobs):
             pixels[row], index[row] = job.pixels, job.index
         try:
-            found = self._run(program, jobs[0].method, pixels, index)
+            found = program.run(jobs[0].method, pixels, index)
         except Exception as error:
             _log.exception("a batch of %d images has no captions", len(jobs))
             found = [error] * len(jobs)
@@ -301,3 +284,8 @@ class Batcher:
                 job.future.set_exception(caption)
             else:
                 job.future.set_result(caption)
+
+
+def _best(sizes: Sequence[int], count: int) -> int:
+    """The largest of sizes that `count` images fill to three quarters, or the smallest."""
+    return max((size for size in sizes if 4 * count >= 3 * size), default=min(sizes))

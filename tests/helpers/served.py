@@ -59,7 +59,6 @@ class Echo:
 
     def program(self, *, attention):
         def caption(method, pixels, index):
-            time.sleep(0.002)  # The same for each size.
             if index.max() < 0:
                 assert not method or self.slow.wait(10)
                 return []

@@ -16,7 +16,8 @@ _OF_GIT = {"vocab_size": len(VOCABULARY), "bos_token_id": 2, "eos_token_id": 3}
 def write_captioner_files(folder, kind="blip", model_type=None):
     """Writes config.json and the files of processor and tokenizer, and makes the folder."""
     folder.mkdir()
-    config = {"model_type": model_type or kind, "vision_config": _VISION}
+    vision = {"model_type": f"{kind}_vision_model", **_VISION}
+    config = {"model_type": model_type or kind, "vision_config": vision}
     config |= {**_TEXT, **_OF_GIT} if kind == "git" else {"text_config": {**_TEXT, **_OF_BLIP}}
     (folder / "config.json").write_text(json.dumps(config))
     about = {"image_processor_type": "BlipImageProcessor", "resample": 3}
