@@ -123,7 +123,7 @@ def test_what_is_damaged_says_so(copied, name):
 
 def test_a_damaged_manifest_says_so(copied):
     path = copied / "manifest.json"
-    content = path.read_bytes()
+    content = path.read_bytes().rstrip()
     others = [*damage.cut(content, 3), *damage.flipped(content, 6), *damage.OTHER]
     for wrong in others:
         path.write_bytes(wrong)

@@ -9,10 +9,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from capjax.artefact import runner
+from capjax.artefact import runner, write
 from capjax.artefact.scores import metrics_of, scores_of
 from capjax.artefact.weights import restore, store
-from capjax.artefact.write import export_program, write_artefact
+from capjax.artefact.write import export_program
 from capjax.cli.export import main, parse_arguments
 from capjax.files.errors import DataError
 from configs import base
@@ -57,19 +57,10 @@ def test_weights_are_rounded_as_said():
     assert store(tensors, "bfloat16")["a/bias"].dtype == ml_dtypes.bfloat16
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_is_exported(run, name):
-    """For all platforms, and with custom calls that are stable, or there would be an error."""
-    method = run.method(**METHODS[name])
-    program, _ = export_program(run, method)
-    assert program.platforms == ("cpu", "cuda", "tpu")
-    assert program.nr_devices == 1
-
-
-@pytest.mark.parametrize("name", sweep(METHODS, ["consensus"]))
+@pytest.mark.parametrize("name", sweep(METHODS, ["sample"]))
 def test_every_method_says_the_same(run, pictures, tmp_path, name):
     method = run.method(**METHODS[name])
-    write_artefact(run, tmp_path / "to", method=method, platforms=("cpu",))
+    write.write_artefact(run, tmp_path / "to", method=method, platforms=("cpu",))
     artefact = runner.load(tmp_path / "to")
     ours = artefact.caption(pictures, seed=7 if artefact.manifest["samples"] else 0)
     if name == "consensus":
@@ -85,33 +76,32 @@ def test_every_method_says_the_same(run, pictures, tmp_path, name):
 
 
 def test_nothing_depends_on_the_devices_of_the_writer(run, monkeypatch):
-    texts = []
+    texts, greedy = [], run.method(num_beams=1)
     for backend in ("cpu", "gpu"):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        texts.append(export_program(run, run.method())[0].mlir_module())
+        texts.append(export_program(run, greedy, platforms=("cpu",))[0].mlir_module())
     assert texts[0] == texts[1]
 
 
-def test_its_own_captions_are_scored(run, folder, tmp_path):
+def test_its_own_captions_are_scored(run, folder, tmp_path, monkeypatch):
     write_pictures(tmp_path)
     config = run.config.copy_and_resolve_references()
     config.dataset = base.folder_dataset()
     config.dataset.update(file=f"{tmp_path}/captions.csv", cache_dir="", image_size=16)
     scored = dataclasses.replace(run, config=config)
-    to = tmp_path / "to"
-    scorer = functools.partial(scores_of, run=scored, split="validation")
-    write_artefact(
-        scored, to, platforms=("cpu",), metrics={"validation": {"loss": 1.0}}, scores=scorer
-    )
-    manifest = runner.load(to).manifest
-    assert manifest["metrics"] == {"validation": {"loss": 1.0}}
-    scores = manifest["scores"]["validation"]
+    scores = scores_of(runner.load(folder), scored, "validation")["validation"]
     assert scores["images"] == 3
     assert {"BLEU-4", "CIDEr-D", "finished"} <= scores.keys()
+    program = export_program(run, run.method(num_beams=1), platforms=("cpu",))
+    monkeypatch.setattr(write, "export_program", lambda *_, **__: program)
+    told = {"metrics": {"validation": {"loss": 1.0}}, "scores": lambda _: {"validation": scores}}
+    write.write_artefact(scored, tmp_path / "to", **told)
+    manifest = runner.load(tmp_path / "to").manifest
+    assert (manifest["metrics"], manifest["scores"]) == (told["metrics"], {"validation": scores})
     # A failure leaves nothing behind.
     scorer = functools.partial(scores_of, run=scored, split="none")
     with pytest.raises(DataError):
-        write_artefact(scored, tmp_path / "other", platforms=("cpu",), scores=scorer)
+        write.write_artefact(scored, tmp_path / "other", scores=scorer)
     assert {each.name for each in tmp_path.iterdir() if each.is_dir()} == {"to"}
 
 
