@@ -32,7 +32,7 @@ def _capjax(case: str, batch: int, size: int, steps: int) -> dict:
     from capjax.models.captioner import Captioner, split_frozen
     from capjax.models.decoders.blip import BlipDecoder
     from capjax.models.encoders.vit import ViT
-    from capjax.models.lora import Lora
+    from capjax.models.lora_fields import Lora
     from capjax.parallel import devices
     from capjax.train.objectives.cross_entropy import CrossEntropy
     from capjax.train.state import init_state

@@ -24,7 +24,7 @@ from capjax.evaluate.scoring import Metric
 from capjax.metrics.reward import reward_name, reward_of
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
-from capjax.models.lora import Lora
+from capjax.models.lora_fields import Lora
 from capjax.parallel import devices
 from capjax.parts import METRICS
 from capjax.parts.check import fault, fields_of, given_fields

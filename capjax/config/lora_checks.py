@@ -5,7 +5,8 @@ from ml_collections import ConfigDict
 
 from capjax.config import build, questions
 from capjax.config.errors import ConfigError
-from capjax.models.lora import Lora, is_adapter, projections_of
+from capjax.models.lora import is_adapter, projections_of
+from capjax.models.lora_fields import Lora
 
 # What else decides which parameters train, with the value that leaves it to the adapters.
 _OTHERS = {"encoder.trainable": (), "decoder.frozen": False, "word_vectors.frozen": False}

@@ -6,7 +6,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from capjax.models.lora import Lora
+from capjax.models.lora_fields import Lora
 from capjax.parts.types import (
     BatchSize,
     Count,

@@ -15,7 +15,8 @@ from flax import traverse_util
 
 from capjax.models.contract import Carry, Decoder, DecoderOutput, Memory
 from capjax.models.layers import fused_attention
-from capjax.models.lora import Lora, adapting, is_adapter
+from capjax.models.lora import adapting, is_adapter
+from capjax.models.lora_fields import Lora
 
 Variables = dict[str, Any]
 

@@ -10,10 +10,9 @@ Shapes: see docs/architecture.md.
 """
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ import numpy as np
 from flax import linen as nn
 
 from capjax.models.layers import Attention, Dropout
-from capjax.parts.types import DropoutRate, Names, Positive, whole
+from capjax.models.lora_fields import Lora
 
 _ADAPTERS = "lora"
 # Uniform in +-1 / sqrt(D), as in the authors' loralib and in PEFT.
@@ -43,38 +42,11 @@ def adapter_name(layer: str, projection: str) -> str:
     return f"{layer}/{_ADAPTERS}/{projection}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Lora:
-    """The adapters of a captioner.
-
-    Attributes:
-      rank: of A and B.
-      alpha: A B is multiplied by alpha / rank.
-      dropout: rate on the input of an adapter in training.
-      projections: names of those that are adapted: "query", "key", "value" and "out" of attention,
-        "up" and "down" of feed-forward blocks, or any other dense layer; in all parts of the
-        captioner, or in one, as "decoder/query".
-    """
-
-    rank: Annotated[int, whole(0, 65_536)]
-    alpha: Positive
-    dropout: DropoutRate
-    projections: Names
-
-    @property
-    def scale(self) -> float:
-        """The factor of A B."""
-        return self.alpha / self.rank
-
-    def adapts(self, part: str) -> bool:
-        """True if projections of a part, "encoder", are adapted, if it has them."""
-        return any(name.partition("/")[0] == part or "/" not in name for name in self.projections)
-
-    def adapted(self, layer: str) -> tuple[str, ...]:
-        """The adapted projections of a dense layer, "decoder/blocks_0/cross_attention/query"."""
-        part, name = layer.partition("/")[0], layer.rpartition("/")[2]
-        wanted = {*self.projections}
-        return tuple(p for p in projections_of(name) if wanted & {p, f"{part}/{p}"})
+def adapted(lora: Lora, layer: str) -> tuple[str, ...]:
+    """The adapted projections of a dense layer, "decoder/blocks_0/cross_attention/query"."""
+    part, name = layer.partition("/")[0], layer.rpartition("/")[2]
+    wanted = {*lora.projections}
+    return tuple(p for p in projections_of(name) if wanted & {p, f"{part}/{p}"})
 
 
 def adapting(lora: Lora | None, *, train: bool) -> contextlib.AbstractContextManager:
@@ -94,7 +66,7 @@ def _adapt(
     y, layer = call(*args, **kwargs), context.module
     if not isinstance(layer, nn.Dense) or context.method_name != "__call__":
         return y
-    names, count = lora.adapted("/".join(layer.path)), len(projections_of(layer.path[-1]))
+    names, count = adapted(lora, "/".join(layer.path)), len(projections_of(layer.path[-1]))
     if not names:
         return y
     dtype = layer.dtype or y.dtype

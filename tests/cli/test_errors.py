@@ -12,7 +12,9 @@ from tests.test_floors import PACKAGE
 
 def test_every_public_error_is_reported():
     missing = []
-    for file in PACKAGE.rglob("*.py"):
+    # A runner has no capjax, whose commands make its errors theirs.
+    alone = {PACKAGE / "artefact" / name for name in ("images.py", "runner.py")}
+    for file in {*PACKAGE.rglob("*.py")} - alone:
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.ClassDef) or not node.name.endswith("Error"):
                 continue
@@ -21,6 +23,7 @@ def test_every_public_error_is_reported():
                 "ReportedError",
                 "LayoutError",
                 "LockedError",
+                "RequestError",  # Answered to a client.
             ):
                 continue
             if not bases & {"ReportedError", "DataError"}:

@@ -14,7 +14,8 @@ from capjax.models.captioner import Captioner, join_frozen, split_frozen
 from capjax.models.decoders.bahdanau import BahdanauDecoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.patch import PatchEncoder
-from capjax.models.lora import Lora, is_adapter, merge
+from capjax.models.lora import adapted, is_adapter, merge
+from capjax.models.lora_fields import Lora
 
 # Compiling takes longer than all else here.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -97,7 +98,7 @@ def test_merged_it_computes_the_same(projections, recurrent):
 
 def test_all_else_is_initialised_as_without_and_b_is_zero():
     def init(lora):
-        decoder = TransformerDecoder(5, 3, 4, 1, 1)
+        decoder = TransformerDecoder(5, 5, 4, 1, 1)
         model = Captioner(PatchEncoder(8, 4, 1, 1), decoder, lora=lora)
         begin = jax.jit(functools.partial(model.init, train=False), compiler_options=QUICK)
         return begin(jax.random.key(0), IMAGES, TOKENS % 5)
@@ -125,8 +126,8 @@ def test_dropout_acts_on_adapters_alone_and_in_training_alone():
 
 def test_a_name_may_be_of_one_part():
     lora = Lora(2, 3.0, 0.0, ("decoder/query", "value"))
-    assert lora.adapted("decoder/blocks_0/cross_attention/query") == ("query",)
-    assert lora.adapted("encoder/block_0/attention/query") == ()
-    assert lora.adapted("encoder/block_0/attention/key_value") == ("value",)
+    assert adapted(lora, "decoder/blocks_0/cross_attention/query") == ("query",)
+    assert adapted(lora, "encoder/block_0/attention/query") == ()
+    assert adapted(lora, "encoder/block_0/attention/key_value") == ("value",)
     assert lora.adapts("encoder")
     assert not Lora(2, 3.0, 0.0, ("decoder/query",)).adapts("encoder")

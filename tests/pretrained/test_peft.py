@@ -11,7 +11,8 @@ from flax import traverse_util
 
 import capjax
 from capjax.models.captioner import join_frozen, split_frozen
-from capjax.models.lora import Lora, is_adapter, merge
+from capjax.models.lora import is_adapter, merge
+from capjax.models.lora_fields import Lora
 from capjax.pretrained.captioners.peft_adapters import read_adapters, write_adapters
 from capjax.pretrained.captioners.read import read_captioner
 from capjax.pretrained.errors import ExportError, WeightsError

@@ -194,7 +194,7 @@ def test_a_folder_that_is_no_run_says_so(tmp_path):
 def test_every_config_field_is_read():
     """A section is spread over what it builds, which takes no unknown field, or read by name."""
     spread = ("encoder", "adapter", "decoder", "tokenizer", "decoding", "early_stopping")
-    spread += ("hard_attention", "scheduled_sampling", "optimizer", "objective")
+    spread += ("hard_attention", "scheduled_sampling", "optimizer", "objective", "lora")
     files = [file for name in ("run", "config") for file in (CAPJAX / name).glob("*.py")]
     files.append(CAPJAX / "data/sections.py")
     # These name fields, and read none.

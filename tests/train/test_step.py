@@ -140,6 +140,7 @@ def adamw(schedule, *, b1, b2, weight_decay, **clipping):
     return clipped(rule, **{"clip_norm": 0.0, **clipping})
 
 
+@pytest.mark.slow(reason="a run learns and is seeded every day")
 def test_training_learns_a_batch_and_dropout_is_by_seed():
     rng = np.random.default_rng(0)
     batch = devices.shard(batch_of(rng))

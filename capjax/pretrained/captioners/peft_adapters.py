@@ -22,7 +22,8 @@ import safetensors.numpy
 from flax import traverse_util
 
 from capjax.files.atomic import write_atomic
-from capjax.models.lora import Lora, adapter_name, is_adapter, projections_of
+from capjax.models.lora import adapter_name, is_adapter, projections_of
+from capjax.models.lora_fields import Lora
 from capjax.pretrained import tables
 from capjax.pretrained.captioners.captioner import PretrainedCaptioner
 from capjax.pretrained.captioners.export_captioner import new_folder
