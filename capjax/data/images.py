@@ -351,11 +351,11 @@ def _scale_transparent(image: Image.Image) -> None:
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # An image with damaged EXIF is used.
-        orientation = 1
-    turn = _UPRIGHT.get(orientation)
+    try:  # Damaged EXIF is left out; so are megabytes, of which Pillow makes a hundred times more.
+        small = len(image.info.get("exif") or b"") <= 2**20
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1)) if small else None
+    except Exception:
+        turn = None
     return image if turn is None else image.transpose(turn)
 
 

@@ -167,6 +167,14 @@ def test_zeros_of_a_sound_jpeg_are_no_hole():
     assert load_image(padded + bytes(999)).size == (320, 240)
 
 
+def test_exif_of_megabytes_is_not_read():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for padding, turned in ((10, True), (2**20, False)):
+        content = encode(NOISE, "PNG", exif=exif.tobytes() + bytes(padding))
+        assert (load_image(content).size == (240, 320)) == turned
+
+
 def test_a_disk_that_fails_is_named(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(encode(PICTURE))
