@@ -97,7 +97,7 @@ def test_merged_it_computes_the_same(projections, recurrent):
 
 def test_all_else_is_initialised_as_without_and_b_is_zero():
     def init(lora):
-        decoder = TransformerDecoder(5, 3, 4, 1, 1)
+        decoder = TransformerDecoder(5, 6, 4, 1, 1)
         model = Captioner(PatchEncoder(8, 4, 1, 1), decoder, lora=lora)
         begin = jax.jit(functools.partial(model.init, train=False), compiler_options=QUICK)
         return begin(jax.random.key(0), IMAGES, TOKENS % 5)
