@@ -49,6 +49,9 @@ def make_own(tmp_path_factory):
         del sys.modules[module]
 
 
+@pytest.mark.slow(
+    reason="capjax.testing compiles its searches; its own decoders keep the laws every day"
+)
 def test_the_decoder_keeps_the_contract(own):
     sys.modules["test_my_decoder"].test_the_contract()
 

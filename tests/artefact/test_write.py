@@ -75,6 +75,9 @@ def test_every_method_says_the_same(run, pictures, tmp_path, name):
         np.testing.assert_allclose(mine.log_probs, other.log_probs, atol=1e-5)
 
 
+@pytest.mark.slow(
+    reason="exports twice more; tests/test_lowering.py lowers for other platforms every day"
+)
 def test_nothing_depends_on_the_devices_of_the_writer(run, monkeypatch):
     texts, greedy = [], run.method(num_beams=1)
     for backend in ("cpu", "gpu"):

@@ -218,6 +218,7 @@ def test_samples_do_not_depend_on_where_a_run_was_cut(workdir, expected, tmp_pat
     assert rows(cut) == rows(whole)
 
 
+@pytest.mark.slow(reason="compiles an ensemble; tests/run/test_ensemble.py does so every day")
 def test_an_ensemble_says_several_captions_and_each_words_probability(workdir, expected, tmp_path):
     """Of a run with itself, which says what the run does."""
     file = tmp_path / "captions.jsonl"

@@ -122,7 +122,7 @@ def test_attention_and_log_prob_are_those_of_teacher_forcing(case, search_with, 
         np.testing.assert_allclose(caption.log_prob, logs.sum(), rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", [BEAM, Sampling(1.0, 8)], ids=["beam", "sampled"])
+@pytest.mark.parametrize("method", sweep([BEAM, Sampling(1.0, 8)], [BEAM]))
 def test_a_model_without_finite_numbers_is_refused(case, search_with, method):
     model, tokenizer, variables, images = case
     broken = jax.tree.map(lambda x: np.full_like(x, np.nan), variables)

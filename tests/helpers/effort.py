@@ -14,11 +14,11 @@ def slow_too() -> bool:
 
 def examples(most: int) -> int:
     """How many examples Hypothesis tries where the whole suite has it try `most`."""
-    return most if slow_too() else max(10, most // 3)
+    return most if slow_too() else max(10, most // 5)
 
 
-def few(cases, share=3):
-    """Every third of many cases, all of them where the whole suite runs."""
+def few(cases, share=5):
+    """Every fifth of many cases, all of them where the whole suite runs."""
     return [*cases][:: 1 if slow_too() else share]
 
 

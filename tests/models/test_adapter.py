@@ -107,6 +107,7 @@ def test_thawed_parts_train_but_for_their_batch_norms():
     assert join_frozen(params, frozen)["params"]["encoder"].keys() == set(names)
 
 
+@pytest.mark.slow(reason="compiles an encoder; runs start around one every day")
 def test_starting_around_an_encoder_is_starting_with_it():
     model = Captioner(
         PatchEncoder(4, 8, 1, 2, class_token=True), TransformerDecoder(9, 5, 8, 1, 2), Adapter(8)

@@ -12,6 +12,7 @@ from capjax.models import layers
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.patch import PatchEncoder
+from tests.helpers.effort import sweep
 
 
 @pytest.fixture(name="calls", autouse=True)
@@ -56,7 +57,7 @@ def test_fused_attention_is_attention(calls):
     assert np.abs(np.asarray(explicit)).max() > 0.1
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(4, 6), (3, 6), (4, 5), (3, 5)])
+@pytest.mark.parametrize(("queries", "keys"), sweep([(4, 6), (3, 6), (4, 5), (3, 5)], [(3, 5)]))
 def test_any_number_of_positions(queries, keys):
     rng = np.random.default_rng(2)
     query, key, value = (

@@ -52,6 +52,7 @@ def flat(tree):
     return traverse_util.flatten_dict(dict(tree), sep="/")
 
 
+@pytest.mark.slow(reason="a run of its own; tests/models/test_lora.py has what trains every day")
 def test_adapters_alone_train_and_are_saved(folder, first, tmp_path):
     config = adapted(folder, first, checkpoint_every=1, ema_decay=0.5)
     checks.check(config)

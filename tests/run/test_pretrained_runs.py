@@ -170,6 +170,7 @@ def test_a_sample_of_coco_is_written_down_and_labelled(config, folder, tmp_path,
     assert "drawn by caption" in result["source"]["note"]
 
 
+@pytest.mark.slow(reason="trains again; fingerprints of data are compared every day")
 def test_moved_data_that_changed_is_not_scored(config, folder, tmp_path, trained, monkeypatch):
     moved, read = tmp_path / "moved", []
     shutil.copytree(folder, moved)

@@ -157,6 +157,7 @@ print(json.dumps([[status, content] for status, _, content in answers]))
 """
 
 
+@pytest.mark.slow(reason="exports another artefact; its runner is without capjax every day")
 def test_an_artefact_is_served_without_what_training_needs(run, images, tmp_path):
     from capjax.artefact.write import write_artefact
 

@@ -171,6 +171,7 @@ def test_hard_attention_estimates_the_exact_gradient(baseline):
     assert moved > 20  # The estimate's error is small beside what it estimates.
 
 
+@pytest.mark.slow(reason="compiles hard attention once more")
 def test_entropy_is_rewarded():
     model, batch = captioner(attention="hard"), batch_of()
     params = variables(model)
@@ -199,6 +200,7 @@ def test_the_share_of_own_words_follows_the_schedule():
         own_words_schedule(kind="cosine", k=1.0, slope=0.0, floor=0.0)
 
 
+@pytest.mark.slow(reason="compiles a recurrent step; the schedule itself is tested every day")
 def test_own_words_change_the_objective_by_step():
     model, batch = captioner(), batch_of()
     params = variables(model)

@@ -206,7 +206,7 @@ def test_an_images_samples_do_not_depend_on_its_batch():
     )
 
 
-@pytest.mark.parametrize("baseline", sweep(["mean", "greedy"], ["mean"]))
+@pytest.mark.parametrize("baseline", sweep(["mean", "greedy"], []))
 def test_equal_rewards_change_no_parameter(baseline):
     moved, metrics = update(make(rewards=("pays_nothing",), baseline=baseline), batch_of(4))
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(moved))
