@@ -35,6 +35,8 @@ from capjax.artefact.images import ImageError, open_image
 VERSION = 1
 MANIFEST, PROGRAM = "manifest.json", "program.jax"
 WEIGHTS, TOKENIZER = "weights.safetensors", "tokenizer.json"
+# The program takes an int32.
+MOST_SEED = 2**31 - 1
 
 
 class ArtefactError(ValueError):
@@ -84,13 +86,14 @@ class Artefact:
         self._special = frozenset(manifest["tokens"]["special"])
 
     def caption(
-        self, images: Sequence[Any], *, seed: int = 0, batch_size: int = 32
+        self, images: Sequence[Any], *, seed: int | None = None, batch_size: int = 32
     ) -> list[Caption]:
         """Captions images: paths, bytes of files, Pillow images, or uint8 [height, width, 3].
 
         Args:
           images: all at once, the caller's list.
-          seed: of samples, 0 to 2**31 - 1; other methods do not use it.
+          seed: of samples, 0 to 2**31 - 1, by default that of the manifest; other methods do not
+            use it.
           batch_size: most images at once.
 
         Raises:
@@ -104,7 +107,7 @@ class Artefact:
         self,
         pixels: Sequence[np.ndarray],
         *,
-        seed: int = 0,
+        seed: int | None = None,
         batch_size: int = 32,
         index: Sequence[int] | None = None,
     ) -> Iterator[Caption]:
@@ -129,11 +132,12 @@ class Artefact:
         return size, size, 3
 
     def run(
-        self, pixels: np.ndarray, seed: int = 0, *, index: Sequence[int] | None = None
+        self, pixels: np.ndarray, seed: int | None = None, *, index: Sequence[int] | None = None
     ) -> dict[str, np.ndarray]:
         """Runs the program on uint8 [B, H, W, 3].
 
-        An image's samples depend on the seed and on its index, by default its place in the batch.
+        An image's samples depend on the seed, as in `caption`, and on its index, by default its
+        place in the batch.
 
         Returns:
           tokens int32 [B, n, T], lengths int32 [B, n] with the end token, 0 for no caption; scores
@@ -142,6 +146,8 @@ class Artefact:
           positions] of the best caption.
         """
         places = np.asarray(range(len(pixels)) if index is None else index, np.int32)
+        if seed is None:
+            seed = self.manifest["seed"] or 0
         found = self._program(self._weights, pixels, places, np.int32(seed))
         return {name: np.asarray(array) for name, array in found.items()}
 
@@ -330,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--json", action="store_true", help="print a row of JSON for each image")
-    parser.add_argument("--seed", type=int, default=0, help="of samples (default: 0)")
+    parser.add_argument("--seed", type=int, help="of samples (default: the manifest's)")
     parser.add_argument("--batch_size", type=int, default=32, help="images at once (default: 32)")
     parser.add_argument(
         "--artefact",
@@ -339,8 +345,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="its folder (default: that of this file)",
     )
     given = parser.parse_args(argv)
-    if not 0 <= given.seed < 2**31 or given.batch_size < 1:
-        parser.error("--seed must be 0 to 2147483647, and --batch_size 1 or more")
+    if not 0 <= (given.seed or 0) <= MOST_SEED or given.batch_size < 1:
+        parser.error(f"--seed must be 0 to {MOST_SEED}, and --batch_size 1 or more")
     try:
         return _caption_all(load(given.artefact), given)
     except ArtefactError as error:

@@ -1,15 +1,14 @@
 """The weights of an artefact: their types on disk, and the program's way back to the model's."""
 
 from collections.abc import Mapping
-from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-Weights = Literal["float32", "bfloat16", "int8"]
-KINDS: tuple[str, ...] = get_args(Weights)
+from capjax.artefact.choices import Weights
+
 # Names of the scales of int8 tensors.
 _SCALE = ":scale"
 

@@ -20,7 +20,8 @@ from flax import traverse_util
 from jax import export, lax
 
 from capjax.artefact import images, runner
-from capjax.artefact.weights import Weights, restore, store
+from capjax.artefact.choices import USUAL_PLATFORMS, Weights
+from capjax.artefact.weights import restore, store
 from capjax.data.resize import Resize
 from capjax.evaluate.captioning import make_decode
 from capjax.evaluate.found import Found
@@ -34,7 +35,6 @@ from capjax.pretrained.captioners.export_captioner import check_free
 from capjax.pretrained.errors import ExportError
 from capjax.run.load import Run, made_by
 
-PLATFORMS = ("cpu", "cuda", "tpu")
 _RUNNER = "runner.py"
 # The line of runner.py whose place the file that it imports takes.
 _IMPORT = "from capjax.artefact.images import ImageError, open_image\n"
@@ -50,7 +50,7 @@ def write_artefact(
     *,
     method: Method | None = None,
     weights: Weights = "float32",
-    platforms: Sequence[str] = PLATFORMS,
+    platforms: Sequence[str] = USUAL_PLATFORMS,
     attention: bool = False,
     metrics: Mapping[str, Any] | None = None,
     scores: Scorer | None = None,
@@ -62,7 +62,7 @@ def write_artefact(
       directory: a new folder, or an empty one.
       method: the decoding method, by default the run's.
       weights: their type in the file.
-      platforms: "cpu", "cuda", "tpu" or "rocm", for which the program is lowered.
+      platforms: some of `choices.PLATFORMS`, for which the program is lowered.
       attention: whether the program also returns the attention of the best caption.
       metrics: of the run, for the manifest.
       scores: scores the artefact's own captions, for the manifest.
@@ -72,13 +72,14 @@ def write_artefact(
 
     Raises:
       ExportError: there is something already, the model can't be exported, or takes images of
-        several sizes.
+        several sizes, or the seed is larger than the program takes.
       ConfigError: the run can't decode so.
     """
     check_free(directory)
     method = run.with_table(method) if method else run.method()
     method.check()
     method.check_words(run.tokenizer)
+    seed = _seed_of(method)
     program, stored = export_program(
         run, method, weights=weights, platforms=platforms, attention=attention
     )
@@ -93,7 +94,7 @@ def write_artefact(
         manifest = {
             "format": "capjax artefact",
             "version": runner.VERSION,
-            **_about(run, method, attention=attention),
+            **_about(run, method, seed, attention=attention),
             "weights": weights,
             "program": {
                 "jax": jax.__version__,
@@ -128,7 +129,7 @@ def export_program(
     method: Method,
     *,
     weights: Weights = "float32",
-    platforms: Sequence[str] = PLATFORMS,
+    platforms: Sequence[str] = USUAL_PLATFORMS,
     attention: bool = False,
 ) -> tuple[export.Exported, dict[str, np.ndarray]]:
     """Exports (weights, images uint8 [B, H, W, 3], index int32 [B], seed int32) -> arrays.
@@ -204,28 +205,39 @@ def _ready(method: Method, structure: Any, table: Sequence[jax.Array], seed: jax
     return dataclasses.replace(method, seed=traced) if isinstance(method, Sampling) else method
 
 
+def _seed_of(method: Method) -> int | None:
+    """The seed of the samples; None where there are none."""
+    candidates = method.candidates if isinstance(method, Consensus) else method
+    if isinstance(candidates, BeamSearch):
+        return None
+    if candidates.seed > runner.MOST_SEED:
+        raise ExportError(
+            f"seed={candidates.seed} must be at most {runner.MOST_SEED} in an artefact"
+        )
+    return candidates.seed
+
+
 def runner_source() -> str:
     """The text of runner.py for a folder: one file, which imports nothing of capjax."""
     source = Path(runner.__file__).read_text(encoding="utf-8")
     return source.replace(_IMPORT, Path(images.__file__).read_text(encoding="utf-8"), 1)
 
 
-def _about(run: Run, method: Method, *, attention: bool) -> dict[str, Any]:
+def _about(run: Run, method: Method, seed: int | None, *, attention: bool) -> dict[str, Any]:
     """The fields of a manifest that a runner or a server reads."""
     tokenizer = run.tokenizer
-    samples = method.candidates if isinstance(method, Consensus) else method
     return {
-        "about": repr(run).strip("<>"),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"])),
+        "about": run.architecture,
+        "parameters": run.num_parameters,
         "preprocessing": dataclasses.asdict(run.resize),
         "decoding": settings_of(method),
         "captions": method.num_captions,
-        # Whether equal captions of an image are one, and whether the seed changes them.
+        # Whether equal captions of an image are one.
         "distinct": isinstance(method, Consensus),
-        "samples": not isinstance(samples, BeamSearch),
+        # The seed unless another one is given; None where there are no samples.
+        "seed": seed,
         "attention": _attention(run) if attention else None,
         "tokens": {
-            **{name: getattr(tokenizer, f"{name}_id") for name in ("pad", "bos", "eos", "unk")},
             "special": sorted(tokenizer.special_ids),
             "prompt": list(method.control.prompt_ids(tokenizer)),
         },

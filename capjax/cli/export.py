@@ -19,6 +19,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable
 
+from capjax.artefact import choices
 from capjax.cli import decoding_flags
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
@@ -85,13 +86,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--format", default="transformers", choices=FORMATS, help="see below")
     group = parser.add_argument_group("artefact")
     group.add_argument(
-        "--weights", choices=("float32", "bfloat16", "int8"), help="their type (default: float32)"
+        "--weights", choices=choices.WEIGHTS, help=f"their type (default: {choices.WEIGHTS[0]})"
     )
     group.add_argument(
         "--platforms",
         type=_platforms,
         metavar="NAMES",
-        help="that it runs on: of cpu, cuda, rocm and tpu, with commas (default: cpu,cuda,tpu)",
+        help=f"that it runs on: some of {', '.join(choices.PLATFORMS)}, with commas between "
+        f"(default: {','.join(choices.USUAL_PLATFORMS)})",
     )
     group.add_argument(
         "--attention", action="store_const", const=True, help="also return attention maps"
@@ -106,6 +108,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.model and arguments.checkpoint:
         parser.error("--checkpoint needs --workdir: a --model has one checkpoint")
+    if arguments.model and arguments.scores_split:
+        parser.error("--scores_split needs --workdir: a --model has no dataset")
     for name, other in FORMATS.items():
         taken = FORMATS[arguments.format].flags
         for flag in other.flags:
@@ -116,8 +120,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _platforms(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    if not {*names} <= {"cpu", "cuda", "rocm", "tpu"}:
-        raise argparse.ArgumentTypeError(f"{text!r} must be some of cpu, cuda, rocm and tpu")
+    if not {*names} <= {*choices.PLATFORMS}:
+        there = ", ".join(choices.PLATFORMS)
+        raise argparse.ArgumentTypeError(f"{text!r} must be some of {there}")
     return names
 
 

@@ -5,8 +5,9 @@ import functools
 import os
 from typing import cast
 
+from capjax.artefact.choices import USUAL_PLATFORMS, WEIGHTS
 from capjax.artefact.scores import metrics_of, scores_of
-from capjax.artefact.write import PLATFORMS, write_artefact
+from capjax.artefact.write import write_artefact
 from capjax.cli import decoding_flags
 from capjax.cli.captioner import load_model, load_run
 from capjax.config import build
@@ -113,8 +114,8 @@ def artefact(given: argparse.Namespace) -> None:
         run,
         given.to,
         method=run.method(**{name: getattr(given, name) for name in decoding_flags.NAMES}),
-        weights=given.weights or "float32",
-        platforms=given.platforms or PLATFORMS,
+        weights=given.weights or WEIGHTS[0],
+        platforms=given.platforms or USUAL_PLATFORMS,
         attention=bool(given.attention),
         metrics=metrics_of(given.workdir, run.step) if given.workdir else None,
         scores=scorer,

@@ -59,12 +59,21 @@ class Run:
     def __repr__(self) -> str:
         if self.members:
             return f"<Run of {len(self.members)}: {', '.join(map(repr, self.members))}>"
-        sections = [self.config.encoder.name, self.config.decoder.name]
-        count = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
         return (
-            f"<Run of {' and '.join(sections)}: {count:,} parameters, "
+            f"<Run of {self.architecture}: {self.num_parameters:,} parameters, "
             f"{self.tokenizer.vocab_size:,} tokens, step {self.step}>"
         )
+
+    @property
+    def architecture(self) -> str:
+        """The names of encoder and decoder; of an ensemble, those of each member."""
+        configs = [member.config for member in self.members or (self,)]
+        return ", ".join(f"{c.encoder.name} and {c.decoder.name}" for c in configs)
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of all parameters, trained and frozen."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
 
     @property
     def resize(self) -> Resize | Resizes:

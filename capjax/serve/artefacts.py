@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from capjax.artefact.runner import Artefact
+from capjax.artefact.runner import MOST_SEED, Artefact
 from capjax.data.resize import Resize
 from capjax.serve.served import (
     Program,
@@ -17,8 +17,6 @@ from capjax.serve.served import (
     flat,
     read_image,
 )
-
-_MOST_SEED = 2**31 - 1
 
 
 class ServedArtefact:
@@ -34,10 +32,10 @@ class ServedArtefact:
         self._resize = Resize(**self._manifest["preprocessing"])
 
     def settings(self) -> list[dict[str, Any]]:
-        if not self._manifest["samples"]:
+        if self._manifest["seed"] is None:
             return []
         about = "seed of the samples"
-        return [{"name": "seed", "about": about, "kind": "int", "least": 0, "most": _MOST_SEED}]
+        return [{"name": "seed", "about": about, "kind": "int", "least": 0, "most": MOST_SEED}]
 
     def defaults(self) -> dict[str, Any]:
         return self.described(self.method({}))
@@ -49,14 +47,14 @@ class ServedArtefact:
                 f"there is {offered[0]!r}" if offered else "its method is a part of the artefact"
             )
             raise SettingsError(f"there is no setting {unknown[0]!r:.80}: {there}")
-        seed = settings.get("seed", 0)
-        if type(seed) is not int or not 0 <= seed <= _MOST_SEED:
-            raise SettingsError(f"seed={seed!r:.80} must be a whole number of 0 to {_MOST_SEED}")
+        seed = settings.get("seed", self._manifest["seed"] or 0)
+        if type(seed) is not int or not 0 <= seed <= MOST_SEED:
+            raise SettingsError(f"seed={seed!r:.80} must be a whole number of 0 to {MOST_SEED}")
         return seed
 
     def described(self, method: Any) -> dict[str, Any]:
         found = flat(self._manifest["decoding"])
-        return {**found, "seed": method} if self._manifest["samples"] else found
+        return found if self._manifest["seed"] is None else {**found, "seed": method}
 
     def kind(self, method: Any) -> Hashable:
         return None

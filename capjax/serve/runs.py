@@ -42,8 +42,7 @@ class ServedRun:
           most_length: largest number of tokens; that of the run if it has more.
         """
         self.name, self._run = name, run
-        self.about = f"{run.config.encoder.name} and {run.config.decoder.name}"
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
+        self.about, self.parameters = run.architecture, run.num_parameters
         decoder = run.model.decoder
         self.attends = bool(decoder.has_attention)
         self._resize, self.shape = run.resize, run.resize.shape

@@ -103,7 +103,7 @@ def test_a_manifest_says_what_it_is(run, folder):
     assert manifest["decoding"]["num_beams"] == 2
     assert manifest["made_by"]["tokenizer"] == run.tokenizer.fingerprint
     assert manifest["files"].keys() | {"manifest.json"} == {*os.listdir(folder)}
-    assert (manifest["samples"], manifest["distinct"]) == (False, False)
+    assert (manifest["seed"], manifest["distinct"]) == (None, False)
     assert runner.is_artefact(folder)
     assert not runner.is_artefact(folder.parent)
 

@@ -14,16 +14,18 @@ from capjax.artefact.scores import metrics_of, scores_of
 from capjax.artefact.weights import restore, store
 from capjax.artefact.write import export_program
 from capjax.cli.export import main, parse_arguments
+from capjax.evaluate.methods import Consensus
 from capjax.files.errors import DataError
+from capjax.pretrained.errors import ExportError
 from configs import base
 from tests.helpers.effort import sweep
 from tests.helpers.small_pictures import write_pictures
 
 METHODS = {
-    "sample": {"temperature": 0.8, "top_k": 5, "num_captions": 2},
+    "sample": {"temperature": 0.8, "top_k": 5, "num_captions": 2, "seed": 5},
     "diverse": {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
     "constrained": {"must_include": ("e",), "prompt": "a b"},
-    "consensus": {"num_samples": 3, "reward": "bleu4", "num_captions": 2},
+    "consensus": {"num_samples": 3, "reward": "bleu4", "num_captions": 2, "seed": 5},
     "processed": {"no_repeat_ngram_size": 2, "bad_words": ("a",), "repetition_penalty": 1.3},
     "allowed": {"allowed": ("a b", "c d e")},
 }
@@ -57,22 +59,26 @@ def test_weights_are_rounded_as_said():
     assert store(tensors, "bfloat16")["a/bias"].dtype == ml_dtypes.bfloat16
 
 
+def seeded(method, seed):
+    if isinstance(method, Consensus):
+        return dataclasses.replace(method, candidates=seeded(method.candidates, seed))
+    return dataclasses.replace(method, seed=seed)
+
+
 @pytest.mark.parametrize("name", sweep(METHODS, ["sample"]))
 def test_every_method_says_the_same(run, pictures, tmp_path, name):
     method = run.method(**METHODS[name])
     write.write_artefact(run, tmp_path / "to", method=method, platforms=("cpu",))
     artefact = runner.load(tmp_path / "to")
-    ours = artefact.caption(pictures, seed=7 if artefact.manifest["samples"] else 0)
-    if name == "consensus":
-        method = dataclasses.replace(
-            method, candidates=dataclasses.replace(method.candidates, seed=7)
-        )
-    elif name == "sample":
-        method = dataclasses.replace(method, seed=7)
-    for mine, other in zip(ours, run.caption(pictures, method=method), strict=True):
-        assert mine.text == other.text
-        assert [each.text for each in mine.alternatives] == [str(a) for a in other.alternatives]
-        np.testing.assert_allclose(mine.log_probs, other.log_probs, atol=1e-5)
+    samples = name in ("sample", "consensus")
+    assert artefact.manifest["seed"] == (5 if samples else None)
+    for seed in (None, 7) if samples else (None,):
+        known = method if seed is None else seeded(method, seed)
+        ours = artefact.caption(pictures, seed=seed)
+        for mine, other in zip(ours, run.caption(pictures, method=known), strict=True):
+            assert mine.text == other.text
+            assert [each.text for each in mine.alternatives] == [str(a) for a in other.alternatives]
+            np.testing.assert_allclose(mine.log_probs, other.log_probs, atol=1e-5)
 
 
 @pytest.mark.slow(
@@ -137,3 +143,10 @@ def test_what_can_not_be_exported_says_so(shared, run, tmp_path, capsys):
         with pytest.raises(SystemExit):
             parse_arguments([*flags, *wrong])
         assert says in capsys.readouterr().err
+    published = ["--format", "artefact", "--model", "x", "--to", "y", "--scores_split", "test"]
+    with pytest.raises(SystemExit):
+        parse_arguments(published)
+    assert "--scores_split needs --workdir" in capsys.readouterr().err
+    method = run.method(temperature=1.0, seed=2**31)
+    with pytest.raises(ExportError, match="seed=2147483648 must be at most 2147483647"):
+        write.write_artefact(run, tmp_path / "to", method=method)
