@@ -50,12 +50,12 @@ class Limits:
       connections: open ones.
     """
 
-    bytes: int = 32 * 2**20
-    images: int = 16
-    seconds: float = 30.0
-    queue: int = 128
-    held: int = 256 * 2**20
-    connections: int = 128
+    bytes: int
+    images: int
+    seconds: float
+    queue: int
+    held: int
+    connections: int
 
     def described(self) -> dict[str, Any]:
         """Those that clients should know, for JSON."""

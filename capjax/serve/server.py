@@ -70,7 +70,8 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=limits.connections,
+                # Uvicorn counts the connection that asks.
+                limit_concurrency=limits.connections + 1,
                 timeout_keep_alive=_KEEP_ALIVE,
                 timeout_graceful_shutdown=round(limits.seconds) + _GRACE,
             )

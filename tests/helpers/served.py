@@ -17,6 +17,15 @@ from capjax.data.resize import Resize
 from capjax.files.errors import ReportedError
 from capjax.serve.served import SettingsError, doubled, read_image
 
+LIMITS = {
+    "bytes": 2**25,
+    "images": 16,
+    "seconds": 30.0,
+    "queue": 128,
+    "held": 2**28,
+    "connections": 128,
+}
+
 
 class NoCaptionError(ReportedError):
     pass
@@ -97,7 +106,7 @@ def running(models, *, batch_size=4, kept=2, **limits):
     batcher = Batcher(models, batch_size=batch_size, kept=kept)
     for model in models:
         model.batcher = batcher
-    server = Server(models, batcher, Limits(**limits), num_threads=2)
+    server = Server(models, batcher, Limits(**{**LIMITS, **limits}), num_threads=2)
     listener = listening("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()

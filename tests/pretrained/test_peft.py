@@ -186,6 +186,7 @@ REFUSED = {
     "r": (0, "r=0 must be a whole number"),
     "lora_alpha": ("16", "lora_alpha='16' must be a finite number"),
     "alpha_pattern": ({".*": 3}, r"alpha_pattern has '\.\*', and must have names"),
+    "rank_pattern": ([1], r"rank_pattern=\[1\] must be an object of numbers"),
 }
 
 

@@ -237,6 +237,15 @@ def test_a_connection_without_a_request_is_cut(monkeypatch):
         until(lambda: not server.server_state.connections)
 
 
+def test_as_many_connections_are_open_as_it_says():
+    with running([Echo()], connections=1) as (port, server):
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            until(lambda: server.server_state.connections)
+            assert ask(port, "/health")[0] == 503
+        until(lambda: not server.server_state.connections)
+        assert ask(port, "/health")[0] == 200
+
+
 def test_a_stop_answers_what_was_taken():
     echo = Echo()
     with ThreadPoolExecutor(3) as pool:

@@ -143,8 +143,13 @@ def _check_config(config: Mapping[str, Any], path: str) -> None:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or rank < 1:
         raise WeightsError(f"{path}: r={rank!r:.60} must be a whole number of 1 or more")
-    patterns = [config.get(name) or {} for name in ("alpha_pattern", "rank_pattern")]
-    for name, value in [("lora_alpha", alpha), *(i for p in patterns for i in dict(p).items())]:
+    numbers = [("lora_alpha", alpha)]
+    for name in ("alpha_pattern", "rank_pattern"):
+        pattern = config.get(name) or {}
+        if not isinstance(pattern, dict):
+            raise WeightsError(f"{path}: {name}={pattern!r:.60} must be an object of numbers")
+        numbers += pattern.items()
+    for name, value in numbers:
         if type(value) not in (int, float) or not math.isfinite(value):
             raise WeightsError(f"{path}: {name}={value!r:.60} must be a finite number")
 
