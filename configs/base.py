@@ -211,7 +211,7 @@ def split_lora(argument: str, usual: str) -> tuple[bool, str]:
 
 def use_lora(config: ConfigDict) -> None:
     """Makes a config that starts from a captioner train low-rank adapters of it alone."""
-    # The rates and the projections are those of GPT-2 in Hu et al. 2021, table 11.
+    # As GPT-2 in Hu et al. 2021, table 11, whose projections are the usual ones here.
     config.lora.rank = 4
     config.lora.alpha = 32.0
     config.lora.dropout = 0.1

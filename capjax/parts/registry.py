@@ -23,7 +23,7 @@ class Registry:
     file is ever imported.
 
     Attributes:
-      kind: "decoder", "encoder", "dataset", "objective", "metric" or "reward".
+      kind: "decoder", "encoder", "captioner", "dataset", "objective", "metric" or "reward".
     """
 
     def __init__(self, kind: str, folder: str | None = None, hint: str = ""):

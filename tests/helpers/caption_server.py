@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from capjax.evaluate.caption_view import encode, pieces
+from capjax.evaluate.caption_view import pieces
+from capjax.evaluate.caption_view.encoding import encode
 from capjax.serve.page import FILES
 
 POLICY = (

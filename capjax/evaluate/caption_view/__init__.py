@@ -6,8 +6,8 @@ The report, the server's page and `Run.show` hand a script of `FILES` what `enco
 
 from pathlib import Path
 
-from capjax.evaluate.caption_view.encoding import encode, encode_maps, pieces, seen_part
+from capjax.evaluate.caption_view.encoding import encode_maps, pieces, seen_part
 
-__all__ = ["FILES", "encode", "encode_maps", "pieces", "seen_part"]
+__all__ = ["FILES", "encode_maps", "pieces", "seen_part"]
 
 FILES = tuple(Path(__file__).parent / name for name in ("view.css", "view.js"))

@@ -205,5 +205,5 @@ const captionView = (() => {
     element.append(make("figure", "shown", on.element, looked, line, ...(others.length ? [make("ul", "others", ...others)] : [])));
   }
 
-  return { draw, stage, words, told, percent, show };
+  return { stage, words, told, show };
 })();
