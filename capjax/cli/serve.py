@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     show_log()
     arguments = parse_arguments(argv)
     if missing := [name for name in _NEEDED if not importlib.util.find_spec(name)]:
-        fail(f"capjax serve needs {', '.join(missing)}: pip install 'capjax[serve]'")
+        fail(f"capjax serve needs {', '.join(missing)}: pip install {' '.join(missing)}")
     import_parts(arguments.parts)
     with reported():
         serve(arguments)
