@@ -67,7 +67,7 @@ class Run:
     @property
     def architecture(self) -> str:
         """The names of encoder and decoder; of an ensemble, those of each member."""
-        configs = [member.config for member in self.members or (self,)]
+        configs = (member.config for member in self.members or (self,))
         return ", ".join(f"{c.encoder.name} and {c.decoder.name}" for c in configs)
 
     @property
@@ -249,10 +249,9 @@ class Run:
         return self._ready["variables"]
 
     def batch_shape(self, batch_size: int | None, count: int | None = None) -> int:
-        """Number of rows in each batch for `count` images, or for an unknown number of images.
+        """Rows of a batch: `batch_size` or the evaluation's, rounded up to a multiple of devices.
 
-        It is at most `batch_size`, by default the run's evaluation batch, rounded up to a multiple
-        of the devices. For few images it is the next power of two, so that few sizes are compiled.
+        For few images, `count`, it is the next power of two, so that few sizes are compiled.
         """
         size = batch_size or self.config.evaluation.batch_size
         if count is not None:
