@@ -79,7 +79,7 @@ def test_it_is_trained_and_goes_back(name, tmp_path, tmp_path_factory):
     )
     rows = read_metrics(str(run_folder / "metrics.jsonl"))
     losses = [row["loss"] for row in rows if "grad_norm" in row]
-    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
     start = json.loads((run_folder / "start.json").read_text())
     assert (start["taken"], start["fresh"]) == (["encoder", "decoder"], [])
 
