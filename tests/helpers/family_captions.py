@@ -81,14 +81,17 @@ def ours(module, variables, images, ids, *, prompt=(), compiler_options=None, **
 
 
 def raise_end(kind, model, images, ids, setting, means):
-    """Raises the end token by the first of the means with which captions end early, and differ."""
+    """Raises the end token by the first of the means with which captions end early, and differ.
+
+    False if there is none, as with a model that says few captions.
+    """
     for mean in means:
         kind.raise_end(model, mean, kind.RAISED[1])
         tokens, _ = theirs(kind, model, images, ids, **setting)
         ended = (tokens[:, :-1] == ids.eos_id).any(axis=1)
         if ended.mean() >= 0.4 and len(np.unique(tokens, axis=0)) >= 5:
-            return
-    raise AssertionError(f"no end of {list(means)} suits {setting}")
+            return True
+    return False
 
 
 def compare(kind, model, pair, images, setting, compiler_options=None):
