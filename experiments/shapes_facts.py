@@ -4,17 +4,15 @@ Shapes: see docs/architecture.md; N counts the facts that a caption can state.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from capjax.data.shapes import grammar
 from capjax.data.shapes.scene import COLOURS, MAX_THINGS, SHAPES
 from capjax.data.tokenizer import Tokenizer
 from capjax.metrics import ngrams
+from capjax.metrics.reward import WithoutCorpus
 
 # Kinds of words. The four after the shape are of a mention.
 _OTHER, _SHAPE, _COLOUR, _SIZE, _TEXTURE, _NUMBER, _PATTERN, _NOUN, _RELATION = range(9)
@@ -45,7 +43,7 @@ def words() -> dict[str, tuple[int, int]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class Facts(WithoutCorpus):
     """How many facts of the references a caption states, times the share of its facts that they do.
 
     A fact is a shape; a shape's colour, size, texture or number; the number of things; or the
@@ -60,8 +58,6 @@ class Facts:
     kinds: tuple[int, ...]
     values: tuple[int, ...]
 
-    needs_corpus: ClassVar[bool] = False
-
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Facts":
         """The reward for a vocabulary of words."""
@@ -70,12 +66,6 @@ class Facts:
             known.get(tokenizer.word(token), (_OTHER, 0)) for token in range(tokenizer.vocab_size)
         ]
         return cls(*zip(*pairs, strict=True))
-
-    def prepare(
-        self, references: Sequence[Sequence[np.ndarray]], *, eos_id: int, vocab_size: int
-    ) -> np.ndarray:
-        """Returns the end token; see `capjax.metrics.reward.Reward`."""
-        return np.asarray(eos_id, np.int32)
 
     def __call__(
         self,
@@ -141,19 +131,11 @@ class Facts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Precision:
+class Precision(WithoutCorpus):
     """The share of a caption's words that a reference has, BLEU-1 without its brevity penalty.
 
     To show how a reward is gamed: few words are enough.
     """
-
-    needs_corpus: ClassVar[bool] = False
-
-    def prepare(
-        self, references: Sequence[Sequence[np.ndarray]], *, eos_id: int, vocab_size: int
-    ) -> np.ndarray:
-        """Returns the end token; see `capjax.metrics.reward.Reward`."""
-        return np.asarray(eos_id, np.int32)
 
     def __call__(
         self,

@@ -6,8 +6,6 @@ Shapes: see docs/architecture.md; n captions an image.
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ from capjax.files.text import finite
 from capjax.models.captioner import Captioner
 from capjax.models.ensemble import Ensemble
 from capjax.parallel.platform import traced_for
-from capjax.pretrained.captioners.export_captioner import check_free
+from capjax.pretrained.captioners.export_captioner import check_free, new_folder
 from capjax.pretrained.errors import ExportError
 from capjax.run.load import Run, made_by
 
@@ -83,10 +81,8 @@ def write_artefact(
     program, stored = export_program(
         run, method, weights=weights, platforms=platforms, attention=attention
     )
-    place = os.path.abspath(directory)
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=os.path.dirname(place), prefix=".artefact."))
-    try:
+    with new_folder(directory) as place:
+        temporary = Path(place)
         write_atomic(temporary / runner.PROGRAM, bytes(program.serialize()))
         write_atomic(temporary / runner.WEIGHTS, safetensors.numpy.save(stored))
         run.tokenizer.save(temporary / runner.TOKENIZER)
@@ -115,13 +111,7 @@ def write_artefact(
         if scores is not None:
             manifest["scores"] = dict(scores(runner.load(temporary)))
             _write_manifest(temporary, manifest)
-        os.chmod(temporary, 0o755)  # mkdtemp makes folders for the owner alone.
-        names = sorted(os.listdir(temporary))
-        os.rename(temporary, place)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return names
+        return sorted(os.listdir(temporary))
 
 
 def export_program(

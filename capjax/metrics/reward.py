@@ -6,7 +6,7 @@ Shapes: see docs/architecture.md.
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,18 @@ class Reward(Protocol):
           float32 [B, K]; 0 for a hypothesis or an image without captions.
         """
         ...
+
+
+class WithoutCorpus:
+    """A part of rewards that need no corpus: their table is the end token."""
+
+    needs_corpus: ClassVar[bool] = False
+
+    def prepare(
+        self, references: Sequence[Sequence[np.ndarray]], *, eos_id: int, vocab_size: int
+    ) -> np.ndarray:
+        """Returns the end token; see `Reward`."""
+        return np.asarray(eos_id, np.int32)
 
 
 @dataclasses.dataclass(frozen=True)

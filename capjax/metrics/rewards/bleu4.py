@@ -4,18 +4,16 @@ Shapes: see docs/architecture.md.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from capjax.metrics import ngrams
+from capjax.metrics.reward import WithoutCorpus
 
 
 @dataclasses.dataclass(frozen=True)
-class Bleu4:
+class Bleu4(WithoutCorpus):
     """BLEU-4 of a sentence, from 0 to 1, whose precisions of 2 to 4 words have 1 added.
 
     Counts are clipped to the most of any reference, and the brevity penalty takes the closest
@@ -29,14 +27,6 @@ class Bleu4:
     """
 
     end_token: bool = True
-
-    needs_corpus: ClassVar[bool] = False
-
-    def prepare(
-        self, references: Sequence[Sequence[np.ndarray]], *, eos_id: int, vocab_size: int
-    ) -> np.ndarray:
-        """Returns the end token: BLEU needs no corpus; see `Reward`."""
-        return np.asarray(eos_id, np.int32)
 
     def __call__(
         self,
