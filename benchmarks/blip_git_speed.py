@@ -17,7 +17,6 @@ rounds. The peer needs torch and transformers: pip install -e ".[parity]".
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.sides import measure, peak_memory_mib, timed, use_two_cores
+from benchmarks.sides import measure, peak_memory_mib, print_parts, timed, use_two_cores
 from benchmarks.torchvision_operators import declare_operators
 
 IMAGES, BEAMS, TOKENS = 8, 3, 20
@@ -150,17 +149,7 @@ def run_side(side: str, family: str, folder: str, repeats: int) -> dict:
 
 def compare(family: str, rounds: list[list[dict]]) -> None:
     """Prints a row for each part, and how many captions are the same."""
-    peaks = [statistics.median(pair[side]["peak_memory_mib"] for pair in rounds) for side in (0, 1)]
-    for name in PARTS:
-        pairs = [[run["figures"][name] for run in pair] for pair in rounds]
-        times = [statistics.median(pair[side]["seconds"] for pair in pairs) for side in (0, 1)]
-        ratio = statistics.median(peer["seconds"] / ours["seconds"] for peer, ours in pairs)
-        first = statistics.median(ours["first"] for _, ours in pairs)
-        print(
-            f"| {family} {name} | {times[0]:.2f} | {times[1]:.2f} | {ratio:.2f} | {first:.1f} | "
-            f"{peaks[0]:.0f} | {peaks[1]:.0f} |",
-            flush=True,
-        )
+    print_parts(rounds, PARTS, f"{family} ")
     peer, ours = (rounds[0][side]["figures"]["generate"]["found"] for side in range(2))
     same = sum(a == b for a, b in zip(peer, ours, strict=True))
     words = min(len(set(row)) for row in peer)

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 def measure(module: str, *arguments: str) -> dict:
@@ -20,6 +20,21 @@ def measure(module: str, *arguments: str) -> dict:
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
     """The median of each figure over runs."""
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def print_parts(rounds: list[list[dict]], names: Iterable[str], of: str = "") -> None:
+    """Prints a row for each part: seconds of both sides, their ratio, our first call, memory."""
+    peaks = [statistics.median(pair[side]["peak_memory_mib"] for pair in rounds) for side in (0, 1)]
+    for name in names:
+        pairs = [[run["figures"][name] for run in pair] for pair in rounds]
+        times = [statistics.median(pair[side]["seconds"] for pair in pairs) for side in (0, 1)]
+        ratio = statistics.median(peer["seconds"] / ours["seconds"] for peer, ours in pairs)
+        first = statistics.median(ours["first"] for _, ours in pairs)
+        print(
+            f"| {of}{name} | {times[0]:.2f} | {times[1]:.2f} | {ratio:.2f} | {first:.1f} | "
+            f"{peaks[0]:.0f} | {peaks[1]:.0f} |",
+            flush=True,
+        )
 
 
 def timed(repeats: int, call: Callable[[], object]) -> tuple[float, float, object]:

@@ -18,7 +18,6 @@ transformers: pip install -e ".[parity]".
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.sides import measure, peak_memory_mib, timed, use_two_cores
+from benchmarks.sides import measure, peak_memory_mib, print_parts, timed, use_two_cores
 
 IMAGES, BEAMS, TOKENS, VOCABULARY = 8, 4, 16, 50257
 END = VOCABULARY - 1
@@ -228,18 +227,7 @@ def measure_side(task: str, side: str, folder: str, repeats: int) -> dict:
 
 def compare(task: str, rounds: list[list[dict]]) -> None:
     """Prints a row for each part of a task, and how far both sides agree."""
-
-    peaks = [statistics.median(pair[side]["peak_memory_mib"] for pair in rounds) for side in (0, 1)]
-    for name in TASKS[task]:
-        pairs = [[run["figures"][name] for run in pair] for pair in rounds]
-        times = [statistics.median(pair[side]["seconds"] for pair in pairs) for side in (0, 1)]
-        ratio = statistics.median(peer["seconds"] / ours["seconds"] for peer, ours in pairs)
-        first = statistics.median(ours["first"] for _, ours in pairs)
-        print(
-            f"| {name} | {times[0]:.2f} | {times[1]:.2f} | {ratio:.2f} | {first:.1f} | "
-            f"{peaks[0]:.0f} | {peaks[1]:.0f} |",
-            flush=True,
-        )
+    print_parts(rounds, TASKS[task])
     peer, ours = (rounds[0][side]["figures"][TASKS[task][-1]]["found"] for side in range(2))
     if task == "caption":
         same = sum(a == b for a, b in zip(peer, ours, strict=True))

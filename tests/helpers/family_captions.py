@@ -4,7 +4,6 @@ Importing it needs torch and transformers.
 """
 
 import types
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from capjax.pretrained.captioners.read import read_variables
 from capjax.pretrained.checkpoint_folders import read_json
 from capjax.pretrained.vit.read import vit_fields
 from tests.helpers import transformers_blips
-from tests.helpers.transformers_captioners import pixels
+from tests.helpers.transformers_captioners import generated
 
 
 def read_back(kind, model, folder):
@@ -50,18 +49,8 @@ def theirs(kind, model, images, ids, *, prompt=(), **settings):
         settings = {
             n: v for n, v in settings.items() if n not in ("length_penalty", "early_stopping")
         }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = model.generate(
-            pixel_values=pixels(images),
-            **settings,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
-    scores = getattr(found, "sequences_scores", None)
-    tokens = found.sequences.numpy()[:, 1 + len(prompt) :]
-    return tokens, None if scores is None else scores.numpy()
+    sequences, scores = generated(model, images, **settings)
+    return sequences[:, 1 + len(prompt) :], scores
 
 
 def ours(module, variables, images, ids, *, prompt=(), compiler_options=None, **settings):

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from tests.helpers.small_wordpiece import VOCABULARY
-from tests.helpers.transformers_captioners import MEAN, STD, draw_full, pixels
+from tests.helpers.transformers_captioners import MEAN, STD, draw_full, pixels, raise_row
 from tests.helpers.transformers_vits import BASE, save
 
 # Two rows more than words, of which the first starts a caption; as published, the eos_token_id
@@ -76,14 +76,9 @@ def make_full(seed=0):
 def raise_end(model, mean, spread, end=END):
     """Gives the end token a row and a bias that make its logit about N(mean, spread)."""
     text = model.text_decoder
-    last, head = text.cls.predictions.transform.LayerNorm, text.cls.predictions
+    head = text.cls.predictions
     words = text.bert.embeddings.word_embeddings.weight
-    row = torch.randn(words.shape[1], generator=torch.Generator().manual_seed(1))
-    # A last state is bias + scale * a normed vector.
-    with torch.no_grad():
-        row *= spread / (row * last.weight).norm()
-        words[end] = row
-        head.bias[end] = mean - row @ last.bias
+    raise_row(head.transform.LayerNorm, head, words, end, mean, spread)
 
 
 def save_folder(model, folder):

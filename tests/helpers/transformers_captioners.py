@@ -103,10 +103,28 @@ def shifted_loss(model, images, tokens, labels):
     return model(pixel_values=pixels(images), **rows).loss
 
 
+def raise_row(last, head, weight, token, mean, spread):
+    """Gives a token a row of `weight` and a bias that make its logit about N(mean, spread).
+
+    `last` is the norm before the head: a state is bias + scale * a normed vector.
+    """
+    row = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        row *= spread / (row * last.weight).norm()
+        weight[token] = row
+        head.bias[token] = mean - row @ last.bias
+
+
 def generate(model, images, **options):
     """(tokens [B, T] without the first, scores [B] or None of one beam) of `generate`."""
     if options.get("num_beams", 1) == 1:
         options = {k: v for k, v in options.items() if k in ("num_beams", "max_length")}
+    sequences, scores = generated(model, images, **options)
+    return sequences[:, 1:], scores
+
+
+def generated(model, images, **options):
+    """(whole sequences, scores [B] or None of one beam) of `generate`, of NumPy arrays."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         output = model.generate(
@@ -117,7 +135,7 @@ def generate(model, images, **options):
             output_scores=True,
         )
     scores = getattr(output, "sequences_scores", None)
-    return output.sequences.numpy()[:, 1:], None if scores is None else scores.numpy()
+    return output.sequences.numpy(), None if scores is None else scores.numpy()
 
 
 def padded(tokens, length, end_id=0):

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from tests.helpers.small_wordpiece import VOCABULARY
-from tests.helpers.transformers_captioners import MEAN, STD, draw_full, pixels
+from tests.helpers.transformers_captioners import MEAN, STD, draw_full, pixels, raise_row
 from tests.helpers.transformers_vits import BASE, save
 
 CLASS = transformers.GitForCausalLM
@@ -72,12 +72,7 @@ def make_full(seed=0):
 def raise_end(model, mean, spread, end=END):
     """Gives the end token a row and a bias that make its logit about N(mean, spread)."""
     last = model.git.encoder.layer[-1].output.LayerNorm
-    row = torch.randn(last.weight.shape[0], generator=torch.Generator().manual_seed(1))
-    # A last state is bias + scale * a normed vector.
-    with torch.no_grad():
-        row *= spread / (row * last.weight).norm()
-        model.output.weight[end] = row
-        model.output.bias[end] = mean - row @ last.bias
+    raise_row(last, model.output, model.output.weight, end, mean, spread)
 
 
 def save_folder(model, folder):

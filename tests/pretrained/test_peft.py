@@ -16,35 +16,17 @@ from capjax.models.lora_fields import Lora
 from capjax.pretrained.captioners.peft_adapters import read_adapters, write_adapters
 from capjax.pretrained.captioners.read import read_captioner
 from capjax.pretrained.errors import ExportError, WeightsError
-from tests.helpers import small_bpe, small_wordpiece
 from tests.helpers.references import need_peft, need_torch, need_transformers
 
 torch = need_torch()
 need_transformers()
 peft = need_peft()
-from tests.helpers import (  # noqa: E402
-    transformers_blips,
-    transformers_captioners,
-    transformers_gits,
-)
+from tests.helpers.peft_kinds import KINDS, QUIET  # noqa: E402
 from tests.helpers.transformers_captioners import QUICK  # noqa: E402
 from tests.helpers.transformers_vits import assert_close, pictures  # noqa: E402
 
-# PEFT asks transformers by a name of before, and says where GPT-2's matrices lie.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
-]
+pytestmark = QUIET
 PARTS = ("encoder", "adapter", "decoder")
-KINDS = {
-    "blip": (transformers_blips, transformers_blips.save_folder, small_wordpiece.write_wordpiece),
-    "git": (transformers_gits, transformers_gits.save_folder, small_wordpiece.write_wordpiece),
-    "vit_gpt2": (
-        transformers_captioners,
-        transformers_captioners.save_captioner,
-        small_bpe.write_bpe,
-    ),
-}
 EVERY = ("query", "key", "value", "out", "up", "down")
 # Modules with a rank of their own.
 OWN = {"blip": "qkv", "git": "query", "vit_gpt2": "attn.c_attn"}

@@ -16,28 +16,14 @@ from capjax.models.captioner import split_frozen
 from capjax.pretrained.errors import WeightsError
 from capjax.run.train import train
 from tests.helpers.references import need_peft
-from tests.helpers.small_bpe import write_bpe
 from tests.helpers.small_pictures import write_pictures
-from tests.helpers.small_wordpiece import write_wordpiece
 from tests.helpers.tiny_run import shorten
 
 peft = need_peft()
-from tests.helpers import (  # noqa: E402
-    transformers_blips,
-    transformers_captioners,
-    transformers_gits,
-)
+from tests.helpers.peft_kinds import KINDS, QUIET  # noqa: E402
 from tests.helpers.transformers_vits import assert_close  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
-]
-KINDS = {
-    "blip": (transformers_blips, transformers_blips.save_folder, write_wordpiece),
-    "git": (transformers_gits, transformers_gits.save_folder, write_wordpiece),
-    "vit_gpt2": (transformers_captioners, transformers_captioners.save_captioner, write_bpe),
-}
+pytestmark = QUIET
 SHORT = {
     "dataset.cache_dir": "",
     "dataset.max_length": 24,
