@@ -152,8 +152,8 @@ def test_a_cnn_is_not_adapted():
     assert not build.lora(config).adapts("encoder")
 
 
-def test_features_are_of_an_encoder_without_adapters(folder, first):
-    config = adapted(folder, first, **{"encoder.cache": "float16"})
+def test_features_are_of_an_encoder_without_adapters(folder, tmp_path):
+    config = adapted(folder, tmp_path, **{"encoder.cache": "float16"})
     with pytest.raises(ConfigError, match=r"config\.encoder\.cache keeps features of a frozen enc"):
         checks.check(config)
     config.lora.projections = ("decoder/query",)
@@ -164,7 +164,7 @@ def test_features_are_of_an_encoder_without_adapters(folder, first):
         checks.check(config)
 
 
-def test_adapters_to_start_from_are_of_a_published_captioner(folder, first, tmp_path):
-    config = adapted(folder, first, **{"lora.weights": str(tmp_path)})
+def test_adapters_to_start_from_are_of_a_published_captioner(folder, small_run, tmp_path):
+    config = adapted(folder, small_run, **{"lora.weights": str(tmp_path)})
     with pytest.raises(WeightsError, match="are adapters of a captioner of transformers, and"):
         train(config, str(tmp_path / "run"))
