@@ -17,6 +17,7 @@ from tests.helpers.effort import slow_too
 STARTED_WITH = ("small.weights.h5", "vit.safetensors", "vectors.txt")
 # What is tried of these in every test run, of the others in the slow one.
 SCORED_QUICKLY = ("mobilenet_frozen",)
+CONTINUED_QUICKLY = ("gru",)
 CAPTIONED_QUICKLY = ("patch_transformer", "gru", "mobilenet_frozen")
 
 
@@ -101,8 +102,7 @@ def test_a_run_captions_greedily_and_by_samples(name, here):
     check_captions(run, record, ["greedy", "sampled"])
 
 
-@pytest.mark.slow(reason="compiles training steps; checkpoints of then are loaded every day")
-@pytest.mark.parametrize("name", runs.NAMES)
+@pytest.mark.parametrize("name", some_slow(CONTINUED_QUICKLY, "compiles training steps"))
 def test_a_killed_run_goes_on_to_the_same_end(name, here, caplog):
     record, config = here(name), small_configs.get_config(name)
     before = cached()
