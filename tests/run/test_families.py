@@ -70,7 +70,7 @@ def test_it_is_trained_and_goes_back(name, home, tmp_path):
     write_pictures(pictures)
     save(kind, folder)
     run_folder, out = tmp_path / "run", tmp_path / "out"
-    config = recipe(name, folder, pictures, num_steps=30, eval_every=30)
+    config = recipe(name, folder, pictures, num_steps=40, eval_every=40)
     fields = flat(config)
     usual = flat(importlib.import_module(f"configs.folder_{name}").get_config(f"{folder}/"))
     flags = [f"--config.{n}={value}" for n, value in fields.items() if usual[n] != value]

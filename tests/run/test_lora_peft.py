@@ -90,4 +90,4 @@ def test_training_goes_on_from_a_folder_of_peft(tmp_path):
     run = capjax.load(tmp_path / "more", merged=False)
     found = capjax.load(folder, adapter=out).variables
     merged = merge(run.variables, run.model.lora.scale)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), merged, found)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), merged, found)
