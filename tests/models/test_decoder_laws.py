@@ -45,13 +45,11 @@ def bert(kind):
 
 DECODERS = {
     "pre": transformer(),
-    "post": transformer(norm="post", activation="relu"),
+    "post, wide heads": transformer(norm="post", activation="relu", head_dim=12),
     "gpt2": gpt2(),
     "blip": bert(BlipDecoder),
     "git": bert(GitDecoder),
-    "wide heads": transformer(head_dim=12, num_layers=1),
-    "lstm": captioner(gate="vector"),
-    "gru": captioner(cell="gru", initial_state="zero", output="hidden"),
+    "gru": captioner(cell="gru", gate="vector", initial_state="zero", output="hidden"),
     "lstm, deep": captioner(output="deep", gate="scalar", attention_activation="relu"),
     "gru, hard": captioner(cell="gru", attention="hard", output="deep"),
     "no attention": captioner(attention="none"),
