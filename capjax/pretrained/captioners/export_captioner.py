@@ -22,14 +22,14 @@ from capjax.pretrained.vit import huggingface
 
 
 def check_free(folder: str | os.PathLike) -> None:
-    """Raises ExportError for a place where something lies: nothing is written over."""
+    """Raises ExportError if there is a file, or a folder that is not empty: none is replaced."""
     if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
         raise ExportError(f"{folder} is there already; give a folder that is new, or empty")
 
 
 @contextlib.contextmanager
 def new_folder(folder: str | os.PathLike) -> Iterator[str]:
-    """Yields an empty folder, which becomes `folder` at the end, and vanishes after an error.
+    """Yields an empty folder that is renamed to `folder` at the end, and removed after an error.
 
     Raises:
       ExportError: there is something already.
@@ -54,8 +54,8 @@ def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -
     """Writes the folder, whole or not at all.
 
     Args:
-      captioner: its positions are those of the images that `resize` makes, which current
-        releases of transformers do not resample by themselves.
+      captioner: its position embeddings must be those of the grid of the images that `resize`
+        makes, since current releases of transformers do not resample them.
       folder: a new or an empty one.
 
     Returns:
@@ -63,7 +63,7 @@ def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -
 
     Raises:
       ExportError: there is something already; or transformers has no such encoder, activation or
-        way to make squares of images.
+        resize.
       OSError: it can't be written.
     """
     check_free(folder)

@@ -1,10 +1,10 @@
 """Low-rank adapters in the folder format of Hugging Face's PEFT, read and written.
 
-adapter_config.json says how a product of two matrices is scaled, and adapter_model.safetensors has
-them, A [rank, D] and B [width, rank], for each adapted module of the model of transformers. One of
-its modules may be several of our projections, as BLIP's `qkv` and GPT-2's `c_attn` are. Such a
-module has one A; ours have one each. Then the ranks add up: A has the rows of all, and B is block
-diagonal; the pattern of ranks in adapter_config.json says so.
+adapter_model.safetensors has two matrices, A [rank, D] and B [width, rank], for each adapted module
+of the model of transformers, and adapter_config.json the factor of their product. A module may be
+several projections of capjax, as BLIP's `qkv` and GPT-2's `c_attn` are. It has one A, and the
+projections have one each. When they are written, A has the rows of all, B is block diagonal, and
+the module's rank, in the `rank_pattern`, is the sum of theirs.
 
 Nothing in a folder is executed.
 """
@@ -37,7 +37,7 @@ CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "base_model.model."
 _NAME = re.compile(rf"{re.escape(_PREFIX)}(.+)\.lora_([AB])\.weight")
-# Fields that make more, or something else, of an adapter than a product of two matrices.
+# Fields by which an adapter is not a product of two matrices, or other parameters train, too.
 _REFUSED = (
     *("use_dora", "modules_to_save", "lora_bias", "layer_replication", "trainable_token_indices"),
     *("target_parameters", "alora_invocation_tokens", "use_qalora", "use_bdlora"),
@@ -51,7 +51,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 class _Place(NamedTuple):
-    """One of our projections: the name of its layer, its own, and its sizes."""
+    """A projection of capjax: the names of its layer and itself, and its sizes."""
 
     layer: str
     projection: str
@@ -191,7 +191,13 @@ def _scale(config: Mapping[str, Any], module: str, rank: int, path: str) -> floa
 
 
 def _own(a: np.ndarray, b: np.ndarray, rank: int) -> Pair:
-    """Of a module's A [D, ranks] and a projection's part of its B, the ranks that it has."""
+    """Returns a projection's own A and B.
+
+    Args:
+      a: of the module, [D, ranks].
+      b: the projection's part of the module's B, [ranks, width]; zero for the ranks of others.
+      rank: of a projection.
+    """
     if len(b) == rank or len(b) % rank:
         return a, b
     kept = b.reshape(-1, rank, b.shape[1]).any(axis=(1, 2)).repeat(rank)
@@ -209,15 +215,15 @@ def write_adapters(
     Args:
       folder: a new or an empty one.
       captioner: whose variables have adapters, as in `capjax.models.lora`.
-      lora: what they are.
+      lora: their fields.
       base: the name or folder of the model of transformers that they are of, if it is known.
 
     Returns:
       The names of its files.
 
     Raises:
-      ExportError: a projection is none of a dense layer of the model in transformers, or there is
-        something in the folder.
+      ExportError: an adapted projection is no dense layer in transformers, or there is something in
+        the folder.
       OSError: it can't be written.
     """
     flat = traverse_util.flatten_dict(dict(captioner.variables["params"]), sep="/")
@@ -293,7 +299,7 @@ def _joined(pairs: Sequence[Any], widths: Sequence[int]) -> Pair:
 
 
 def _modules(captioner: PretrainedCaptioner) -> dict[str, tuple[_Place, ...]]:
-    """Our projections, in the order of its outputs, of each of transformers' dense layers."""
+    """Returns the projections of each dense layer of transformers, in the order of its outputs."""
     like = captioner.variables or jax.eval_shape(
         lambda: captioner.module().init_variables(jax.random.key(0), captioner.resize.shape)
     )
@@ -319,7 +325,7 @@ def _section(captioner: PretrainedCaptioner) -> dict[str, Any]:
 
 
 def _unused(captioner: PretrainedCaptioner) -> tuple[str, ...]:
-    """The beginnings of the names of what transformers' encoder has and no caption needs."""
+    """Returns the prefixes of the encoder's modules that capjax leaves out, such as a pooler."""
     start = captioner.family.encoder_prefix
     return tuple(start + name for name in huggingface.left_out(_section(captioner)))
 
@@ -327,7 +333,7 @@ def _unused(captioner: PretrainedCaptioner) -> tuple[str, ...]:
 def _layers(
     captioner: PretrainedCaptioner, names: Collection[str]
 ) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """The names of dense layers, theirs and ours, of each row of the captioner's tables."""
+    """Yields the names of dense layers, theirs and ours, of each row of the captioner's tables."""
     family = captioner.family
     vits = huggingface.module_tables(_section(captioner))
     found = [("encoder", table, family.encoder_prefix) for table in vits]

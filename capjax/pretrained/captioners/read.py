@@ -19,7 +19,7 @@ from capjax.pretrained.vit import huggingface
 from capjax.pretrained.vit.layouts import own_tensors, to_variables
 from capjax.pretrained.vit.read import vit_fields, vit_resize
 
-# Whatever kind a name on huggingface.co turns out to be of.
+# The files of all families: that of a name on huggingface.co is known after its config.json.
 FILES = (*CONFIGS, generation_file.FILE, *dict.fromkeys((*BPE_FILES, *WORDPIECE_FILES)))
 
 
@@ -31,8 +31,8 @@ def read_captioner(source: str | os.PathLike, *, weights: bool = True) -> Pretra
       weights: whether they are read, too; otherwise `variables` is empty.
 
     Raises:
-      WeightsError: there is no such source, or it is no captioner, or one that can't be had here
-        the same; names the file and the field or the tensor.
+      WeightsError: there is no such source, or it is no captioner, or one that would caption
+        otherwise in capjax; names the file and the field or the tensor.
     """
     folder, _ = folder_and_file(source, weights=weights, files=FILES)
     at = os.path.join(folder, "config.json")

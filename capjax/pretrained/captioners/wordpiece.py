@@ -24,7 +24,8 @@ _NORMALIZER = {
     "strip_accents": ("strip_accents", None),
     "tokenize_chinese_chars": ("handle_chinese_chars", True),
 }
-# Rows of an embedding without a word: more are no rounding up, nor a few tokens of a model's own.
+# Rows of an embedding without a word that a model may have, to round their number up or for tokens
+# of its own; a larger difference means another tokenizer.
 _MOST_WORDLESS = 1024
 
 
