@@ -14,6 +14,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
+from capjax.data.tokenizer_file import read_backend
 from capjax.files.atomic import write_atomic
 from capjax.files.text import well_formed
 from capjax.parts.types import Count, CountOrZero
@@ -86,8 +87,10 @@ class Tokenizer:
                 "or name the tokenizer.json of a run"
             )
         try:
-            backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # tokenizers raises bare Exception
+            backend = read_backend(path)
+        except OSError as error:
+            raise ValueError(f"{path} can't be read: {error.strerror}") from error
+        except ValueError as error:
             raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from error
         try:
             return cls(backend)

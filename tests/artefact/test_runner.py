@@ -13,6 +13,7 @@ import safetensors.numpy
 from jax import export
 
 from capjax.artefact import runner
+from capjax.artefact.manifest import ArtefactError, about_file, digest
 from tests.helpers import command_line, damage
 
 # Of the folder that the artefact lies in, and what a runner may not import.
@@ -56,7 +57,7 @@ def test_captions_are_those_of_the_run(run, folder, pictures):
     assert found["tokens"].shape[:2] == (3, 2)
     assert artefact.captions(found)[2].text == ours[2].text
     spoilt = {**found, "log_probs": np.full_like(found["log_probs"], np.nan)}
-    assert all(isinstance(each, runner.ArtefactError) for each in artefact.captions(spoilt))
+    assert all(isinstance(each, ArtefactError) for each in artefact.captions(spoilt))
 
 
 def test_it_needs_no_capjax(folder, pictures, tmp_path):
@@ -114,10 +115,10 @@ def test_what_is_damaged_says_so(copied, name):
     content = path.read_bytes()
     for wrong in [*damage.cut(content, 2), *damage.flipped(content, 4), content + b"\0"]:
         path.write_bytes(wrong)
-        with pytest.raises(runner.ArtefactError, match=re.escape(str(path))):
+        with pytest.raises(ArtefactError, match=re.escape(str(path))):
             runner.load(copied)
     path.unlink()
-    with pytest.raises(runner.ArtefactError, match=f"{name}: can't be read: No such file"):
+    with pytest.raises(ArtefactError, match=f"{name}: can't be read: No such file"):
         runner.load(copied)
 
 
@@ -127,7 +128,7 @@ def test_a_damaged_manifest_says_so(copied):
     others = [*damage.cut(content, 3), *damage.flipped(content, 6), *damage.OTHER]
     for wrong in others:
         path.write_bytes(wrong)
-        with pytest.raises(runner.ArtefactError, match=re.escape(str(path))):
+        with pytest.raises(ArtefactError, match=re.escape(str(path))):
             runner.load(copied)
 
 
@@ -136,17 +137,17 @@ def rewrite(folder, change):
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["sha256"]
     change(manifest)
-    manifest["sha256"] = runner.digest(manifest)
+    manifest["sha256"] = digest(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_other_versions_and_platforms_say_so(copied, monkeypatch, capsys):
     monkeypatch.setattr(export, "minimum_supported_calling_convention_version", 11)
-    with pytest.raises(runner.ArtefactError, match="can't run its calling convention 10: it was"):
+    with pytest.raises(ArtefactError, match="can't run its calling convention 10: it was"):
         runner.load(copied)
     monkeypatch.undo()
     rewrite(copied, lambda manifest: manifest["program"].update(platforms=["cuda", "tpu"]))
-    with pytest.raises(runner.ArtefactError, match="is for cuda, tpu, and here is cpu"):
+    with pytest.raises(ArtefactError, match="is for cuda, tpu, and here is cpu"):
         runner.load(copied)
     rewrite(copied, lambda manifest: manifest.update(version=2))
     with pytest.raises(SystemExit, match=r"error: .*is of version 2, and this runner reads 1"):
@@ -164,7 +165,7 @@ def test_files_of_different_artefacts_do_not_fit(copied):
     name = min(tensors)
     tensors[name] = tensors[name][:1]
     path.write_bytes(safetensors.numpy.save(tensors))
-    about = runner.about_file(str(path))
+    about = about_file(str(path))
     rewrite(copied, lambda manifest: manifest["files"].update({path.name: about}))
-    with pytest.raises(runner.ArtefactError, match="does not hold the weights of program"):
+    with pytest.raises(ArtefactError, match="does not hold the weights of program"):
         runner.load(copied)

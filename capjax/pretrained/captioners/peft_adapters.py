@@ -24,6 +24,7 @@ from flax import traverse_util
 from capjax.files.atomic import write_atomic
 from capjax.models.lora import adapter_name, is_adapter, projections_of
 from capjax.models.lora_fields import Lora
+from capjax.parts.types import LARGEST
 from capjax.pretrained import tables
 from capjax.pretrained.captioners.captioner import PretrainedCaptioner
 from capjax.pretrained.captioners.export_captioner import new_folder
@@ -150,7 +151,7 @@ def _check_config(config: Mapping[str, Any], path: str) -> None:
             raise WeightsError(f"{path}: {name}={pattern!r:.60} must be an object of numbers")
         numbers += pattern.items()
     for name, value in numbers:
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not abs(value) < LARGEST:
             raise WeightsError(f"{path}: {name}={value!r:.60} must be a finite number")
 
 
@@ -166,8 +167,11 @@ def _pairs(tensors: Mapping[str, np.ndarray], file: str) -> dict[str, Pair]:
             )
         found.setdefault(match[1], {})[match[2]] = np.asarray(array, np.float32).T
     for module, pair in found.items():
-        if pair.keys() != {"A", "B"} or pair["A"].shape[1] != pair["B"].shape[0]:
-            raise WeightsError(f"{file}: {module} lacks one of lora_A and lora_B of equal ranks")
+        a, b = pair.get("A"), pair.get("B")
+        if a is None or b is None or a.shape[1] != len(b) or not len(b):
+            raise WeightsError(
+                f"{file}: {module} lacks one of lora_A and lora_B of equal ranks above 0"
+            )
     check_finite(tensors, file)
     if not found:
         raise WeightsError(f"{file}: has no adapters")
