@@ -1,5 +1,6 @@
 """An artefact captions as its run does, without capjax, or says what is wrong with it."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -156,6 +157,52 @@ def test_other_versions_and_platforms_say_so(copied, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             runner.main(["--seed", seed, "a.png"])
     assert "--seed must be 0 to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (("tokens", "special"), 3),
+        (("tokens", "prompt"), ["x"]),
+        (("preprocessing", "size"), 10**9),
+        (("preprocessing", "interpolation"), "x"),
+        (("preprocessing",), None),
+        (("decoding", "method"), "../x"),
+        (("seed",), 10**30),
+        (("captions",), True),
+        (("attention", "grid"), {}),
+        (("program", "platforms"), "cpu"),
+        (("files", "program.jax"), []),
+    ],
+)
+def test_fields_of_other_kinds_are_named(copied, at, value):
+    """Even where the manifest's hash was made to fit."""
+
+    def change(manifest):
+        for name in at[:-1]:
+            manifest = manifest[name]
+        manifest[at[-1]] = value
+
+    rewrite(copied, change)
+    with pytest.raises(ArtefactError, match=rf"its {re.escape('.'.join(at))}.* of another kind"):
+        runner.load(copied)
+
+
+def test_images_of_another_size_do_not_fit(copied):
+    rewrite(copied, lambda manifest: manifest["preprocessing"].update(size=17))
+    with pytest.raises(ArtefactError, match=r"program\.jax takes images of other sizes"):
+        runner.load(copied)
+
+
+def test_a_device_is_no_file_of_an_artefact(copied):
+    """One without an end would be read for ever."""
+    nothing = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    rewrite(copied, lambda manifest: manifest["files"].update({"program.jax": nothing}))
+    for name in ("program.jax", "manifest.json"):
+        (copied / name).unlink()
+        (copied / name).symlink_to("/dev/zero")
+        with pytest.raises(ArtefactError, match=f"{name}: is a pipe, a socket or a device"):
+            runner.load(copied)
 
 
 def test_files_of_different_artefacts_do_not_fit(copied):

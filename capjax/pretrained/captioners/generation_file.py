@@ -292,5 +292,5 @@ def _check(given: Mapping[str, Any], tokenizer: Tokenizer, path: str) -> None:
 
 def _refusal(path: str, name: str, value: Any, instead: str) -> WeightsError:
     return WeightsError(
-        f"{path}: {name}={json.dumps(value)} is not supported; it must be {instead}"
+        f"{path}: {name}={json.dumps(value):.60} is not supported; it must be {instead}"
     )

@@ -121,6 +121,8 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], b
         raise _refusal(path, "n_head", found["n_head"], f"what divides n_embd={width}")
     if activation not in _ACTIVATIONS:
         raise _refusal(path, "activation_function", activation, ", ".join(_ACTIVATIONS))
+    if not 0 <= found["layer_norm_epsilon"] < 1:
+        raise _refusal(path, "layer_norm_epsilon", found["layer_norm_epsilon"], "0 to 1")
     fields = {
         **{ours: found[theirs] for theirs, ours in _SIZES.items()},
         "mlp_ratio": (found["n_inner"] or 4 * width) / width,
@@ -220,7 +222,8 @@ def gpt2_fields(source: str | os.PathLike) -> dict[str, Any]:
 
 def _read_config(folder: str) -> tuple[dict[str, Any], bool]:
     at = os.path.join(folder, "config.json")
-    return read_config(read_json(at), at)
+    with blamed(at, "its fields make no GPT-2"):
+        return read_config(read_json(at), at)
 
 
 def read_gpt2(source: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:

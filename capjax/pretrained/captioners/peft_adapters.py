@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
@@ -95,7 +96,7 @@ def read_adapters(
             continue
         if module not in modules:
             raise WeightsError(
-                f"{file}: adapts {module}, which is no dense layer of a "
+                f"{file}: adapts {module:.200}, which is no dense layer of a "
                 f"{captioner.family.architecture} that can be adapted here"
             )
         places, start = modules[module], 0
@@ -160,12 +161,13 @@ def _pairs(tensors: Mapping[str, np.ndarray], file: str) -> dict[str, Pair]:
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, array in tensors.items():
         match = _NAME.fullmatch(name)
-        if match is None or array.ndim != 2:
+        if match is None or array.ndim != 2 or not jnp.issubdtype(array.dtype, jnp.floating):
             raise WeightsError(
-                f"{file}: has {name} {list(array.shape)}, and adapters of dense layers alone are "
-                "supported: *.lora_A.weight and *.lora_B.weight of two axes"
+                f"{file}: has {name:.200} {array.dtype} {list(array.shape)}, and adapters of dense "
+                "layers alone are supported: *.lora_A.weight and *.lora_B.weight of two axes"
             )
-        found.setdefault(match[1], {})[match[2]] = np.asarray(array, np.float32).T
+        with np.errstate(over="ignore"):
+            found.setdefault(match[1], {})[match[2]] = np.asarray(array, np.float32).T
     for module, pair in found.items():
         a, b = pair.get("A"), pair.get("B")
         if a is None or b is None or a.shape[1] != len(b) or not len(b):
