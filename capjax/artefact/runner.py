@@ -15,7 +15,6 @@ Shapes: B images of [H, W, 3], n captions each of T tokens.
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import os
 import sys
@@ -30,22 +29,23 @@ from jax import export
 from PIL import Image
 
 from capjax.artefact.images import ImageError, open_image
-
-# Of the folder's layout. A runner reads the versions up to its own.
-VERSION = 1
-MANIFEST, PROGRAM = "manifest.json", "program.jax"
-WEIGHTS, TOKENIZER = "weights.safetensors", "tokenizer.json"
-# The program takes an int32.
-MOST_SEED = 2**31 - 1
-
-
-class ArtefactError(ValueError):
-    """An artefact that can't be used; the message says why."""
+from capjax.artefact.manifest import (
+    MANIFEST,
+    MOST_SEED,
+    PROGRAM,
+    TOKENIZER,
+    WEIGHTS,
+    ArtefactError,
+    check_file,
+    read_manifest,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
     """A caption of an image, with the fields of capjax's.
+
+    Its length and iteration are those of all captions of the image: itself and its alternatives.
 
     Attributes:
       text: the caption, with the prompt.
@@ -70,6 +70,13 @@ class Caption:
     met: bool = True
     alternatives: tuple["Caption", ...] = ()
     attention: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return 1 + len(self.alternatives)
+
+    def __iter__(self) -> Iterator["Caption"]:
+        yield self
+        yield from self.alternatives
 
 
 class Artefact:
@@ -243,9 +250,9 @@ def load(directory: str | os.PathLike) -> Artefact:
         or not for this version of JAX or this platform.
     """
     folder = os.fspath(directory)
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     for name in (PROGRAM, WEIGHTS, TOKENIZER):
-        _check_file(os.path.join(folder, name), manifest["files"][name])
+        check_file(os.path.join(folder, name), manifest["files"][name])
     made = f"it was written by JAX {manifest['program']['jax']}, and here is {jax.__version__}"
     version = manifest["program"]["calling_convention"]
     least = export.minimum_supported_calling_convention_version
@@ -263,61 +270,16 @@ def load(directory: str | os.PathLike) -> Artefact:
         words = tokenizers.Tokenizer.from_file(os.path.join(folder, TOKENIZER))
         with safetensors.safe_open(os.path.join(folder, WEIGHTS), framework="np") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        given = jax.tree.unflatten(program.in_tree, program.in_avals)[0]
+        given, pixels, *_ = jax.tree.unflatten(program.in_tree, program.in_avals)[0]
+        wanted = {name: (like.shape, like.dtype) for name, like in given.items()}
     except Exception as error:  # Each library raises its own.
         raise ArtefactError(f"{folder}: can't be read: {error}; {made}") from error
-    shapes = {name: (array.shape, array.dtype) for name, array in weights.items()}
-    if {name: (like.shape, like.dtype) for name, like in given[0].items()} != shapes:
+    if {name: (array.shape, array.dtype) for name, array in weights.items()} != wanted:
         raise ArtefactError(f"{folder}: {WEIGHTS} does not hold the weights of {PROGRAM}")
-    return Artefact(manifest, program, weights, words)
-
-
-def _read_manifest(folder: str) -> dict[str, Any]:
-    path = os.path.join(folder, MANIFEST)
-    try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
-        version, kind = manifest["version"], manifest["format"]
-        own = manifest.pop("sha256")
-    except OSError as error:
-        raise ArtefactError(f"{path}: no artefact is here: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ArtefactError(f"{path}: is damaged, or of no artefact: {error!r}") from error
-    if kind != "capjax artefact":
-        raise ArtefactError(f"{path}: is of no artefact: its format is {kind!r:.60}")
-    if not isinstance(version, int) or version > VERSION:
-        raise ArtefactError(
-            f"{path}: is of version {version!r:.60}, and this runner reads {VERSION}: take the "
-            "runner.py beside it"
-        )
-    if own != digest(manifest):
-        raise ArtefactError(f"{path}: is damaged, or was edited: its sha256 is not its own")
-    return manifest
-
-
-def digest(manifest: dict[str, Any]) -> str:
-    """The sha256 of a manifest without it."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _check_file(path: str, about: dict[str, Any]) -> None:
-    try:
-        # First, so that a file of any other size is not read.
-        if (size := os.path.getsize(path)) != about["bytes"]:
-            raise ArtefactError(f"{path}: has {size} bytes, and {about['bytes']} were written")
-        if about_file(path) != about:
-            raise ArtefactError(
-                f"{path}: is damaged, or of another artefact: its sha256 is another"
-            )
-    except OSError as error:
-        raise ArtefactError(f"{path}: can't be read: {error.strerror}") from error
-
-
-def about_file(path: str) -> dict[str, Any]:
-    """What a manifest says of a file."""
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": os.path.getsize(path), "sha256": found}
+    artefact = Artefact(manifest, program, weights, words)
+    if pixels.shape[1:] != artefact.shape:
+        raise ArtefactError(f"{folder}: {PROGRAM} takes images of other sizes than {MANIFEST} says")
+    return artefact
 
 
 def row_of(caption: Caption) -> dict[str, Any]:
@@ -372,7 +334,7 @@ def _caption_all(artefact: Artefact, given: argparse.Namespace) -> int:
             if given.json:
                 print(json.dumps({"image": name, **row_of(caption)}), flush=True)
                 continue
-            for each in (caption, *caption.alternatives):
+            for each in caption:
                 print(f"{name}\t{each.text}", flush=True)
     return status
 

@@ -6,6 +6,7 @@ Shapes: see docs/architecture.md; n captions an image.
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,18 @@ import safetensors.numpy
 from flax import traverse_util
 from jax import export, lax
 
-from capjax.artefact import images, runner
+from capjax.artefact import runner
 from capjax.artefact.choices import USUAL_PLATFORMS, Weights
+from capjax.artefact.manifest import (
+    MANIFEST,
+    MOST_SEED,
+    PROGRAM,
+    TOKENIZER,
+    VERSION,
+    WEIGHTS,
+    about_file,
+    digest,
+)
 from capjax.artefact.weights import restore, store
 from capjax.data.resize import Resize
 from capjax.evaluate.captioning import make_decode
@@ -34,8 +45,8 @@ from capjax.pretrained.errors import ExportError
 from capjax.run.load import Run, made_by
 
 _RUNNER = "runner.py"
-# The line of runner.py whose place the file that it imports takes.
-_IMPORT = "from capjax.artefact.images import ImageError, open_image\n"
+# The imports of runner.py whose place the files that they name take.
+_IMPORT = re.compile(r"^from capjax\.artefact\.(\w+) import (?:\([^)]*\)|.*)\n", re.MULTILINE)
 _TABLE = "consensus"
 
 # From an artefact that is otherwise whole to the scores of its captions.
@@ -83,13 +94,13 @@ def write_artefact(
     )
     with new_folder(directory) as place:
         temporary = Path(place)
-        write_atomic(temporary / runner.PROGRAM, bytes(program.serialize()))
-        write_atomic(temporary / runner.WEIGHTS, safetensors.numpy.save(stored))
-        run.tokenizer.save(temporary / runner.TOKENIZER)
+        write_atomic(temporary / PROGRAM, bytes(program.serialize()))
+        write_atomic(temporary / WEIGHTS, safetensors.numpy.save(stored))
+        run.tokenizer.save(temporary / TOKENIZER)
         write_atomic(temporary / _RUNNER, runner_source().encode())
         manifest = {
             "format": "capjax artefact",
-            "version": runner.VERSION,
+            "version": VERSION,
             **_about(run, method, seed, attention=attention),
             "weights": weights,
             "program": {
@@ -100,8 +111,8 @@ def write_artefact(
                 "outputs": {name: _said(like) for name, like in _outputs(program).items()},
             },
             "files": {
-                name: runner.about_file(str(temporary / name))
-                for name in (runner.PROGRAM, runner.WEIGHTS, runner.TOKENIZER, _RUNNER)
+                name: about_file(str(temporary / name))
+                for name in (PROGRAM, WEIGHTS, TOKENIZER, _RUNNER)
             },
             "metrics": dict(metrics or {}),
             "scores": {},
@@ -200,17 +211,18 @@ def _seed_of(method: Method) -> int | None:
     candidates = method.candidates if isinstance(method, Consensus) else method
     if isinstance(candidates, BeamSearch):
         return None
-    if candidates.seed > runner.MOST_SEED:
-        raise ExportError(
-            f"seed={candidates.seed} must be at most {runner.MOST_SEED} in an artefact"
-        )
+    if candidates.seed > MOST_SEED:
+        raise ExportError(f"seed={candidates.seed} must be at most {MOST_SEED} in an artefact")
     return candidates.seed
 
 
 def runner_source() -> str:
     """The text of runner.py for a folder: one file, which imports nothing of capjax."""
-    source = Path(runner.__file__).read_text(encoding="utf-8")
-    return source.replace(_IMPORT, Path(images.__file__).read_text(encoding="utf-8"), 1)
+    path = Path(runner.__file__)
+    return _IMPORT.sub(
+        lambda found: path.with_stem(found[1]).read_text(encoding="utf-8"),
+        path.read_text(encoding="utf-8"),
+    )
 
 
 def _about(run: Run, method: Method, seed: int | None, *, attention: bool) -> dict[str, Any]:
@@ -260,6 +272,6 @@ def _said(like: Any) -> str:
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     content = json.loads(json.dumps(finite(dict(manifest))))
-    content["sha256"] = runner.digest(content)
+    content["sha256"] = digest(content)
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_atomic(folder / runner.MANIFEST, text.encode())
+    write_atomic(folder / MANIFEST, text.encode())

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 
 from capjax.artefact import runner
+from capjax.artefact.manifest import ArtefactError
 from capjax.serve.artefacts import ServedArtefact
 from capjax.serve.served import Served, ServedError
 
@@ -40,7 +41,7 @@ def open_models(
 def _artefact(name: str, folder: str) -> ServedArtefact:
     try:
         return ServedArtefact(name, runner.load(folder))
-    except runner.ArtefactError as error:
+    except ArtefactError as error:
         raise ServedError(str(error)) from error
 
 

@@ -186,10 +186,11 @@ def family_of(config: Mapping[str, Any], path: str) -> Family:
       WeightsError: there is no such family.
     """
     # A file is named as the model_type, as far as Python allows.
-    kind, names = str(config.get("model_type")).replace("-", "_"), FAMILIES.names()
+    given, names = config.get("model_type"), FAMILIES.names()
+    kind = str(given).replace("-", "_")
     if kind not in names:
         listed = ", ".join(repr(name.replace("_", "-")) for name in names)
         raise WeightsError(
-            f"{path}: its model_type is {config.get('model_type')!r}, and a captioner's is {listed}"
+            f"{path}: its model_type is {given!r:.60}, and a captioner's is {listed}"
         )
     return FAMILIES.get(kind)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import safetensors.numpy
 
-from capjax.files.atomic import write_atomic
+from capjax.files.atomic import check_local, write_atomic
 from capjax.pretrained.captioners.captioner import PretrainedCaptioner
 from capjax.pretrained.captioners.generation_file import write_generation
 from capjax.pretrained.errors import ExportError
@@ -22,7 +22,11 @@ from capjax.pretrained.vit import huggingface
 
 
 def check_free(folder: str | os.PathLike) -> None:
-    """Raises ExportError if there is a file, or a folder that is not empty: none is replaced."""
+    """Raises ExportError for a place where something lies, since nothing is written over.
+
+    Raises OSError for a URL.
+    """
+    check_local(folder)
     if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
         raise ExportError(f"{folder} is there already; give a folder that is new, or empty")
 

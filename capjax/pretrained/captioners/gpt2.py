@@ -115,6 +115,8 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], b
         found["n_inner"] = 4 * found["n_embd"]
     check_sizes(found, ("n_inner",), path)
     check_heads(found, "n_head", "n_embd", path)
+    if not 0 <= found["layer_norm_epsilon"] < 1:
+        raise refusal(path, "layer_norm_epsilon", found["layer_norm_epsilon"], "0 to 1")
     fields = {
         **{ours: found[theirs] for theirs, ours in _SIZES.items()},
         "mlp_ratio": found["n_inner"] / found["n_embd"],
@@ -201,7 +203,8 @@ def gpt2_fields(source: str | os.PathLike) -> dict[str, Any]:
 
 def _read_config(folder: str) -> tuple[dict[str, Any], bool]:
     at = os.path.join(folder, "config.json")
-    return read_config(read_json(at), at)
+    with blamed(at, "its fields make no GPT-2"):
+        return read_config(read_json(at), at)
 
 
 def read_gpt2(source: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:

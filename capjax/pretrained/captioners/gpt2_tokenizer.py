@@ -11,6 +11,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from capjax.data.tokenizer import SPECIAL_TOKENS, Tokenizer
+from capjax.data.tokenizer_file import raised, read_backend
+from capjax.files.small import MOST_TOKENIZER, check_small
 from capjax.pretrained.checkpoint_folders import CONFIGS, folder_and_file, read_json
 from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.weights import blamed
@@ -42,9 +44,12 @@ def read_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     config = read_json(about) if os.path.isfile(about) else {}
     with blamed(folder, "its tokenizer is damaged"):
         if os.path.isfile(whole):
-            backend = tokenizers.Tokenizer.from_file(whole)
+            backend = read_backend(whole)
         elif os.path.isfile(vocabulary) and os.path.isfile(merges):
-            backend = tokenizers.Tokenizer(models.BPE.from_file(vocabulary, merges))
+            for file in (vocabulary, merges):
+                check_small(file, MOST_TOKENIZER)
+            with raised():
+                backend = tokenizers.Tokenizer(models.BPE.from_file(vocabulary, merges))
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             backend.decoder = decoders.ByteLevel()
             if backend.token_to_id(END_OF_TEXT) is not None:

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
@@ -24,6 +25,7 @@ from flax import traverse_util
 from capjax.files.atomic import write_atomic
 from capjax.models.lora import adapter_name, is_adapter, projections_of
 from capjax.models.lora_fields import Lora
+from capjax.parts.types import LARGEST
 from capjax.pretrained import tables
 from capjax.pretrained.captioners.captioner import PretrainedCaptioner
 from capjax.pretrained.captioners.export_captioner import new_folder
@@ -94,7 +96,7 @@ def read_adapters(
             continue
         if module not in modules:
             raise WeightsError(
-                f"{file}: adapts {module}, which is no dense layer of a "
+                f"{file}: adapts {module:.200}, which is no dense layer of a "
                 f"{captioner.family.architecture} that can be adapted here"
             )
         places, start = modules[module], 0
@@ -150,7 +152,7 @@ def _check_config(config: Mapping[str, Any], path: str) -> None:
             raise WeightsError(f"{path}: {name}={pattern!r:.60} must be an object of numbers")
         numbers += pattern.items()
     for name, value in numbers:
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not abs(value) < LARGEST:
             raise WeightsError(f"{path}: {name}={value!r:.60} must be a finite number")
 
 
@@ -159,15 +161,19 @@ def _pairs(tensors: Mapping[str, np.ndarray], file: str) -> dict[str, Pair]:
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, array in tensors.items():
         match = _NAME.fullmatch(name)
-        if match is None or array.ndim != 2:
+        if match is None or array.ndim != 2 or not jnp.issubdtype(array.dtype, jnp.floating):
             raise WeightsError(
-                f"{file}: has {name} {list(array.shape)}, and adapters of dense layers alone are "
-                "supported: *.lora_A.weight and *.lora_B.weight of two axes"
+                f"{file}: has {name:.200} {array.dtype} {list(array.shape)}, and adapters of dense "
+                "layers alone are supported: *.lora_A.weight and *.lora_B.weight of two axes"
             )
-        found.setdefault(match[1], {})[match[2]] = np.asarray(array, np.float32).T
+        with np.errstate(over="ignore"):
+            found.setdefault(match[1], {})[match[2]] = np.asarray(array, np.float32).T
     for module, pair in found.items():
-        if pair.keys() != {"A", "B"} or pair["A"].shape[1] != pair["B"].shape[0]:
-            raise WeightsError(f"{file}: {module} lacks one of lora_A and lora_B of equal ranks")
+        a, b = pair.get("A"), pair.get("B")
+        if a is None or b is None or a.shape[1] != len(b) or not len(b):
+            raise WeightsError(
+                f"{file}: {module} lacks one of lora_A and lora_B of equal ranks above 0"
+            )
     check_finite(tensors, file)
     if not found:
         raise WeightsError(f"{file}: has no adapters")
