@@ -187,7 +187,7 @@ def _train(
     state = state.replace(constants=constants)
     first = int(state.step)
     started = {"params": state.params, "frozen": state.frozen}
-    processes.check_equal("parameters", lambda: fingerprint(started))
+    processes.check_equal("parameters", functools.partial(fingerprint, started))
     state = devices.replicate(state)
     # Otherwise training would have all of them in memory twice.
     del started, params, frozen, constants, data
