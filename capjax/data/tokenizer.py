@@ -20,6 +20,7 @@ from capjax.files.text import well_formed
 from capjax.parts.types import Count, CountOrZero
 
 PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
+_ENCODED_AT_ONCE = 10_000
 
 # The special tokens of published tokenizers, as pad, bos, eos and unk; the first that there are.
 _PUBLISHED = (
@@ -136,10 +137,14 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many captions, on several threads."""
-        texts = list(map(well_formed, texts))
-        with raised():
-            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        found = []
+        # The library's encodings are far larger than the ids, so not all are made at once.
+        for start in range(0, len(texts), _ENCODED_AT_ONCE):
+            part = list(map(well_formed, texts[start : start + _ENCODED_AT_ONCE]))
+            with raised():
+                encodings = self._backend.encode_batch_fast(part, add_special_tokens=False)
+            found += [encoding.ids for encoding in encodings]
+        return found
 
     def unknown(self, text: str, most: int) -> list[str]:
         """The pieces among a caption's first `most` that are encoded as unk, normalised."""

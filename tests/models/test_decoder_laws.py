@@ -88,6 +88,13 @@ def test_stepping_equals_teacher_forcing(case):
     assert int(carry.position) == T
 
 
+def test_states_make_the_logits_token_by_token(case):
+    model, variables, whole = *case[:2], outputs(case)
+    some = whole.states[0, 1:, 2:4].reshape(4, -1)
+    found = model.apply(variables, some, train=False, method="logits_of")
+    np.testing.assert_allclose(found, whole.logits[0, 1:, 2:4].reshape(4, V), atol=1e-4)
+
+
 def test_a_carry_says_what_follows_the_beams(case):
     model, variables, features, _ = case
     memory = compiled(model)(variables, features, method="encode")
