@@ -45,8 +45,10 @@ from capjax.pretrained.errors import ExportError
 from capjax.run.load import Run, made_by
 
 _RUNNER = "runner.py"
-# The imports of runner.py whose place the files that they name take.
-_IMPORT = re.compile(r"^from capjax\.artefact\.(\w+) import (?:\([^)]*\)|.*)\n", re.MULTILINE)
+# The imports of runner.py, and in its own files, whose place the files that they name take.
+_IMPORT = re.compile(
+    r"^from capjax\.(artefact|data)\.(\w+) import (?:\([^)]*\)|.*)\n", re.MULTILINE
+)
 _TABLE = "consensus"
 
 # From an artefact that is otherwise whole to the scores of its captions.
@@ -218,11 +220,13 @@ def _seed_of(method: Method) -> int | None:
 
 def runner_source() -> str:
     """The text of runner.py for a folder: one file, which imports nothing of capjax."""
-    path = Path(runner.__file__)
-    return _IMPORT.sub(
-        lambda found: path.with_stem(found[1]).read_text(encoding="utf-8"),
-        path.read_text(encoding="utf-8"),
-    )
+    folder = Path(runner.__file__).parent
+
+    def whole(path: Path) -> str:
+        text = path.read_text(encoding="utf-8")
+        return _IMPORT.sub(lambda at: whole(folder.parent / at[1] / f"{at[2]}.py"), text)
+
+    return whole(folder / _RUNNER)
 
 
 def _about(run: Run, method: Method, seed: int | None, *, attention: bool) -> dict[str, Any]:
