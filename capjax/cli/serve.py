@@ -70,6 +70,7 @@ def serve(arguments: argparse.Namespace) -> NoReturn:
     import jax
 
     from capjax.parallel import devices
+    from capjax.serve import page
     from capjax.serve.batching import Batcher
     from capjax.serve.open import open_models
     from capjax.serve.requests import Limits
@@ -90,7 +91,13 @@ def serve(arguments: argparse.Namespace) -> NoReturn:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _NEVER)
         log.info("compiled for batches of %d", arguments.batch_size)
 
-    batcher = Batcher(models, batch_size=arguments.batch_size, kept=arguments.settings, warm=warm)
+    batcher = Batcher(
+        models,
+        batch_size=arguments.batch_size,
+        kept=arguments.settings,
+        usual=page.usual,
+        warm=warm,
+    )
     size = arguments.mebibytes * 2**20
     limits = Limits(
         bytes=size,

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 
 from capjax.artefact import runner
+from capjax.artefact.captioner import ArtefactError, is_artefact
 from capjax.serve.artefacts import ServedArtefact
 from capjax.serve.served import Served, ServedError
 
@@ -25,7 +26,7 @@ def open_models(
     models: list[Served] = []
     for source in sources:
         name = _free(os.path.basename(os.path.abspath(source)), {model.name for model in models})
-        if runner.is_artefact(source):
+        if is_artefact(source):
             models.append(_artefact(name, source))
             continue
         # Imported here, because an artefact needs nothing of training.
@@ -40,7 +41,7 @@ def open_models(
 def _artefact(name: str, folder: str) -> ServedArtefact:
     try:
         return ServedArtefact(name, runner.load(folder))
-    except runner.ArtefactError as error:
+    except ArtefactError as error:
         raise ServedError(str(error)) from error
 
 
