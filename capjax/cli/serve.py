@@ -7,6 +7,7 @@ See docs/serving.md.
 """
 
 import argparse
+import gc
 import importlib.util
 import logging
 import os
@@ -66,6 +67,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def serve(arguments: argparse.Namespace) -> NoReturn:
     """Serves until a signal, and ends the process with status 0."""
+    # Until the server is ready: next to nothing of what is imported and traced is garbage.
+    gc.disable()
     # Imported here, so that --help is answered at once.
     import jax
 
@@ -98,6 +101,7 @@ def serve(arguments: argparse.Namespace) -> NoReturn:
         usual=page.usual,
         warm=warm,
     )
+    gc.enable()
     size = arguments.mebibytes * 2**20
     limits = Limits(
         bytes=size,
