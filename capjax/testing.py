@@ -44,9 +44,13 @@ def check_decoder(decoder: Decoder) -> None:
 
 
 def check_stepping(decoder: Decoder) -> None:
-    """First law: stepping gives the logits of teacher forcing."""
+    """First law: stepping gives the logits of teacher forcing, and so do its states, if any."""
     model, variables, memory, tokens = _case(decoder)
-    whole = model.apply(variables, memory, tokens, method="decode").logits
+    output = model.apply(variables, memory, tokens, method="decode")
+    whole = output.logits
+    if output.states is not None:
+        found = model.apply(variables, output.states[:, :1, 1:], train=False, method="logits_of")
+        _close(found, whole[:, :1, 1:], "logits_of(states) gives other logits than teacher forcing")
     carry = model.apply(variables, memory, _C, _T, method="init_carry")
     for leaf in jax.tree.leaves(carry.per_image):
         assert leaf.shape[0] == _B, f"a leaf of Carry.per_image has the shape {leaf.shape}"

@@ -41,6 +41,8 @@ def fine_tuned(argument: str, usual: str):
     config.dataset = base.tfds_dataset("coco_captions")
     config.dataset.over_length = "cut"
     config.dataset.num_threads = 16
+    # Few widths of a batch's text: each is compiled, which takes as long as many steps.
+    config.dataset.length_bucket = 32
     base.use_captioner(config, source)
     config.decoding.num_beams = 3
     config.decoding.max_length = min(21, config.decoder.max_length)

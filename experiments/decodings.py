@@ -184,7 +184,7 @@ class Table:
         first, start = 0, 0.0
         batches = self.split.eval_batches(member.run.resize)
         for index, caption in member.captions(member.on_devices, batches, method):
-            texts = [caption.text, *(other.text for other in caption.alternatives)]
+            texts = [each.text for each in caption]
             found[self.split.table.image_ids[index]] = texts
             if not first and len(found) >= self.split.config.evaluation.batch_size:
                 first, start = len(found), time.perf_counter()

@@ -45,7 +45,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 _LONG = ("run", "cli", "compatibility", "parallel", "train", "tests")
-"""Folders whose tests come first."""
+_LONG += ("test_family_captions.py", "test_kill_campaign.py", "test_sweep.py", "test_tour.py")
+"""Folders and files whose tests come first."""
 
 
 def pytest_addoption(parser):
@@ -87,7 +88,7 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
     # Files of whole runs, which are few and long, come first: no worker is left alone with one.
-    items.sort(key=lambda item: item.path.parent.name not in _LONG)
+    items.sort(key=lambda item: not {item.path.parent.name, item.path.name} & {*_LONG})
 
 
 @pytest.fixture(scope="session", autouse=True)

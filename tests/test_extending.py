@@ -1,6 +1,5 @@
 """The code of docs/extending.md is run as it stands there."""
 
-import dataclasses
 import importlib
 import json
 import re
@@ -10,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -20,6 +20,7 @@ from capjax.metrics.reward import WeightedSum
 from capjax.parts import DATASETS, DECODERS, ENCODERS, METRICS, OBJECTIVES, REWARDS
 from capjax.pretrained.captioners.captioner import FAMILIES
 from capjax.pretrained.captioners.export_captioner import write_captioner
+from capjax.pretrained.captioners.exportable import exportable
 from capjax.pretrained.captioners.read import read_captioner
 from capjax.run.evaluate import evaluate
 from capjax.run.train import train
@@ -109,20 +110,25 @@ def test_a_workdir_names_no_code_and_the_error_says_what_is_missing(run, monkeyp
 
 
 def test_a_captioner_of_ones_own_is_one_file(own, tmp_path):
-    write_captioner_files(tmp_path / "theirs", model_type="blip-relu")
+    write_captioner_files(tmp_path / "theirs", kind="git", model_type="postcard")
     found = read_captioner(tmp_path / "theirs", weights=False)
-    assert type(found.family).__name__ == "BlipRelu"
     shapes = jax.eval_shape(lambda: found.module().init_variables(jax.random.key(0), (8, 8, 3)))
     rng = np.random.default_rng(0)
     drawn = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype("f"), shapes)
-    write_captioner(dataclasses.replace(found, variables=drawn), tmp_path / "own")
+    of_run = found.resize, found.generation
+    written = exportable(found.module(), drawn, found.tokenizer, *of_run)
+    assert type(written.family).__name__ == "Postcard"
+    write_captioner(written, tmp_path / "own")
+    names = safetensors.numpy.load_file(tmp_path / "own/model.safetensors")
+    assert {name.split(".")[0] for name in names} == {"vision", "text", "bridge"}
     about = json.loads((tmp_path / "own/config.json").read_text())
-    assert (about["model_type"], about["text_config"]["hidden_act"]) == ("blip-relu", "relu")
-    caption = capjax.load(tmp_path / "own").caption([np.zeros((8, 8, 3), np.uint8)])[0]
-    assert 1 <= len(caption.log_probs) <= 5
+    assert (about["model_type"], about["num_attention_heads"]) == ("postcard", 2)
+    run = capjax.load(tmp_path / "own")
+    jax.tree.map(np.testing.assert_array_equal, run.variables, drawn)
+    assert 1 <= len(run.caption([np.zeros((8, 8, 3), np.uint8)])[0].log_probs) <= 5
     config = sys.modules["my_config"].base.get_config()
     sys.modules["my_config"].base.use_captioner(config, str(tmp_path / "own"))
-    assert (config.decoder.name, config.decoder.activation) == ("blip", "relu")
+    assert config.decoder.name == "postcard"
     config.dataset.max_length = config.decoder.max_length
     checks.check(config)
 

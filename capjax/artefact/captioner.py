@@ -6,7 +6,6 @@ of [H, W, 3], n captions each of T tokens.
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import os
 import sys
@@ -18,21 +17,14 @@ import tokenizers
 from PIL import Image
 
 from capjax.artefact.images import ImageError, open_image
-
-# Of the folder's layout. A runner reads the versions up to its own.
-VERSION = 1
-MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
-# The program takes an int32.
-MOST_SEED = 2**31 - 1
-
-
-class ArtefactError(ValueError):
-    """An artefact that can't be used; the message says why."""
+from capjax.artefact.manifest import MOST_SEED, TOKENIZER, ArtefactError
 
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
     """A caption of an image, with the fields of capjax's.
+
+    Its length and iteration are those of all captions of the image: itself and its alternatives.
 
     Attributes:
       text: the caption, with the prompt.
@@ -57,6 +49,13 @@ class Caption:
     met: bool = True
     alternatives: tuple["Caption", ...] = ()
     attention: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return 1 + len(self.alternatives)
+
+    def __iter__(self) -> Iterator["Caption"]:
+        yield self
+        yield from self.alternatives
 
 
 class Captioner:
@@ -212,66 +211,6 @@ class Captioner:
         return picture.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
 
 
-def is_artefact(directory: str | os.PathLike) -> bool:
-    """True for a folder with a manifest."""
-    return os.path.isfile(os.path.join(directory, MANIFEST))
-
-
-def read_manifest(folder: str, kind: str, files: Sequence[str]) -> dict[str, Any]:
-    """The manifest of an artefact of this kind, whose files must be those that were written.
-
-    Raises:
-      ArtefactError: a file is missing, damaged or of another artefact, or of a newer version.
-    """
-    path = os.path.join(folder, MANIFEST)
-    try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
-        version, written = manifest["version"], manifest["format"]
-        own = manifest.pop("sha256")
-    except OSError as error:
-        raise ArtefactError(f"{path}: no artefact is here: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ArtefactError(f"{path}: is damaged, or of no artefact: {error!r}") from error
-    if written != kind:
-        raise ArtefactError(f"{path}: is of no {kind}: its format is {written!r:.60}")
-    if not isinstance(version, int) or version > VERSION:
-        raise ArtefactError(
-            f"{path}: is of version {version!r:.60}, and this runner reads {VERSION}: take the "
-            "runner.py beside it"
-        )
-    if own != digest(manifest):
-        raise ArtefactError(f"{path}: is damaged, or was edited: its sha256 is not its own")
-    for name in (*files, TOKENIZER):
-        _check_file(os.path.join(folder, name), manifest["files"][name])
-    return manifest
-
-
-def digest(manifest: dict[str, Any]) -> str:
-    """The sha256 of a manifest without it."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _check_file(path: str, about: dict[str, Any]) -> None:
-    try:
-        # First, so that a file of any other size is not read.
-        if (size := os.path.getsize(path)) != about["bytes"]:
-            raise ArtefactError(f"{path}: has {size} bytes, and {about['bytes']} were written")
-        if about_file(path) != about:
-            raise ArtefactError(
-                f"{path}: is damaged, or of another artefact: its sha256 is another"
-            )
-    except OSError as error:
-        raise ArtefactError(f"{path}: can't be read: {error.strerror}") from error
-
-
-def about_file(path: str) -> dict[str, Any]:
-    """What a manifest says of a file."""
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": os.path.getsize(path), "sha256": found}
-
-
 def row_of(caption: Caption) -> dict[str, Any]:
     """JSON row of a caption, as of `capjax caption --json`."""
     names = ("log_prob", "score", "finished", "words", "log_probs")
@@ -324,6 +263,6 @@ def _caption_all(artefact: Captioner, given: argparse.Namespace) -> int:
             if given.json:
                 print(json.dumps({"image": name, **row_of(caption)}), flush=True)
                 continue
-            for each in (caption, *caption.alternatives):
+            for each in caption:
                 print(f"{name}\t{each.text}", flush=True)
     return status

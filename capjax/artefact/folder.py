@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from capjax.artefact import captioner, images
+from capjax.artefact.captioner import Captioner
+from capjax.artefact.manifest import MANIFEST, TOKENIZER, VERSION, about_file, digest
 from capjax.evaluate.methods import Consensus, Method, settings_of
 from capjax.files.atomic import write_atomic
 from capjax.files.text import finite
@@ -16,9 +18,13 @@ from capjax.pretrained.captioners.export_captioner import new_folder
 from capjax.run.load import Run, made_by
 
 _RUNNER = "runner.py"
+# The imports of a runner, and in its own files, whose place the files that they name take.
+_IMPORT = re.compile(
+    r"^from capjax\.(artefact|data)\.(\w+) import (?:\([^)]*\)|.*)\n", re.MULTILINE
+)
 
 # From an artefact that is otherwise whole to the scores of its captions.
-Scorer = Callable[[captioner.Captioner], Mapping[str, Any]]
+Scorer = Callable[[Captioner], Mapping[str, Any]]
 
 
 def write_folder(
@@ -56,14 +62,14 @@ def write_folder(
         source = runner_source(runner).encode()
         for name, content in {**contents, _RUNNER: source}.items():
             write_atomic(temporary / name, content)
-        run.tokenizer.save(temporary / captioner.TOKENIZER)
+        run.tokenizer.save(temporary / TOKENIZER)
         names = os.listdir(temporary)
         manifest = {
             "format": runner.FORMAT,
-            "version": captioner.VERSION,
+            "version": VERSION,
             **_about(run, method),
             **fields,
-            "files": {name: captioner.about_file(str(temporary / name)) for name in sorted(names)},
+            "files": {name: about_file(str(temporary / name)) for name in sorted(names)},
             "metrics": dict(metrics or {}),
             "scores": {},
             "made_by": made_by(run, method),
@@ -77,16 +83,16 @@ def write_folder(
 
 def runner_source(runner: ModuleType) -> str:
     """The text of runner.py for a folder: one file, which imports nothing of capjax."""
-    source = _text(runner)
-    for part in (captioner, images):
-        lines = source.splitlines(keepends=True)
-        (line,) = (each for each in lines if each.startswith(f"from {part.__name__} import"))
-        source = source.replace(line, _text(part), 1)
-    return source
+    folder, written = Path(str(runner.__file__)).parent, set()
 
+    def whole(path: Path) -> str:
+        if path in written:
+            return ""
+        written.add(path)
+        text = path.read_text(encoding="utf-8")
+        return _IMPORT.sub(lambda at: whole(folder.parent / at[1] / f"{at[2]}.py"), text)
 
-def _text(module: ModuleType) -> str:
-    return Path(str(module.__file__)).read_text(encoding="utf-8")
+    return whole(Path(str(runner.__file__)))
 
 
 def _about(run: Run, method: Method) -> dict[str, Any]:
@@ -109,6 +115,6 @@ def _about(run: Run, method: Method) -> dict[str, Any]:
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     content = json.loads(json.dumps(finite(dict(manifest))))
-    content["sha256"] = captioner.digest(content)
+    content["sha256"] = digest(content)
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_atomic(folder / captioner.MANIFEST, text.encode())
+    write_atomic(folder / MANIFEST, text.encode())

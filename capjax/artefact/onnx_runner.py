@@ -21,10 +21,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
-from capjax.artefact.captioner import ArtefactError, Captioner, read_manifest, run_command
+from capjax.artefact.captioner import Captioner, run_command
+from capjax.artefact.manifest import WHOLE, ArtefactError, read_manifest
 
 FORMAT = "capjax onnx"
 ENCODER, STEP = "encoder.onnx", "step.onnx"
+_FORM = {
+    "decoding": {
+        "method": "BeamSearch",
+        "num_beams": range(1, 2**31),
+        "max_length": WHOLE,
+        "length_penalty": (float, WHOLE),
+        "length_normalization": ("power", "gnmt"),
+        "early_stopping": (bool, "never"),
+    },
+    "search": {"start": WHOLE, "end": WHOLE, "shared": WHOLE},
+}
 # Of log-probabilities: the model's banned tokens have about -1e9.
 _BANNED = -1e8
 
@@ -147,7 +159,7 @@ def load(directory: str | os.PathLike) -> OnnxCaptioner:
         or not for this version of onnxruntime.
     """
     folder = os.fspath(directory)
-    manifest = read_manifest(folder, FORMAT, (ENCODER, STEP))
+    manifest = read_manifest(folder, FORMAT, (ENCODER, STEP), _FORM)
     try:
         return OnnxCaptioner(folder, manifest)
     except Exception as error:  # Each library raises its own.

@@ -22,10 +22,12 @@ import numpy as np
 import safetensors
 from jax import export
 
-from capjax.artefact.captioner import ArtefactError, Captioner, read_manifest, run_command
+from capjax.artefact.captioner import Captioner, run_command
+from capjax.artefact.manifest import MANIFEST, WHOLE, ArtefactError, read_manifest
 
 FORMAT = "capjax artefact"
 PROGRAM, WEIGHTS = "program.jax", "weights.safetensors"
+_FORM = {"program": {"jax": str, "calling_convention": WHOLE, "platforms": [str]}}
 
 
 class Artefact(Captioner):
@@ -55,7 +57,7 @@ def load(directory: str | os.PathLike) -> Artefact:
         or not for this version of JAX or this platform.
     """
     folder = os.fspath(directory)
-    manifest = read_manifest(folder, FORMAT, (PROGRAM, WEIGHTS))
+    manifest = read_manifest(folder, FORMAT, (PROGRAM, WEIGHTS), _FORM)
     made = f"it was written by JAX {manifest['program']['jax']}, and here is {jax.__version__}"
     version = manifest["program"]["calling_convention"]
     least = export.minimum_supported_calling_convention_version
@@ -72,13 +74,15 @@ def load(directory: str | os.PathLike) -> Artefact:
         program.mlir_module()  # Of too new a JAX, it fails here.
         with safetensors.safe_open(os.path.join(folder, WEIGHTS), framework="np") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        given = jax.tree.unflatten(program.in_tree, program.in_avals)[0]
+        given, pixels, *_ = jax.tree.unflatten(program.in_tree, program.in_avals)[0]
+        wanted = {name: (like.shape, like.dtype) for name, like in given.items()}
         artefact = Artefact(folder, manifest, program, weights)
     except Exception as error:  # Each library raises its own.
         raise ArtefactError(f"{folder}: can't be read: {error}; {made}") from error
-    shapes = {name: (array.shape, array.dtype) for name, array in weights.items()}
-    if {name: (like.shape, like.dtype) for name, like in given[0].items()} != shapes:
+    if {name: (array.shape, array.dtype) for name, array in weights.items()} != wanted:
         raise ArtefactError(f"{folder}: {WEIGHTS} does not hold the weights of {PROGRAM}")
+    if pixels.shape[1:] != artefact.shape:
+        raise ArtefactError(f"{folder}: {PROGRAM} takes images of other sizes than {MANIFEST} says")
     return artefact
 
 

@@ -16,9 +16,9 @@ from flax import traverse_util
 from jax import export, lax
 
 from capjax.artefact import runner
-from capjax.artefact.captioner import MOST_SEED
 from capjax.artefact.choices import USUAL_PLATFORMS, Weights
 from capjax.artefact.folder import Scorer, write_folder
+from capjax.artefact.manifest import MOST_SEED
 from capjax.artefact.weights import restore, store
 from capjax.data.resize import Resize
 from capjax.evaluate.captioning import make_decode

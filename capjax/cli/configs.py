@@ -14,6 +14,7 @@ from capjax.cli.errors import reported, unread
 from capjax.cli.log import show_log
 from capjax.cli.process import run_command
 from capjax.config import shipped
+from capjax.files.atomic import check_local
 
 
 def copy_configs(to: str) -> None:
@@ -21,7 +22,9 @@ def copy_configs(to: str) -> None:
 
     Raises:
       FileExistsError: the folder has a file of one of these names.
+      OSError: it is a URL.
     """
+    check_local(to)
     for name in shipped.files():
         if os.path.lexists(place := os.path.join(to, name)):
             raise FileExistsError(f"{place} exists already: give another folder")

@@ -39,8 +39,9 @@ def leave(status: int | None) -> NoReturn:
     if status == ERROR or (status and status > 128):
         # sys.exit waits for threads, and one may be in the middle of a download, or wait in vain
         # for another that could not be started.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # A full disk, of which the error was.
+                stream.flush()
         os._exit(status)
     sys.exit(status)
 

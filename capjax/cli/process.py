@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,6 +26,10 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         status = error.code
     except BrokenPipeError:
         status = unread()
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except OSError as error:  # Of standard output; commands report those of files.
+        status = f"error: {error}"
     except Exception:
         traceback.print_exc()
         status = ERROR

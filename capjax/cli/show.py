@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from capjax.cli.errors import reported
 from capjax.cli.flags import define_config, given_config, run
 from capjax.cli.process import run_command
+from capjax.files.atomic import check_local
 from capjax.files.errors import DataError
 
 
@@ -77,8 +78,10 @@ def _main() -> None:
     given = flags.FLAGS
     # A TFDS split may have characters that a file name can't have.
     name = "".join(c if c.isalnum() or c in "+-_" else "_" for c in given.split)
-    to = os.path.abspath(given.to or f"examples-{name}.png")
+    to = given.to or f"examples-{name}.png"
     with reported():
+        check_local(to)
+        to = os.path.abspath(to)
         show(given_config(), given.split, given.images, to)
 
 

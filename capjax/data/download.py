@@ -29,6 +29,11 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 # Characters of a URL beside letters and digits (RFC 3986, 2.2), and the percent sign of escapes.
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
 
+# IPv6 addresses that end with an IPv4 address: compatible, mapped, and of NAT64 (RFC 6052).
+_WITH_IPV4 = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "64:ff9b::/96")))
+# Site-local addresses, and NAT64 within a network (RFC 8215).
+_LOCAL = tuple(map(ipaddress.IPv6Network, ("fec0::/10", "64:ff9b:1::/48")))
+
 
 def is_url(name: str) -> bool:
     """True for an http or https URL."""
@@ -182,7 +187,14 @@ class _Addresses:
 
 def _is_inside(address: str) -> bool:
     found = ipaddress.ip_address(address.partition("%")[0])
-    return not (getattr(found, "ipv4_mapped", None) or found).is_global
+    if isinstance(found, ipaddress.IPv6Address):
+        if any(found in network for network in _LOCAL):
+            return True
+        if any(found in network for network in _WITH_IPV4):
+            found = ipaddress.IPv4Address(found.packed[-4:])
+        else:
+            found = found.sixtofour or found
+    return found.is_multicast or not found.is_global
 
 
 def _connection(

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeGuard
 import numpy as np
 from PIL import Image, ImageChops, features
 
-from capjax.data import jpeg, tiff
+from capjax.data import jpeg, pnm, tiff
 from capjax.data.memory import Memory
 from capjax.data.resize import Resize, to_square
 from capjax.files.errors import ReportedError
@@ -188,7 +188,7 @@ def _set_up_pillow() -> None:
         warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
     if Image.core.get_block_size() < _BLOCK_BYTES:
         Image.core.set_block_size(_BLOCK_BYTES)
-    tiff.silence_libtiff()
+    tiff.silence()
 
 
 @contextlib.contextmanager
@@ -283,7 +283,7 @@ def _open(image, name: str, stack: contextlib.ExitStack) -> Image.Image:
         start = file.read(16)
         if not start:
             raise ImageError(f"{name}: empty, there are no bytes")
-        if fault := tiff.fault(file):
+        if fault := tiff.fault(file) or pnm.fault(file):
             raise ImageError(f"{name}: {fault}")
         return Image.open(file, formats=tuple(formats()))
     except ImageError:

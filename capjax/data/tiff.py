@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import logging
 import struct
 from typing import BinaryIO
 
@@ -16,11 +17,12 @@ _TEXTS = (1, 2, 6, 7)  # Types of one byte, which Pillow keeps as bytes.
 
 
 @functools.cache
-def silence_libtiff() -> None:
-    """Stops libtiff from printing lines that name no file; Pillow raises its errors.
+def silence() -> None:
+    """Stops libtiff and Pillow from printing lines that name no file; Pillow raises errors.
 
-    For the whole process. Does nothing where libtiff's functions are not visible.
+    For the whole process. Does nothing about libtiff where its functions are not visible.
     """
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # Otherwise Python prints them.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 

@@ -14,11 +14,13 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
+from capjax.data.tokenizer_file import raised, read_backend
 from capjax.files.atomic import write_atomic
 from capjax.files.text import well_formed
 from capjax.parts.types import Count, CountOrZero
 
 PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
+_ENCODED_AT_ONCE = 10_000
 
 # The special tokens of published tokenizers, as pad, bos, eos and unk; the first that there are.
 _PUBLISHED = (
@@ -28,6 +30,10 @@ _PUBLISHED = (
     ("[PAD]", "[DEC]", "[SEP]", "[UNK]"),
     ("[PAD]", "[CLS]", "[SEP]", "[UNK]"),
 )
+
+
+# Letters of a token. A caption has as many tokens as a decoder has positions.
+_LONGEST = 10_000
 
 
 class Tokenizer:
@@ -56,13 +62,18 @@ class Tokenizer:
                 f"the tokenizer has neither the special tokens {', '.join(SPECIAL_TOKENS)} "
                 f"nor GPT-2's {gpt2[0]} nor BERT's {', '.join(bert)}"
             )
-        if sorted(backend.get_vocab().values()) != list(range(backend.get_vocab_size())):
+        vocabulary = backend.get_vocab()
+        if sorted(vocabulary.values()) != list(range(backend.get_vocab_size())):
             raise ValueError(
                 f"the ids of the tokenizer's {backend.get_vocab_size()} tokens must be 0, 1, 2, "
                 "... each once"
             )
+        if (longest := max(map(len, vocabulary))) > _LONGEST:
+            raise ValueError(f"the tokenizer has a token of {longest} letters: damaged")
         backend.no_padding()
         backend.no_truncation()
+        if getattr(backend.model, "dropout", None):  # It would split a caption by chance.
+            backend.model.dropout = None
         # A special token spelled out in a caption is encoded as text.
         backend.encode_special_tokens = True
         self._backend = backend
@@ -86,8 +97,10 @@ class Tokenizer:
                 "or name the tokenizer.json of a run"
             )
         try:
-            backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # tokenizers raises bare Exception
+            backend = read_backend(path)
+        except OSError as error:
+            raise ValueError(f"{path} can't be read: {error.strerror}") from error
+        except ValueError as error:
             raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from error
         try:
             return cls(backend)
@@ -119,13 +132,19 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a caption, without special ones except unk."""
-        return self._backend.encode(well_formed(text), add_special_tokens=False).ids
+        with raised():
+            return self._backend.encode(well_formed(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many captions, on several threads."""
-        texts = list(map(well_formed, texts))
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        found = []
+        # The library's encodings are far larger than the ids, so not all are made at once.
+        for start in range(0, len(texts), _ENCODED_AT_ONCE):
+            part = list(map(well_formed, texts[start : start + _ENCODED_AT_ONCE]))
+            with raised():
+                encodings = self._backend.encode_batch_fast(part, add_special_tokens=False)
+            found += [encoding.ids for encoding in encodings]
+        return found
 
     def unknown(self, text: str, most: int) -> list[str]:
         """The pieces among a caption's first `most` that are encoded as unk, normalised."""
@@ -159,7 +178,8 @@ class Tokenizer:
                 raise ValueError(f"token id {token} is outside of the {self.vocab_size} ids")
             if token not in self.special_ids:
                 kept.append(token)
-        return self._backend.decode(kept, skip_special_tokens=False)
+        with raised():
+            return self._backend.decode(kept, skip_special_tokens=False)
 
     def word(self, token: int) -> str:
         """One id as text for figures, a special one by its name.

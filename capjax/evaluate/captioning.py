@@ -29,6 +29,8 @@ class CaptionError(ReportedError, ValueError):
 class Caption:
     """A generated caption of one image.
 
+    Its length and iteration are those of all captions of the image: itself and its alternatives.
+
     Attributes:
       text: the caption, with the prompt.
       log_prob: log-probability under the model, in nats; a prompt counts as given.
@@ -64,6 +66,13 @@ class Caption:
 
     def __str__(self) -> str:
         return self.text
+
+    def __len__(self) -> int:
+        return 1 + len(self.alternatives)
+
+    def __iter__(self) -> Iterator["Caption"]:
+        yield self
+        yield from self.alternatives
 
     def without(self, prompt: str) -> "Caption":
         """Itself and its alternatives, without a prompt with which their texts begin."""

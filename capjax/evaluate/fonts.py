@@ -17,7 +17,7 @@ def fit_fonts(figure: Figure) -> None:
 
     A letter that no font has is drawn as a box, and a warning names its script once.
     """
-    for axes in figure.axes:
+    for axes in (axes for axes in figure.axes if axes.axison):
         for axis in (axes.xaxis, axes.yaxis):
             axis.get_ticklabels()  # Makes the labels, which `findobj` finds.
     for text in figure.findobj(Text):

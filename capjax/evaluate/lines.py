@@ -63,8 +63,7 @@ def text_line(answer: "Answer") -> bytes:
     last line with "attended: ".
     """
     name = printable(answer.name)
-    captions = (answer.caption, *answer.caption.alternatives)
-    lines = "".join(f"{name}\t{printable(caption.text)}\n" for caption in captions)
+    lines = "".join(f"{name}\t{printable(each.text)}\n" for each in answer.caption)
     if answer.attended:
         lines += f"{name}\tattended: {printable(answer.attended.caption.text)}\n"
     return lines.encode()

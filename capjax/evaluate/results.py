@@ -27,7 +27,7 @@ def alternatives_of(captions: Mapping[str, Caption]) -> list[dict[str, Any]]:
             "image_id": _id(image_id),
             "captions": [
                 {"caption": each.text, "log_prob": each.log_prob, "score": each.score}
-                for each in (caption, *caption.alternatives)
+                for each in caption
             ],
         }
         for image_id, caption in captions.items()

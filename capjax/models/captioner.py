@@ -150,6 +150,11 @@ class Captioner(nn.Module):
         with fused_attention(self.fused), adapting(self.lora, train=train):
             return self.decoder(memory, tokens, train=train, attention=attention)
 
+    def logits_of(self, states: jax.Array, *, train: bool) -> jax.Array:
+        """Logits [..., V] of a decoder's states [..., D]."""
+        with adapting(self.lora, train=train):
+            return self.decoder.logits_of(states)
+
     def init_carry(self, memory: Memory, width: int, max_length: int) -> Carry:
         """See the decoder's `init_carry`."""
         with adapting(self.lora, train=False):

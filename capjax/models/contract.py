@@ -16,6 +16,9 @@ padded with -1. With it, logits, attention and aux are [B, 1, S, ...] at those t
 at the padding. Packed tokens depend on no others, so a decoder can skip the others.
 `gather_packed` packs targets the same way; `scatter_packed` unpacks results.
 
+A decoder can give the `states` of its output, which its method `logits_of` makes logits of, for
+each token by itself. A large vocabulary's logits are then never in memory as a whole in training.
+
 A decoder with `takes_own_words` also takes `own_words`, the probability that a fed token is its own
 draw (scheduled sampling), drawn from the random stream "sample".
 
@@ -202,11 +205,14 @@ class DecoderOutput:
         decoder with `attends_to_words`; None if not requested.
       aux: further inputs of an objective by name, each [B, C, T]: "location_log_prob" and
         "location_entropy" of hard attention.
+      states: float [B, C, T, D], of which the decoder's `logits_of` makes the logits; None for a
+        decoder without it.
     """
 
     logits: jax.Array
     attention: jax.Array | None = None
     aux: dict[str, Any] = struct.field(default_factory=dict)
+    states: jax.Array | None = None
 
 
 @struct.dataclass

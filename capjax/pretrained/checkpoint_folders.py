@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from flax import serialization, traverse_util
 
+from capjax.files.small import read_small
 from capjax.files.text import parse_json
 from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.torch_files import read_tensors
@@ -35,10 +36,12 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
       WeightsError: there is no such file, or it holds something else.
     """
     try:
-        found = parse_json(Path(path).read_bytes())
+        found = parse_json(read_small(path))
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; a checkpoint's folder has one") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise WeightsError(f"{path}: can't be read: {error.strerror}") from error
+    except ValueError as error:
         raise WeightsError(f"{path}: is no JSON file, or a damaged one: {error}") from error
     if not isinstance(found, dict):
         raise WeightsError(f"{path}: should hold a JSON object, and holds {type(found).__name__}")

@@ -1,5 +1,8 @@
 """Errors of published weights."""
 
+import json
+from typing import Any
+
 from capjax.files.errors import ReportedError
 
 
@@ -9,3 +12,9 @@ class WeightsError(ReportedError, ValueError):
 
 class ExportError(ReportedError, ValueError):
     """A captioner that another library has no parts for; the message names the config's field."""
+
+
+def refusal(path: str, name: str, value: Any, instead: str) -> WeightsError:
+    """Returns the error for a field of a JSON file that has another value than it must have."""
+    found = json.dumps(value)
+    return WeightsError(f"{path}: {name}={found:.80} is not supported; it must be {instead}")

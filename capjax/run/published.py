@@ -2,6 +2,8 @@
 
 import os
 
+import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from capjax.config import build
@@ -14,6 +16,7 @@ from capjax.pretrained.captioners.peft_adapters import read_adapters
 from capjax.pretrained.captioners.published import published_config
 from capjax.pretrained.captioners.read import read_captioner
 from capjax.pretrained.errors import WeightsError
+from capjax.pretrained.weights import check_finite
 from capjax.run.workdir import WorkdirError
 
 
@@ -25,7 +28,10 @@ def load_published(
     config, variables = published_config(found), found.variables
     if adapter:
         adapters, scale = read_adapters(adapter, found)
-        variables = merge(join_frozen(adapters, variables), scale)
+        with np.errstate(over="ignore", invalid="ignore"):
+            variables = merge(join_frozen(adapters, variables), scale)
+        # Products of finite numbers need not be.
+        check_finite(traverse_util.flatten_dict(variables["params"], sep="/"), os.fspath(adapter))
     config.decoding = ConfigDict(upgrade_decoding(config.decoding))
     return config, found.tokenizer, build.captioner(config, found.tokenizer), variables
 

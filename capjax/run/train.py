@@ -161,8 +161,9 @@ def _train(
     if is_prepared(objective):
         if is_new and processes.is_primary():
             workdir.save_beginning(params)
-        began = params if is_new else workdir.load_beginning(params)
-        splits, constants = prepare(objective, splits, began)
+        splits, constants = prepare(
+            objective, splits, params if is_new else workdir.load_beginning(params)
+        )
     if questions.is_cached(config):
         splits = _with_features(config, splits, model, encoder_variables(frozen))
         model, frozen = feature_model(model, splits["train"]), without_encoder(frozen)
@@ -175,21 +176,21 @@ def _train(
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
     )
-    drawn = model.decoder.draws_locations
-    begin = functools.partial(
-        init_state, optimizer=optimizer, ema=config.ema_decay > 0, baseline=drawn
-    )
+    kept = {"ema": config.ema_decay > 0, "baseline": model.decoder.draws_locations}
+    begin = functools.partial(init_state, optimizer=optimizer, **kept)
     if is_new:
         state, progress = begin(params, frozen=frozen), None
     else:
-        like = jax.eval_shape(begin, params).replace(frozen=frozen)
-        state, progress = _restore(workdir, checkpoints, like)
+        state, progress = _restore(workdir, checkpoints, jax.eval_shape(begin, params), frozen)
         _lengthen(config, workdir)
         stopping = restored_stopping(config, progress, int(state.step))
     state = state.replace(constants=constants)
     first = int(state.step)
     started = {"params": state.params, "frozen": state.frozen}
-    processes.check_equal("parameters", lambda: fingerprint(started))
+    processes.check_equal("parameters", functools.partial(fingerprint, started))
+    state = devices.replicate(state)
+    # Otherwise training would have all of them in memory twice.
+    del started, params, frozen, constants, data
     with _open_writer(config, workdir, first) as writer:
         split = splits["validation"]
         validation = _validation(config, workdir, model, split, method, writer, interruption)
@@ -197,7 +198,7 @@ def _train(
         if is_new:
             writer.hyperparameters(flat(config))
         train_loop(
-            devices.replicate(state),
+            state,
             devices.map_devices(step, donate=(0,)),
             devices.prefetch(splits["train"].train_batches(first)),
             validation,
@@ -327,10 +328,10 @@ def _with_features(
 
 
 def _restore(
-    workdir: Workdir, checkpoints: Checkpoints, like: TrainState
+    workdir: Workdir, checkpoints: Checkpoints, like: TrainState, frozen: Variables
 ) -> tuple[TrainState, dict[str, Any]]:
     """Restores the newest intact state and its progress; logs its step."""
-    state, progress = checkpoints.restore_latest(like)
+    state, progress = checkpoints.restore_latest(like.replace(frozen=frozen))
     _logger.info("continuing %s from step %d", workdir.directory, int(state.step))
     if changes := workdir.environment_changes():
         _logger.info(changes)

@@ -19,6 +19,7 @@ from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 from capjax.files.atomic import check_local, remove_temporary, write_json
 from capjax.files.errors import ReportedError
+from capjax.files.small import read_small
 from capjax.files.text import parse_json
 from capjax.models.captioner import Variables
 from capjax.parts.registry import PartError
@@ -354,10 +355,9 @@ def _remove_old(file: str) -> None:
 def _read_json(file: str) -> dict[str, Any]:
     """Reads the object in a JSON file of a workdir."""
     try:
-        with open(file, "rb") as stream:
-            found = parse_json(stream.read())
+        found = parse_json(read_small(file))
     except (OSError, ValueError) as error:
-        raise _damaged(file, str(error)) from error
+        raise _damaged(file, getattr(error, "strerror", None) or str(error)) from error
     if not isinstance(found, dict):
         raise _damaged(file, f"it holds no JSON object, but {type(found).__name__}")
     return found

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from capjax.artefact.captioner import MOST_SEED
+from capjax.artefact.manifest import MOST_SEED
 from capjax.artefact.runner import Artefact
 from capjax.data.resize import Resize
 from capjax.serve.served import (

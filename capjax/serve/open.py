@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from capjax.artefact import runner
-from capjax.artefact.captioner import ArtefactError, is_artefact
+from capjax.artefact.manifest import ArtefactError, is_artefact
 from capjax.serve.artefacts import ServedArtefact
 from capjax.serve.served import Served, ServedError
 

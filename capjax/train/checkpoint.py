@@ -30,6 +30,7 @@ import orbax.checkpoint as ocp
 
 from capjax.files.atomic import remove_busy
 from capjax.files.errors import ReportedError, reason
+from capjax.files.small import read_small
 from capjax.files.text import parse_json
 from capjax.metrics.direction import TEACHER_FORCED, direction
 from capjax.parallel import processes
@@ -249,8 +250,8 @@ class Checkpoints:
           CheckpointError: the checkpoint is damaged.
         """
         try:
-            with open(os.path.join(self._folder(step), "progress", "metadata"), "rb") as file:
-                progress = parse_json(file.read())
+            file = os.path.join(self._folder(step), "progress", "metadata")
+            progress = parse_json(read_small(file))
             checksum = progress.pop("checksum", None)
             if checksum is not None and checksum != _json_checksum(progress):
                 raise ValueError("progress: the checksum does not match")
@@ -298,8 +299,8 @@ class Checkpoints:
         progress = self.progress(step)
         if "metrics" not in progress:  # Earlier versions wrote them to a separate item.
             try:
-                with open(os.path.join(self._folder(step), "metrics", "metrics"), "rb") as file:
-                    progress["metrics"] = parse_json(file.read())
+                file = os.path.join(self._folder(step), "metrics", "metrics")
+                progress["metrics"] = parse_json(read_small(file))
             except FileNotFoundError:
                 return None
             except Exception as error:

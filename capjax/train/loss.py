@@ -1,5 +1,9 @@
 """Masked cross-entropy of captions, token by token. Shapes: see docs/architecture.md."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +54,7 @@ def token_losses(
     """The cross-entropy of each target.
 
     Args:
-      logits: float32 [B, C, T, V].
+      logits: float32 [B, C, T, V], or another shape than [B, C, T] in all arguments.
       targets: int32 [B, C, T].
       real: bool [B, C, T], True for tokens of a caption that have a loss, including its eos, by the
         lengths: bos, eos and pad can have the same id.
@@ -71,3 +75,45 @@ def token_losses(
     # On CPUs an argmax takes as long as the rest of the loss.
     correct = (picked >= logits.max(axis=-1)) * weight
     return TokenLosses(weight, nll, loss, correct)
+
+
+def chunked_losses(
+    logits_of: Callable[[jax.Array, jax.Array], jax.Array],
+    states: jax.Array,
+    targets: jax.Array,
+    real: jax.Array,
+    *,
+    chunk: int,
+    **options: Any,
+) -> TokenLosses:
+    """`token_losses` with the logits of at most `chunk` tokens in memory.
+
+    The backward pass computes them again, and sums the gradients of what makes them over chunks.
+
+    Args:
+      logits_of: (states [n, D], number of the chunk) -> logits float32 [n, V].
+      states: [B, C, T, D].
+      targets: see `token_losses`.
+      real: see `token_losses`.
+      chunk: most tokens at once.
+      options: of `token_losses`.
+    """
+    count = targets.size
+    chunks = -(-count // chunk)
+    each = -(-count // chunks)
+
+    def split(x: jax.Array) -> jax.Array:
+        flat = x.reshape(count, *x.shape[targets.ndim :])
+        # Padding is not real.
+        padded = jnp.pad(flat, ((0, chunks * each - count), *((0, 0),) * (flat.ndim - 1)))
+        return padded.reshape(chunks, each, *flat.shape[1:])
+
+    # Within a loop XLA can't merge the two computations of a chunk's logits.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def score(part: tuple[jax.Array, ...]) -> TokenLosses:
+        number, states, targets, real = part
+        return token_losses(logits_of(states, number), targets, real, **options)
+
+    parts = jnp.arange(chunks), split(states), split(targets), split(real)
+    losses = jax.lax.map(score, parts)
+    return jax.tree.map(lambda x: x.reshape(-1)[:count].reshape(targets.shape), losses)

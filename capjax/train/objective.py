@@ -12,9 +12,12 @@ import numpy as np
 
 from capjax.models.captioner import Captioner, Variables
 from capjax.models.contract import DecoderOutput, gather_packed
-from capjax.train.loss import TokenLosses, token_losses, token_weights
+from capjax.train.loss import TokenLosses, chunked_losses, token_losses, token_weights
 
 Batch = dict[str, jax.Array]
+
+# Most logits that the loss has in memory at once, of decoders that give their states: 256 MiB.
+MOST_LOGITS = 2**26
 
 
 class Objective(Protocol):
@@ -151,10 +154,17 @@ def run(
         packing=batch.get("packing"),
         **options,
     )
-    losses = token_losses(
-        output.logits,
-        *scored_targets(batch),
-        banned=model.decoder.banned,
-        label_smoothing=label_smoothing,
-    )
-    return output, losses
+    targets, real = scored_targets(batch)
+    rules = {"banned": model.decoder.banned, "label_smoothing": label_smoothing}
+    if output.states is None or output.logits.size <= MOST_LOGITS:
+        return output, token_losses(output.logits, targets, real, **rules)
+
+    # Unless a caller uses them, XLA leaves out the logits of `output`.
+    def logits_of(states: jax.Array, number: jax.Array) -> jax.Array:
+        keys = options.get("rngs") or {}
+        keys = {name: jax.random.fold_in(key, number) for name, key in keys.items()}
+        train = options["train"]
+        return model.apply(variables, states, train=train, rngs=keys, method="logits_of")
+
+    chunk = max(1, MOST_LOGITS // output.logits.shape[-1])
+    return output, chunked_losses(logits_of, output.states, targets, real, chunk=chunk, **rules)

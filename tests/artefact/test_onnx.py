@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import capjax
-from capjax.artefact import captioner
+from capjax.artefact.manifest import ArtefactError
 from capjax.cli.export import main
 from capjax.pretrained.errors import ExportError
 from tests.compatibility import runs
@@ -84,7 +84,7 @@ def test_it_needs_no_jax_and_finds_damage(modules, shared, pictures, tmp_path):
     step = folder / "step.onnx"
     (wrong,) = damage.flipped(step.read_bytes(), 1)
     step.write_bytes(wrong)
-    with pytest.raises(captioner.ArtefactError, match=r"step\.onnx: is damaged"):
+    with pytest.raises(ArtefactError, match=r"step\.onnx: is damaged"):
         onnx_runner.load(folder)
 
 

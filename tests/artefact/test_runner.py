@@ -1,5 +1,6 @@
 """An artefact captions as its run does, without capjax, or says what is wrong with it."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -12,7 +13,9 @@ import pytest
 import safetensors.numpy
 from jax import export
 
-from capjax.artefact import captioner, runner
+from capjax.artefact import runner
+from capjax.artefact.captioner import row_of
+from capjax.artefact.manifest import ArtefactError, about_file, digest, is_artefact
 from tests.helpers import command_line, damage
 
 # Of the folder that the artefact lies in, and what a runner may not import.
@@ -56,7 +59,7 @@ def test_captions_are_those_of_the_run(run, folder, pictures):
     assert found["tokens"].shape[:2] == (3, 2)
     assert artefact.captions(found)[2].text == ours[2].text
     spoilt = {**found, "log_probs": np.full_like(found["log_probs"], np.nan)}
-    assert all(isinstance(each, captioner.ArtefactError) for each in artefact.captions(spoilt))
+    assert all(isinstance(each, ArtefactError) for each in artefact.captions(spoilt))
 
 
 def test_it_needs_no_capjax(folder, pictures, tmp_path):
@@ -69,7 +72,7 @@ def test_it_needs_no_capjax(folder, pictures, tmp_path):
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith(f"error: {wrong}: not an image of a known format")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    expected = [captioner.row_of(each) for each in runner.load(folder).caption(pictures[:2])]
+    expected = [row_of(each) for each in runner.load(folder).caption(pictures[:2])]
     assert [row["image"] for row in rows] == [str(wrong), *names]
     assert "error" in rows[0]
     for row, same in zip(rows[1:], expected, strict=True):
@@ -104,8 +107,8 @@ def test_a_manifest_says_what_it_is(run, folder):
     assert manifest["made_by"]["tokenizer"] == run.tokenizer.fingerprint
     assert manifest["files"].keys() | {"manifest.json"} == {*os.listdir(folder)}
     assert (manifest["seed"], manifest["distinct"]) == (None, False)
-    assert captioner.is_artefact(folder)
-    assert not captioner.is_artefact(folder.parent)
+    assert is_artefact(folder)
+    assert not is_artefact(folder.parent)
 
 
 @pytest.mark.parametrize("name", ["program.jax", "weights.safetensors", "tokenizer.json"])
@@ -114,10 +117,10 @@ def test_what_is_damaged_says_so(copied, name):
     content = path.read_bytes()
     for wrong in [*damage.cut(content, 2), *damage.flipped(content, 4), content + b"\0"]:
         path.write_bytes(wrong)
-        with pytest.raises(captioner.ArtefactError, match=re.escape(str(path))):
+        with pytest.raises(ArtefactError, match=re.escape(str(path))):
             runner.load(copied)
     path.unlink()
-    with pytest.raises(captioner.ArtefactError, match=f"{name}: can't be read: No such file"):
+    with pytest.raises(ArtefactError, match=f"{name}: can't be read: No such file"):
         runner.load(copied)
 
 
@@ -127,7 +130,7 @@ def test_a_damaged_manifest_says_so(copied):
     others = [*damage.cut(content, 3), *damage.flipped(content, 6), *damage.OTHER]
     for wrong in others:
         path.write_bytes(wrong)
-        with pytest.raises(captioner.ArtefactError, match=re.escape(str(path))):
+        with pytest.raises(ArtefactError, match=re.escape(str(path))):
             runner.load(copied)
 
 
@@ -136,19 +139,17 @@ def rewrite(folder, change):
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["sha256"]
     change(manifest)
-    manifest["sha256"] = captioner.digest(manifest)
+    manifest["sha256"] = digest(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_other_versions_and_platforms_say_so(copied, monkeypatch, capsys):
     monkeypatch.setattr(export, "minimum_supported_calling_convention_version", 11)
-    with pytest.raises(
-        captioner.ArtefactError, match="can't run its calling convention 10: it was"
-    ):
+    with pytest.raises(ArtefactError, match="can't run its calling convention 10: it was"):
         runner.load(copied)
     monkeypatch.undo()
     rewrite(copied, lambda manifest: manifest["program"].update(platforms=["cuda", "tpu"]))
-    with pytest.raises(captioner.ArtefactError, match="is for cuda, tpu, and here is cpu"):
+    with pytest.raises(ArtefactError, match="is for cuda, tpu, and here is cpu"):
         runner.load(copied)
     rewrite(copied, lambda manifest: manifest.update(version=2))
     with pytest.raises(SystemExit, match=r"error: .*is of version 2, and this runner reads 1"):
@@ -159,6 +160,52 @@ def test_other_versions_and_platforms_say_so(copied, monkeypatch, capsys):
     assert "--seed must be 0 to" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (("tokens", "special"), 3),
+        (("tokens", "prompt"), ["x"]),
+        (("preprocessing", "size"), 10**9),
+        (("preprocessing", "interpolation"), "x"),
+        (("preprocessing",), None),
+        (("decoding", "method"), "../x"),
+        (("seed",), 10**30),
+        (("captions",), True),
+        (("attention", "grid"), {}),
+        (("program", "platforms"), "cpu"),
+        (("files", "program.jax"), []),
+    ],
+)
+def test_fields_of_other_kinds_are_named(copied, at, value):
+    """Even where the manifest's hash was made to fit."""
+
+    def change(manifest):
+        for name in at[:-1]:
+            manifest = manifest[name]
+        manifest[at[-1]] = value
+
+    rewrite(copied, change)
+    with pytest.raises(ArtefactError, match=rf"its {re.escape('.'.join(at))}.* of another kind"):
+        runner.load(copied)
+
+
+def test_images_of_another_size_do_not_fit(copied):
+    rewrite(copied, lambda manifest: manifest["preprocessing"].update(size=17))
+    with pytest.raises(ArtefactError, match=r"program\.jax takes images of other sizes"):
+        runner.load(copied)
+
+
+def test_a_device_is_no_file_of_an_artefact(copied):
+    """One without an end would be read for ever."""
+    nothing = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    rewrite(copied, lambda manifest: manifest["files"].update({"program.jax": nothing}))
+    for name in ("program.jax", "manifest.json"):
+        (copied / name).unlink()
+        (copied / name).symlink_to("/dev/zero")
+        with pytest.raises(ArtefactError, match=f"{name}: is a pipe, a socket or a device"):
+            runner.load(copied)
+
+
 def test_files_of_different_artefacts_do_not_fit(copied):
     """Even where the manifest's hashes were made to fit."""
     path = copied / "weights.safetensors"
@@ -166,7 +213,7 @@ def test_files_of_different_artefacts_do_not_fit(copied):
     name = min(tensors)
     tensors[name] = tensors[name][:1]
     path.write_bytes(safetensors.numpy.save(tensors))
-    about = captioner.about_file(str(path))
+    about = about_file(str(path))
     rewrite(copied, lambda manifest: manifest["files"].update({path.name: about}))
-    with pytest.raises(captioner.ArtefactError, match="does not hold the weights of program"):
+    with pytest.raises(ArtefactError, match="does not hold the weights of program"):
         runner.load(copied)

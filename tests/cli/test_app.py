@@ -11,7 +11,7 @@ from absl import flags
 import capjax
 from capjax.cli.app import COMMANDS, main
 from capjax.cli.errors import USAGE
-from tests.helpers.command_line import REPOSITORY, call, python
+from tests.helpers.command_line import REPOSITORY, python
 from tests.test_floors import FORWARDERS
 
 HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow", "matplotlib", "torch", "transformers"}
@@ -58,8 +58,8 @@ def test_help_of_every_command_is_answered_without_jax():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_module_is_the_command(tmp_path):
-    assert call(tmp_path, "capjax", "--version").stdout == f"capjax {capjax.__version__}\n"
+def test_the_module_is_the_command():
+    assert python("-m", "capjax", "--version").stdout == f"capjax {capjax.__version__}\n"
     with open(REPOSITORY / "pyproject.toml", "rb") as file:
         assert tomllib.load(file)["project"]["scripts"] == {"capjax": "capjax.cli.app:main"}
 
@@ -126,13 +126,13 @@ def test_old_names_work(monkeypatch, capsys, module):
     assert capsys.readouterr().out.startswith("usage: capjax ")
 
 
-def test_help_of_a_config_lists_its_fields_with_their_comments(tmp_path):
-    done = call(tmp_path, "capjax", "show", "--config", "shapes_vit_gpt2", "--help")
+def test_help_of_a_config_lists_its_fields_with_their_comments():
+    done = python("-m", "capjax", "show", "--config", "shapes_vit_gpt2", "--help")
     fields = done.stdout.partition("fields of shapes_vit_gpt2:\n")[2]
     assert "  --config.seed=0\n      Seed of the initial parameters, the data" in fields
     assert "  --config.decoder.num_layers=3\n      Decoder blocks: 12, 24, 36, 48.\n" in fields
     assert "  --config.encoder.depth=3\n      Transformer blocks.\n" in fields
     assert "  --config.optimizer.b1=0.9\n      AdamW's decay of the gradient's mean.\n" in fields
-    wrong = call(tmp_path, "capjax", "show", "--config", "nothing", "--help", check=False)
+    wrong = python("-m", "capjax", "show", "--config", "nothing", "--help")
     assert wrong.returncode == USAGE
     assert wrong.stderr.startswith("error: --config=nothing: there is no file 'nothing'")

@@ -9,7 +9,7 @@ from capjax.cli import export
 from capjax.cli.errors import USAGE
 from capjax.cli.parts import import_parts
 from capjax.parts import DECODERS
-from tests.helpers.command_line import call
+from tests.helpers.command_line import python
 
 FILE = """
 from capjax.parts import DECODERS
@@ -98,8 +98,7 @@ def test_commands_import_it_before_anything_else(capsys, says_so, command, argum
     assert capsys.readouterr().err == f"error: --parts {says_so}: imported (line 1)\n"
 
 
-def test_commands_with_a_config_import_it_before_that(tmp_path, says_so):
-    line = ["show", "--config", "nothing.py", f"--parts={says_so}"]
-    done = call(tmp_path, "capjax", *line, check=False)
+def test_commands_with_a_config_import_it_before_that(says_so):
+    done = python("-m", "capjax", "show", "--config", "nothing.py", f"--parts={says_so}")
     assert done.returncode == USAGE
     assert done.stderr.endswith(f"error: --parts {says_so}: imported (line 1)\n")

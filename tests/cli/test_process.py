@@ -65,6 +65,15 @@ def test_the_log_goes_on_without_a_reader():
     assert done.stderr == "done\n"
 
 
+def test_a_full_disk_and_an_interruption_are_no_tracebacks():
+    done = command("print('x' * 99_999)", '"$@" > /dev/full')
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
+    done = command(
+        "threading.Thread(target=threading.Event().wait).start()\nraise KeyboardInterrupt"
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_letters_that_a_terminal_lacks_are_escaped():
     done = command("print('caf\\xe9 \\udce9')", 'PYTHONIOENCODING=ascii exec "$@"')
     assert (done.returncode, done.stdout) == (0, "caf\\xe9 \\udce9\n")

@@ -82,6 +82,7 @@ def test_the_vocabulary_is_the_train_splits(home, config, tmp_path):
         (["--config.dataset.file=/nowhere.csv"], "no file '/nowhere.csv'; set config.dataset.file"),
         (["--config.tokenizer.min_count=99"], "no word of the captions occurs 99 times"),
         (["--to", "/dev/null/a.png"], "/dev/null"),
+        (["--to", "gs://bucket/a.png"], "a URL, and files are written to local folders only"),
     ],
 )
 def test_errors_are_one_line(home, config, arguments, message):

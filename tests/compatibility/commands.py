@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.compatibility import runs
@@ -33,9 +34,12 @@ _LIBRARIES += ("ml_collections.config_flags", "optax", "orbax.checkpoint", "PIL.
 _LIBRARIES += ("tensorboardX", "tokenizers", "tqdm")
 
 
-def start(home: Path) -> Warm:
-    """The process that gives the commands, away from the user's caches, and without Java."""
-    return Warm(_LIBRARIES, environment(home))
+def start(home: Path, more: Sequence[str] = ()) -> Warm:
+    """The process that gives the commands, away from the user's caches, and without Java.
+
+    `more` are further modules that it imports.
+    """
+    return Warm([*_LIBRARIES, *more], environment(home))
 
 
 def perform(command: Command, folder: Path, warm: Warm) -> dict:

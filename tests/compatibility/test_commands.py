@@ -1,6 +1,7 @@
 """Documented commands, config files and Python calls are as commit c32e60f had them."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -12,14 +13,21 @@ import capjax
 from tests.compatibility import interface, runs
 from tests.compatibility.command_list import COMMANDS
 from tests.compatibility.commands import RECORD, environment, perform, start
+from tests.helpers.effort import slow_too
 
 _SLOW = pytest.mark.slow(reason="commands in processes of their own")
+# Of this repository, what many commands import, and define no flags: with TensorFlow.
+_MODULES = ("capjax.run.train", "capjax.run.evaluate", "capjax.data.pipeline")
+_MODULES += ("capjax.data.tfds_source", "capjax.cli.caption_images", "experiments.sweep_plan")
 
 
 @pytest.fixture(scope="module", name="warm")
 def make_warm(tmp_path_factory):
-    """They share their compiled programs."""
-    with start(tmp_path_factory.mktemp("home")) as warm:
+    """They share their compiled programs, with each other and with test_runs.py."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".cache/capjax").mkdir(parents=True)
+    (home / ".cache/capjax/xla").symlink_to(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    with start(home, _MODULES if slow_too() else ()) as warm:
         yield warm
 
 

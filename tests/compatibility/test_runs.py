@@ -17,6 +17,7 @@ from tests.helpers.effort import slow_too
 STARTED_WITH = ("small.weights.h5", "vit.safetensors", "vectors.txt")
 # What is tried of these in every test run, of the others in the slow one.
 SCORED_QUICKLY = ("mobilenet_frozen",)
+CONTINUED_QUICKLY = ("gru",)
 CAPTIONED_QUICKLY = ("patch_transformer", "gru", "mobilenet_frozen")
 
 
@@ -88,21 +89,14 @@ def test_a_run_loads_and_captions(name, here):
     assert runs.digest_parameters(run) == record["sha256"]
     if name != "exported":
         assert (run.step, run.tokenizer.vocab_size) == (record["step"], record["words"])
-    if name in CAPTIONED_QUICKLY or slow_too():
+    if slow_too():
+        check_captions(run, record, runs.METHODS)
+    elif name in CAPTIONED_QUICKLY:
         check_captions(run, record, ["beam"])
     jax.clear_caches()
 
 
-@pytest.mark.slow(reason="compiles two programs a run")
-@pytest.mark.parametrize("name", [*runs.NAMES, "exported"])
-def test_a_run_captions_greedily_and_by_samples(name, here):
-    record = here(name)
-    run = capjax.load("captioner" if name == "exported" else "run")
-    check_captions(run, record, ["greedy", "sampled"])
-
-
-@pytest.mark.slow(reason="compiles training steps; checkpoints of then are loaded every day")
-@pytest.mark.parametrize("name", runs.NAMES)
+@pytest.mark.parametrize("name", some_slow(CONTINUED_QUICKLY, "compiles training steps"))
 def test_a_killed_run_goes_on_to_the_same_end(name, here, caplog):
     record, config = here(name), small_configs.get_config(name)
     before = cached()

@@ -79,7 +79,7 @@ def make_clip(tmp_path_factory):
 
 
 @pytest.mark.slow(reason="runs of another encoder are tested every day")
-def test_a_vits_folder_makes_a_run_and_stages_of_it_train(clip, tmp_path):
+def test_a_vits_folder_makes_a_run_whose_stages_have_names(clip, tmp_path):
     write_pictures(tmp_path)
     config = folder_transformer.get_config(f"{clip}/")
     assert config.encoder.depth == 2
@@ -87,20 +87,16 @@ def test_a_vits_folder_makes_a_run_and_stages_of_it_train(clip, tmp_path):
     fields = {"dataset.cache_dir": str(tmp_path), "dataset.crop_area": 1.0}
     fields |= {"encoder.cache_views": 1, "adapter.width": 8, "num_steps": 2, "eval_every": 2}
     shorten(config, tmp_path, {**fields, "decoder.width": 8, "decoder.num_layers": 1})
-    first, second = tmp_path / "first", tmp_path / "second"
+    first = tmp_path / "first"
     train(config, str(first))
     run = capjax.load(first)
     caption = run.caption([tmp_path / "0.png"], attention=True)[0]
     assert caption.grid == (4, 4)
+    # Those that train are compared in tests/run/test_pretrained_runs.py.
     config.init_from = str(first)
     config.encoder.trainable, config.encoder.cache = ("block_1", "norm"), ""
     with pytest.raises(ConfigError, match=r"trainable has 'norm'; .*block_0, block_1"):
-        train(config, str(second))
-    config.encoder.trainable = ("block_1",)
-    train(config, str(second))
-    found = [capjax.load(x, "latest").variables["params"]["encoder"] for x in (first, second)]
-    differs = jax.tree.map(lambda a, b: bool((a != b).any()), *found)
-    assert {name for name in differs if any(jax.tree.leaves(differs[name]))} == {"block_1"}
+        train(config, str(tmp_path / "second"))
 
 
 def test_fields_that_change_no_weight_are_part_of_a_caches_key(clip, tmp_path):

@@ -100,6 +100,8 @@ def test_they_are_listed_and_copied(tmp_path):
     again = configs("--to", "my/configs")
     assert again.returncode == 1
     assert again.stderr.startswith("error: my/configs/__init__.py exists already")
+    assert "a URL, and files are written to local" in configs("--to", "s3://b/configs").stderr
+    assert not (tmp_path / "s3:").exists()
 
 
 def test_an_installation_without_them_says_so(monkeypatch):

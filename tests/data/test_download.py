@@ -208,8 +208,12 @@ def test_the_internet_does_not_lead_into_the_users_network(server, monkeypatch):
 
 def test_addresses_inside():
     inside = ("127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1")
-    assert all(map(module._is_inside, (*inside, "fe80::1%eth0", "0.0.0.0")))
-    assert not any(map(module._is_inside, ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8")))
+    # IPv4 inside of IPv6: compatible, of NAT64 and 6to4. And site-local and multicast addresses.
+    within = ("::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::808:808", "2002:a9fe:a9fe::1")
+    others = ("fe80::1%eth0", "0.0.0.0", "fec0::1", "224.0.0.1", "ff02::1")
+    assert all(map(module._is_inside, (*inside, *within, *others)))
+    outside = ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::")
+    assert not any(map(module._is_inside, outside))
 
 
 def test_redirects_have_an_end(server):

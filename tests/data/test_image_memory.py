@@ -51,7 +51,27 @@ def test_libtiff_says_nothing_of_its_own(capfd):
     content[12:60] = bytes(48)
     with pytest.raises(ImageError, match="damaged"):
         load_image(bytes(content), name="a.tif")
+    # Pillow logs this one itself.
+    tags, data = grey_tiff(8)
+    with pytest.raises(ImageError, match="not an image of a known format"):
+        load_image(tiff(tags | {277: (3, 1, 65_535)}, data), name="b.tif")
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"P6 #" + b"x" * 70_000 + b"\n2 2 255\n" + bytes(12), "its header is longer than 65536"),
+        (b"P5 2 2" + b" " * 70_000 + b"255\n" + bytes(4), "its header is longer than 65536"),
+        (b"P3 2 2 255\n" + b"#\n" * 101 + b"1 " * 12, "takes too long to decode"),
+        (b"P2 9 9 255\n" + b"1 " * (9 * 2**19), "takes too long to decode"),
+    ],
+)
+def test_a_pnm_that_is_read_a_byte_at_a_time_is_refused(content, message):
+    with pytest.raises(ImageError, match=message):
+        load_image(content)
+    for whole in (b"P6 # a\n# b\n1 1 255\nabc", b"P4\n8 1\n\xaa", b"P2 1 1 9 #\n 3"):
+        assert load_image(whole + bytes(70_000) * (whole[1:2] != b"2")).size[1] == 1
 
 
 @pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1)])

@@ -60,7 +60,7 @@ _TIMED = ("captions_per_second", "step_seconds", "wall_seconds")
 def small_config(folder: Path) -> ConfigDict:
     """A run of some seconds with all kinds of state, on files that this writes to `folder`."""
     tiny_run.write_folder(folder)
-    fields = {"num_steps": 40, "log_every": 5, "eval_every": 10, "checkpoint_every": 4}
+    fields = {"num_steps": 20, "log_every": 5, "eval_every": 5, "checkpoint_every": 2}
     fields |= {"dataset.packed": False, "ema_decay": 0.9, "adapter.dropout": 0.1}
     fields |= {"early_stopping.metric": "loss", "early_stopping.mode": "min"}
     fields |= {"early_stopping.patience": 2}

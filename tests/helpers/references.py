@@ -1,5 +1,7 @@
 """Reference libraries, or a skip that says how to have them."""
 
+import os
+
 import pytest
 
 from benchmarks.torchvision_operators import declare_operators
@@ -11,6 +13,8 @@ def need_torch():
     """torch; declares what torchvision, where there is one, will look for."""
     torch = pytest.importorskip("torch", reason=f"torch {_HINT}")
     declare_operators()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)  # Workers share the cores, and threads of small models wait.
     return torch
 
 

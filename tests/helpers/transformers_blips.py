@@ -20,7 +20,8 @@ START, END, ROWS = len(VOCABULARY), 3, len(VOCABULARY) + 2
 # How the end token is raised, so that many captions end and few at once.
 RAISED = (3.0, 3.0)
 RAISED_FULL = (8.0, 4.0)
-# Of our decoder, names of torch's.
+# The vision model, and of our decoder, names of torch's.
+VISION = "vision_model"
 WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
 LAYER = "text_decoder.bert.encoder.layer.1.output.dense.weight"
 KEY = "text_decoder.bert.encoder.layer.1.crossattention.self.key.weight"

@@ -18,7 +18,8 @@ START, END, ROWS = 2, 3, len(VOCABULARY)
 # How the end token is raised, so that many captions end and few at once.
 RAISED = (0.0, 3.0)
 RAISED_FULL = (8.0, 4.0)
-# Of our decoder, names of torch's.
+# The vision model, and of our decoder, names of torch's.
+VISION = "git.image_encoder"
 WORDS = "git.embeddings.word_embeddings.weight"
 LAYER = "git.encoder.layer.1.output.dense.weight"
 KEY = "git.visual_projection.visual_projection.0.weight"

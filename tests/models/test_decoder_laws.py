@@ -45,13 +45,11 @@ def bert(kind):
 
 DECODERS = {
     "pre": transformer(),
-    "post": transformer(norm="post", activation="relu"),
+    "post, wide heads": transformer(norm="post", activation="relu", head_dim=12),
     "gpt2": gpt2(),
     "blip": bert(BlipDecoder),
     "git": bert(GitDecoder),
-    "wide heads": transformer(head_dim=12, num_layers=1),
-    "lstm": captioner(gate="vector"),
-    "gru": captioner(cell="gru", initial_state="zero", output="hidden"),
+    "gru": captioner(cell="gru", gate="vector", initial_state="zero", output="hidden"),
     "lstm, deep": captioner(output="deep", gate="scalar", attention_activation="relu"),
     "gru, hard": captioner(cell="gru", attention="hard", output="deep"),
     "no attention": captioner(attention="none"),
@@ -88,6 +86,13 @@ def test_stepping_equals_teacher_forcing(case):
         np.testing.assert_allclose(logits, whole.logits[:, :, position], rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(attention, whole.attention[:, :, position], atol=1e-5)
     assert int(carry.position) == T
+
+
+def test_states_make_the_logits_token_by_token(case):
+    model, variables, whole = *case[:2], outputs(case)
+    some = whole.states[0, 1:, 2:4].reshape(4, -1)
+    found = model.apply(variables, some, train=False, method="logits_of")
+    np.testing.assert_allclose(found, whole.logits[0, 1:, 2:4].reshape(4, V), atol=1e-4)
 
 
 def test_a_carry_says_what_follows_the_beams(case):

@@ -20,7 +20,7 @@ from capjax.config.errors import ConfigError
 from capjax.parallel import processes
 from capjax.run.train import train
 from configs import base
-from tests.helpers import tiny_run
+from tests.helpers import command_line, tiny_run
 from tests.helpers.command_line import REPOSITORY, environment
 
 DEVICES = "--xla_force_host_platform_device_count"
@@ -69,7 +69,7 @@ def free_port():
 
 
 def pair(mode, file, count=2):
-    """What `process_pair.py` says in processes that SLURM would have started."""
+    """`process_pair.py` in processes that SLURM would have started; a context."""
     cluster = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": str(count)}
     cluster |= {"JAX_COORDINATOR_PORT": str(free_port()), "PYTHONPATH": str(REPOSITORY)}
     commands = [
@@ -79,8 +79,7 @@ def pair(mode, file, count=2):
         )
         for index in range(count)
     ]
-    with started(commands) as running:
-        return finish(running)
+    return started(commands)
 
 
 def commands(home, folder, workdir, count, *arguments, devices=1):
@@ -90,8 +89,6 @@ def commands(home, folder, workdir, count, *arguments, devices=1):
     run = ["-m", "capjax.main", "--config", config, "--workdir", workdir]
     environ = environment(home)
     environ["XLA_FLAGS"] = f"{environ['XLA_FLAGS']} {DEVICES}={devices}"
-    # Whatever was compiled before a kill is there after it.
-    environ |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return [
         (
             [*map(str, run), *arguments, *([*address, f"--process_id={i}"] if count > 1 else [])],
@@ -99,13 +96,6 @@ def commands(home, folder, workdir, count, *arguments, devices=1):
         )
         for i in range(count)
     ]
-
-
-def call(*arguments, **options):
-    with started(commands(*arguments, **options)) as running:
-        done = finish(running)
-    assert [status for status, _, _ in done] == [0] * len(done), done
-    return done
 
 
 def rows(workdir):
@@ -127,7 +117,8 @@ def make_two(home, folder, tmp_path_factory):
     """The run of one process with two devices, and features of its own, not those of one device."""
     workdir = tmp_path_factory.mktemp("runs") / "two"
     own = f"--config.dataset.cache_dir={workdir.parent / 'cache'}"
-    call(home, folder, workdir, 1, own, devices=2)
+    ((command, environ),) = commands(home, folder, workdir, 1, own, devices=2)
+    command_line.call(home, *command[1:], XLA_FLAGS=environ["XLA_FLAGS"])
     return workdir
 
 
@@ -158,7 +149,10 @@ def test_two_processes_one_killed_and_restarted_are_one_process(home, folder, tw
         running[1].kill()
         statuses = [status for status, _, _ in finish(running)]
     assert statuses[0] != 0  # It did not wait for ever, nor go on alone.
-    done = call(home, folder, killed, 2, own, "--config.evaluation.num_samples=1")
+    again = commands(home, folder, killed, 2, own, "--config.evaluation.num_samples=1")
+    with started(again) as running:
+        done = finish(running)
+    assert [status for status, _, _ in done] == [0, 0], done
     assert re.search(rf"continuing {killed} from step \d+", done[0][1])
     assert rows(killed) == rows(two)
     left, right = (capjax.load(workdir, "latest").variables for workdir in (two, killed))
@@ -172,23 +166,32 @@ def test_two_processes_one_killed_and_restarted_are_one_process(home, folder, tw
 
 def test_processes_agree_and_stop_at_the_same_step(tmp_path):
     """Started as by SLURM; SIGTERM to one of them."""
-    done = pair("agree", tmp_path / "file", 2)
+    with pair("agree", tmp_path / "file", 2) as running:
+        done = finish(running)
     assert [status for status, _, _ in done] == [75] * 2, done
     assert "said by one alone" in done[0][1]
     assert [output for _, output, _ in done[1:]] == [""]
 
 
+@pytest.fixture(scope="module", name="ended")
+def make_ended(tmp_path_factory):
+    """What pairs said of which one process failed or died; they wait at the same time."""
+    file = tmp_path_factory.mktemp("pairs") / "file"
+    with pair("error", file) as failed, pair("death", file) as killed:
+        return finish(failed), finish(killed)
+
+
 @pytest.mark.slow(reason="waits for other processes; what they agree on is tested every day")
-def test_an_error_of_one_ends_all(tmp_path):
-    first, second = pair("error", tmp_path / "file")
+def test_an_error_of_one_ends_all(ended):
+    first, second = ended[0]
     assert second[0] == first[0] == 1
     assert second[2] == "error: there is no such file\n"
     assert first[2] == "error: stopped because of an error in process 1: there is no such file\n"
 
 
 @pytest.mark.slow(reason="JAX waits before it gives a dead process up")
-def test_a_death_is_said_in_one_sentence_first(tmp_path):
-    first, second = pair("death", tmp_path / "file")
+def test_a_death_is_said_in_one_sentence_first(ended):
+    first, second = ended[1]
     assert second[0] == -signal.SIGKILL
     assert first[0] != 0
     said = "another process of the run may have died"

@@ -248,16 +248,16 @@ REFUSED = [
         {"architectures": ["BlipForQuestionAnswering"]},
         "is a BLIP for another task, BlipForQuestionAnswering, and captions are made by Blip",
     ),
-    ("blip", {"text_config": {"is_decoder": False}}, "is_decoder=False is not supported; it mus"),
-    ("blip", {"text_config": {"hidden_act": "mish"}}, "hidden_act='mish' is not supported; it"),
+    ("blip", {"text_config": {"is_decoder": False}}, "is_decoder=false is not supported; it mus"),
+    ("blip", {"text_config": {"hidden_act": "mish"}}, 'hidden_act="mish" is not supported; it'),
     ("blip", {"text_config": {"hidden_size": 10**9}}, "hidden_size=1000000000 is not supported"),
     ("blip", {"text_config": {"label_smoothing": 2}}, "label_smoothing=2 is not supported"),
     ("blip", {"text_config": {"bos_token_id": 2}}, "bos_token_id=2 is not supported; it must be 5"),
     ("blip", {"text_config": {"sep_token_id": 2}}, "sep_token_id=2 is not supported; it must be 3"),
     ("blip", {"vision_config": {"patch_size": 0}}, "patch_size is 0, and must be 1 to"),
     ("git", {"num_image_with_embedding": 6}, "num_image_with_embedding=6 is of a GIT for videos"),
-    ("git", {"tie_word_embeddings": True}, "tie_word_embeddings=True is not supported; it must b"),
-    ("git", {"num_hidden_layers": "2"}, "num_hidden_layers='2' is not supported"),
+    ("git", {"tie_word_embeddings": True}, "tie_word_embeddings=true is not supported; it must b"),
+    ("git", {"num_hidden_layers": "2"}, 'num_hidden_layers="2" is not supported'),
 ]
 
 

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from flax import linen as nn
 from flax import traverse_util
 
+from capjax.models import layers
 from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.gpt2 import GPT2Decoder
 from capjax.pretrained.captioners.gpt2 import fill_fresh, read_config, read_gpt2
@@ -62,13 +62,13 @@ def make_fresh(folder):
 
 
 @pytest.mark.parametrize(
-    "activation", ["gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish"]
+    "activation", ["gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish"]
 )
 def test_every_activation_is_transformers(activation):
     fields, _ = read_config({"model_type": "gpt2", "activation_function": activation}, "c")
     x = np.linspace(-4, 4, 50, dtype=np.float32)
     theirs = transformers.activations.ACT2FN[activation](torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(getattr(nn, fields["activation"])(x), theirs, atol=1e-6)
+    np.testing.assert_allclose(layers.activation(fields["activation"])(x), theirs, atol=1e-6)
 
 
 def test_a_warm_start_speaks_as_gpt2_until_it_looks(folder, fresh):
@@ -154,12 +154,15 @@ def test_a_config_that_says_nothing_means_transformers_defaults():
     ("changes", "message"),
     [
         ({"model_type": "bert"}, "the decoder's model_type is 'bert', and must be 'gpt2'"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not"),
-        ({"scale_attn_weights": False}, "scale_attn_weights=False is not supported; it must be Tr"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings=False is not supported"),
-        ({"activation_function": "gelu"}, "activation_function=gelu is not supported; it must be"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=true is not"),
+        ({"scale_attn_weights": False}, "scale_attn_weights=false is not supported; it must be tr"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings=false is not supported"),
+        (
+            {"activation_function": "mish"},
+            'activation_function="mish" is not supported; it must be',
+        ),
         ({"n_head": 5}, "n_head=5 is not supported; it must be what divides n_embd=768"),
-        ({"n_layer": "12"}, "n_layer=12 is not supported; it must be a whole number of 1 or more"),
+        ({"n_layer": "12"}, 'n_layer="12" is not supported; it must be a whole number of 1 to'),
         ({"n_inner": 0}, "n_inner=0 is not supported; it must be a whole number"),
     ],
 )

@@ -4,48 +4,48 @@ import json
 
 import pytest
 
+from capjax.run.evaluate import evaluate
+from capjax.run.train import train
+from configs import coco_transformer
 from tests.helpers.command_line import main
 from tests.helpers.small_weights import ALPHA, write_small_weights
 from tests.helpers.tiny_coco import builder_class, coco_features
 
 CONFIG = "configs/coco_transformer.py"
 # As large as the config has it but for what a laptop can't do in seconds.
-SMALL = [
-    "--config.num_steps=2",
-    "--config.eval_every=2",
-    "--config.batch_size=4",
-    "--config.optimizer.warmup_steps=1",
-    "--config.dataset.image_size=32",
-    f"--config.encoder.alpha={ALPHA}",
-    "--config.adapter.depth=1",
-    "--config.adapter.width=32",
-    "--config.decoder.width=32",
-    "--config.decoder.num_heads=2",
-    "--config.decoder.num_layers=1",
-    "--config.tokenizer.min_count=1",
-    "--config.evaluation.batch_size=4",
-    "--config.evaluation.num_samples=0",
-    "--config.decoding.num_beams=2",
-]
+SMALL = {
+    "num_steps": 2,
+    "eval_every": 2,
+    "batch_size": 4,
+    "optimizer.warmup_steps": 1,
+    "dataset.image_size": 32,
+    "encoder.alpha": ALPHA,
+    "adapter.depth": 1,
+    "adapter.width": 32,
+    "decoder.width": 32,
+    "decoder.num_heads": 2,
+    "decoder.num_layers": 1,
+    "tokenizer.min_count": 1,
+    "evaluation.batch_size": 4,
+    "evaluation.num_samples": 0,
+    "decoding.num_beams": 2,
+}
 
 
 @pytest.mark.slow(reason="its data and, on other data, its training are tested every day")
-def test_trains_and_evaluates_on_cocos_features(home, tmp_path):
+def test_trains_and_evaluates_on_cocos_features(tmp_path, caplog):
     builder_class(coco_features())(
         data_dir=tmp_path / "data", file_format="array_record"
     ).download_and_prepare()
     write_small_weights(tmp_path / "small.weights.h5")
-    arguments = [
-        *SMALL,
-        f"--config.encoder.weights={tmp_path / 'small.weights.h5'}",
-        f"--config.dataset.data_dir={tmp_path / 'data'}",
-        f"--workdir={tmp_path / 'run'}",
-    ]
-    done = main(home, *arguments, config=CONFIG)
-    assert "coco_captions/train+restval:" in done.stdout
-    assert "of 50 images" in done.stdout
-    done = main(home, *arguments, "--mode", "evaluate", "--split", "validation", config=CONFIG)
-    metrics = json.loads(done.stdout.splitlines()[-1])
+    config = coco_transformer.get_config()
+    here = {"encoder.weights": str(tmp_path / "small.weights.h5")}
+    here |= {"dataset.data_dir": str(tmp_path / "data"), "dataset.cache_dir": str(tmp_path)}
+    config.update_from_flattened_dict({**SMALL, **here})
+    train(config, str(tmp_path / "run"))
+    assert "coco_captions/train+restval:" in caplog.text
+    assert "of 50 images" in caplog.text
+    metrics = evaluate(config, str(tmp_path / "run"), split="validation", checkpoint="best")
     assert "CIDEr-D" in metrics
     assert "truth_rate" not in metrics
     results = next((tmp_path / "run" / "evaluation").glob("validation-*.captions.json"))

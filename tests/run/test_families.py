@@ -62,15 +62,15 @@ def test_a_run_is_what_it_was_read_as(name, tmp_path):
 
 @pytest.mark.slow(reason="two trainings; recipes and the way back are tested apart every day")
 @pytest.mark.parametrize("name", KINDS)
-def test_it_is_trained_and_goes_back(name, tmp_path, tmp_path_factory):
+def test_it_is_trained_and_goes_back(name, home, tmp_path):
     """As a user does it: by the command line, and by transformers afterwards."""
     kind, pictures, folder = KINDS[name], tmp_path / "pictures", tmp_path / "theirs"
     for place in (pictures, folder):
         place.mkdir()
     write_pictures(pictures)
     save(kind, folder)
-    run_folder, out, home = (tmp_path / part for part in ("run", "out", "home"))
-    config = recipe(name, folder, pictures, num_steps=40, eval_every=20)
+    run_folder, out = tmp_path / "run", tmp_path / "out"
+    config = recipe(name, folder, pictures, num_steps=40, eval_every=40)
     fields = flat(config)
     usual = flat(importlib.import_module(f"configs.folder_{name}").get_config(f"{folder}/"))
     flags = [f"--config.{n}={value}" for n, value in fields.items() if usual[n] != value]

@@ -49,7 +49,8 @@ def test_an_image_has_several_captions_with_the_best_first(run, path):
     best = run.caption(path, num_beams=4)
     several = run.caption(path, num_beams=4, num_captions=3)
     assert (several.text, several.alternatives[2:]) == (best.text, ())
-    every = (several, *several.alternatives)
+    every = [*several]
+    assert (every[0] is several, len(several), len(best)) == (True, 3, 1)
     assert len({caption.text for caption in every}) == 3
     assert [c.score for c in every] == sorted((c.score for c in every), reverse=True)
     samples = run.caption(path, temperature=2.0, num_captions=3)

@@ -42,8 +42,7 @@ def make_pictures(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(name="config")
-def make_config(pictures):
+def config_of(pictures):
     config = base.get_config()
     config.dataset = base.folder_dataset()
     fields = {"dataset.cache_dir": "", "dataset.image_size": 32, "dataset.max_length": 6}
@@ -53,6 +52,11 @@ def make_config(pictures):
     config.decoder = base.bahdanau_decoder()
     config.decoder.update(width=12, attention_dim=12, embed_dim=WIDTH)
     return config
+
+
+@pytest.fixture(name="config")
+def make_config(pictures):
+    return config_of(pictures)
 
 
 def metrics_of(directory, name):
@@ -85,12 +89,22 @@ def test_a_run_of_everything(config, tmp_path, pictures, caplog):
     assert "tokens" not in (tmp_path / "checkpoints" / "4" / "params" / "_METADATA").read_text()
 
 
-@pytest.mark.slow(reason="figures of a transformer are drawn every day")
-def test_attention_is_drawn_for_greedy_sampled_and_beam_captions(config, pictures, tmp_path):
+@pytest.fixture(scope="module", name="trained")
+def make_trained(pictures, tmp_path_factory):
+    """A run whose captions may be longer than those it was trained on."""
+    config = config_of(pictures)
     config.num_steps = config.eval_every = 60
     config.optimizer.learning_rate = 0.02
-    train(config, str(tmp_path))
-    run = capjax.load(tmp_path)
+    config.decoding.max_length = 12
+    directory = tmp_path_factory.mktemp("runs") / "first"
+    train(config, str(directory))
+    assert capjax.load(directory).config.decoding.max_length == 12
+    return directory
+
+
+@pytest.mark.slow(reason="figures of a transformer are drawn every day")
+def test_attention_is_drawn_for_greedy_sampled_and_beam_captions(trained, pictures):
+    run = capjax.load(trained)
     pixels = np.zeros((40, 48, 3), np.uint8)
     for method in (BeamSearch(1, 1.0, False, 7), BeamSearch(3, 1.0, False, 7), Sampling(1.0, 7)):
         (caption,) = run.caption([str(pictures / "0.png")], method=method, attention=True)
@@ -103,28 +117,21 @@ def test_attention_is_drawn_for_greedy_sampled_and_beam_captions(config, picture
             assert seen.any()
 
 
-@pytest.mark.slow(reason="a run of its own; others train and caption every day")
-def test_a_recurrent_decoder_may_say_more_than_it_was_trained_on(config, tmp_path):
-    config.decoding.max_length = 12
-    train(config, str(tmp_path))
-    assert capjax.load(tmp_path).config.decoding.max_length == 12
-
-
 @pytest.mark.slow(reason="what a run starts from is tested every day")
-def test_a_run_starts_from_another(config, tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    train(config, str(first))
-    config.init_from = str(first)
+def test_a_run_starts_from_another(config, trained, tmp_path):
+    second = tmp_path / "second"
+    config.init_from = str(trained)
     config.optimizer.learning_rate, config.num_steps = 1e-12, 2
     # The words stay those that its parameters know, whatever these data would give.
     config.tokenizer.max_words = 3
     train(config, str(second))
-    assert capjax.load(second).tokenizer.vocab_size == capjax.load(first).tokenizer.vocab_size
+    first = capjax.load(trained)
+    assert capjax.load(second).tokenizer.vocab_size == first.tokenizer.vocab_size
     with pytest.raises(ConfigError, match="is this run's own workdir"):
-        train(config, str(first))
+        train(config, str(trained))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-        *(capjax.load(directory).variables for directory in (first, second)),
+        *(run.variables for run in (first, capjax.load(second))),
     )
     config.decoder.width = 13
     match = r"bias is \[12\] and should be \[13\]"

@@ -21,6 +21,7 @@ from capjax.files.atomic import write_json
 from capjax.files.errors import DataError
 from capjax.parts import DATASETS
 from capjax.parts.check import fields_of
+from capjax.pretrained.captioners.export_captioner import check_free
 from capjax.run.workdir import Workdir, WorkdirError, default_workdir
 from capjax.train.early_stopping import EarlyStopping
 from configs import base, coco_transformer, flickr8k_transformer
@@ -311,6 +312,8 @@ def test_a_workdir_that_is_no_local_folder_is_refused_and_nothing_made(tmp_path,
         Workdir("caf\udce9").check_place()
     with pytest.raises(OSError, match="a URL"):
         write_json("gs://bucket/run/a.json", 1)
+    with pytest.raises(OSError, match="a URL"):
+        check_free("s3://bucket/artefact")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,10 +7,12 @@ import optax
 import pytest
 
 from capjax.models.layers import NEVER
-from capjax.train.loss import token_losses
+from capjax.train.loss import chunked_losses, token_losses
 
 B, C, T, V = 3, 2, 5, 11
 BANNED = (0, 1, 3)
+# Compiling takes longer than all else here.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def real(lengths):
@@ -41,6 +43,40 @@ def test_sums_equal_optax_over_allowed_tokens(smoothing):
     assert float(sums["tokens"]) == mask.sum() == 15
     right = (np.argmax(logits, -1) == targets) & mask
     assert float(sums["correct"]) == right.sum()
+
+
+def test_chunks_change_no_loss_and_no_gradient():
+    """Of optax's cross-entropy, too; 4 tokens at once do not divide the 30."""
+    _, targets, real = case()
+    rng = np.random.default_rng(1)
+    shapes = (8, V), (B, C, T, 8), (B, C, T)
+    kernel, states, upstream = (jnp.asarray(rng.normal(size=one), jnp.float32) for one in shapes)
+    rules = {"banned": (3,), "label_smoothing": 0.1}
+
+    def whole(kernel, states):
+        return token_losses(states @ kernel, targets, real, **rules)
+
+    def chunked(kernel, states):
+        return chunked_losses(lambda x, _: x @ kernel, states, targets, real, chunk=4, **rules)
+
+    def peer(kernel, states):
+        each = optax.softmax_cross_entropy_with_integer_labels(states @ kernel, targets)
+        return jnp.where(real, each, 0.0)
+
+    def pulled(of):
+        value, pull = jax.vjp(of, kernel, states)
+        return value, pull(upstream)
+
+    @jax.jit(compiler_options=QUICK)
+    def both():
+        found = (
+            chunked(kernel, states),
+            *map(pulled, (lambda *x: chunked(*x).loss, lambda *x: chunked(*x).nll)),
+        )
+        return found, (whole(kernel, states), pulled(lambda *x: whole(*x).loss), pulled(peer))
+
+    found, wanted = both()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted)
 
 
 def test_smoothing_stays_finite_and_the_nll_is_not_smoothed():

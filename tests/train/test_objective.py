@@ -9,12 +9,15 @@ import pytest
 
 from capjax.data.batches import pack
 from capjax.models.contract import gather_packed
+from capjax.train import objective as objectives
 from capjax.train.objective import batch_counts, run
 from capjax.train.objectives.cross_entropy import CrossEntropy, attention_penalty
 from capjax.train.scheduled_sampling import own_words_schedule
 from tests.helpers.effort import sweep
 from tests.helpers.recurrent_cases import B, C, P, T, V, captioner, data, variables
 
+# Compiling takes longer than all else here.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 LENGTHS = np.array([[3, 7, 0], [1, 2, 6]], np.int32)
 
 
@@ -98,6 +101,28 @@ def test_a_prompt_is_fed_without_a_loss(packed):
         np.testing.assert_allclose(total, (whole * later).sum(), rtol=1e-5)
     # Captions of 1 or 2 tokens have no loss left.
     assert float(batch_counts(model, batch)["tokens"]) == losses.sums()["tokens"] <= 1 + 5 + 4
+
+
+@pytest.mark.parametrize("attention", sweep(["soft", "hard"], ["soft"]))
+def test_a_large_vocabulary_is_never_whole(attention, monkeypatch):
+    """The program has no array of all logits, and computes the same objective and gradient."""
+    model, batch = captioner(attention=attention, output="deep"), batch_of(packed=True)
+    params, tokens = variables(model), B * 12
+    rule = CrossEntropy(label_smoothing=0.1, attention_penalty=0.7)
+    baseline = jnp.float32(-2.0) if attention == "hard" else None
+    found = []
+    for most in (tokens * V, 5 * V):
+        monkeypatch.setattr(objectives, "MOST_LOGITS", most)
+
+        def value(p):
+            return share(model, p, batch, rule, baseline=baseline)
+
+        lowered = jax.jit(jax.value_and_grad(value, has_aux=True)).lower(params)
+        program = lowered.compile(QUICK)
+        text = program.as_text()
+        assert (most < tokens * V) != (f"f32[{tokens},{V}]" in text or f"[{B},1,12,{V}]" in text)
+        found.append(program(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), *found)
 
 
 def exact_bound(model, params, features, tokens):

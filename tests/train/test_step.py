@@ -48,12 +48,25 @@ def hard():
     return measure(1, "hard")
 
 
+@pytest.fixture(scope="module")
+def self_critical():
+    return measure(1, "self_critical")
+
+
 LAYOUTS = [("padded", 1), ("packed", 2), ("frozen", 1)]
+DRAWING = ("hard", "self_critical")
 
 
 @pytest.fixture(scope="module")
 def eight():
-    return run(8, *(LAYOUTS if slow_too() else LAYOUTS[:1]))
+    """Of all cases, in one process."""
+    drawn = [(layout, 1) for layout in DRAWING]
+    return run(8, *([*LAYOUTS, *drawn] if slow_too() else LAYOUTS[:1]))
+
+
+@pytest.fixture(scope="module")
+def two():
+    return run(2, *((layout, 4) for layout in DRAWING))
 
 
 @pytest.mark.slow(reason="a run of hard attention goes on every day")
@@ -61,24 +74,22 @@ def test_hard_attentions_baseline_follows_the_log_likelihood(hard):
     np.testing.assert_allclose(hard["next_baseline"], -0.9 * hard["loss"], rtol=1e-4)
 
 
-def assert_hard_is_one_devices(several, hard):
+SEVERAL = pytest.mark.parametrize(("devices", "accumulate"), [("eight", 1), ("two", 4)])
+
+
+@pytest.mark.slow(reason="devices share their sums every day")
+@SEVERAL
+def test_hard_attention_and_its_baseline_are_one_devices(hard, devices, accumulate, request):
+    several = request.getfixturevalue(devices)["hard", accumulate]
     for name in ("loss", "objective", "grad_norm", "attention_penalty", "next_baseline"):
         np.testing.assert_allclose(several[name], hard[name], rtol=1e-5, err_msg=name)
     assert hard["next_baseline"] < 0
 
 
-@pytest.mark.slow(reason="devices share their sums every day")
-@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (2, 4)])
-def test_hard_attention_and_its_baseline_are_one_devices(hard, devices, accumulate):
-    case = "hard", accumulate
-    assert_hard_is_one_devices(run(devices, case)[case], hard)
-
-
 @pytest.mark.slow(reason="devices share their sums, and microbatches draw their samples, every day")
-@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (2, 4)])
-def test_samples_and_their_gradient_are_one_devices(devices, accumulate):
-    case = "self_critical", accumulate
-    several, one = run(devices, case)[case], measure(1, "self_critical")
+@SEVERAL
+def test_samples_and_their_gradient_are_one_devices(self_critical, devices, accumulate, request):
+    several, one = request.getfixturevalue(devices)["self_critical", accumulate], self_critical
     assert several.keys() == one.keys()
     for name in ("reward", "reward_spread", "advantage_spread", "kl", "distinct_2", "grad_norm"):
         assert one[name] > 0

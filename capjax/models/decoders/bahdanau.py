@@ -225,8 +225,8 @@ class BahdanauDecoder(Decoder):
         state = self.recurrence(state, word_part, seen.get("context"))
         return state, {**seen, "hidden": state["hidden"], "embedded": embedded}
 
-    def _logits(self, seen: Seen, *, train: bool) -> jax.Array:
-        """Logits, float32 [..., V], of a step's arrays; those of banned tokens are about -1e9."""
+    def _states(self, seen: Seen, *, train: bool) -> jax.Array:
+        """Of a step's arrays, [..., width], for `logits_of`."""
         x = seen["hidden"]
         if self.output == "hidden":
             x = self.before_output(x)
@@ -234,7 +234,11 @@ class BahdanauDecoder(Decoder):
             x = seen["embedded"] + self.hidden_to_output(x)
             if self.attention != "none":
                 x += self.context_to_output(seen["context"])
-        return self.logits(self.drop(x, train=train)) + with_bans(self.bias, self.banned)
+        return self.drop(x, train=train)
+
+    def logits_of(self, states: jax.Array) -> jax.Array:
+        """Logits, float32 [..., V], of [..., width]; those of banned tokens are about -1e9."""
+        return self.logits(states) + with_bans(self.bias, self.banned)
 
     def __call__(
         self,
@@ -274,7 +278,8 @@ class BahdanauDecoder(Decoder):
             embedded = decoder._embed(jnp.where(own, drawn, token), train)
             word_part = decoder.recurrence.word_part(embedded)
             state, seen = decoder._advance(state, embedded, word_part, per_image, expected)
-            logits = jax.lax.stop_gradient(decoder._logits(seen, train=False))
+            logits = decoder.logits_of(decoder._states(seen, train=False))
+            logits = jax.lax.stop_gradient(logits)
             drawn = jax.random.categorical(decoder.make_rng("sample"), logits)
             return (state, drawn.astype(token.dtype)), keep(seen)
 
@@ -291,7 +296,8 @@ class BahdanauDecoder(Decoder):
             seen = {name: gather_packed(value, packing) for name, value in seen.items()}
         aux = {name: value for name, value in seen.items() if name.startswith("location")}
         weights = jnp.exp(seen["log_weights"])[..., None, :] if attention else None
-        return DecoderOutput(self._logits(seen, train=train), weights, aux)
+        states = self._states(seen, train=train)
+        return DecoderOutput(self.logits_of(states), weights, aux, states)
 
     def _scan(self, body: Any, carried: Any, inputs: tuple[jax.Array, ...]) -> Seen:
         """Scans `body` over axis T of `inputs` [B, C, T, ...]; returns its outputs, stacked."""
@@ -322,7 +328,7 @@ class BahdanauDecoder(Decoder):
         state, seen = self._advance(carry.per_beam, embedded, word_part, carry.per_image)
         weights = jnp.exp(seen["log_weights"])[:, :, None] if attention else None
         carry = carry.replace(per_beam=state, position=carry.position + 1)
-        return carry, self._logits(seen, train=False), weights
+        return carry, self.logits_of(self._states(seen, train=False)), weights
 
 
 PART = BahdanauDecoder

@@ -27,8 +27,9 @@ class BlipDecoder(BertDecoder):
         self.head = nn.Dense(self.width, dtype=self.dtype, kernel_init=init)
         self.head_norm = self._norm(self.epsilon)
 
-    def _logits(self, x: jax.Array) -> jax.Array:
-        return super()._logits(self.head_norm(activation(self.activation)(self.head(x))))
+    def logits_of(self, x: jax.Array) -> jax.Array:
+        """See `TransformerDecoder`."""
+        return super().logits_of(self.head_norm(activation(self.activation)(self.head(x))))
 
 
 PART = BlipDecoder

@@ -274,7 +274,7 @@ class TransformerDecoder(Decoder):
         x = self.tokens(tokens) + self.positions(positions)
         return self.drop(x, train=train).astype(self.dtype)
 
-    def _logits(self, x: jax.Array) -> jax.Array:
+    def logits_of(self, x: jax.Array) -> jax.Array:
         """Logits, float32 [..., V], of x [..., D]; those of banned tokens are about -1e9."""
         if self.norm == "pre":
             x = self.last_norm(x)
@@ -320,10 +320,10 @@ class TransformerDecoder(Decoder):
         for block, keys in zip(self.blocks, self._memory_keys(memory, train), strict=True):
             x, weights = block(x, keys, mask, train=train, attention=attention)
             maps.append(weights)
-        if not attention:
-            return DecoderOutput(self._logits(x))
-        stacked = rearrange(maps, "l b h (c t) p -> b c t (l h) p", c=tokens.shape[1])
-        return DecoderOutput(self._logits(x), stacked)
+        stacked = None
+        if attention:
+            stacked = rearrange(maps, "l b h (c t) p -> b c t (l h) p", c=tokens.shape[1])
+        return DecoderOutput(self.logits_of(x), stacked, states=x)
 
     def init_carry(self, memory: Memory, width: int, max_length: int) -> Carry:
         """An empty cache for `width` beams per image and up to `max_length` fed tokens."""
@@ -349,7 +349,7 @@ class TransformerDecoder(Decoder):
             maps.append(weights)
         carry = carry.replace(per_beam=tuple(caches), position=carry.position + 1)
         stacked = rearrange(maps, "l b h k p -> b k (l h) p") if attention else None
-        return carry, self._logits(x), stacked
+        return carry, self.logits_of(x), stacked
 
 
 PART = TransformerDecoder

@@ -1,16 +1,25 @@
-"""What text decoders of transformers that are made of BERT's layers have in common.
+"""Captioners of transformers whose decoders are made of BERT's layers: what they have in common.
 
-Their fields in a config.json, and the names of their tensors, for decoders with the parts of
-`capjax.models.decoders.transformer`.
+Their fields in a config.json, the names of their tensors, and their tokenizer.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from capjax.pretrained.errors import ExportError, WeightsError
+from capjax.pretrained import tables
+from capjax.pretrained.captioners import wordpiece
+from capjax.pretrained.captioners.captioner import Family, Tensors
+from capjax.pretrained.captioners.decoder_fields import (
+    check_heads,
+    check_sizes,
+    read_activation,
+    write_activation,
+)
+from capjax.pretrained.errors import WeightsError, refusal
 from capjax.pretrained.tables import Row, Table, dense, norm
+from capjax.pretrained.weights import blamed, check_depth
 
 # Whole numbers, and the fields that they are.
 _SIZES = {
@@ -21,17 +30,6 @@ _SIZES = {
     "max_position_embeddings": "max_length",
 }
 _RATES = {"hidden_dropout_prob": "dropout", "attention_probs_dropout_prob": "attention_dropout"}
-_ACTIVATIONS = {
-    "gelu": "gelu_exact",
-    "gelu_python": "gelu_exact",
-    "gelu_new": "gelu",
-    "gelu_fast": "gelu",
-    "gelu_pytorch_tanh": "gelu",
-    "relu": "relu",
-    "silu": "silu",
-}
-# What none exceeds by far: a wrong one is no model to make.
-_LARGEST = 1 << 20
 
 
 def read_fields(section: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -44,22 +42,15 @@ def read_fields(section: Mapping[str, Any], path: str) -> dict[str, Any]:
     Raises:
       WeightsError: a field is out of its range.
     """
-    for name in (*_SIZES, "intermediate_size"):
-        if type(section[name]) is not int or not 1 <= section[name] <= _LARGEST:
-            raise refusal(path, name, section[name], f"a whole number of 1 to {_LARGEST}")
-    width, activation = section["hidden_size"], section["hidden_act"]
-    if width % section["num_attention_heads"]:
-        value = section["num_attention_heads"]
-        raise refusal(path, "num_attention_heads", value, f"what divides hidden_size={width}")
-    if activation not in _ACTIVATIONS:
-        raise refusal(path, "hidden_act", activation, ", ".join(_ACTIVATIONS))
+    check_sizes(section, (*_SIZES, "intermediate_size"), path)
+    check_heads(section, "num_attention_heads", "hidden_size", path)
     for name in (*_RATES, "layer_norm_eps"):
         if type(section[name]) not in (int, float) or not 0 <= section[name] < 1:
             raise refusal(path, name, section[name], "a number of 0 or more and below 1")
     return {
         **{ours: section[theirs] for theirs, ours in _SIZES.items()},
-        "mlp_ratio": section["intermediate_size"] / width,
-        "activation": _ACTIVATIONS[activation],
+        "mlp_ratio": section["intermediate_size"] / section["hidden_size"],
+        "activation": read_activation(section, "hidden_act", path),
         "epsilon": float(section["layer_norm_eps"]),
         **{ours: float(section[theirs]) for theirs, ours in _RATES.items()},
     }
@@ -71,24 +62,13 @@ def write_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ExportError: transformers has no such activation.
     """
-    names = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
-    if fields["activation"] not in names:
-        raise ExportError(
-            f"config.decoder.activation={fields['activation']!r} is none that transformers has; it "
-            f"must be {', '.join(map(repr, names))}"
-        )
     return {
         **{theirs: fields[ours] for theirs, ours in _SIZES.items()},
         "intermediate_size": round(fields["mlp_ratio"] * fields["width"]),
-        "hidden_act": names[fields["activation"]],
+        "hidden_act": write_activation(fields["activation"]),
         "layer_norm_eps": fields["epsilon"],
         **{theirs: fields[ours] for theirs, ours in _RATES.items()},
     }
-
-
-def refusal(path: str, name: str, value: Any, instead: str) -> WeightsError:
-    """The error for a field that has another value than it must have."""
-    return WeightsError(f"{path}: {name}={value!r:.60} is not supported; it must be {instead}")
 
 
 def table(start: str) -> Table:
@@ -115,22 +95,29 @@ def table(start: str) -> Table:
     return rows
 
 
-def own(
-    tensors: Mapping[str, np.ndarray], tied: Mapping[str, str], path: str
-) -> dict[str, np.ndarray]:
-    """Returns the tensors without buffers of positions, and each of two that are one only once.
+class BertFamily(Family):
+    """A kind of captioner whose decoder is made of BERT's layers, with a WordPiece tokenizer.
 
-    Args:
-      tensors: of a file.
-      tied: names of tensors that files may have beside, or in place of, the one that they are.
-      path: of the file, for the message.
-
-    Raises:
-      WeightsError: two that must be one differ.
+    Attributes:
+      tied: names of tensors that files may have beside, or in place of, the one that they equal.
     """
-    found = {name: a for name, a in tensors.items() if not name.endswith("position_ids")}
-    for copy, name in tied.items():
-        array = found.pop(copy, None)
-        if array is not None and not np.array_equal(found.setdefault(name, array), array):
-            raise WeightsError(f"{path}: {copy} is not {name}, and the model's are one")
-    return found
+
+    tied: ClassVar[Mapping[str, str]] = {}
+
+    def to_params(self, tensors, fields, encoder_width, path):
+        check_depth(fields.decoder["num_layers"], tensors, path)
+        with blamed(path, f"its fields and its tensors make no {self.decoder_title}"):
+            like, own = self.shapes(fields, encoder_width), self._own(tensors, path)
+            return {"decoder": tables.read(self.part_tables["decoder"][0], own, like, path)}
+
+    def _own(self, tensors: Tensors, path: str) -> dict[str, np.ndarray]:
+        """Returns the tensors without buffers of positions, and of two that are tied only one."""
+        found = {name: a for name, a in tensors.items() if not name.endswith("position_ids")}
+        for copy, name in self.tied.items():
+            array = found.pop(copy, None)
+            if array is not None and not np.array_equal(found.setdefault(name, array), array):
+                raise WeightsError(f"{path}: {copy} is not {name}, and the model's are one")
+        return found
+
+    def write_tokenizer(self, tokenizer, folder, max_length):
+        return wordpiece.write_wordpiece(tokenizer, folder, max_length)

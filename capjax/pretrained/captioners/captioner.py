@@ -1,4 +1,4 @@
-"""Captioners of Hugging Face's transformers, and what each kind of them must say of itself.
+"""Captioners of Hugging Face's transformers, and the interface of their kinds, the families.
 
 A folder of theirs, or a name on huggingface.co, has config.json, weights of any kind that
 `checkpoint_folders` knows, preprocessor_config.json, tokenizer files and generation_config.json.
@@ -10,19 +10,19 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from capjax.data.resize import Resize
 from capjax.data.tokenizer import Tokenizer
 from capjax.models.adapter import Adapter
-from capjax.models.captioner import Captioner, FeatureEncoder
+from capjax.models.captioner import Captioner
 from capjax.models.contract import Decoder
 from capjax.models.encoders.vit import ViT
 from capjax.parts.registry import Registry
 from capjax.pretrained import tables
-from capjax.pretrained.captioners.generation_file import Generation
+from capjax.pretrained.captioners.decoder_fields import decoder_shapes
+from capjax.pretrained.captioners.generation_file import Generation, read_generation
 from capjax.pretrained.errors import WeightsError
 
 FAMILIES = Registry("captioner", "capjax.pretrained.captioners.families")
@@ -32,13 +32,13 @@ Tensors = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """What a config.json says of the decoder.
+    """The fields that a config.json gives the decoder and the adapter before it.
 
     Attributes:
       decoder: fields of the decoder's module that its weights depend on; dropout rates may be
         there, too.
-      adapter: fields of the `Adapter` before it, or None.
-      label_smoothing: of its training; None where it says nothing.
+      adapter: fields of the `Adapter`, or None if there is none.
+      label_smoothing: of its training; None where the file has none.
     """
 
     decoder: Mapping[str, Any]
@@ -51,14 +51,14 @@ class PretrainedCaptioner:
     """The content of a folder.
 
     Attributes:
-      family: what kind of captioner it is.
+      family: the kind of captioner.
       encoder: fields of `ViT`, all but its dtype.
       fields: of the decoder.
       variables: {"params": {"encoder", "decoder", "adapter"}}, the last where there is an adapter;
         NumPy, float32.
-      resize: what makes squares of images.
-      tokenizer: what it bans is never generated.
-      generation: how it is meant to caption.
+      resize: makes images square.
+      tokenizer: its `banned_ids` are never generated.
+      generation: its settings of decoding.
     """
 
     family: "Family"
@@ -75,7 +75,7 @@ class PretrainedCaptioner:
         return self.family.module(self.encoder, self.fields, decoder, dtype)
 
     def sections(self) -> dict[str, dict[str, Any]]:
-        """Returns the fields of a config that the files say, by section."""
+        """Returns the fields of a config that the files give, by section."""
         decoder = {n: value for n, value in self.fields.decoder.items() if n != "vocab_size"}
         pixels = dataclasses.asdict(self.resize)
         found = {
@@ -93,20 +93,21 @@ class Family:
     """A kind of captioner: a ViT with a decoder, the names of its tensors and its files.
 
     Attributes:
-      decoder: its module.
-      decoder_name: in configs.
-      decoder_title: in messages.
-      fixed: fields that the decoder's weights need, whatever a config says.
-      part_tables: of the tensors of each part but the encoder, with what their names start with.
-      own_fields: further fields of the decoder, which others do not have.
+      decoder: the decoder's class, which no other family has.
+      decoder_name: the decoder's name in configs.
+      decoder_title: the decoder's name in messages.
+      fixed: values of the decoder's fields without which its tensors would mean something else.
+      part_tables: for each part but the encoder, the table of its tensors and the prefix of their
+        names.
+      own_fields: fields of the decoder, on which its parameters depend, that only this one has.
       projects: whether there is an adapter where the widths of encoder and decoder differ.
-      model_type: of its config.json.
-      architecture: its class in transformers.
-      encoder_prefix: before the names of the encoder's tensors.
-      encoder_types: model_types that this section may have when it is written, best first.
-      processor: its processor in transformers; "" for none that also has the tokenizer.
-      resizer: kind of the image processor that cuts nothing off.
-      reads_settings: whether transformers' `generate` obeys its generation_config.json.
+      model_type: the family's name in a config.json.
+      architecture: the captioner's class in transformers.
+      encoder_prefix: the prefix of the names of the encoder's tensors.
+      encoder_types: model_types that the encoder's section may have when it is written, best first.
+      processor: the class in transformers that joins image processor and tokenizer; "" for none.
+      resizer: the image processor, "Blip" of BlipImageProcessor, for a resize without a crop.
+      reads_settings: whether transformers' `generate` obeys the folder's generation_config.json.
     """
 
     decoder: ClassVar[type[Decoder]]
@@ -125,7 +126,7 @@ class Family:
     reads_settings: ClassVar[bool] = True
 
     def read_fields(self, config: Mapping[str, Any], path: str) -> Fields:
-        """Reads a whole config.json; raises WeightsError where capjax has no such captioner."""
+        """Reads a whole config.json; raises WeightsError for a captioner that capjax lacks."""
         raise NotImplementedError
 
     def read_tokenizer(
@@ -137,8 +138,8 @@ class Family:
     def read_generation(
         self, folder: str | os.PathLike, config: Mapping[str, Any], tokenizer: Tokenizer
     ) -> Generation:
-        """Reads how it is meant to caption; raises WeightsError for what capjax can't do."""
-        raise NotImplementedError
+        """Reads its generation settings; raises WeightsError for those that capjax lacks."""
+        return read_generation(folder, tokenizer)
 
     def to_params(
         self, tensors: Tensors, fields: Fields, encoder_width: int, path: str
@@ -168,31 +169,28 @@ class Family:
     def module(
         self, encoder: Mapping[str, Any], fields: Fields, decoder: Mapping[str, Any], dtype: Any
     ) -> Captioner:
-        """Builds the module, with these fields of its decoder in place of `fields.decoder`."""
+        """Builds the module; `decoder` has all fields of the decoder but the dtype."""
         adapter = None if fields.adapter is None else Adapter(**fields.adapter, dtype=dtype)
         return Captioner(ViT(**encoder, dtype=dtype), self.decoder(**decoder, dtype=dtype), adapter)
 
     def shapes(self, fields: Fields, encoder_width: int) -> dict[str, Any]:
         """Returns the shapes of the decoder's parameters, by blocks "blocks_NUMBER"."""
         width = encoder_width if fields.adapter is None else fields.adapter["width"]
-        decoder = self.decoder(**{**fields.decoder, "num_layers": 1})
-        model = Captioner(FeatureEncoder((1, 1)), decoder)
-        found = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (1, width)))
-        params = found["params"]["decoder"]
-        return tables.repeat(params, "blocks_", fields.decoder["num_layers"])
+        return decoder_shapes(self.decoder, fields.decoder, width)
 
 
 def family_of(config: Mapping[str, Any], path: str) -> Family:
-    """Returns the kind of captioner that a config.json is of; `path` is the file's.
+    """Returns the family of a config.json's model_type; `path` is the file's.
 
     Raises:
-      WeightsError: there is no such kind.
+      WeightsError: there is no such family.
     """
     # A file is named as the model_type, as far as Python allows.
-    kind, names = str(config.get("model_type")).replace("-", "_"), FAMILIES.names()
+    given, names = config.get("model_type"), FAMILIES.names()
+    kind = str(given).replace("-", "_")
     if kind not in names:
         listed = ", ".join(repr(name.replace("_", "-")) for name in names)
         raise WeightsError(
-            f"{path}: its model_type is {config.get('model_type')!r}, and a captioner's is {listed}"
+            f"{path}: its model_type is {given!r:.60}, and a captioner's is {listed}"
         )
     return FAMILIES.get(kind)

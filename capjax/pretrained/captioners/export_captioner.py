@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import safetensors.numpy
 
-from capjax.files.atomic import write_atomic
+from capjax.files.atomic import check_local, write_atomic
 from capjax.pretrained.captioners.captioner import PretrainedCaptioner
 from capjax.pretrained.captioners.generation_file import write_generation
 from capjax.pretrained.errors import ExportError
@@ -22,14 +22,18 @@ from capjax.pretrained.vit import huggingface
 
 
 def check_free(folder: str | os.PathLike) -> None:
-    """Raises ExportError for a place where something lies: nothing is written over."""
+    """Raises ExportError for a place where something lies, since nothing is written over.
+
+    Raises OSError for a URL.
+    """
+    check_local(folder)
     if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
         raise ExportError(f"{folder} is there already; give a folder that is new, or empty")
 
 
 @contextlib.contextmanager
 def new_folder(folder: str | os.PathLike) -> Iterator[str]:
-    """Yields an empty folder, which becomes `folder` at the end, and vanishes after an error.
+    """Yields an empty folder that is renamed to `folder` at the end, and removed after an error.
 
     Raises:
       ExportError: there is something already.
@@ -54,8 +58,8 @@ def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -
     """Writes the folder, whole or not at all.
 
     Args:
-      captioner: its positions are those of the images that `resize` makes, which current
-        releases of transformers do not resample by themselves.
+      captioner: its position embeddings must be those of the grid of the images that `resize`
+        makes, since current releases of transformers do not resample them.
       folder: a new or an empty one.
 
     Returns:
@@ -63,7 +67,7 @@ def write_captioner(captioner: PretrainedCaptioner, folder: str | os.PathLike) -
 
     Raises:
       ExportError: there is something already; or transformers has no such encoder, activation or
-        way to make squares of images.
+        resize.
       OSError: it can't be written.
     """
     check_free(folder)

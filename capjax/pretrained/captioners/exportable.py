@@ -1,4 +1,4 @@
-"""A captioner of capjax as the captioner of transformers that it is, where it is one."""
+"""A captioner of capjax with the fields, names and files of a captioner of transformers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ from capjax.pretrained.errors import ExportError
 from capjax.pretrained.preprocessing_file import HALF
 from capjax.pretrained.vit.read import FIELDS
 
-# Of `TransformerDecoder`, on which parameters depend, and dropout rates.
+# Fields of `TransformerDecoder` that a config.json has.
 _NAMES = (
     *("vocab_size", "max_length", "width", "num_layers", "num_heads", "mlp_ratio"),
     *("activation", "epsilon", "dropout", "attention_dropout"),
@@ -38,14 +38,14 @@ def exportable(
     generation: Generation,
     label_smoothing: float = 0.0,
 ) -> PretrainedCaptioner:
-    """The same captioner, of the parts that transformers has.
+    """Returns the same captioner, made of parts that transformers has.
 
     Args:
       model: of a run.
-      variables: its own, NumPy.
-      tokenizer: what it bans is what the model does.
-      resize: makes the images that the model sees, whose grid the positions are brought to.
-      generation: how it is meant to caption.
+      variables: of the model, NumPy.
+      tokenizer: of the run; it bans the tokens that the decoder bans.
+      resize: makes the model's images; the position embeddings are resampled to their grid.
+      generation: settings of decoding.
       label_smoothing: of its training.
 
     Raises:
@@ -59,7 +59,6 @@ def exportable(
             f"config.encoder.name: a {type(model.encoder).__name__} is nothing that transformers' "
             "captioners have; 'patch' and 'vit' export"
         )
-    adapter = None
     if family.projects:
         _check_widths(model.encoder.width, decoder["width"], model.adapter)
     elif model.adapter is not None:
@@ -68,15 +67,12 @@ def exportable(
             "without it exports"
         )
     encoder, encoder_params = _as_vit(model.encoder, params["encoder"], resize.size)
-    parts = {"encoder": encoder_params, "decoder": params["decoder"]}
-    if model.adapter is not None:
-        adapter = {"width": decoder["width"], **PROJECTION}
-        parts["adapter"] = params["adapter"]
+    adapter = None if model.adapter is None else {"width": decoder["width"], **PROJECTION}
     return PretrainedCaptioner(
         family,
         encoder,
         Fields(decoder, adapter, label_smoothing),
-        {"params": parts},
+        {"params": {**params, "encoder": encoder_params}},
         resize,
         tokenizer,
         generation,
@@ -84,7 +80,7 @@ def exportable(
 
 
 def _family(decoder: nn.Module) -> Family:
-    """The kind of captioner that a decoder belongs to."""
+    """Returns the family of a decoder; raises ExportError if transformers has none."""
     families = {FAMILIES.get(name).decoder: FAMILIES.get(name) for name in FAMILIES.names()}
     # A transformer may have all that GPT-2 has.
     family = families.get(type(decoder))
@@ -111,7 +107,7 @@ def _family(decoder: nn.Module) -> Family:
 def _as_vit(
     encoder: PatchEncoder | ViT, params: Mapping[str, Any], image_size: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields and parameters of the `ViT` that an encoder of such images is."""
+    """Returns fields and parameters of the `ViT` that computes the same for such images."""
     if isinstance(encoder, PatchEncoder):
         return _patches_as_vit(encoder, params, image_size)
     fields = {name: getattr(encoder, name) for name in FIELDS}

@@ -1,7 +1,7 @@
 """The generation settings of a captioner of transformers: generation_config.json, or older fields.
 
-The settings mean what `transformers.generate` gives them, where `capjax.decode` has them. What
-captions could not be made the same way by a beam search is refused by name.
+The settings mean what they mean to `transformers.generate`. One that would change captions and that
+`capjax.decode` lacks is refused by name.
 """
 
 import dataclasses
@@ -13,12 +13,12 @@ from typing import Any, Literal
 from capjax.data.tokenizer import Tokenizer
 from capjax.decode.processors import UNPROCESSED, Processors
 from capjax.pretrained.checkpoint_folders import read_json
-from capjax.pretrained.errors import WeightsError
+from capjax.pretrained.errors import WeightsError, refusal
 
 FILE = "generation_config.json"
 # Of `transformers.generate`, where both files are silent: so many tokens beside the first.
 _DEFAULT_NEW_TOKENS = 20
-# By what they are to a tokenizer.
+# Of special tokens, with their roles in a tokenizer.
 _IDS = {
     "decoder_start_token_id": "bos",
     "bos_token_id": "bos",
@@ -26,16 +26,16 @@ _IDS = {
     "pad_token_id": "pad",
 }
 _BANS = ("suppress_tokens", "renormalize_logits")
-_READ = (
-    *("num_beams", "length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty"),
-    *("num_return_sequences", "max_length", "max_new_tokens"),
-)
+# Fields of `Generation` by the same name.
+_BEAMS = ("num_beams", "length_penalty", "early_stopping")
+_GROUPS = ("num_beam_groups", "diversity_penalty")
+_READ = (*_BEAMS, *_GROUPS, "num_return_sequences", "max_length", "max_new_tokens")
 # Fields of `Processors`; a list is one of ids.
 _PROCESSORS = (
     *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "min_length"),
     *("min_new_tokens", "forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens"),
 )
-# Those of the config's decoding section that have another name, and words, there.
+# Settings that are words in the config's decoding section, and their names there.
 _IN_WORDS = {
     "bad_words_ids": "bad_words",
     "suppress_tokens": "suppress",
@@ -43,7 +43,7 @@ _IN_WORDS = {
     "forced_bos_token_id": "forced_first",
     "forced_eos_token_id": "forced_last",
 }
-# What changes captions, with the value that does not; null and an empty list never do.
+# Settings that change captions, with the value that does not; nor do null and an empty list.
 _HARMLESS: dict[str, Any] = {
     "do_sample": False,
     "encoder_repetition_penalty": 1,
@@ -67,7 +67,7 @@ _HARMLESS: dict[str, Any] = {
     "assistant_early_exit": None,
     "speculation_type": None,
 }
-# What changes no caption without sampling.
+# Settings that change no caption without sampling.
 _IGNORED = (
     *("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p"),
     *("epsilon_cutoff", "eta_cutoff", "remove_invalid_values", "low_memory", "prefill_chunk_size"),
@@ -82,7 +82,7 @@ _IGNORED = (
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """The fields of `capjax.evaluate.methods.BeamSearch`, which see, with processors of ids."""
+    """Settings of a beam search, as of `capjax.evaluate.methods.BeamSearch`, and processors."""
 
     num_beams: int = 1
     length_penalty: float = 1.0
@@ -130,10 +130,9 @@ def read_generation(
 
     Args:
       folder: of the checkpoint.
-      tokenizer: of the checkpoint; ids that the files name must be its start, end and pad, and
-        the tokens that they suppress must have those that it bans.
-      ids: whether those of start, end and pad are read; otherwise the files say others than are
-        used.
+      tokenizer: of the checkpoint; the ids of start, end and pad in the files must be its own, and
+        the suppressed tokens must include all that it bans.
+      ids: whether the files' ids of start, end and pad are compared; BLIP's are not those it uses.
 
     Raises:
       WeightsError: a field is not supported, or unknown; names it and says what it must be.
@@ -144,7 +143,7 @@ def read_generation(
         given = _without_nulls(read_json(path))
         unknown = sorted(given.keys() - known - {*_IGNORED})
         if unknown:
-            raise _refusal(path, unknown[0], given[unknown[0]], "left out")
+            raise refusal(path, unknown[0], given[unknown[0]], "left out")
     else:
         path = os.path.join(folder, "config.json")
         config = read_json(path)
@@ -155,12 +154,12 @@ def read_generation(
     _check(given, tokenizer, path)
     processors = _processors(given, tokenizer, path)
     _check_bans(given, processors, tokenizer, path)
-    found = {name: given[name] for name in _READ[:5] if name in given}
+    found = {name: given[name] for name in (*_BEAMS, *_GROUPS) if name in given}
     found["num_captions"] = given.get("num_return_sequences", 1)
     found["max_length"] = given.get("max_length", Generation.max_length)
     if "max_new_tokens" in given:
         found["max_length"] = 1 + given["max_new_tokens"]
-    # What transformers ignores with few beams.
+    # transformers ignores it with one group.
     if found.get("num_beam_groups", 1) == 1:
         found.pop("diversity_penalty", None)
     return Generation(**found, processors=processors)
@@ -178,11 +177,11 @@ def write_generation(generation: Generation, tokenizer: Tokenizer) -> dict[str, 
     """
     ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
     found = {name: ids[role] for name, role in _IDS.items()}
-    found |= {name: getattr(generation, name) for name in (*_READ[:3], "max_length")}
+    found |= {name: getattr(generation, name) for name in (*_BEAMS, "max_length")}
     if generation.num_captions > 1:
         found["num_return_sequences"] = generation.num_captions
     if generation.num_beam_groups > 1:
-        found |= {name: getattr(generation, name) for name in _READ[3:5]}
+        found |= {name: getattr(generation, name) for name in _GROUPS}
     processors = _changed(generation.processors)
     found |= {
         name: [*map(list, value)] if name == "bad_words_ids" else value
@@ -213,7 +212,7 @@ def _processors(given: Mapping[str, Any], tokenizer: Tokenizer, path: str) -> Pr
         else:
             fault = None if type(value) is int and value >= 0 else "a whole number of 0 or more"
         if fault:
-            raise _refusal(path, name, value, fault)
+            raise refusal(path, name, value, fault)
     extra = [
         token for token in given.get("suppress_tokens") or [] if token not in tokenizer.banned_ids
     ]
@@ -233,15 +232,16 @@ def _tuples(value: Any) -> Any:
 def _check_bans(
     given: Mapping[str, Any], processors: Processors, tokenizer: Tokenizer, path: str
 ) -> None:
-    """Raises WeightsError where probabilities are not those that the model gives here.
+    """Raises WeightsError where transformers would compare beams by other probabilities.
 
-    Here a model gives banned tokens none, and what processors take is given to no other token.
+    In capjax banned tokens have no probability, and the probability that processors take from a
+    token goes to no other.
     """
     banned = list(tokenizer.banned_ids)
     suppressed = given.get("suppress_tokens") or []
     if not _are_ids(suppressed) or not {*banned} <= {*suppressed}:
         value = given.get("suppress_tokens")
-        raise _refusal(path, "suppress_tokens", value, json.dumps(banned or None))
+        raise refusal(path, "suppress_tokens", value, json.dumps(banned or None))
     if given.get("num_beams", 1) == 1:
         return
     renormalises = given.get("renormalize_logits", False)
@@ -255,42 +255,36 @@ def _check_bans(
     # Without, the probability of banned tokens would be taken from the others, and beams be
     # compared by that.
     if banned and renormalises is not True:
-        raise _refusal(path, "renormalize_logits", renormalises, "true")
+        raise refusal(path, "renormalize_logits", renormalises, "true")
 
 
 def _check(given: Mapping[str, Any], tokenizer: Tokenizer, path: str) -> None:
     """Raises WeightsError for the first field that a beam search can't be given."""
     for name, value in given.items():
         if name in _HARMLESS and value not in (_HARMLESS[name], [], {}):
-            raise _refusal(path, name, value, json.dumps(_HARMLESS[name]))
+            raise refusal(path, name, value, json.dumps(_HARMLESS[name]))
         if name in _IDS:
             token = getattr(tokenizer, f"{_IDS[name]}_id")
             role = "end" if token == tokenizer.eos_id else _IDS[name]
             if value not in (token, [token]):
-                raise _refusal(path, name, value, f"{token}, the tokenizer's {role}")
+                raise refusal(path, name, value, f"{token}, the tokenizer's {role}")
     least = {"num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1}
     for name, number in (least | {"max_length": 2, "max_new_tokens": 1}).items():
         value = given.get(name, number)
         if type(value) is not int or value < number:
-            raise _refusal(path, name, value, f"a whole number of {number} or more")
+            raise refusal(path, name, value, f"a whole number of {number} or more")
     for name in ("length_penalty", "diversity_penalty"):
         if type(given.get(name, 1.0)) not in (int, float):
-            raise _refusal(path, name, given[name], "a number")
+            raise refusal(path, name, given[name], "a number")
     beams, groups = given.get("num_beams", 1), given.get("num_beam_groups", 1)
     if beams % groups:
-        raise _refusal(path, "num_beam_groups", groups, f"a divisor of num_beams={beams}")
+        raise refusal(path, "num_beam_groups", groups, f"a divisor of num_beams={beams}")
     if groups > 1 and not given.get("diversity_penalty", 0) > 0:
         value = given.get("diversity_penalty", 0)
-        raise _refusal(path, "diversity_penalty", value, "above 0 with num_beam_groups above 1")
+        raise refusal(path, "diversity_penalty", value, "above 0 with num_beam_groups above 1")
     captions = given.get("num_return_sequences", 1)
     if captions > beams:
-        raise _refusal(path, "num_return_sequences", captions, f"at most num_beams={beams}")
+        raise refusal(path, "num_return_sequences", captions, f"at most num_beams={beams}")
     stopping = given.get("early_stopping", False)
     if not isinstance(stopping, bool) and stopping != "never":
-        raise _refusal(path, "early_stopping", stopping, 'true, false or "never"')
-
-
-def _refusal(path: str, name: str, value: Any, instead: str) -> WeightsError:
-    return WeightsError(
-        f"{path}: {name}={json.dumps(value)} is not supported; it must be {instead}"
-    )
+        raise refusal(path, "early_stopping", stopping, 'true, false or "never"')

@@ -4,25 +4,31 @@ Tensors are named "transformer.h.0.attn.c_attn.weight", or without "transformer.
 files is executed.
 """
 
+import json
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax import traverse_util
 
-from capjax.models.captioner import Captioner, FeatureEncoder
 from capjax.models.decoders.gpt2 import GPT2Decoder
 from capjax.pretrained import tables
+from capjax.pretrained.captioners.decoder_fields import (
+    check_heads,
+    check_sizes,
+    decoder_shapes,
+    read_activation,
+    write_activation,
+)
 from capjax.pretrained.checkpoint_folders import (
     folder_and_file,
     read_json,
     read_weights,
     weights_file,
 )
-from capjax.pretrained.errors import ExportError, WeightsError
+from capjax.pretrained.errors import WeightsError, refusal
 from capjax.pretrained.tables import SAME, Row, dense, norm
 from capjax.pretrained.weights import blamed, check_depth, check_fit
 
@@ -56,15 +62,6 @@ _DROPOUTS = {
     "embd_pdrop": "dropout",
     "resid_pdrop": "dropout",
     "attn_pdrop": "attention_dropout",
-}
-# By their names in flax.linen.
-_ACTIVATIONS = {
-    "gelu_new": "gelu",
-    "gelu_fast": "gelu",
-    "gelu_pytorch_tanh": "gelu",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
 }
 # Causal masks, which early files keep.
 _MASKS = re.compile(r"h\.\d+\.(attn|crossattention)\.(bias|masked_bias)")
@@ -112,19 +109,18 @@ def read_config(config: Mapping[str, Any], path: str) -> tuple[dict[str, Any], b
     found = {**_DEFAULTS, **{name: value for name, value in config.items() if value is not None}}
     for name in _FIXED:
         if found[name] != _DEFAULTS[name]:
-            raise _refusal(path, name, found[name], _DEFAULTS[name])
-    for name in (*_SIZES, "n_inner"):
-        if (value := found[name]) is not None and (type(value) is not int or value < 1):
-            raise _refusal(path, name, value, "a whole number of 1 or more")
-    width, activation = found["n_embd"], found["activation_function"]
-    if width % found["n_head"]:
-        raise _refusal(path, "n_head", found["n_head"], f"what divides n_embd={width}")
-    if activation not in _ACTIVATIONS:
-        raise _refusal(path, "activation_function", activation, ", ".join(_ACTIVATIONS))
+            raise refusal(path, name, found[name], json.dumps(_DEFAULTS[name]))
+    check_sizes(found, _SIZES, path)
+    if found["n_inner"] is None:
+        found["n_inner"] = 4 * found["n_embd"]
+    check_sizes(found, ("n_inner",), path)
+    check_heads(found, "n_head", "n_embd", path)
+    if not 0 <= found["layer_norm_epsilon"] < 1:
+        raise refusal(path, "layer_norm_epsilon", found["layer_norm_epsilon"], "0 to 1")
     fields = {
         **{ours: found[theirs] for theirs, ours in _SIZES.items()},
-        "mlp_ratio": (found["n_inner"] or 4 * width) / width,
-        "activation": _ACTIVATIONS[activation],
+        "mlp_ratio": found["n_inner"] / found["n_embd"],
+        "activation": read_activation(found, "activation_function", path),
         "epsilon": float(found["layer_norm_epsilon"]),
     }
     return fields, bool(found["add_cross_attention"])
@@ -140,12 +136,6 @@ def write_config(fields: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ExportError: GPT-2 has no such activation.
     """
-    names = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
-    if fields["activation"] not in names:
-        raise ExportError(
-            f"config.decoder.activation={fields['activation']!r} is no GPT-2's in transformers; it "
-            f"must be {', '.join(map(repr, names))}"
-        )
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -154,14 +144,10 @@ def write_config(fields: Mapping[str, Any]) -> dict[str, Any]:
         "tie_word_embeddings": True,
         **{theirs: fields[ours] for theirs, ours in _SIZES.items()},
         "n_inner": round(fields["mlp_ratio"] * fields["width"]),
-        "activation_function": names[fields["activation"]],
+        "activation_function": write_activation(fields["activation"]),
         "layer_norm_epsilon": fields["epsilon"],
         **{theirs: fields[ours] for theirs, ours in _DROPOUTS.items() if ours in fields},
     }
-
-
-def _refusal(path: str, name: str, value: Any, instead: Any) -> WeightsError:
-    return WeightsError(f"{path}: {name}={value} is not supported; it must be {instead}")
 
 
 def to_params(
@@ -202,14 +188,11 @@ def to_params(
 
 def _like(fields: Mapping[str, Any], cross: bool) -> dict[str, Any]:
     """The parameters of `GPT2Decoder(**fields)` without values."""
-    decoder = GPT2Decoder(**{**fields, "num_layers": 1})
-    model = Captioner(FeatureEncoder((1, 1)), decoder)
-    variables = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (1, decoder.width)))
-    params = variables["params"]["decoder"]
-    if not cross:
-        for name in ("norms_1", "cross_attention"):
-            del params["blocks_0"][name]
-    return tables.repeat(params, "blocks_", fields["num_layers"])
+    params = decoder_shapes(GPT2Decoder, fields, fields["width"])
+    if cross:
+        return params
+    block = {n: p for n, p in params["blocks_0"].items() if n not in ("norms_1", "cross_attention")}
+    return {name: block if name.startswith("blocks_") else p for name, p in params.items()}
 
 
 def gpt2_fields(source: str | os.PathLike) -> dict[str, Any]:
@@ -220,7 +203,8 @@ def gpt2_fields(source: str | os.PathLike) -> dict[str, Any]:
 
 def _read_config(folder: str) -> tuple[dict[str, Any], bool]:
     at = os.path.join(folder, "config.json")
-    return read_config(read_json(at), at)
+    with blamed(at, "its fields make no GPT-2"):
+        return read_config(read_json(at), at)
 
 
 def read_gpt2(source: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,15 +11,18 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from capjax.data.tokenizer import SPECIAL_TOKENS, Tokenizer
+from capjax.data.tokenizer_file import raised, read_backend
+from capjax.files.small import MOST_TOKENIZER, check_small
 from capjax.pretrained.checkpoint_folders import CONFIGS, folder_and_file, read_json
 from capjax.pretrained.errors import WeightsError
+from capjax.pretrained.weights import blamed
 
 END_OF_TEXT = "<|endoftext|>"
 FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
 
 
 def tokenizer_of(source: str | os.PathLike) -> Tokenizer:
-    """`read_tokenizer` of a checkpoint: a folder, a file in it, or a name on huggingface.co.
+    """Reads the tokenizer of a checkpoint: a folder, a file in it, or a name on huggingface.co.
 
     Raises:
       WeightsError: there is no such checkpoint; or as `read_tokenizer`.
@@ -29,7 +32,7 @@ def tokenizer_of(source: str | os.PathLike) -> Tokenizer:
 
 
 def read_tokenizer(folder: str | os.PathLike) -> Tokenizer:
-    """The tokenizer of a folder: its tokenizer.json, else vocab.json with merges.txt.
+    """Reads a folder's tokenizer: tokenizer.json, else vocab.json with merges.txt.
 
     Of GPT-2's, "<|endoftext|>" is start, end and pad at once. Spaces count: " a" and "a" are two
     tokens. A space is put before the first word where tokenizer_config.json says add_prefix_space.
@@ -39,11 +42,14 @@ def read_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     """
     whole, vocabulary, merges, about = (os.path.join(folder, name) for name in FILES)
     config = read_json(about) if os.path.isfile(about) else {}
-    try:
+    with blamed(folder, "its tokenizer is damaged"):
         if os.path.isfile(whole):
-            backend = tokenizers.Tokenizer.from_file(whole)
+            backend = read_backend(whole)
         elif os.path.isfile(vocabulary) and os.path.isfile(merges):
-            backend = tokenizers.Tokenizer(models.BPE.from_file(vocabulary, merges))
+            for file in (vocabulary, merges):
+                check_small(file, MOST_TOKENIZER)
+            with raised():
+                backend = tokenizers.Tokenizer(models.BPE.from_file(vocabulary, merges))
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             backend.decoder = decoders.ByteLevel()
             if backend.token_to_id(END_OF_TEXT) is not None:
@@ -61,18 +67,14 @@ def read_tokenizer(folder: str | os.PathLike) -> Tokenizer:
         if backend.token_to_id(END_OF_TEXT) is None:
             raise WeightsError(f"{folder}: the tokenizer does not know {END_OF_TEXT}, as GPT-2's")
         return Tokenizer(backend)
-    except WeightsError:
-        raise
-    except Exception as error:  # tokenizers raises bare Exception.
-        raise WeightsError(f"{folder}: its tokenizer is damaged: {error}") from error
 
 
 def write_tokenizer(
     tokenizer: Tokenizer, folder: str | os.PathLike, max_length: int
 ) -> dict[str, dict[str, Any]]:
-    """Writes the tokenizer of a folder: what `read_tokenizer` and transformers' AutoTokenizer read.
+    """Writes the tokenizer's files, which `read_tokenizer` and transformers' AutoTokenizer read.
 
-    tokenizer.json, of GPT-2's kind vocab.json and merges.txt too.
+    These are tokenizer.json and, for one of GPT-2's kind, vocab.json and merges.txt.
 
     Args:
       tokenizer: any.
@@ -80,7 +82,7 @@ def write_tokenizer(
       max_length: the longest text in tokens.
 
     Returns:
-      The contents of the folder's tokenizer_config.json and special_tokens_map.json, by name.
+      The contents of the folder's other files, by name.
     """
     whole = os.path.join(folder, FILES[0])
     tokenizer.save(whole)

@@ -1,10 +1,10 @@
 """Low-rank adapters in the folder format of Hugging Face's PEFT, read and written.
 
-adapter_config.json says how a product of two matrices is scaled, and adapter_model.safetensors has
-them, A [rank, D] and B [width, rank], for each adapted module of the model of transformers. One of
-its modules may be several of our projections, as BLIP's `qkv` and GPT-2's `c_attn` are. Such a
-module has one A; ours have one each. Then the ranks add up: A has the rows of all, and B is block
-diagonal; the pattern of ranks in adapter_config.json says so.
+adapter_model.safetensors has two matrices, A [rank, D] and B [width, rank], for each adapted module
+of the model of transformers, and adapter_config.json the factor of their product. A module may be
+several projections of capjax, as BLIP's `qkv` and GPT-2's `c_attn` are. It has one A, and the
+projections have one each. When they are written, A has the rows of all, B is block diagonal, and
+the module's rank, in the `rank_pattern`, is the sum of theirs.
 
 Nothing in a folder is executed.
 """
@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
@@ -24,6 +25,7 @@ from flax import traverse_util
 from capjax.files.atomic import write_atomic
 from capjax.models.lora import adapter_name, is_adapter, projections_of
 from capjax.models.lora_fields import Lora
+from capjax.parts.types import LARGEST
 from capjax.pretrained import tables
 from capjax.pretrained.captioners.captioner import PretrainedCaptioner
 from capjax.pretrained.captioners.export_captioner import new_folder
@@ -37,7 +39,7 @@ CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "base_model.model."
 _NAME = re.compile(rf"{re.escape(_PREFIX)}(.+)\.lora_([AB])\.weight")
-# Fields that make more, or something else, of an adapter than a product of two matrices.
+# Fields by which an adapter is not a product of two matrices, or other parameters train, too.
 _REFUSED = (
     *("use_dora", "modules_to_save", "lora_bias", "layer_replication", "trainable_token_indices"),
     *("target_parameters", "alora_invocation_tokens", "use_qalora", "use_bdlora"),
@@ -51,7 +53,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 class _Place(NamedTuple):
-    """One of our projections: the name of its layer, its own, and its sizes."""
+    """A projection of capjax: the names of its layer and itself, and its sizes."""
 
     layer: str
     projection: str
@@ -94,7 +96,7 @@ def read_adapters(
             continue
         if module not in modules:
             raise WeightsError(
-                f"{file}: adapts {module}, which is no dense layer of a "
+                f"{file}: adapts {module:.200}, which is no dense layer of a "
                 f"{captioner.family.architecture} that can be adapted here"
             )
         places, start = modules[module], 0
@@ -150,7 +152,7 @@ def _check_config(config: Mapping[str, Any], path: str) -> None:
             raise WeightsError(f"{path}: {name}={pattern!r:.60} must be an object of numbers")
         numbers += pattern.items()
     for name, value in numbers:
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not abs(value) < LARGEST:
             raise WeightsError(f"{path}: {name}={value!r:.60} must be a finite number")
 
 
@@ -159,15 +161,19 @@ def _pairs(tensors: Mapping[str, np.ndarray], file: str) -> dict[str, Pair]:
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, array in tensors.items():
         match = _NAME.fullmatch(name)
-        if match is None or array.ndim != 2:
+        if match is None or array.ndim != 2 or not jnp.issubdtype(array.dtype, jnp.floating):
             raise WeightsError(
-                f"{file}: has {name} {list(array.shape)}, and adapters of dense layers alone are "
-                "supported: *.lora_A.weight and *.lora_B.weight of two axes"
+                f"{file}: has {name:.200} {array.dtype} {list(array.shape)}, and adapters of dense "
+                "layers alone are supported: *.lora_A.weight and *.lora_B.weight of two axes"
             )
-        found.setdefault(match[1], {})[match[2]] = np.asarray(array, np.float32).T
+        with np.errstate(over="ignore"):
+            found.setdefault(match[1], {})[match[2]] = np.asarray(array, np.float32).T
     for module, pair in found.items():
-        if pair.keys() != {"A", "B"} or pair["A"].shape[1] != pair["B"].shape[0]:
-            raise WeightsError(f"{file}: {module} lacks one of lora_A and lora_B of equal ranks")
+        a, b = pair.get("A"), pair.get("B")
+        if a is None or b is None or a.shape[1] != len(b) or not len(b):
+            raise WeightsError(
+                f"{file}: {module} lacks one of lora_A and lora_B of equal ranks above 0"
+            )
     check_finite(tensors, file)
     if not found:
         raise WeightsError(f"{file}: has no adapters")
@@ -191,7 +197,13 @@ def _scale(config: Mapping[str, Any], module: str, rank: int, path: str) -> floa
 
 
 def _own(a: np.ndarray, b: np.ndarray, rank: int) -> Pair:
-    """Of a module's A [D, ranks] and a projection's part of its B, the ranks that it has."""
+    """Returns a projection's own A and B.
+
+    Args:
+      a: of the module, [D, ranks].
+      b: the projection's part of the module's B, [ranks, width]; zero for the ranks of others.
+      rank: of a projection.
+    """
     if len(b) == rank or len(b) % rank:
         return a, b
     kept = b.reshape(-1, rank, b.shape[1]).any(axis=(1, 2)).repeat(rank)
@@ -209,15 +221,15 @@ def write_adapters(
     Args:
       folder: a new or an empty one.
       captioner: whose variables have adapters, as in `capjax.models.lora`.
-      lora: what they are.
+      lora: their fields.
       base: the name or folder of the model of transformers that they are of, if it is known.
 
     Returns:
       The names of its files.
 
     Raises:
-      ExportError: a projection is none of a dense layer of the model in transformers, or there is
-        something in the folder.
+      ExportError: an adapted projection is no dense layer in transformers, or there is something in
+        the folder.
       OSError: it can't be written.
     """
     flat = traverse_util.flatten_dict(dict(captioner.variables["params"]), sep="/")
@@ -293,7 +305,7 @@ def _joined(pairs: Sequence[Any], widths: Sequence[int]) -> Pair:
 
 
 def _modules(captioner: PretrainedCaptioner) -> dict[str, tuple[_Place, ...]]:
-    """Our projections, in the order of its outputs, of each of transformers' dense layers."""
+    """Returns the projections of each dense layer of transformers, in the order of its outputs."""
     like = captioner.variables or jax.eval_shape(
         lambda: captioner.module().init_variables(jax.random.key(0), captioner.resize.shape)
     )
@@ -319,7 +331,7 @@ def _section(captioner: PretrainedCaptioner) -> dict[str, Any]:
 
 
 def _unused(captioner: PretrainedCaptioner) -> tuple[str, ...]:
-    """The beginnings of the names of what transformers' encoder has and no caption needs."""
+    """Returns the prefixes of the encoder's modules that capjax leaves out, such as a pooler."""
     start = captioner.family.encoder_prefix
     return tuple(start + name for name in huggingface.left_out(_section(captioner)))
 
@@ -327,7 +339,7 @@ def _unused(captioner: PretrainedCaptioner) -> tuple[str, ...]:
 def _layers(
     captioner: PretrainedCaptioner, names: Collection[str]
 ) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """The names of dense layers, theirs and ours, of each row of the captioner's tables."""
+    """Yields the names of dense layers, theirs and ours, of each row of the captioner's tables."""
     family = captioner.family
     vits = huggingface.module_tables(_section(captioner))
     found = [("encoder", table, family.encoder_prefix) for table in vits]

@@ -1,4 +1,4 @@
-"""Captioners of transformers in the place of a workdir."""
+"""Captioners of transformers where a command takes a workdir."""
 
 import os
 
@@ -10,10 +10,10 @@ from capjax.pretrained.errors import WeightsError
 
 
 def is_published(source: str | os.PathLike) -> bool:
-    """Returns whether a source is a captioner of transformers, and no workdir.
+    """Returns whether a source is a captioner of transformers, not a workdir.
 
-    A folder of theirs says its model_type in config.json. What is not there, but looks like
-    "organisation/name", may be on huggingface.co.
+    It is if it is a folder whose config.json has a model_type, or if there is no such file or
+    folder and it looks like a name on huggingface.co, "organisation/name".
     """
     source = os.path.expanduser(os.fspath(source))
     if not os.path.exists(source):
@@ -25,7 +25,7 @@ def is_published(source: str | os.PathLike) -> bool:
 
 
 def published_config(captioner: PretrainedCaptioner) -> ConfigDict:
-    """Returns the fields of a config that captioning reads; no file has the batch size."""
+    """Returns the fields of a config that captioning reads; the batch size is a default."""
     config = ConfigDict(
         {"seed": 0, "dtype": "float32", "fused_attention": True, **captioner.sections()}
     )

@@ -1,10 +1,11 @@
 """Reads any captioner of transformers whole."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from capjax.pretrained.captioners import generation_file
-from capjax.pretrained.captioners.captioner import PretrainedCaptioner, family_of
+from capjax.pretrained.captioners.captioner import Family, Fields, PretrainedCaptioner, family_of
 from capjax.pretrained.captioners.gpt2_tokenizer import FILES as BPE_FILES
 from capjax.pretrained.captioners.wordpiece import FILES as WORDPIECE_FILES
 from capjax.pretrained.checkpoint_folders import (
@@ -18,8 +19,9 @@ from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.vit import huggingface
 from capjax.pretrained.vit.layouts import own_tensors, to_variables
 from capjax.pretrained.vit.read import vit_fields, vit_resize
+from capjax.pretrained.weights import blamed
 
-# Whatever kind a name on huggingface.co turns out to be of.
+# The files of all families: that of a name on huggingface.co is known after its config.json.
 FILES = (*CONFIGS, generation_file.FILE, *dict.fromkeys((*BPE_FILES, *WORDPIECE_FILES)))
 
 
@@ -31,14 +33,13 @@ def read_captioner(source: str | os.PathLike, *, weights: bool = True) -> Pretra
       weights: whether they are read, too; otherwise `variables` is empty.
 
     Raises:
-      WeightsError: there is no such source, or it is no captioner, or one that can't be had here
-        the same; names the file and the field or the tensor.
+      WeightsError: there is no such source, or it is no captioner, or one that would caption
+        otherwise in capjax; names the file and the field or the tensor.
     """
     folder, _ = folder_and_file(source, weights=weights, files=FILES)
     at = os.path.join(folder, "config.json")
     config = read_json(at)
-    family = family_of(config, at)
-    fields = family.read_fields(config, at)
+    family, fields = _family_and_fields(config, at)
     tokenizer = family.read_tokenizer(folder, config, fields)
     if tokenizer.vocab_size != fields.decoder["vocab_size"]:
         raise WeightsError(
@@ -64,6 +65,12 @@ def read_captioner(source: str | os.PathLike, *, weights: bool = True) -> Pretra
     )
 
 
+def _family_and_fields(config: Mapping[str, Any], path: str) -> tuple[Family, Fields]:
+    with blamed(path, "its fields make no captioner"):
+        family = family_of(config, path)
+        return family, family.read_fields(config, path)
+
+
 def read_variables(folder: str | os.PathLike) -> dict[str, Any]:
     """Reads the variables of the captioner in a folder, as `PretrainedCaptioner` has them.
 
@@ -72,8 +79,7 @@ def read_variables(folder: str | os.PathLike) -> dict[str, Any]:
     """
     at, file = os.path.join(folder, "config.json"), weights_file(folder)
     config = read_json(at)
-    family = family_of(config, at)
-    fields = family.read_fields(config, at)
+    family, fields = _family_and_fields(config, at)
     _, layout = huggingface.read_config(config, at)
     encoder, tensors = vit_fields(folder), read_weights(file)
     start = family.encoder_prefix

@@ -11,6 +11,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from capjax.data.tokenizer import Tokenizer
+from capjax.data.tokenizer_file import read_backend
+from capjax.files.small import MOST_TOKENIZER, check_small
 from capjax.pretrained.checkpoint_folders import read_json
 from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.weights import blamed
@@ -24,7 +26,8 @@ _NORMALIZER = {
     "strip_accents": ("strip_accents", None),
     "tokenize_chinese_chars": ("handle_chinese_chars", True),
 }
-# Rows of an embedding without a word: more are no rounding up, nor a few tokens of a model's own.
+# Rows of an embedding without a word that a model may have, to round their number up or for tokens
+# of its own; a larger difference means another tokenizer.
 _MOST_WORDLESS = 1024
 
 
@@ -44,11 +47,12 @@ def read_wordpiece(folder: str | os.PathLike, rows: int, own: tuple[str, ...] = 
     fields = {ours: config.get(name, usual) for name, (ours, usual) in _NORMALIZER.items()}
     with blamed(folder, "its tokenizer is damaged"):
         if os.path.isfile(whole):
-            backend = tokenizers.Tokenizer.from_file(whole)
+            backend = read_backend(whole)
             # As transformers does, which reads little but the words from the file.
             if config.keys() & _NORMALIZER.keys():
                 backend.normalizer = normalizers.BertNormalizer(**fields)
         elif os.path.isfile(words):
+            check_small(words, MOST_TOKENIZER)
             lines = Path(words).read_text(encoding="utf-8").removesuffix("\n").split("\n")
             model = models.WordPiece({w: i for i, w in enumerate(lines)}, unk_token=_UNKNOWN)
             backend = tokenizers.Tokenizer(model)

@@ -3,13 +3,11 @@
 from typing import Any
 
 from capjax.models.decoders.blip import BlipDecoder
-from capjax.pretrained import tables
 from capjax.pretrained.captioners import bert, wordpiece
-from capjax.pretrained.captioners.captioner import Family, Fields
+from capjax.pretrained.captioners.captioner import Fields
 from capjax.pretrained.captioners.generation_file import read_generation
-from capjax.pretrained.errors import WeightsError
+from capjax.pretrained.errors import WeightsError, refusal
 from capjax.pretrained.tables import Row, dense, norm
-from capjax.pretrained.weights import blamed, check_depth
 
 # Those of transformers' BlipTextConfig, since a published config.json may leave them out.
 _DEFAULTS: dict[str, Any] = {
@@ -49,7 +47,7 @@ _TIED = {
 }
 
 
-class Blip(Family):
+class Blip(bert.BertFamily):
     """See `Family` for the methods."""
 
     decoder = BlipDecoder
@@ -57,6 +55,7 @@ class Blip(Family):
     decoder_title = "BLIP"
     fixed = {"norm": "post", "tie_embeddings": True, "use_output_bias": True}  # noqa: RUF012
     part_tables = {"decoder": (TABLE, "")}  # noqa: RUF012
+    tied = _TIED
     model_type = "blip"
     architecture = "BlipForConditionalGeneration"
     encoder_prefix = "vision_model."
@@ -74,11 +73,11 @@ class Blip(Family):
             )
         section = _section(config)
         for name in _FIXED:
-            if section[name] != _DEFAULTS[name]:
-                raise bert.refusal(path, name, section[name], str(_DEFAULTS[name]))
+            if section[name] is not True:
+                raise refusal(path, name, section[name], "true")
         smoothing = section["label_smoothing"]
         if type(smoothing) not in (int, float) or not 0 <= smoothing < 1:
-            raise bert.refusal(path, "label_smoothing", smoothing, "0 or more and below 1")
+            raise refusal(path, "label_smoothing", smoothing, "0 or more and below 1")
         return Fields(bert.read_fields(section, path), label_smoothing=float(smoothing))
 
     def read_tokenizer(self, folder, config, fields):
@@ -87,18 +86,12 @@ class Blip(Family):
         for name, role in _IDS.items():
             if section[name] != (token := getattr(tokenizer, f"{role}_id")):
                 path, word = f"{folder}/config.json", tokenizer.word(token)
-                raise bert.refusal(path, name, section[name], f"{token}, the tokenizer's {word}")
+                raise refusal(path, name, section[name], f"{token}, the tokenizer's {word}")
         return tokenizer
 
     def read_generation(self, folder, config, tokenizer):
         # transformers' captioner itself takes no settings from files: they are given to `generate`.
         return read_generation(folder, tokenizer, ids=False)
-
-    def to_params(self, tensors, fields, encoder_width, path):
-        check_depth(fields.decoder["num_layers"], tensors, path)
-        with blamed(path, "its fields and its tensors make no BLIP"):
-            like, own = self.shapes(fields, encoder_width), bert.own(tensors, _TIED, path)
-            return {"decoder": tables.read(TABLE, own, like, path)}
 
     def write_config(self, captioner, encoder):
         tokenizer = captioner.tokenizer
@@ -115,9 +108,6 @@ class Blip(Family):
                 **{name: getattr(tokenizer, f"{role}_id") for name, role in _IDS.items()},
             },
         }
-
-    def write_tokenizer(self, tokenizer, folder, max_length):
-        return wordpiece.write_wordpiece(tokenizer, folder, max_length)
 
 
 def _section(config) -> dict[str, Any]:

@@ -3,14 +3,11 @@
 from typing import Any
 
 from capjax.models.decoders.git import GitDecoder
-from capjax.pretrained import tables
 from capjax.pretrained.captioners import bert, wordpiece
-from capjax.pretrained.captioners.captioner import Family, Fields
-from capjax.pretrained.captioners.generation_file import read_generation
-from capjax.pretrained.errors import ExportError, WeightsError
+from capjax.pretrained.captioners.captioner import Fields
+from capjax.pretrained.errors import ExportError, WeightsError, refusal
 from capjax.pretrained.tables import TRANSPOSED, Row, dense, norm
 from capjax.pretrained.vit import huggingface
-from capjax.pretrained.weights import blamed, check_depth
 
 # Those of transformers' GitConfig, since a published config.json may leave them out.
 _DEFAULTS: dict[str, Any] = {
@@ -40,7 +37,7 @@ TABLE = (
 )
 
 
-class Git(Family):
+class Git(bert.BertFamily):
     """See `Family` for the methods."""
 
     decoder = GitDecoder
@@ -64,7 +61,7 @@ class Git(Family):
         section = {**_DEFAULTS, **{name: v for name, v in config.items() if v is not None}}
         if section["tie_word_embeddings"] is not False:
             value = section["tie_word_embeddings"]
-            raise bert.refusal(path, "tie_word_embeddings", value, "false")
+            raise refusal(path, "tie_word_embeddings", value, "false")
         encoder, _ = huggingface.read_config(config, path)
         # One epsilon for the vision tower and for the projection after it.
         epsilon = {"projection_epsilon": float(encoder["epsilon"])}
@@ -72,15 +69,6 @@ class Git(Family):
 
     def read_tokenizer(self, folder, config, fields):
         return wordpiece.read_wordpiece(folder, fields.decoder["vocab_size"])
-
-    def read_generation(self, folder, config, tokenizer):
-        return read_generation(folder, tokenizer)
-
-    def to_params(self, tensors, fields, encoder_width, path):
-        check_depth(fields.decoder["num_layers"], tensors, path)
-        with blamed(path, "its fields and its tensors make no GIT"):
-            like, own = self.shapes(fields, encoder_width), bert.own(tensors, {}, path)
-            return {"decoder": tables.read(TABLE, own, like, path)}
 
     def write_config(self, captioner, encoder):
         decoder, tokenizer = captioner.fields.decoder, captioner.tokenizer
@@ -95,9 +83,6 @@ class Git(Family):
             **{name: getattr(tokenizer, f"{role}_id") for name, role in _IDS.items()},
             "vision_config": encoder,
         }
-
-    def write_tokenizer(self, tokenizer, folder, max_length):
-        return wordpiece.write_wordpiece(tokenizer, folder, max_length)
 
 
 PART = Git()

@@ -10,7 +10,7 @@ from capjax.models.decoders.gpt2 import GPT2Decoder
 from capjax.pretrained import tables
 from capjax.pretrained.captioners import gpt2, gpt2_tokenizer
 from capjax.pretrained.captioners.captioner import Family, Fields
-from capjax.pretrained.captioners.generation_file import read_generation, write_generation
+from capjax.pretrained.captioners.generation_file import write_generation
 from capjax.pretrained.captioners.projection import PROJECTION
 from capjax.pretrained.errors import WeightsError
 from capjax.pretrained.vit import huggingface
@@ -57,9 +57,6 @@ class VisionEncoderDecoder(Family):
 
     def read_tokenizer(self, folder, config, fields):
         return gpt2_tokenizer.read_tokenizer(folder)
-
-    def read_generation(self, folder, config, tokenizer):
-        return read_generation(folder, tokenizer)
 
     def to_params(self, tensors, fields, encoder_width, path):
         parts: dict[str, dict[str, np.ndarray]] = {"decoder": {}, _DENSE: {}}

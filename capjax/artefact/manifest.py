@@ -1,0 +1,150 @@
+"""The manifest of an artefact: what it says, and the files that it vouches for.
+
+Writing an artefact puts this file into its runner.py, in the place of the import.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Sequence
+from typing import Any
+
+# Of the folder's layout. A runner reads the versions up to its own.
+VERSION = 1
+MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
+# The program takes an int32.
+MOST_SEED = 2**31 - 1
+# The longest ones have a million allowed captions.
+_MOST_BYTES = 128 * 2**20
+
+NONE, WHOLE = type(None), range(2**31)
+# What every runner reads of a manifest: a number of a range, one of several forms, a text itself, a
+# type, a list, or an object with these fields and any others.
+_FORM: dict[str, Any] = {
+    "about": str,
+    "parameters": range(2**63),
+    "preprocessing": {
+        "size": range(1, 8193),
+        "resize_to": range(8193),
+        "keep_aspect": bool,
+        "interpolation": ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"),
+        "antialias": bool,
+        "round_crop": bool,
+    },
+    "decoding": {"method": ("BeamSearch", "Sampling", "Consensus")},
+    "captions": range(1, 2**31),
+    "distinct": bool,
+    "seed": (WHOLE, NONE),
+    "attention": ({"grid": [WHOLE], "prefix": WHOLE, "layers": WHOLE}, NONE),
+    "tokens": {"special": [WHOLE], "prompt": [WHOLE]},
+}
+
+
+class ArtefactError(ValueError):
+    """An artefact that can't be used; the message says why."""
+
+
+def read_manifest(
+    folder: str, kind: str, files: Sequence[str], form: dict[str, Any]
+) -> dict[str, Any]:
+    """Reads the manifest of a folder, and checks its files.
+
+    Args:
+      folder: of the artefact.
+      kind: its format.
+      files: those that a runner reads besides the tokenizer.
+      form: of the fields that it reads besides those that every runner does.
+
+    Raises:
+      ArtefactError: a file is missing, damaged or of another artefact, or of a newer version.
+    """
+    names = (*files, TOKENIZER)
+    form = {**_FORM, **form, "files": {name: {"bytes": range(2**63)} for name in names}}
+    path = os.path.join(folder, MANIFEST)
+    try:
+        _check_regular(path)
+        if (size := os.path.getsize(path)) > _MOST_BYTES:
+            raise ArtefactError(f"{path}: {size} bytes are more than the {_MOST_BYTES} taken")
+        with open(path, encoding="utf-8") as file:
+            manifest = json.load(file)
+        version, written = manifest["version"], manifest["format"]
+        own = manifest.pop("sha256")
+        right = own == digest(manifest)
+    except ArtefactError:
+        raise
+    except OSError as error:
+        raise ArtefactError(f"{path}: no artefact is here: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ArtefactError(f"{path}: is damaged, or of no artefact: {error!r:.300}") from error
+    if written != kind:
+        raise ArtefactError(f"{path}: is of no {kind}: its format is {written!r:.60}")
+    if not isinstance(version, int) or version > VERSION:
+        raise ArtefactError(
+            f"{path}: is of version {version!r:.60}, and this runner reads {VERSION}: take the "
+            "runner.py beside it"
+        )
+    if not right:
+        raise ArtefactError(f"{path}: is damaged, or was edited: its sha256 is not its own")
+    if field := _misfit(manifest, form, ""):
+        raise ArtefactError(f"{path}: its {field.removeprefix('.')} is missing, or of another kind")
+    for name in names:
+        _check_file(os.path.join(folder, name), manifest["files"][name])
+    return manifest
+
+
+def _misfit(value: Any, form: Any, name: str) -> str:
+    """The dotted name of a field that is not of its form, or ""."""
+    if isinstance(form, dict):
+        if not isinstance(value, dict):
+            return name
+        fields = (_misfit(value.get(key, ...), each, f"{name}.{key}") for key, each in form.items())
+        return next(filter(None, fields), "")
+    if isinstance(form, list):
+        fits = isinstance(value, list) and not any(_misfit(each, *form, name) for each in value)
+    elif isinstance(form, tuple):
+        fits = not all(_misfit(value, each, name) for each in form)
+    elif isinstance(form, range):
+        fits = type(value) is int and value in form
+    else:
+        fits = type(value) is form if isinstance(form, type) else value == form
+    return "" if fits else name
+
+
+def digest(manifest: dict[str, Any]) -> str:
+    """The sha256 of a manifest without it."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def is_artefact(directory: str | os.PathLike) -> bool:
+    """True for a folder with a manifest."""
+    return os.path.isfile(os.path.join(directory, MANIFEST))
+
+
+def _check_file(path: str, about: dict[str, Any]) -> None:
+    """Raises ArtefactError for another file than the manifest is about."""
+    try:
+        _check_regular(path)
+        # First, so that a file of any other size is not read.
+        if (size := os.path.getsize(path)) != about["bytes"]:
+            raise ArtefactError(f"{path}: has {size} bytes, and {about['bytes']} were written")
+        if about_file(path) != about:
+            raise ArtefactError(
+                f"{path}: is damaged, or of another artefact: its sha256 is another"
+            )
+    except OSError as error:
+        raise ArtefactError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def about_file(path: str) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": os.path.getsize(path), "sha256": found}
+
+
+def _check_regular(path: str) -> None:
+    """Raises ArtefactError for a pipe or a device, which may have no end."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ArtefactError(f"{path}: is a pipe, a socket or a device, and no file")
