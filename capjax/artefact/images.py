@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import TiffImageFile
 
+from capjax.data.pnm import fault
+
 # A file is read whole, and Pillow trusts the size in its header.
 MAX_BYTES, MAX_PIXELS, MAX_SIDE = 256 * 2**20, 80_000_000, 65_535
 # libwebp and libavif keep several copies.
@@ -122,6 +124,8 @@ def _opened(image: Any) -> Image.Image:
     content = pathlib.Path(image).read_bytes() if path else bytes(image)
     if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > _MAX_SCANS:
         raise ImageError(f"a JPEG of more than {_MAX_SCANS} scans, which takes too long to decode")
+    if said := fault(io.BytesIO(content)):
+        raise ImageError(said)
     if content[:4] in (b"II*\0", b"MM\0*"):
         _check_tiff(content, "<" if content[:1] == b"I" else ">")
     elif content[:4] in (b"II+\0", b"MM\0+"):

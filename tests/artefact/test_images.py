@@ -101,6 +101,8 @@ def test_what_takes_forever_or_all_memory_is_refused(tmp_path):
     bomb = progressive[:scan] + progressive[scan:-2] * 101 + b"\xff\xd9"
     with pytest.raises(ImageError, match="more than 100 scans"):
         open_image(bomb)
+    with pytest.raises(ImageError, match="its header is longer than 65536 bytes"):
+        open_image(b"P6 #" + b"x" * 70_000 + b"\n2 2 255\n" + bytes(12))
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[40000] = tuple(range(1, 5))
     many = encode(PICTURE, "TIFF", tiffinfo=tags)
