@@ -26,7 +26,7 @@ from capjax.artefact.manifest import WHOLE, ArtefactError, read_manifest
 
 FORMAT = "capjax onnx"
 ENCODER, STEP = "encoder.onnx", "step.onnx"
-_FORM = {
+_FIELDS = {
     "decoding": {
         "method": "BeamSearch",
         "num_beams": range(1, 2**31),
@@ -159,7 +159,7 @@ def load(directory: str | os.PathLike) -> OnnxCaptioner:
         or not for this version of onnxruntime.
     """
     folder = os.fspath(directory)
-    manifest = read_manifest(folder, FORMAT, (ENCODER, STEP), _FORM)
+    manifest = read_manifest(folder, FORMAT, (ENCODER, STEP), _FIELDS)
     try:
         return OnnxCaptioner(folder, manifest)
     except Exception as error:  # Each library raises its own.

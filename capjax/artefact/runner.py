@@ -27,7 +27,7 @@ from capjax.artefact.manifest import MANIFEST, WHOLE, ArtefactError, read_manife
 
 FORMAT = "capjax artefact"
 PROGRAM, WEIGHTS = "program.jax", "weights.safetensors"
-_FORM = {"program": {"jax": str, "calling_convention": WHOLE, "platforms": [str]}}
+_FIELDS = {"program": {"jax": str, "calling_convention": WHOLE, "platforms": [str]}}
 
 
 class Artefact(Captioner):
@@ -57,7 +57,7 @@ def load(directory: str | os.PathLike) -> Artefact:
         or not for this version of JAX or this platform.
     """
     folder = os.fspath(directory)
-    manifest = read_manifest(folder, FORMAT, (PROGRAM, WEIGHTS), _FORM)
+    manifest = read_manifest(folder, FORMAT, (PROGRAM, WEIGHTS), _FIELDS)
     made = f"it was written by JAX {manifest['program']['jax']}, and here is {jax.__version__}"
     version = manifest["program"]["calling_convention"]
     least = export.minimum_supported_calling_convention_version

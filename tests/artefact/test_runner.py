@@ -6,6 +6,8 @@ import json
 import os
 import re
 import sys
+from collections import Counter
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from jax import export
 
 from capjax.artefact import runner
 from capjax.artefact.captioner import row_of
+from capjax.artefact.folder import runner_source
 from capjax.artefact.manifest import ArtefactError, about_file, digest, is_artefact
 from tests.helpers import command_line, damage
 
@@ -91,6 +94,15 @@ def test_its_runner_is_one_file_that_imports_five_libraries(folder):
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     assert module.load(folder).manifest == runner.load(folder).manifest
+
+
+@pytest.mark.parametrize("name", ["runner", "onnx_runner"])
+def test_no_name_is_of_two_of_its_parts(name):
+    file = command_line.REPOSITORY / f"capjax/artefact/{name}.py"
+    text = runner_source(SimpleNamespace(__file__=str(file)))
+    assert "from capjax" not in text
+    names = re.findall(r"^(?:def |class )?(\w+)(?:\(|:| =|, \w+)", text, re.MULTILINE)
+    assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
 def test_a_manifest_says_what_it_is(run, folder):
