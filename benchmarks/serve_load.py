@@ -1,38 +1,28 @@
-"""Load on `capjax serve`: latency, throughput, equal captions, and hostile clients.
+"""Load on `capjax serve`: latency, throughput and equal captions.
 
     python -m benchmarks.serve_load --workdir RUN --images FOLDER [--first 500] [--clients 1 8 32]
-    python -m benchmarks.serve_load --workdir RUN --images FOLDER --hostile 600 [--cases FOLDER]
 
-The first form starts a server, and captions each image by so many clients at once, each of which
-sends its next image when it has an answer; then by `capjax caption`, with the server's batch. It
-prints the latency at p50 and p99, images a second, and how many captions differ from those of the
+Starts a server, and captions each image by so many clients at once, each of which sends its next
+image when it has an answer; then by `capjax caption`, with the server's batch. Prints the latency
+at p50 and p99, images a second, CPU an image, and how many captions differ from those of the
 command, of which ties have log-probabilities within 1e-5. At the end SIGTERM comes under load.
-
-The second form lets broken images, malformed and oversized requests, clients that leave, slow ones
-and unusual settings go on for some seconds, beside clients who ask as one should. It prints the
-server's memory over time, and ends with status 1 where a right request had a wrong answer.
 """
 
 import argparse
-import contextlib
 import http.client
 import json
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 TIE = 1e-5
 
@@ -68,6 +58,9 @@ class Served:
         found = re.search(r"VmRSS:\s*(\d+)", status)
         return int(found[1]) / 1024 if found else 0.0
 
+    def cpu_s(self) -> float:
+        return cpu_seconds(self._process.pid)
+
     def threads(self) -> int:
         return len(os.listdir(f"/proc/{self._process.pid}/task"))
 
@@ -76,6 +69,12 @@ class Served:
         began = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(120), time.monotonic() - began
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has taken of all cores."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Client:
@@ -94,11 +93,17 @@ class Client:
         self._connection.close()
 
 
-def command_captions(workdir: str, files: list[str], batch_size: int) -> tuple[dict, float]:
-    """Captions of `capjax caption`, and its images a second from the first batch to the last."""
+def command_captions(workdir: str, files: list[str], batch_size: int) -> tuple[dict, float, float]:
+    """Captions of `capjax caption`, its images a second and its CPU seconds an image.
+
+    Both are from the second batch to the last: the first ones hold the compilation.
+    """
+    skipped = 2 * batch_size
+    if len(files) <= skipped:
+        raise SystemExit(f"{len(files)} images are too few for batches of {batch_size}")
     command = [sys.executable, "-m", "capjax", "caption", "--workdir", workdir, "--json"]
     command += ["--batch_size", str(batch_size), "-"]
-    rows, times = {}, []
+    rows, times, cpu = {}, [], []
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -108,12 +113,11 @@ def command_captions(workdir: str, files: list[str], batch_size: int) -> tuple[d
             row = json.loads(line)
             rows[row["image"]] = row
             times.append(time.monotonic())
+            if len(times) in (skipped, len(files)):
+                cpu.append(cpu_seconds(process.pid))
         feed.join()
-    # The first batches hold the compilation.
-    skipped = 2 * batch_size
-    if len(files) <= skipped:
-        raise SystemExit(f"{len(files)} images are too few for batches of {batch_size}")
-    return rows, (len(times) - skipped) / (times[-1] - times[skipped - 1])
+    count = len(times) - skipped
+    return rows, count / (times[-1] - times[skipped - 1]), (cpu[1] - cpu[0]) / count
 
 
 def _feed(stream: Any, files: list[str]) -> None:
@@ -166,7 +170,7 @@ def percentile(times: list[float], share: float) -> float:
 
 
 def load(given: argparse.Namespace, files: list[str]) -> int:
-    server = Served(given.workdir, *given.flags)
+    server = Served(given.workdir, "--batch_size", str(given.batch_size))
     began = time.monotonic()
     Client(server.port).ask(Path(files[0]).read_bytes())
     first = time.monotonic() - began
@@ -175,16 +179,23 @@ def load(given: argparse.Namespace, files: list[str]) -> int:
     answers = {}
     for clients in given.clients:
         part = files if clients == max(given.clients) else files[: max(40, len(files) // 4)]
+        before = server.cpu_s(), time.process_time()
         rows, times, rate = served_captions(server.port, part, clients)
+        taken = server.cpu_s() - before[0], time.process_time() - before[1]
+        server_ms, client_ms = (1000 * seconds / len(part) for seconds in taken)
         print(
             f"{clients} clients: {rate:.2f} images/s, p50 {percentile(times, 0.5):.3f} s, "
-            f"p99 {percentile(times, 0.99):.3f} s, {server.memory_mib():.0f} MiB",
+            f"p99 {percentile(times, 0.99):.3f} s, {server.memory_mib():.0f} MiB; CPU an image: "
+            f"server {server_ms:.1f} ms, clients {client_ms:.1f} ms",
             flush=True,
         )
         answers[clients] = rows
     lost = stop_under_load(server, files, max(given.clients))
-    rows, rate = command_captions(given.workdir, files, given.batch_size)
-    print(f"capjax caption, batches of {given.batch_size}: {rate:.2f} images/s")
+    rows, rate, cpu_s = command_captions(given.workdir, files, given.batch_size)
+    print(
+        f"capjax caption, batches of {given.batch_size}: {rate:.2f} images/s; CPU an image: "
+        f"{1000 * cpu_s:.1f} ms"
+    )
     counts = differences(answers[max(given.clients)], rows)
     print(f"captions of {max(given.clients)} clients and of the command: {dict(counts)}")
     return int(bool(counts["different"] or lost))
@@ -223,167 +234,26 @@ def stop_under_load(server: Served, files: list[str], clients: int) -> int:
     return counts["lost"] + abs(status)
 
 
-# Hostile clients: each function does one thing to a server, and is called again and again.
-
-
-def _leaves(port: int, image: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as gone:
-        head = f"POST /caption HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n"
-        gone.sendall(head.encode() + image[: random.choice((10, len(image) // 2, len(image)))])
-        time.sleep(random.random() / 20)
-
-
-def _slow(port: int, image: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as slow:
-        slow.sendall(b"POST /caption HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n")
-        for byte in image[:60]:
-            slow.sendall(bytes([byte]))
-            time.sleep(0.5)
-
-
-def _silent(port: int, image: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as silent:
-        silent.sendall(b"GET /models HTTP/1.1\r\nHo")
-        silent.recv(1)
-
-
-def _no_http(port: int, image: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as other:
-        other.sendall(random.choice((os.urandom(300), b"A" * 200_000, b"GET / HTTP/9.9\r\n\r\n")))
-        other.recv(1000)
-
-
-def _oversized(port: int, image: bytes) -> None:
-    Client(port).ask(b"x" * (40 * 2**20))
-
-
-def _malformed(port: int, image: bytes) -> None:
-    kind = {"Content-Type": "multipart/form-data; boundary=b"}
-    part = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
-    bodies = (
-        b"--b",
-        part,
-        part * 400,
-        part + image[:99],
-        b"--b\r\n" + b"A" * 10**6,
-        os.urandom(500),
-    )
-    Client(port).ask(random.choice(bodies), headers=kind)
-
-
-def _settings(port: int, image: bytes) -> None:
-    wrong: tuple[Any, ...] = (
-        {"num_beams": 10**9},
-        {"num_beams": "9"},
-        {"workdir": "/etc"},
-        {"max_length": 10**6},
-        {"method": "consensus"},
-        {"prompt": "\ud83d" * 30},
-        {"temperature": -1},
-        {"reward": "os"},
-        {"bad_words": ["x"] * 999},
-        [[]] * 9,
-    )
-    Client(port).ask(image, f"?settings={quote(json.dumps(random.choice(wrong)))}")
-
-
-def _unusual(port: int, image: bytes) -> None:
-    penalty = round(random.random(), 3)
-    Client(port).ask(image, f'?settings={{"length_penalty":{penalty},"num_beams":2}}')
-
-
-def _broken(broken: list[bytes]) -> Callable[[int, bytes], None]:
-    def ask(port: int, image: bytes) -> None:
-        content = bytearray(random.choice([image, *broken]))
-        for _ in range(random.choice((0, 1, 20))):
-            if content:
-                content[random.randrange(len(content))] = random.randrange(256)
-        cut = random.choice((len(content), len(content), random.randrange(len(content) + 1)))
-        Client(port).ask(bytes(content[:cut]))
-
-    return ask
-
-
-def hostile(given: argparse.Namespace, files: list[str]) -> int:
-    """Hostile clients beside two good ones; returns 1 where a good one had a wrong answer."""
-    server = Served(given.workdir, *given.flags)
-    server.wait_for("compiled for batches")
-    files = files[:20]
-    right, _, _ = served_captions(server.port, files, 2)
-    broken = [file.read_bytes() for file in _files(given.cases)] if given.cases else []
-    doing: list[Callable[[int, bytes], None]]
-    doing = [_leaves, _slow, _silent, _no_http, _oversized, _malformed, _settings, _unusual]
-    doing += [_broken(broken)] * 2
-    end = time.monotonic() + given.hostile
-    counts: Counter = Counter()
-    times: list[float] = []
-
-    def attack(do: Callable[[int, bytes], None]) -> None:
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-                do(server.port, Path(random.choice(files)).read_bytes())
-            counts[do.__name__] += 1
-            time.sleep(0.02)
-
-    def good() -> None:
-        client = Client(server.port)
-        while time.monotonic() < end:
-            name = random.choice(files)
-            began = time.monotonic()
-            try:
-                status, answer = client.ask(Path(name).read_bytes())
-            except (OSError, http.client.HTTPException) as error:
-                counts[f"good: {error!r}"] += 1
-                client = Client(server.port)
-                continue
-            times.append(time.monotonic() - began)
-            same = status == 200 and answer["results"][0]["caption"] == right[name]["caption"]
-            counts[f"good: {'right' if same else status}"] += 1
-            if status == 200 and not same:
-                counts["wrong"] += 1
-            if status == 503:
-                time.sleep(1)
-
-    threads = [threading.Thread(target=attack, args=(do,), daemon=True) for do in doing]
-    threads += [threading.Thread(target=good, daemon=True) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    while time.monotonic() < end:
-        time.sleep(min(10, given.hostile / 8))
-        print(f"{server.memory_mib():.0f} MiB, {server.threads()} threads", flush=True)
-    for thread in threads[-2:]:
-        thread.join(60)
-    print(f"{dict(counts)}")
-    print(f"good: p50 {percentile(times, 0.5):.3f} s, p99 {percentile(times, 0.99):.3f} s")
-    after, _, _ = served_captions(server.port, files, 2)
-    status, seconds = server.stop()
-    print(f"afterwards {differences(after, right)}; status {status} after {seconds:.2f} s")
-    faults = [line for line in server.log().splitlines() if "Traceback" in line]
-    print(f"{len(faults)} tracebacks in the log; {server.log().count(' 500 ')} answers of 500")
-    return int(bool(counts["wrong"] or status or faults))
-
-
-def _files(folder: str) -> Iterator[Path]:
-    """The small files of a folder, which are images or something else."""
-    for path in sorted(Path(folder).rglob("*")):
-        if path.is_file() and path.stat().st_size < 8 * 2**20:
-            yield path
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def arguments(about: str) -> argparse.ArgumentParser:
+    """The options of both benchmarks of the server."""
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--images", required=True, help="folder of JPEGs")
     parser.add_argument("--first", type=int, default=500, help="images of it")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--hostile", type=float, metavar="SECONDS")
-    parser.add_argument("--cases", help="folder of hostile images")
-    parser.add_argument("--seconds", type=int, default=30, help="the server's limit")
+    return parser
+
+
+def images_of(given: argparse.Namespace) -> list[str]:
+    """The first images of the folder."""
+    return sorted(str(path) for path in Path(given.images).glob("*.jpg"))[: given.first]
+
+
+def main() -> int:
+    parser = arguments(__doc__)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     given = parser.parse_args()
-    given.flags = ["--batch_size", str(given.batch_size), "--seconds", str(given.seconds)]
-    files = sorted(str(path) for path in Path(given.images).glob("*.jpg"))[: given.first]
-    return hostile(given, files) if given.hostile else load(given, files)
+    return load(given, images_of(given))
 
 
 if __name__ == "__main__":

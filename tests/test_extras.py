@@ -8,6 +8,7 @@ EXTRAS = {
     *("torch", "torchvision", "timm", "transformers", "huggingface_hub", "keras", "selenium"),
     *("nbclient", "nbformat", "ipykernel", "notebook", "peft"),
     *("starlette", "uvicorn", "python_multipart"),
+    *("jax2onnx", "onnxruntime"),
 }
 FOLDERS = ("tests", "benchmarks")
 NEEDS = ("importorskip", "need_")

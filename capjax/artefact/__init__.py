@@ -1,1 +1,1 @@
-"""A captioner as an artefact: one exported function, written and run."""
+"""A captioner as an artefact, one exported function or ONNX: written and run."""

@@ -7,20 +7,20 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Sequence
 from typing import Any
 
 # Of the folder's layout. A runner reads the versions up to its own.
 VERSION = 1
-MANIFEST, PROGRAM = "manifest.json", "program.jax"
-WEIGHTS, TOKENIZER = "weights.safetensors", "tokenizer.json"
+MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
 # The program takes an int32.
 MOST_SEED = 2**31 - 1
 # The longest ones have a million allowed captions.
 _MOST_BYTES = 128 * 2**20
 
-_NONE, _WHOLE = type(None), range(2**31)
-# What is read of a manifest: a number of a range, one of several forms, a text itself, a type, a
-# list, or an object with these fields and any others.
+NONE, WHOLE = type(None), range(2**31)
+# What every runner reads of a manifest: a number of a range, one of several forms, a text itself, a
+# type, a list, or an object with these fields and any others.
 _FORM: dict[str, Any] = {
     "about": str,
     "parameters": range(2**63),
@@ -35,11 +35,9 @@ _FORM: dict[str, Any] = {
     "decoding": {"method": ("BeamSearch", "Sampling", "Consensus")},
     "captions": range(1, 2**31),
     "distinct": bool,
-    "seed": (_WHOLE, _NONE),
-    "attention": ({"grid": [_WHOLE], "prefix": _WHOLE, "layers": _WHOLE}, _NONE),
-    "tokens": {"special": [_WHOLE], "prompt": [_WHOLE]},
-    "program": {"jax": str, "calling_convention": _WHOLE, "platforms": [str]},
-    "files": {name: {"bytes": range(2**63)} for name in (PROGRAM, WEIGHTS, TOKENIZER)},
+    "seed": (WHOLE, NONE),
+    "attention": ({"grid": [WHOLE], "prefix": WHOLE, "layers": WHOLE}, NONE),
+    "tokens": {"special": [WHOLE], "prompt": [WHOLE]},
 }
 
 
@@ -47,12 +45,22 @@ class ArtefactError(ValueError):
     """An artefact that can't be used; the message says why."""
 
 
-def read_manifest(folder: str) -> dict[str, Any]:
-    """Reads the manifest of a folder.
+def read_manifest(
+    folder: str, kind: str, files: Sequence[str], form: dict[str, Any]
+) -> dict[str, Any]:
+    """Reads the manifest of a folder, and checks its files.
+
+    Args:
+      folder: of the artefact.
+      kind: its format.
+      files: those that a runner reads besides the tokenizer.
+      form: of the fields that it reads besides those that every runner does.
 
     Raises:
-      ArtefactError: there is none, or it is damaged or of a newer version.
+      ArtefactError: a file is missing, damaged or of another artefact, or of a newer version.
     """
+    names = (*files, TOKENIZER)
+    form = {**_FORM, **form, "files": {name: {"bytes": range(2**63)} for name in names}}
     path = os.path.join(folder, MANIFEST)
     try:
         _check_regular(path)
@@ -60,7 +68,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
             raise ArtefactError(f"{path}: {size} bytes are more than the {_MOST_BYTES} taken")
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)
-        version, kind = manifest["version"], manifest["format"]
+        version, written = manifest["version"], manifest["format"]
         own = manifest.pop("sha256")
         right = own == digest(manifest)
     except ArtefactError:
@@ -69,8 +77,8 @@ def read_manifest(folder: str) -> dict[str, Any]:
         raise ArtefactError(f"{path}: no artefact is here: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtefactError(f"{path}: is damaged, or of no artefact: {error!r:.300}") from error
-    if kind != "capjax artefact":
-        raise ArtefactError(f"{path}: is of no artefact: its format is {kind!r:.60}")
+    if written != kind:
+        raise ArtefactError(f"{path}: is of no {kind}: its format is {written!r:.60}")
     if not isinstance(version, int) or version > VERSION:
         raise ArtefactError(
             f"{path}: is of version {version!r:.60}, and this runner reads {VERSION}: take the "
@@ -78,8 +86,10 @@ def read_manifest(folder: str) -> dict[str, Any]:
         )
     if not right:
         raise ArtefactError(f"{path}: is damaged, or was edited: its sha256 is not its own")
-    if field := _misfit(manifest, _FORM, ""):
+    if field := _misfit(manifest, form, ""):
         raise ArtefactError(f"{path}: its {field.removeprefix('.')} is missing, or of another kind")
+    for name in names:
+        _check_file(os.path.join(folder, name), manifest["files"][name])
     return manifest
 
 
@@ -106,7 +116,12 @@ def digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def check_file(path: str, about: dict[str, Any]) -> None:
+def is_artefact(directory: str | os.PathLike) -> bool:
+    """True for a folder with a manifest."""
+    return os.path.isfile(os.path.join(directory, MANIFEST))
+
+
+def _check_file(path: str, about: dict[str, Any]) -> None:
     """Raises ArtefactError for another file than the manifest is about."""
     try:
         _check_regular(path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from capjax.artefact.runner import Artefact
+from capjax.artefact.captioner import Captioner
 from capjax.config import build
 from capjax.data.sections import check_images, open_captions, open_source
 from capjax.evaluate.scoring import score_captions
@@ -42,7 +42,7 @@ def _rows(file: str, *, whole: bool = False) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)]
 
 
-def scores_of(artefact: Artefact, run: Run, split: str) -> dict[str, dict[str, float]]:
+def scores_of(artefact: Captioner, run: Run, split: str) -> dict[str, dict[str, float]]:
     """The scores of the artefact's captions of a split of the run's dataset.
 
     Raises:

@@ -4,11 +4,8 @@ Shapes: see docs/architecture.md; n captions an image.
 """
 
 import dataclasses
-import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,39 +17,21 @@ from jax import export, lax
 
 from capjax.artefact import runner
 from capjax.artefact.choices import USUAL_PLATFORMS, Weights
-from capjax.artefact.manifest import (
-    MANIFEST,
-    MOST_SEED,
-    PROGRAM,
-    TOKENIZER,
-    VERSION,
-    WEIGHTS,
-    about_file,
-    digest,
-)
+from capjax.artefact.folder import Scorer, write_folder
+from capjax.artefact.manifest import MOST_SEED
 from capjax.artefact.weights import restore, store
 from capjax.data.resize import Resize
 from capjax.evaluate.captioning import make_decode
 from capjax.evaluate.found import Found
-from capjax.evaluate.methods import BeamSearch, Consensus, Method, Sampling, settings_of
-from capjax.files.atomic import write_atomic
-from capjax.files.text import finite
+from capjax.evaluate.methods import BeamSearch, Consensus, Method, Sampling
 from capjax.models.captioner import Captioner
 from capjax.models.ensemble import Ensemble
 from capjax.parallel.platform import traced_for
-from capjax.pretrained.captioners.export_captioner import check_free, new_folder
+from capjax.pretrained.captioners.export_captioner import check_free
 from capjax.pretrained.errors import ExportError
-from capjax.run.load import Run, made_by
+from capjax.run.load import Run
 
-_RUNNER = "runner.py"
-# The imports of runner.py, and in its own files, whose place the files that they name take.
-_IMPORT = re.compile(
-    r"^from capjax\.(artefact|data)\.(\w+) import (?:\([^)]*\)|.*)\n", re.MULTILINE
-)
 _TABLE = "consensus"
-
-# From an artefact that is otherwise whole to the scores of its captions.
-Scorer = Callable[[runner.Artefact], Mapping[str, Any]]
 
 
 def write_artefact(
@@ -94,37 +73,25 @@ def write_artefact(
     program, stored = export_program(
         run, method, weights=weights, platforms=platforms, attention=attention
     )
-    with new_folder(directory) as place:
-        temporary = Path(place)
-        write_atomic(temporary / PROGRAM, bytes(program.serialize()))
-        write_atomic(temporary / WEIGHTS, safetensors.numpy.save(stored))
-        run.tokenizer.save(temporary / TOKENIZER)
-        write_atomic(temporary / _RUNNER, runner_source().encode())
-        manifest = {
-            "format": "capjax artefact",
-            "version": VERSION,
-            **_about(run, method, seed, attention=attention),
-            "weights": weights,
-            "program": {
-                "jax": jax.__version__,
-                "calling_convention": program.calling_convention_version,
-                "platforms": list(program.platforms),
-                "inputs": _inputs(program),
-                "outputs": {name: _said(like) for name, like in _outputs(program).items()},
-            },
-            "files": {
-                name: about_file(str(temporary / name))
-                for name in (PROGRAM, WEIGHTS, TOKENIZER, _RUNNER)
-            },
-            "metrics": dict(metrics or {}),
-            "scores": {},
-            "made_by": made_by(run, method),
-        }
-        _write_manifest(temporary, manifest)
-        if scores is not None:
-            manifest["scores"] = dict(scores(runner.load(temporary)))
-            _write_manifest(temporary, manifest)
-        return sorted(os.listdir(temporary))
+    fields = {
+        "seed": seed,
+        "attention": _attention(run) if attention else None,
+        "weights": weights,
+        "program": {
+            "jax": jax.__version__,
+            "calling_convention": program.calling_convention_version,
+            "platforms": list(program.platforms),
+            "inputs": _inputs(program),
+            "outputs": {name: _said(like) for name, like in _outputs(program).items()},
+        },
+    }
+    contents = {
+        runner.PROGRAM: bytes(program.serialize()),
+        runner.WEIGHTS: safetensors.numpy.save(stored),
+    }
+    return write_folder(
+        run, method, directory, contents, fields, runner=runner, metrics=metrics, scores=scores
+    )
 
 
 def export_program(
@@ -147,7 +114,7 @@ def export_program(
     """
     if not isinstance(run.resize, Resize):
         raise ExportError("an ensemble whose members see different images is no artefact yet")
-    model = _plain(run.model)
+    model = plain(run.model)
     flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, dict(run.variables)), sep="/")
     stored = store(flat, weights)
     table, structure = jax.tree.flatten(getattr(method, "table", None))
@@ -191,10 +158,10 @@ def export_program(
     return program, stored
 
 
-def _plain(model: Captioner | Ensemble) -> Captioner | Ensemble:
+def plain(model: Captioner | Ensemble) -> Captioner | Ensemble:
     """The model without fused kernels, which only some devices have."""
     if isinstance(model, Ensemble):
-        return model.clone(members=tuple(map(_plain, model.members)))
+        return model.clone(members=tuple(map(plain, model.members)))
     return model.clone(fused=False)
 
 
@@ -216,38 +183,6 @@ def _seed_of(method: Method) -> int | None:
     if candidates.seed > MOST_SEED:
         raise ExportError(f"seed={candidates.seed} must be at most {MOST_SEED} in an artefact")
     return candidates.seed
-
-
-def runner_source() -> str:
-    """The text of runner.py for a folder: one file, which imports nothing of capjax."""
-    folder = Path(runner.__file__).parent
-
-    def whole(path: Path) -> str:
-        text = path.read_text(encoding="utf-8")
-        return _IMPORT.sub(lambda at: whole(folder.parent / at[1] / f"{at[2]}.py"), text)
-
-    return whole(folder / _RUNNER)
-
-
-def _about(run: Run, method: Method, seed: int | None, *, attention: bool) -> dict[str, Any]:
-    """The fields of a manifest that a runner or a server reads."""
-    tokenizer = run.tokenizer
-    return {
-        "about": run.architecture,
-        "parameters": run.num_parameters,
-        "preprocessing": dataclasses.asdict(run.resize),
-        "decoding": settings_of(method),
-        "captions": method.num_captions,
-        # Whether equal captions of an image are one.
-        "distinct": isinstance(method, Consensus),
-        # The seed unless another one is given; None where there are no samples.
-        "seed": seed,
-        "attention": _attention(run) if attention else None,
-        "tokens": {
-            "special": sorted(tokenizer.special_ids),
-            "prompt": list(method.control.prompt_ids(tokenizer)),
-        },
-    }
 
 
 def _attention(run: Run) -> dict[str, Any]:
@@ -272,10 +207,3 @@ def _outputs(program: export.Exported) -> dict[str, Any]:
 
 def _said(like: Any) -> str:
     return f"{like.dtype} [{', '.join(map(str, like.shape))}]"
-
-
-def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    content = json.loads(json.dumps(finite(dict(manifest))))
-    content["sha256"] = digest(content)
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_atomic(folder / MANIFEST, text.encode())

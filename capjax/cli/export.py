@@ -1,4 +1,4 @@
-"""Writes a captioner for use elsewhere: as a captioner of transformers, or as an artefact.
+"""Writes a captioner for use elsewhere: for transformers, as an artefact, or as ONNX.
 
     capjax export --workdir runs/shapes_vit_gpt2 --to captioner
     capjax export --format artefact --workdir runs/shapes_transformer --to captioner
@@ -10,8 +10,8 @@ run's encoder, adapter and decoder must exist in transformers: see
 
 As `peft` a run with config.lora writes its adapters alone: see docs/lora.md.
 
-As `artefact` any captioner is one compiled function, with its search, that needs no capjax: see
-docs/serving.md.
+As `artefact` any captioner is one compiled function, with its search, that needs no capjax; as
+`onnx` it is an encoder and a step of its decoder, which need no JAX either. See docs/serving.md.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Format:
         return getattr(importlib.import_module(module), name)
 
 
-_ARTEFACT_FLAGS = ("weights", "platforms", "attention", "scores_split", *decoding_flags.NAMES)
+_OF_CAPTIONS = ("scores_split", *decoding_flags.NAMES)
 FORMATS = {
     "transformers": Format(
         "a captioner of Hugging Face's transformers", "capjax.cli.export_formats:transformers"
@@ -60,7 +60,12 @@ FORMATS = {
     "artefact": Format(
         "one function from pixels to captions, with a runner that needs JAX alone",
         "capjax.cli.export_formats:artefact",
-        _ARTEFACT_FLAGS,
+        ("weights", "platforms", "attention", *_OF_CAPTIONS),
+    ),
+    "onnx": Format(
+        "encoder and decoder step as ONNX, with a runner that needs onnxruntime",
+        "capjax.cli.export_formats:onnx",
+        _OF_CAPTIONS,
     ),
 }
 
@@ -84,7 +89,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--to", required=True, metavar="DIR", help="folder to write, new or empty")
     parser.add_argument("--checkpoint", help="the run's: best (default), latest or a step")
     parser.add_argument("--format", default="transformers", choices=FORMATS, help="see below")
-    group = parser.add_argument_group("artefact")
+    group = parser.add_argument_group("artefact and onnx", "onnx has --scores_split alone.")
     group.add_argument(
         "--weights", choices=choices.WEIGHTS, help=f"their type (default: {choices.WEIGHTS[0]})"
     )

@@ -2,7 +2,9 @@
 
 import argparse
 import functools
+import importlib.util
 import os
+from collections.abc import Callable
 from typing import cast
 
 from capjax.artefact.choices import USUAL_PLATFORMS, WEIGHTS
@@ -21,6 +23,7 @@ from capjax.pretrained.errors import ExportError
 from capjax.run.generation import generation_of
 from capjax.run.load import Run
 
+_OF_ONNX = ("jax2onnx", "onnxruntime")
 _LOAD = """\
 from transformers import AutoImageProcessor, AutoTokenizer, {1}
 model = {1}.from_pretrained({0!r})
@@ -105,18 +108,43 @@ def artefact(given: argparse.Namespace) -> None:
       DataError: the split can't be scored.
       WorkdirError: the run can't be loaded.
     """
+    write = functools.partial(
+        write_artefact,
+        weights=given.weights or WEIGHTS[0],
+        platforms=given.platforms or USUAL_PLATFORMS,
+        attention=bool(given.attention),
+    )
+    _write(given, write)
+
+
+def onnx(given: argparse.Namespace) -> None:
+    """Writes ONNX files, and prints them and the command that runs them.
+
+    Raises:
+      ExportError: a package is missing, the model can't be converted, or not decode so, or the
+        folder is not empty.
+      ConfigError, DataError, SettingError, WorkdirError: see `artefact`.
+    """
+    if not all(map(importlib.util.find_spec, _OF_ONNX)):
+        raise ExportError(
+            f"--format onnx needs {' and '.join(_OF_ONNX)}: pip install 'capjax[onnx]'"
+        )
+    from capjax.artefact.write_onnx import write_onnx
+
+    _write(given, write_onnx)
+
+
+def _write(given: argparse.Namespace, write: Callable[..., list[str]]) -> None:
+    """Writes an artefact of either kind."""
     check_free(given.to)
     run = _load(given)
     scorer = None
     if given.scores_split:
         scorer = functools.partial(scores_of, run=run, split=given.scores_split)
-    names = write_artefact(
+    names = write(
         run,
         given.to,
         method=run.method(**{name: getattr(given, name) for name in decoding_flags.NAMES}),
-        weights=given.weights or WEIGHTS[0],
-        platforms=given.platforms or USUAL_PLATFORMS,
-        attention=bool(given.attention),
         metrics=metrics_of(given.workdir, run.step) if given.workdir else None,
         scores=scorer,
     )

@@ -7,6 +7,7 @@ See docs/serving.md.
 """
 
 import argparse
+import gc
 import importlib.util
 import logging
 import os
@@ -66,10 +67,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def serve(arguments: argparse.Namespace) -> NoReturn:
     """Serves until a signal, and ends the process with status 0."""
+    # Until the server is ready: next to nothing of what is imported and traced is garbage.
+    gc.disable()
     # Imported here, so that --help is answered at once.
     import jax
 
     from capjax.parallel import devices
+    from capjax.serve import page
     from capjax.serve.batching import Batcher
     from capjax.serve.open import open_models
     from capjax.serve.requests import Limits
@@ -90,7 +94,14 @@ def serve(arguments: argparse.Namespace) -> NoReturn:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _NEVER)
         log.info("compiled for batches of %d", arguments.batch_size)
 
-    batcher = Batcher(models, batch_size=arguments.batch_size, kept=arguments.settings, warm=warm)
+    batcher = Batcher(
+        models,
+        batch_size=arguments.batch_size,
+        kept=arguments.settings,
+        usual=page.usual,
+        warm=warm,
+    )
+    gc.enable()
     size = arguments.mebibytes * 2**20
     limits = Limits(
         bytes=size,

@@ -1,6 +1,7 @@
 """Captions for batches of images, decoded on all devices. Shapes: see docs/architecture.md."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -211,6 +212,8 @@ def make_decode(
     """
 
     def decode(variables: Any, memory: Memory | EnsembleMemory, index: jax.Array) -> Found:
+        # Traced once: a search asks for its shapes before it scans.
+        @functools.partial(jax.jit, inline=True)
         def step(carry, token):
             return model.apply(variables, carry, token, attention=attention, method="step")
 

@@ -22,7 +22,7 @@ from capjax.files.errors import ReportedError
 from capjax.serve import page
 from capjax.serve.batching import Batcher, BusyError
 from capjax.serve.requests import RETRY, Asked, Body, Held, Limits, RequestError, read_request
-from capjax.serve.served import Seen, Served, SettingsError
+from capjax.serve.served import Seen, Served, SettingsError, is_own
 
 _log = logging.getLogger("capjax.serve")
 T = TypeVar("T")
@@ -118,8 +118,7 @@ class App:
             method = await asyncio.to_thread(served.method, asked.settings)
         except SettingsError as error:
             raise RequestError(400, str(error)) from error
-        own = served.kind(method) == served.kind(served.method({}))
-        lane, count = self._lanes[own], len(asked.images)
+        lane, count = self._lanes[is_own(served, method)], len(asked.images)
         lane.take(count)
         try:
             rows = await self._rows(served, method, asked)
@@ -167,9 +166,7 @@ class App:
 def _row(caption: Any, attention: bool) -> dict[str, Any]:
     row = caption_row(caption)
     row["tokens"] = caption.tokens
-    for other, alternative in zip(
-        row.get("alternatives", ()), getattr(caption, "alternatives", ()), strict=True
-    ):
+    for other, alternative in zip(row.get("alternatives", ()), caption.alternatives, strict=True):
         other["tokens"] = alternative.tokens
     if attention:
         row["pieces"] = caption_view.pieces(caption.text, caption.words)

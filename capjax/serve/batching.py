@@ -12,13 +12,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 
 from capjax.files.errors import ReportedError
-from capjax.serve.served import Program, Served
+from capjax.serve.served import Program, Served, is_own
 
 _log = logging.getLogger("capjax.serve")
 
@@ -70,6 +71,7 @@ class Batcher:
         *,
         batch_size: int,
         kept: int,
+        usual: Callable[[Served], Sequence[Mapping[str, Any]]] = lambda served: (),
         warm: Callable[[], None] = lambda: None,
     ):
         """Compiles each model's own settings for its smallest batch; the rest comes later.
@@ -79,7 +81,9 @@ class Batcher:
           batch_size: most images at once.
           kept: programs of other settings that are kept; the one that was not used for the longest
             time is dropped for a new one.
-          warm: is called once all sizes of the models' own settings are compiled.
+          usual: settings of a model that clients often ask for: of one image each, they are
+            compiled before anybody does.
+          warm: is called once these and all sizes of the models' own settings are compiled.
         """
         self._batch_size, self._kept, self._warm = batch_size, kept, warm
         self._changed = threading.Condition()
@@ -95,6 +99,8 @@ class Batcher:
         for served in models:
             if served.attends:
                 self._ask(self._program(served, served.method({}), True), 1)
+            for settings in usual(served)[:kept]:
+                self._ask(self._program(served, served.method(settings), False), 1)
         for program in own:
             for size in reversed(program.sizes[1:]):  # The largest is needed most under load.
                 self._ask(program, size)
@@ -142,7 +148,7 @@ class Batcher:
         if found := self._programs.get(key):
             self._programs.move_to_end(key)
             return found
-        own = served.kind(method) == served.kind(served.method({}))
+        own = is_own(served, method)
         if not own:
             self._make_room()
         sizes = served.sizes(self._batch_size)
@@ -184,8 +190,8 @@ class Batcher:
                 continue
             program, size = coming
             with self._changed:
-                wanted = program.own or any(job.program is program for job in self._waiting(False))
-                if not wanted:  # Nobody waits any more.
+                waiting = (job.program for job in self._waiting(False))
+                if warm and not program.own and program not in waiting:  # Nobody waits any more.
                     program.asked.discard(size)
                     continue
             began = time.monotonic()

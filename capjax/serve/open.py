@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from capjax.artefact import runner
-from capjax.artefact.manifest import ArtefactError
+from capjax.artefact.manifest import ArtefactError, is_artefact
 from capjax.serve.artefacts import ServedArtefact
 from capjax.serve.served import Served, ServedError
 
@@ -26,7 +26,7 @@ def open_models(
     models: list[Served] = []
     for source in sources:
         name = _free(os.path.basename(os.path.abspath(source)), {model.name for model in models})
-        if runner.is_artefact(source):
+        if is_artefact(source):
             models.append(_artefact(name, source))
             continue
         # Imported here, because an artefact needs nothing of training.

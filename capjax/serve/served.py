@@ -81,6 +81,11 @@ class Served(Protocol):
         """
 
 
+def is_own(served: Served, method: Hashable) -> bool:
+    """Whether a method shares compiled programs with the model's own."""
+    return served.kind(method) == served.kind(served.method({}))
+
+
 def doubled(most: int, unit: int = 1) -> list[int]:
     """1, 2, 4 and so on times `unit`, and `most` rounded up to a multiple of it."""
     most += -most % unit

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import sys
+from collections import Counter
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,7 +16,9 @@ import safetensors.numpy
 from jax import export
 
 from capjax.artefact import runner
-from capjax.artefact.manifest import ArtefactError, about_file, digest
+from capjax.artefact.captioner import row_of
+from capjax.artefact.folder import runner_source
+from capjax.artefact.manifest import ArtefactError, about_file, digest, is_artefact
 from tests.helpers import command_line, damage
 
 # Of the folder that the artefact lies in, and what a runner may not import.
@@ -71,7 +75,7 @@ def test_it_needs_no_capjax(folder, pictures, tmp_path):
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith(f"error: {wrong}: not an image of a known format")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    expected = [runner.row_of(each) for each in runner.load(folder).caption(pictures[:2])]
+    expected = [row_of(each) for each in runner.load(folder).caption(pictures[:2])]
     assert [row["image"] for row in rows] == [str(wrong), *names]
     assert "error" in rows[0]
     for row, same in zip(rows[1:], expected, strict=True):
@@ -92,6 +96,15 @@ def test_its_runner_is_one_file_that_imports_five_libraries(folder):
     assert module.load(folder).manifest == runner.load(folder).manifest
 
 
+@pytest.mark.parametrize("name", ["runner", "onnx_runner"])
+def test_no_name_is_of_two_of_its_parts(name):
+    file = command_line.REPOSITORY / f"capjax/artefact/{name}.py"
+    text = runner_source(SimpleNamespace(__file__=str(file)))
+    assert "from capjax" not in text
+    names = re.findall(r"^(?:def |class )?(\w+)(?:\(|:| =|, \w+)", text, re.MULTILINE)
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+
+
 def test_a_manifest_says_what_it_is(run, folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["program"]["jax"] == jax.__version__
@@ -106,8 +119,8 @@ def test_a_manifest_says_what_it_is(run, folder):
     assert manifest["made_by"]["tokenizer"] == run.tokenizer.fingerprint
     assert manifest["files"].keys() | {"manifest.json"} == {*os.listdir(folder)}
     assert (manifest["seed"], manifest["distinct"]) == (None, False)
-    assert runner.is_artefact(folder)
-    assert not runner.is_artefact(folder.parent)
+    assert is_artefact(folder)
+    assert not is_artefact(folder.parent)
 
 
 @pytest.mark.parametrize("name", ["program.jax", "weights.safetensors", "tokenizer.json"])

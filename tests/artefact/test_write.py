@@ -138,7 +138,8 @@ def test_what_can_not_be_exported_says_so(shared, run, tmp_path, capsys):
         (["--weights", "int8"], "--weights is of --format artefact"),
         (["--num_beams", "3"], "--num_beams is of --format artefact"),
         (["--format", "artefact", "--platforms", "cpu,metal"], "must be some of cpu, cuda, rocm"),
-        (["--format", "onnx"], "invalid choice: 'onnx'"),
+        (["--format", "onnx", "--weights", "int8"], "--weights is of --format artefact"),
+        (["--format", "tflite"], "invalid choice: 'tflite'"),
     ]:
         with pytest.raises(SystemExit):
             parse_arguments([*flags, *wrong])

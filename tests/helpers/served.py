@@ -95,7 +95,7 @@ class Echo:
 
 
 @contextlib.contextmanager
-def running(models, *, batch_size=4, kept=2, **limits):
+def running(models, *, batch_size=4, kept=2, usual=lambda _: (), **limits):
     """The port of a server of models, and the server."""
     for needed in ("starlette", "uvicorn", "python_multipart"):
         pytest.importorskip(needed)
@@ -103,7 +103,7 @@ def running(models, *, batch_size=4, kept=2, **limits):
     from capjax.serve.requests import Limits
     from capjax.serve.server import Server, listening
 
-    batcher = Batcher(models, batch_size=batch_size, kept=kept)
+    batcher = Batcher(models, batch_size=batch_size, kept=kept, usual=usual)
     for model in models:
         model.batcher = batcher
     server = Server(models, batcher, Limits(**{**LIMITS, **limits}), num_threads=2)

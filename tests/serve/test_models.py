@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import capjax
+from capjax.serve import page
 from capjax.serve.batching import Batcher
 from capjax.serve.runs import ServedRun
 from capjax.serve.served import SettingsError, doubled
@@ -126,6 +127,12 @@ def test_an_image_without_a_finite_log_probability_has_an_error(run):
     pixels, index = np.zeros((2, 16, 16, 3), np.uint8), np.array([0, 1], np.int32)
     found = program(bad.method(), pixels, index)
     assert ["NaN" in str(error) for error in found] == [True, True]
+
+
+def test_what_the_page_asks_for_fits_the_model(served):
+    captions, samples = page.usual(served)
+    assert captions == {"num_captions": 2}  # It has two beams.
+    assert served.method(samples).num_captions == 4
 
 
 def test_sizes_double():

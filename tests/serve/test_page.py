@@ -1,12 +1,13 @@
 """The server's page in a real browser, before a server that answers at once."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from capjax.serve.page import FILES
+from capjax.serve.page import FILES, usual
 from tests.helpers import browser as browsers
-from tests.helpers.caption_server import FakeServer, serving
+from tests.helpers.caption_server import DECODING, SETTINGS, FakeServer, serving
 
 PHONE = 390
 IN_BROWSER = pytest.mark.slow(reason="one of many looks at a page; a test opens it every day")
@@ -51,8 +52,9 @@ def test_a_picture_is_captioned_and_its_words_light_it(opened):
         "caption 1 of seed 0",
         "a dog runs on the grass",
     ]
-    # The first caption is of the model's own settings, which the server has compiled.
-    assert [one["settings"] for one in server.asked] == [{}, {"num_captions": 4}, SAMPLES]
+    # The server has compiled the model's own settings, and those that it knows to follow.
+    known = SimpleNamespace(settings=lambda: SETTINGS, defaults=lambda: DECODING, method=dict)
+    assert [one["settings"] for one in server.asked] == [{}, *usual(known)]
     assert server.asked[0]["bytes"] == FILES["/page/examples/astronaut.jpg"].stat().st_size
     assert page.run("return document.querySelector('.frame img').naturalWidth") == 512
 
@@ -155,6 +157,7 @@ def test_a_busy_server_is_asked_again_and_errors_are_sentences(opened):
     page, server, _ = opened
     server.errors = [
         (503, {"Retry-After": "1"}, {"error": "the queue is full"}),
+        (504, {"Retry-After": "1"}, {"error": "it was not answered within 30 s"}),
         (200, {}, {"model": "tiny", "decoding": {}, "results": [{"error": "cat.jpg: damaged"}]}),
     ]
     page.run("document.querySelectorAll('#examples button')[1].click()")
@@ -163,7 +166,7 @@ def test_a_busy_server_is_asked_again_and_errors_are_sentences(opened):
     assert texts(page, "#alert") == ["cat.jpg: damaged"]
     assert texts(page, ".caption") == ["No caption"]
     # The browser's own line about the status.
-    assert all("503" in line for line in page.complaints())
+    assert all("503" in line or "504" in line for line in page.complaints())
 
 
 @IN_BROWSER

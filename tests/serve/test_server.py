@@ -196,6 +196,13 @@ def test_other_settings_wait_for_each_other_and_not_the_models_own(serving):
     assert kept in (["p", "r"], ["q", "r"])
 
 
+def test_usual_settings_are_compiled_before_anybody_asks():
+    echo = Echo()
+    with running([echo], usual=lambda _: [{"tone": "x"}, {"tone": "y"}, {"tone": "z"}]):
+        until(lambda: len(echo.batcher._programs) == 3)  # As many as are kept.
+        until(lambda: all(program.ready for program in echo.batcher._programs.values()))
+
+
 def test_models_health_and_page(serving):
     port, _ = serving
     assert ask(port, "/health")[2] == {"status": "ok"}

@@ -3,7 +3,7 @@
 
 (() => {
   // Captions of a search, and samples, that are shown where the user has not said how many; samples
-  // are drawn from the likeliest words, since the others are mostly noise.
+  // are drawn from the likeliest words, since the others are mostly noise. As in __init__.py.
   const SHOWN = 4;
   const TOP_P = 0.9;
   // The settings that most people change; the others are folded away.
@@ -38,6 +38,8 @@
   const settingsOf = (model) => model.settings.filter(({ of }) => !of || of.includes(method(model)));
   const size = (bytes) => `${+(bytes / 1e6).toPrecision(2)} MB`;
 
+  const shown = (model) => Math.min(SHOWN, setting(model, "num_captions")?.most ?? SHOWN);
+
   /** The settings of a request for one caption: what was changed, of which the server has the rest. */
   function asked(model) {
     const found = {};
@@ -48,10 +50,10 @@
 
   /** The settings of a request for the other captions; null where there are none to ask for. */
   function askedMore(model) {
-    const many = setting(model, "num_captions");
-    if (!many || "num_captions" in now.changed || model.decoding.num_captions > 1) return null;
+    const isSet = "num_captions" in now.changed || model.decoding.num_captions > 1;
+    if (isSet || !setting(model, "num_captions")) return null;
     const beams = method(model) === "beam" ? now.changed.num_beams ?? model.decoding.num_beams : SHOWN;
-    const count = Math.min(SHOWN, many.most ?? SHOWN, beams);
+    const count = Math.min(shown(model), beams);
     return count > 1 ? { ...asked(model), num_captions: count } : null;
   }
 
@@ -74,7 +76,8 @@
         if (signal.aborted) throw error;
         throw new Error("The server can't be reached: is it still running?");
       }
-      if (answer.status === 503 && tried < TRIES) {
+      // 504: it may be compiling what was asked for.
+      if ([503, 504].includes(answer.status) && tried < TRIES) {
         const seconds = Math.min(Number(answer.headers.get("Retry-After")) || 1, 30);
         wait(`The server is busy; trying again in ${seconds} s`);
         await new Promise((done) => setTimeout(done, 1000 * seconds));
@@ -190,7 +193,7 @@
   /** Adds samples below an answer, in place of earlier ones. */
   async function sample(article, model) {
     const again = drawAgain(() => sample(article, model).catch((error) => complain(error.message)));
-    const settings = { method: "sample", num_captions: SHOWN, seed: (model.decoding.seed ?? 0) + now.seed };
+    const settings = { method: "sample", num_captions: shown(model), seed: (model.decoding.seed ?? 0) + now.seed };
     if (setting(model, "top_p")) settings.top_p = TOP_P;
     const { row } = await ask(model, settings);
     const earlier = article.querySelector(".samples");
