@@ -1,0 +1,106 @@
+"""An output layer and its cross-entropy, value and gradients, over large vocabularies.
+
+    python -m benchmarks.vocabulary_loss [--words 50257 250000] [--tokens 2048] [--width 256]
+
+Random states of `--tokens` tokens, `--width` wide, in float32. "whole" has the logits of all tokens
+in memory, "chunks" those of as many as training takes at once (`chunked_losses`), and "torch" is
+`cross_entropy` of a matrix product. Each runs in a process of its own: seconds are the median of
+`--repeats` calls after a first one, "temporary MiB" what XLA reserves beside states, kernel and
+gradients, "peak MiB" all memory of the process.
+"""
+
+import argparse
+import json
+
+import numpy as np
+
+from benchmarks.sides import measure, peak_memory_mib, timed
+
+SIDES = ("whole", "chunks", "torch")
+
+
+def draw(words: int, tokens: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A kernel [V, D], states [tokens, D] and targets [tokens]."""
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((words, width), np.float32) * np.float32(0.05)
+    states = rng.standard_normal((tokens, width), np.float32)
+    return kernel, states, rng.integers(0, words, tokens, np.int32)
+
+
+def run_torch(words: int, tokens: int, width: int, repeats: int) -> dict:
+    import torch
+
+    kernel, states, targets = map(torch.from_numpy, draw(words, tokens, width))
+    kernel.requires_grad_()
+    states.requires_grad_()
+
+    def call() -> float:
+        kernel.grad = states.grad = None
+        loss = torch.nn.functional.cross_entropy(states @ kernel.T, targets.long())
+        loss.backward()
+        return loss.item()
+
+    _, seconds, loss = timed(repeats, call)
+    return {"seconds": seconds, "loss": loss, "peak": peak_memory_mib()}
+
+
+def run_capjax(side: str, words: int, tokens: int, width: int, repeats: int) -> dict:
+    import jax
+    import jax.numpy as jnp
+
+    from capjax.train.loss import chunked_losses, token_losses
+    from capjax.train.objective import MOST_LOGITS
+
+    kernel, states, targets = map(jnp.asarray, draw(words, tokens, width))
+    real = jnp.ones(tokens, bool)
+
+    def loss(kernel, states):
+        if side == "whole":
+            losses = token_losses(states @ kernel.T, targets, real)
+        else:
+            chunk = max(1, MOST_LOGITS // words)
+            losses = chunked_losses(lambda x, _: x @ kernel.T, states, targets, real, chunk=chunk)
+        return losses.sums()["loss"] / tokens
+
+    program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(kernel, states).compile()
+    _, seconds, value = timed(
+        repeats, lambda: float(jax.block_until_ready(program(kernel, states))[0])
+    )
+    temporary = program.memory_analysis().temp_size_in_bytes / 2**20
+    found = {"seconds": seconds, "loss": value, "peak": peak_memory_mib()}
+    return {**found, "temporary": temporary}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--words", type=int, nargs="+", default=(50_257, 250_000))
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--side", choices=SIDES, help="run one side in this process")
+    arguments = parser.parse_args()
+    sizes = arguments.tokens, arguments.width, arguments.repeats
+    if arguments.side:
+        words = arguments.words[0]
+        if arguments.side == "torch":
+            found = run_torch(words, *sizes)
+        else:
+            found = run_capjax(arguments.side, words, *sizes)
+        print(json.dumps(found))
+        return
+    print("| words | side | s | temporary MiB | peak MiB | loss |\n" + "|---" * 6 + "|")
+    rest = [f"--{name}={getattr(arguments, name)}" for name in ("tokens", "width", "repeats")]
+    for words in arguments.words:
+        for side in arguments.sides:
+            found = measure("vocabulary_loss", "--side", side, "--words", str(words), *rest)
+            temporary = f"{found['temporary']:.0f}" if "temporary" in found else ""
+            print(
+                f"| {words:,} | {side} | {found['seconds']:.2f} | {temporary} | "
+                f"{found['peak']:.0f} | {found['loss']:.5f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
