@@ -143,7 +143,7 @@ def _read_table(text: str) -> Iterator[tuple[int, Fields]]:
     line = before + 1
     if header is None:
         columns = ", ".join(name for name in _cells(text, delimiter) if name)
-        yield line, f"names the columns {columns}, not image and caption"
+        yield line, f"names the columns {columns or 'none'}, not image and caption"
         return
     if doubled := [name for name, count in Counter(header).items() if name and count > 1]:
         yield line, f"names a column twice: {', '.join(doubled)}; give a caption its own row"

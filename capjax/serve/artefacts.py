@@ -31,6 +31,7 @@ class ServedArtefact:
         self.attends = self._manifest["attention"] is not None
         self.shape: tuple[int, ...] = artefact.shape
         self._resize = Resize(**self._manifest["preprocessing"])
+        self._decoding = flat(self._manifest["decoding"])
 
     def settings(self) -> list[dict[str, Any]]:
         if self._manifest["seed"] is None:
@@ -54,7 +55,7 @@ class ServedArtefact:
         return seed
 
     def described(self, method: Any) -> dict[str, Any]:
-        found = flat(self._manifest["decoding"])
+        found = self._decoding
         return found if self._manifest["seed"] is None else {**found, "seed": method}
 
     def kind(self, method: Any) -> Hashable:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from capjax.artefact import runner
-from capjax.artefact.manifest import ArtefactError, is_artefact
+from capjax.artefact.manifest import MANIFEST, ArtefactError, is_artefact
 from capjax.serve.artefacts import ServedArtefact
 from capjax.serve.served import Served, ServedError
 
@@ -43,6 +43,9 @@ def _artefact(name: str, folder: str) -> ServedArtefact:
         return ServedArtefact(name, runner.load(folder))
     except ArtefactError as error:
         raise ServedError(str(error)) from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        what = "its preprocessing or decoding can't be read"
+        raise ServedError(f"{folder}/{MANIFEST}: {what} ({error})") from error
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -63,7 +63,7 @@ def refusal(folder):
 def test_every_value_of_another_kind_is_read_or_refused(folders, kind, name):
     file = folders / kind / name
     cases = [damaged for *_, damaged in of_other_kinds(file.read_bytes())]
-    drawn = cases if slow_too() else random.Random(0).sample(cases, 15)
+    drawn = cases if slow_too() else random.Random(0).sample(cases, min(15, len(cases)))
     for damaged in (*drawn, *OTHER[:4]):
         with replaced(file, damaged):
             refusal(folders / kind)

@@ -88,10 +88,11 @@ def read_adapters(
     file = next(filter(os.path.isfile, files), None)
     if file is None:
         raise WeightsError(f"{folder}: has no weights: none of {', '.join(_WEIGHTS)}")
+    pairs = _pairs(read_weights(file), file)
     modules, unused = _modules(captioner), _unused(captioner)
     found: dict[str, np.ndarray] = {}
     scales: set[float] = set()
-    for module, (a, b) in sorted(_pairs(read_weights(file), file).items()):
+    for module, (a, b) in sorted(pairs.items()):
         if module.startswith(unused):
             continue
         if module not in modules:
