@@ -141,7 +141,7 @@ class OnnxCaptioner(Captioner):
 
 def _run(session: onnxruntime.InferenceSession, *inputs: np.ndarray) -> list[np.ndarray]:
     names = (each.name for each in session.get_inputs())
-    return session.run(None, dict(zip(names, inputs, strict=True)))
+    return session.run(None, dict(zip(names, map(np.asarray, inputs), strict=True)))
 
 
 def _log_probs(logits: np.ndarray) -> np.ndarray:
