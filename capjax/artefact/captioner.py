@@ -67,7 +67,7 @@ class Captioner:
 
     def __init__(self, folder: str, manifest: dict[str, Any]):
         self.manifest = manifest
-        self._words = tokenizers.Tokenizer.from_file(os.path.join(folder, TOKENIZER))
+        self._words: Any = tokenizers.Tokenizer.from_file(os.path.join(folder, TOKENIZER))
         self._special = frozenset(manifest["tokens"]["special"])
 
     def caption(

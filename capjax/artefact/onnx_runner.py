@@ -139,9 +139,9 @@ class OnnxCaptioner(Captioner):
         return ends
 
 
-def _run(session: onnxruntime.InferenceSession, *inputs: np.ndarray) -> list[np.ndarray]:
+def _run(session: onnxruntime.InferenceSession, *inputs: Any) -> list[np.ndarray]:
     names = (each.name for each in session.get_inputs())
-    return session.run(None, dict(zip(names, inputs, strict=True)))
+    return session.run(None, dict(zip(names, map(np.asarray, inputs), strict=True)))
 
 
 def _log_probs(logits: np.ndarray) -> np.ndarray:

@@ -98,7 +98,8 @@ def convert(run: Run, search: BeamSearch) -> tuple[dict[str, bytes], int]:
     def step(token: jax.Array, position: jax.Array, *leaves: jax.Array) -> tuple[jax.Array, ...]:
         image, beams = jax.tree.unflatten(structure, leaves)
         carry = like.replace(per_image=image, per_beam=beams, position=position)
-        carry, logits, _ = model.apply(variables, carry, token, method="step")
+        found: Any = model.apply(variables, carry, token, method="step")
+        carry, logits, _ = found
         return (logits, *jax.tree.leaves(carry.per_beam))
 
     token = jax.ShapeDtypeStruct((1, search.width), jnp.int32)

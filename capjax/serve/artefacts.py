@@ -65,7 +65,7 @@ class ServedArtefact:
         where = self._manifest["attention"] or {}
 
         def caption(seed: int, pixels: np.ndarray, index: np.ndarray) -> list[Any]:
-            arrays = self._artefact.run(pixels, seed, index=index)
+            arrays = self._artefact.run(pixels, seed, index=index.tolist())
             rows = zip(self._artefact.captions(arrays), index, strict=True)
             return [_with(caption, where) for caption, place in rows if place >= 0]
 
