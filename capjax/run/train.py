@@ -157,7 +157,7 @@ def _train(
         stopping = new_stopping(config, data.splits["validation"].table.captions)
     else:
         params, frozen = _load_frozen(config, workdir, shapes)
-    splits, constants = data.splits, None
+    splits, constants, began = data.splits, None, None
     if is_prepared(objective):
         if is_new and processes.is_primary():
             workdir.save_beginning(params)
@@ -182,22 +182,23 @@ def _train(
     if is_new:
         state, progress = begin(params, frozen=frozen), None
     else:
-        like = jax.eval_shape(begin, params).replace(frozen=frozen)
-        state, progress = _restore(workdir, checkpoints, like)
+        state, progress = _restore(workdir, checkpoints, jax.eval_shape(begin, params), frozen)
         _lengthen(config, workdir)
         stopping = restored_stopping(config, progress, int(state.step))
     state = state.replace(constants=constants)
     first = int(state.step)
     started = {"params": state.params, "frozen": state.frozen}
-    processes.check_equal("parameters", lambda: fingerprint(started))
+    processes.check_equal("parameters", functools.partial(fingerprint, started))
     with _open_writer(config, workdir, first) as writer:
         split = splits["validation"]
         validation = _validation(config, workdir, model, split, method, writer, interruption)
         interruption.poll()
         if is_new:
             writer.hyperparameters(flat(config))
+        replicated = devices.replicate(state)
+        del data, params, frozen, began, state, started  # Large, and not needed again.
         train_loop(
-            devices.replicate(state),
+            replicated,
             devices.map_devices(step, donate=(0,)),
             devices.prefetch(splits["train"].train_batches(first)),
             validation,
@@ -327,10 +328,10 @@ def _with_features(
 
 
 def _restore(
-    workdir: Workdir, checkpoints: Checkpoints, like: TrainState
+    workdir: Workdir, checkpoints: Checkpoints, like: TrainState, frozen: Variables
 ) -> tuple[TrainState, dict[str, Any]]:
     """Restores the newest intact state and its progress; logs its step."""
-    state, progress = checkpoints.restore_latest(like)
+    state, progress = checkpoints.restore_latest(like.replace(frozen=frozen))
     _logger.info("continuing %s from step %d", workdir.directory, int(state.step))
     if changes := workdir.environment_changes():
         _logger.info(changes)
