@@ -92,7 +92,7 @@ def test_other_files_are_refused(tmp_path):
     assert "has no tokenizer: neither tokenizer.json nor vocab.json and" in refused(tmp_path)
     (tmp_path / "vocab.json").write_text("{")
     (tmp_path / "merges.txt").write_text("")
-    assert "its tokenizer is damaged: " in refused(tmp_path)
+    assert "its tokenizer is damaged (" in refused(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     assert "does not know <|endoftext|>" in refused(tmp_path)
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"<|endoftext|>": 0}, merges=[]))
