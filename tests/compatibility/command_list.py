@@ -45,10 +45,14 @@ _TUTORIAL = "capjax.import_tutorial --config {root}/configs/coco_show_attend_tel
 
 COMMANDS = (
     # capjax.main
-    _command("train", "vit_frozen", _NEW, mentions=("done: new",)),
     _command("train_to_the_end", "mobilenet_frozen", _MAIN, mentions=("from step 40",)),
     _command("train_again", "vit_frozen", _NEW, _NEW, mentions=("nothing to do",)),
-    _command("train_in_runs", "vit_frozen", _NEW.replace("--workdir new", "")),
+    _command(
+        "train_in_runs",
+        "vit_frozen",
+        _NEW.replace("--workdir new", ""),
+        mentions=("done: runs/small_configs_vit_frozen",),
+    ),
     _command(
         "train_from_another",
         "mobilenet_frozen",

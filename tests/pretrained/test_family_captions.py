@@ -39,7 +39,8 @@ def draw(seed):
     return {name: of[rng.integers(len(of))] for name, of in OPTIONS.items()}
 
 
-CASES = [{}, *SINGLE, *GREEDY, *(draw(seed) for seed in range(10))]
+# The seeds are of combinations with most that differs from the base.
+CASES = [{}, *SINGLE, *GREEDY, *(draw(seed) for seed in (3, 4, 6, 8, 9))]
 DAILY = [GREEDY[-1], CASES[-1]]
 # By length penalty, how much the end token is raised, with which many captions end early and many
 # differ.

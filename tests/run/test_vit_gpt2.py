@@ -254,7 +254,7 @@ def test_the_small_variant_learns(tmp_path):
     config.dataset.update({"file": str(tmp_path / "captions.csv"), "cache_dir": "", **pixels_as})
     config.early_stopping.metric = "loss"
     config.early_stopping.mode = "min"
-    config.num_steps, config.eval_every, config.log_every = 16, 16, 4
+    config.num_steps, config.eval_every, config.log_every = 24, 24, 6
     config.optimizer.warmup_steps = 4
     config.evaluation.num_samples = 0
     config.decoding.num_beams = 1
