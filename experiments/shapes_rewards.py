@@ -2,12 +2,12 @@
 
     python -m experiments.shapes_rewards [--workdir runs/shapes_rewards] [--only NAME ...]
 
-Trains the default by cross-entropy for 600 steps, and from there by each reward for 150 smaller
-ones; "cross-entropy" goes on for as many, as a control. Prints a table of greedy captions of the
+Trains the default by cross-entropy for 600 steps, and from there by each reward for 200 at a lower
+rate; "cross-entropy" goes on for as many, as a control. Prints a table of greedy captions of the
 test split: CIDEr-D; the captions that are true and the coverage of the references' facts (see
 `capjax.data.shapes.truth`); those that parse, and those that end; words a caption; the share of
 different pairs of words; and the last logged reward and divergence of the samples. Draws the
-curves by step in `curves.png`. About a quarter of an hour on one CPU core. The same command
+curves by step in `curves.png`. About half an hour on one CPU core. The same command
 continues it, also after a signal.
 """
 
@@ -37,7 +37,7 @@ from experiments.diversity import distinct
 from experiments.shapes_facts import Facts, Precision
 from experiments.shapes_scenes import Scenes
 
-FIRST_STEPS, STEPS, IMAGES = 600, 150, 8
+FIRST_STEPS, STEPS = 600, 200
 FIRST = "start"
 # The rewards of each stage by name, with their weights; none is cross-entropy.
 STAGES: dict[str, dict[str, float]] = {
@@ -86,10 +86,10 @@ def stage_config(name: str, first: str) -> ConfigDict:
     """A second stage, from the best checkpoint of the run in `first`."""
     rewards = STAGES[name]
     config = shapes_transformer.get_config("self_critical" if rewards else "")
-    config.init_from, config.batch_size = first, IMAGES
-    config.num_steps, config.eval_every, config.log_every = STEPS, STEPS // 3, 10
+    config.init_from = first
+    config.num_steps, config.eval_every, config.log_every = STEPS, STEPS // 2, 10
     config.ema_decay = 0.98
-    config.optimizer.update(kind="adamw", learning_rate=3e-4, warmup_steps=20, schedule="linear")
+    config.optimizer.update(kind="adamw", learning_rate=1e-4, warmup_steps=20, schedule="linear")
     if rewards:
         config.objective.rewards = (*rewards,)
         config.objective.reward_weights = (*rewards.values(),)

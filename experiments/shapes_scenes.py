@@ -121,15 +121,17 @@ class Scenes:
             raise ValueError("two images have the same references, by which their scenes are known")
         order = np.argsort(keys)
         scenes = [scene_of(image_id("train", index)) for index in order]
-        parts = range(0, len(keys), 1000)
-        facts = [self.read(tokens[at : at + 1000], lengths[at : at + 1000]).facts for at in parts]
+        facts = jax.jit(lambda *captions: self.read(*captions).facts)
+        parts = (slice(at, at + 1000) for at in range(0, len(keys), 1000))
         return {
             "end": np.asarray(eos_id, np.int32),
             "rows": rows,
             "keys": keys[order],
             "things": np.stack([_things(scene) for scene in scenes]),
             "relations": np.stack([_relations(scene) for scene in scenes]),
-            "usual": np.concatenate(facts).mean(axis=(0, 1)),
+            "usual": np.concatenate([facts(tokens[part], lengths[part]) for part in parts]).mean(
+                axis=(0, 1)
+            ),
         }
 
     def __call__(

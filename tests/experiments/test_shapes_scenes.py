@@ -56,7 +56,8 @@ def test_a_caption_is_true_where_the_checker_says_so(texts, tokenizer, table):
 
 
 def test_facts_are_counted_by_kind(texts, tokenizer):
-    counted = np.asarray(Scenes.of(tokenizer).read(*arrays(tokenizer, texts)).facts)
+    read = jax.jit(Scenes.of(tokenizer).read)
+    counted = np.asarray(read(*arrays(tokenizer, texts)).facts)
     for own, row in zip(texts, counted, strict=True):
         kinds = [[fact.kind for fact in facts(text)] for text in own]
         np.testing.assert_array_equal(row, [[one.count(kind) for kind in KINDS] for one in kinds])
