@@ -3,12 +3,12 @@
     python -m experiments.shapes_rewards [--workdir runs/shapes_rewards] [--only NAME ...]
 
 Trains the default by cross-entropy for 600 steps, and from there by each reward for 200 at a lower
-rate; "cross-entropy" goes on for as many, as a control. Prints a table of greedy captions of the
-test split: CIDEr-D; the captions that are true and the coverage of the references' facts (see
-`capjax.data.shapes.truth`); those that parse, and those that end; words a caption; the share of
-different pairs of words; and the last logged reward and divergence of the samples. Draws the
-curves by step in `curves.png`. About half an hour on one CPU core. The same command
-continues it, also after a signal.
+rate; "cross-entropy" goes on for as many, as a control. Prints a table of the test split: of greedy
+captions CIDEr-D, those that are true and the coverage of the references' facts (see
+`capjax.data.shapes.truth`); the foils told; captions that parse, and that end; words a caption; the
+share of different pairs of words; and the last logged reward and divergence of the samples. Draws
+the curves by step in `curves.png`. About half an hour on one CPU core. The same command continues
+it, also after a signal.
 """
 
 import argparse
@@ -54,6 +54,7 @@ COLUMNS = {
     "CIDEr-D": 1,
     "truth_rate": 2,
     "coverage": 2,
+    "foil_accuracy": 3,
     "parsed_rate": 2,
     "finished": 2,
     "words": 1,
@@ -65,12 +66,14 @@ COLUMNS = {
 
 # The curves by group and scalar, with their axes; rewards differ in scale.
 CURVES = {
-    ("train", "reward"): "reward of samples, over its start",
-    ("train", "length"): "length of samples, tokens",
+    ("train", "reward"): "gain of reward, share of its start",
+    ("train", "length"): "tokens of a sample",
     ("train", "distinct_2"): "distinct-2 of an image's samples",
+    ("train", "kl"): "KL from the start, nats",
     ("validation", "CIDEr-D"): "CIDEr-D, greedy",
     ("validation", "truth_rate"): "truth rate, greedy",
     ("validation", "coverage"): "coverage, greedy",
+    ("validation", "parsed_rate"): "parsed rate, greedy",
 }
 
 
@@ -133,9 +136,9 @@ def line(name: str, row: Mapping[str, float]) -> str:
 
 def curves(workdir: str, names: Sequence[str]) -> Figure:
     """Draws the scalars of `CURVES` by step, a line for each stage that has them."""
-    figure = Figure(figsize=(11, 6.2), layout="constrained")
+    figure = Figure(figsize=(13, 5.8), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = dict(zip(CURVES, figure.subplots(2, 3).flat, strict=True))
+    panels = dict(zip(CURVES, figure.subplots(2, 4).flat, strict=True))
     began = _rows(workdir, FIRST)[-1]
     for place, name in enumerate(names):
         rows = [{**began, "step": 0}, *_rows(workdir, name)]
@@ -143,7 +146,7 @@ def curves(workdir: str, names: Sequence[str]) -> Figure:
             own = [row for row in rows if row["group"] == group and scalar in row]
             values = [row[scalar] for row in own]
             if scalar == "reward" and own:
-                values = [value / values[0] for value in values]
+                values = [(value - values[0]) / abs(values[0]) for value in values]
             style = {"color": f"C{place}", "marker": "o" if group == "validation" else ""}
             axis.plot([row["step"] for row in own], values, label=name, **style)
     for key, axis in panels.items():

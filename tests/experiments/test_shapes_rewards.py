@@ -117,6 +117,6 @@ def test_curves_begin_where_the_first_stage_ends(tmp_path):
     write("start", {"step": 600, "group": "validation", "coverage": 0.5})
     rewards = [{"step": step, "group": "train", "reward": step + 1.0} for step in (1, 3)]
     write("CIDEr-D", *rewards, {"step": 150, "group": "validation", "coverage": 0.25})
-    reward, *_, coverage = curves(str(tmp_path), ["CIDEr-D"]).axes
-    np.testing.assert_array_equal(reward.lines[0].get_xydata(), [[1, 1], [3, 2]])
+    reward, *_, coverage, _ = curves(str(tmp_path), ["CIDEr-D"]).axes
+    np.testing.assert_array_equal(reward.lines[0].get_xydata(), [[1, 0], [3, 1]])
     np.testing.assert_array_equal(coverage.lines[0].get_xydata(), [[0, 0.5], [150, 0.25]])
