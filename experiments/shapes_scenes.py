@@ -6,7 +6,7 @@ Shapes: see docs/architecture.md; M counts the mentions of a caption and the thi
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,37 +72,33 @@ class Said(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """What a caption states, if all of it is true of the scene; else minus `penalty`.
+    """What a caption states, if it ends and all of it is true of the scene; else -1.
 
     Truth is that of `capjax.data.shapes.facts.check`, by the scenes of the train split, and not by
     the references: of true facts they state about half. A caption with three words in a row that
     no reference has in a row is false, which leaves little but the grammar of `shapes`.
 
     A true caption gains for each kind of facts those that it states, at most as many as one of the
-    references, over the mean of all references. With `shared`, the samples of an image together
-    gain no more than if they stated a kind as often as references do. What the others leave out is
-    then worth more, so that samples stay a mixture of sentences.
+    references, over the mean of all references. But the samples of an image together gain no more
+    than if they stated a kind as often as references do. What the others leave out is so worth
+    more, and samples stay a mixture of sentences.
 
     An image is known by its references, since a reward is given nothing else.
 
     Attributes:
       kinds, values: of each token of the vocabulary; see `shapes_facts.words`.
-      penalty: what a false caption, or one that does not end, costs.
-      shared: see above.
     """
 
     kinds: tuple[int, ...]
     values: tuple[int, ...]
-    penalty: float = 1.0
-    shared: bool = True
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, **settings: Any) -> "Scenes":
+    def of(cls, tokenizer: Tokenizer) -> "Scenes":
         """The reward for a vocabulary of words."""
         known = words()
         tokens = range(tokenizer.vocab_size)
         pairs = [known.get(tokenizer.word(token), (OTHER, 0)) for token in tokens]
-        return cls(*zip(*pairs, strict=True), **settings)
+        return cls(*zip(*pairs, strict=True))
 
     def prepare(
         self, references: Sequence[Sequence[np.ndarray]], *, eos_id: int, vocab_size: int
@@ -155,11 +151,8 @@ class Scenes:
         true &= ((hypotheses == table["end"]) & real).any(axis=-1)
         most = self.read(references, reference_lengths).facts.max(axis=1, keepdims=True)
         stated = jnp.where(true[..., None], jnp.minimum(said.facts, most), 0.0)
-        whole = jnp.asarray(table["usual"])
-        if self.shared:
-            whole = jnp.maximum(whole, stated.mean(axis=1, keepdims=True))
-        gained = jnp.minimum(stated / whole, jnp.inf if self.shared else 1.0).mean(axis=-1)
-        return jnp.where(true, gained, -self.penalty).astype(jnp.float32)
+        whole = jnp.maximum(jnp.asarray(table["usual"]), stated.mean(axis=1, keepdims=True))
+        return jnp.where(true, (stated / whole).mean(axis=-1), -1.0).astype(jnp.float32)
 
     def read(self, tokens: jax.Array, lengths: jax.Array) -> Said:
         """Reads captions: int32 [B, K, T], lengths [B, K]."""

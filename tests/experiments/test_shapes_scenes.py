@@ -37,8 +37,8 @@ def arrays(tokenizer, texts):
     return pad(captions, max(len(ids) for own in captions for ids in own), tokenizer.pad_id)
 
 
-def score(tokenizer, table, hypotheses, references, **settings):
-    reward = jax.jit(Scenes.of(tokenizer, **settings).__call__)
+def score(tokenizer, table, hypotheses, references):
+    reward = jax.jit(Scenes.of(tokenizer).__call__)
     return np.asarray(reward(table, *arrays(tokenizer, hypotheses), *arrays(tokenizer, references)))
 
 
@@ -69,8 +69,6 @@ def test_what_all_samples_state_is_worth_less(texts, tokenizer, table):
     one, false = score(tokenizer, table, alone, references)[0]
     assert false == -1
     assert one > score(tokenizer, table, alike, references)[0, 0] > 0
-    unshared = score(tokenizer, table, alike, references, shared=False, penalty=3.0)[0]
-    assert unshared[0] == unshared[1] > 0
 
 
 def test_words_that_no_reference_has_in_a_row_are_false(texts, tokenizer, table):
