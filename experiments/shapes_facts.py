@@ -15,30 +15,30 @@ from capjax.metrics import ngrams
 from capjax.metrics.reward import WithoutCorpus
 
 # Kinds of words. The four after the shape are of a mention.
-_OTHER, _SHAPE, _COLOUR, _SIZE, _TEXTURE, _NUMBER, _PATTERN, _NOUN, _RELATION = range(9)
-_OF_MENTION = (_COLOUR, _SIZE, _TEXTURE, _NUMBER)
+OTHER, SHAPE, COLOUR, SIZE, TEXTURE, NUMBER, PATTERN, NOUN, RELATION = range(9)
+_OF_MENTION = (COLOUR, SIZE, TEXTURE, NUMBER)
 _TOTAL, _RELATED = 900, 1000  # Codes of facts begin there; those of mentions are below.
 
 
 def words() -> dict[str, tuple[int, int]]:
     """The kind and the value of each word of the grammar that states something."""
-    found = {shape: (_SHAPE, at) for at, shape in enumerate(SHAPES)}
-    found |= {grammar.PLURALS[shape]: (_SHAPE, at) for at, shape in enumerate(SHAPES)}
-    found |= {colour: (_COLOUR, at) for at, colour in enumerate(COLOURS)}
-    found |= {word: (_NUMBER, number) for number, word in grammar.NUMBERS.items()}
-    found |= {word: (_NOUN, 0) for word in grammar.NOUNS}
+    found = {shape: (SHAPE, at) for at, shape in enumerate(SHAPES)}
+    found |= {grammar.PLURALS[shape]: (SHAPE, at) for at, shape in enumerate(SHAPES)}
+    found |= {colour: (COLOUR, at) for at, colour in enumerate(COLOURS)}
+    found |= {word: (NUMBER, number) for number, word in grammar.NUMBERS.items()}
+    found |= {word: (NOUN, 0) for word in grammar.NOUNS}
     textures = [*grammar.TEXTURE_WORDS]
     for kind, synonyms, order in (
-        (_SIZE, grammar.SIZE_WORDS, [*grammar.SIZE_WORDS]),
-        (_TEXTURE, grammar.TEXTURE_WORDS, textures),
-        (_PATTERN, grammar.PATTERN_NOUNS, textures),
+        (SIZE, grammar.SIZE_WORDS, [*grammar.SIZE_WORDS]),
+        (TEXTURE, grammar.TEXTURE_WORDS, textures),
+        (PATTERN, grammar.PATTERN_NOUNS, textures),
     ):
         found |= {word: (kind, order.index(of)) for of, many in synonyms.items() for word in many}
     # Of "to the left of" the word that no other direction has.
     said = {of: {*" ".join(many).split()} for of, many in grammar.RELATION_WORDS.items()}
     for at, of in enumerate(said):
         others = set().union(*(own for other, own in said.items() if other != of))
-        found |= {word: (_RELATION, at) for word in said[of] - others}
+        found |= {word: (RELATION, at) for word in said[of] - others}
     return found
 
 
@@ -63,7 +63,7 @@ class Facts(WithoutCorpus):
         """The reward for a vocabulary of words."""
         known = words()
         pairs = [
-            known.get(tokenizer.word(token), (_OTHER, 0)) for token in range(tokenizer.vocab_size)
+            known.get(tokenizer.word(token), (OTHER, 0)) for token in range(tokenizer.vocab_size)
         ]
         return cls(*zip(*pairs, strict=True))
 
@@ -97,12 +97,12 @@ class Facts(WithoutCorpus):
         # References have ids of words outside the vocabulary.
         known = jnp.minimum(tokens, len(self.kinds) - 1)
         real &= tokens < len(self.kinds)
-        kind = jnp.where(real, jnp.array(self.kinds)[known], _OTHER)
+        kind = jnp.where(real, jnp.array(self.kinds)[known], OTHER)
         value = jnp.array(self.values)[known]
         # A mention ends with its shape, but for "with stripes".
-        mention = jnp.cumsum(kind == _SHAPE, axis=-1) - (kind == _SHAPE) - (kind == _PATTERN)
-        kind = jnp.where(kind == _PATTERN, _TEXTURE, kind)
-        of_all = jnp.pad(kind[..., 1:], ((0, 0), (0, 0), (0, 1))) == _NOUN
+        mention = jnp.cumsum(kind == SHAPE, axis=-1) - (kind == SHAPE) - (kind == PATTERN)
+        kind = jnp.where(kind == PATTERN, TEXTURE, kind)
+        of_all = jnp.pad(kind[..., 1:], ((0, 0), (0, 0), (0, 1))) == NOUN
 
         def most(where: jax.Array) -> jax.Array:
             return jnp.where(where, value, -1).max(axis=-1, initial=-1)
@@ -110,16 +110,16 @@ class Facts(WithoutCorpus):
         shapes, codes = [], []
         for place in range(MAX_THINGS):
             here = mention == place
-            shape = most(here & (kind == _SHAPE))
+            shape = most(here & (kind == SHAPE))
             shapes.append(shape)
             codes.append(shape)
             for own in _OF_MENTION:
                 found = most(here & (kind == own) & ~of_all)
                 code = 100 * own + 10 * found + shape
                 codes.append(jnp.where((found < 0) | (shape < 0), -1, code))
-        total = most((kind == _NUMBER) & of_all)
+        total = most((kind == NUMBER) & of_all)
         codes.append(jnp.where(total < 0, -1, _TOTAL + total))
-        where, (first, second) = most(kind == _RELATION), shapes[:2]
+        where, (first, second) = most(kind == RELATION), shapes[:2]
         # Left and right, above and below: odd ones are the other way round.
         ends = jnp.where(where % 2 == 1, 10 * second + first, 10 * first + second)
         code = _RELATED + 100 * (where // 2) + ends

@@ -1,6 +1,7 @@
 """Rewards of facts beside the parser of `shapes`, and the stages that they train."""
 
 import itertools
+import json
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from capjax.data.tokenizer import train_word_tokenizer
 from capjax.metrics.reward import corpus_ids
 from capjax.parts import REWARDS
 from experiments.shapes_facts import Facts, Precision
-from experiments.shapes_rewards import COLUMNS, STAGES, line, register, stage_config
+from experiments.shapes_rewards import COLUMNS, STAGES, curves, line, register, stage_config
 from tests.helpers.cider import pad
 
 OTHER_SIDE = {"right": "left", "below": "above"}
@@ -105,3 +106,17 @@ def test_a_row_has_a_cell_for_each_figure():
     row = line("CIDEr-D", {"CIDEr-D": 55.04, "truth_rate": 0.5, "kl": 1.0})
     assert row.startswith("| CIDEr-D | 55.0 | 0.50 | - | - |")
     assert row.count(" | ") == len(COLUMNS)
+
+
+def test_curves_begin_where_the_first_stage_ends(tmp_path):
+    def write(name, *rows):
+        (tmp_path / name).mkdir()
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(lines))
+
+    write("start", {"step": 600, "group": "validation", "coverage": 0.5})
+    rewards = [{"step": step, "group": "train", "reward": step + 1.0} for step in (1, 3)]
+    write("CIDEr-D", *rewards, {"step": 150, "group": "validation", "coverage": 0.25})
+    reward, *_, coverage, _ = curves(str(tmp_path), ["CIDEr-D"]).axes
+    np.testing.assert_array_equal(reward.lines[0].get_xydata(), [[1, 0], [3, 1]])
+    np.testing.assert_array_equal(coverage.lines[0].get_xydata(), [[0, 0.5], [150, 0.25]])
