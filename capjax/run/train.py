@@ -157,7 +157,7 @@ def _train(
         stopping = new_stopping(config, data.splits["validation"].table.captions)
     else:
         params, frozen = _load_frozen(config, workdir, shapes)
-    splits, constants, began = data.splits, None, None
+    splits, constants = data.splits, None
     if is_prepared(objective):
         if is_new and processes.is_primary():
             workdir.save_beginning(params)
