@@ -91,7 +91,7 @@ def _misfit(value: Any, form: Any, name: str) -> str:
         fields = (_misfit(value.get(key, ...), each, f"{name}.{key}") for key, each in form.items())
         return next(filter(None, fields), "")
     if isinstance(form, list):
-        fits = isinstance(value, list) and not any(_misfit(each, *form, name) for each in value)
+        fits = isinstance(value, list) and not any(_misfit(each, form[0], name) for each in value)
     elif isinstance(form, tuple):
         fits = not all(_misfit(value, each, name) for each in form)
     elif isinstance(form, range):
