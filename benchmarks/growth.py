@@ -80,7 +80,8 @@ def program(sizes: dict[str, int], task: str) -> tuple[Any, Callable[[], Any]]:
     }
     batch = devices.shard(batch)
     update = make_train_step(model, optimizer, seed=0, objective=CrossEntropy())
-    compiled = devices.map_devices(update, donate=(0,)).lower(state, batch).compile()
+    mapped: Any = devices.map_devices(update, donate=(0,))
+    compiled = mapped.lower(state, batch).compile()
 
     def step() -> float:
         nonlocal state
