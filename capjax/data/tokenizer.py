@@ -208,7 +208,7 @@ def train_word_tokenizer(
 
     Args:
       captions: the captions of the train split only.
-      min_count: less frequent words become unk.
+      min_count: less frequent words become unk, as do those of more than 10,000 letters.
       max_words: most words, without special tokens; 0 for no limit.
       alphabetic_only: drops words of one letter and words with other characters than letters,
         here and when encoding, as the Keras article on Flickr8k does ("a" and "2" are dropped).
@@ -225,7 +225,7 @@ def train_word_tokenizer(
         raise ValueError(f"max_words must be at least 0, not {max_words}")
     normalizer = word_normalizer(alphabetic_only)
     lines = (normalizer.normalize_str(well_formed(text)) for text in captions)
-    counts = Counter(word for line in lines for word in line.split())
+    counts = Counter(w for line in lines for w in line.split() if len(w) <= _LONGEST)
     ranked = sorted((w for w in counts if counts[w] >= min_count), key=lambda w: (-counts[w], w))
     if not ranked:
         raise ValueError(f"no word of the captions occurs {min_count} times or more")
