@@ -183,7 +183,7 @@ def test_other_versions_and_platforms_say_so(copied, monkeypatch, capsys):
         (("decoding", "method"), "../x"),
         (("seed",), 10**30),
         (("captions",), True),
-        (("attention", "grid"), {}),
+        (("attention",), {"grid": {}}),
         (("program", "platforms"), "cpu"),
         (("files", "program.jax"), []),
     ],
