@@ -112,7 +112,7 @@ class Scenes:
         rows = np.zeros([vocab_size] * 3, bool)
         for ids in itertools.chain.from_iterable(references):
             rows[[eos_id, eos_id, *ids[:-2]], [eos_id, *ids[:-1]], ids] = True
-        keys = np.asarray(_key(tokens, lengths))
+        keys = np.asarray(_key(jnp.asarray(tokens), jnp.asarray(lengths)))
         if len({*keys.tolist()}) < len(keys):
             raise ValueError("two images have the same references, by which their scenes are known")
         order = np.argsort(keys)
@@ -156,8 +156,8 @@ class Scenes:
 
     def read(self, tokens: jax.Array, lengths: jax.Array) -> Said:
         """Reads captions: int32 [B, K, T], lengths [B, K]."""
-        real = jnp.arange(tokens.shape[-1]) < jnp.asarray(lengths)[..., None]
-        real &= jnp.asarray(tokens) < len(self.kinds)  # References have words outside.
+        real = jnp.arange(tokens.shape[-1]) < lengths[..., None]
+        real &= tokens < len(self.kinds)  # References have words outside.
         known = jnp.minimum(tokens, len(self.kinds) - 1)
         kind = jnp.where(real, jnp.array(self.kinds)[known], OTHER)
         value = jnp.array(self.values)[known]
@@ -213,8 +213,8 @@ def is_true(said: Said, things: jax.Array, relations: jax.Array) -> jax.Array:
 def _key(tokens: jax.Array, lengths: jax.Array) -> jax.Array:
     """A number for the references of each image, uint32 [B]."""
     factors = jnp.asarray(_FACTORS[: tokens.shape[-2], : tokens.shape[-1]])
-    real = jnp.arange(tokens.shape[-1]) < jnp.asarray(lengths)[..., None]
-    parts = jnp.where(real, (jnp.asarray(tokens).astype(jnp.uint32) + 1) * factors, 0)
+    real = jnp.arange(tokens.shape[-1]) < lengths[..., None]
+    parts = jnp.where(real, (tokens.astype(jnp.uint32) + 1) * factors, 0)
     return parts.sum(axis=(-2, -1), dtype=jnp.uint32)
 
 
