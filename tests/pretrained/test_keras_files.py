@@ -366,10 +366,10 @@ def test_what_is_downloaded_is_loaded(monkeypatch, tmp_path):
     assert found["params"]["Conv1"]["kernel"].shape == (3, 3, 3, 16)
 
 
-NETWORKS = [MobileNetV2(), MobileNetV3("large"), EfficientNetB0(), InceptionV3()]
+DOWNLOADED = [MobileNetV2(), MobileNetV3("large"), EfficientNetB0(), InceptionV3()]
 
 
-@pytest.mark.parametrize("encoder", sweep(NETWORKS, NETWORKS[:1]))
+@pytest.mark.parametrize("encoder", sweep(DOWNLOADED, DOWNLOADED[:1]))
 def test_without_a_network_or_keras_it_says_what_would_work(monkeypatch, encoder):
     def fail(*_, **__):
         raise Exception("URL fetch failure")  # As Keras raises it.
