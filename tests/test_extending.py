@@ -106,7 +106,8 @@ def test_a_workdir_names_no_code_and_the_error_says_what_is_missing(run, monkeyp
     monkeypatch.delitem(DECODERS._registered, "dot_gru")
     with pytest.raises(ValueError, match=r"no decoder 'dot_gru'.*--parts FILE_OR_MODULE") as raised:
         capjax.load(workdir)
-    assert "bahdanau, blip, git, gpt2, transformer" in str(raised.value)
+    for name in ("bahdanau", "blip", "git", "gpt2", "transformer"):
+        assert name in str(raised.value)
 
 
 def test_a_captioner_of_ones_own_is_one_file(own, tmp_path):

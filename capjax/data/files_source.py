@@ -180,9 +180,8 @@ def _find_problems(
         "allow them with --config.dataset.allow_outside=True)": [
             e.image for e in examples if e.image in outside
         ],
-        "missing files (add them, correct their names, or point the config at another folder)": (
-            missing
-        ),
+        "missing files (add them, correct their names, point the config at another folder, or "
+        "leave them out with --config.dataset.bad_images=skip)": missing,
         "images without a caption (add one or leave the image out)": [
             e.image_id for e in examples if not _has_caption(e)
         ],

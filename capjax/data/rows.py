@@ -143,7 +143,8 @@ def _read_table(text: str) -> Iterator[tuple[int, Fields]]:
     line = before + 1
     if header is None:
         columns = ", ".join(name for name in _cells(text, delimiter) if name)
-        yield line, f"names the columns {columns or 'none'}, not image and caption"
+        images, captions = " or ".join(_IMAGE), " or ".join((*_CAPTION, _COMMENT))
+        yield line, f"names the columns {columns or 'none'}; name one {images}, and one {captions}"
         return
     if doubled := [name for name, count in Counter(header).items() if name and count > 1]:
         yield line, f"names a column twice: {', '.join(doubled)}; give a caption its own row"
@@ -173,7 +174,7 @@ def _header(text: str) -> tuple[str, list[str] | None]:
             header.pop()
         if {*header} & {*_IMAGE} and {*header} & {*_CAPTION, _COMMENT}:
             return delimiter, header
-    return _DELIMITERS[0], None
+    return max(_DELIMITERS, key=lambda delimiter: len(_cells(text, delimiter))), None
 
 
 def _cells(text: str, delimiter: str) -> list[str]:
