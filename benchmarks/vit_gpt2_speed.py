@@ -26,6 +26,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.sides import measure, peak_memory_mib, print_parts, timed, use_two_cores
+from benchmarks.torchvision_operators import declare_operators
 
 IMAGES, BEAMS, TOKENS, VOCABULARY = 8, 4, 16, 50257
 END = VOCABULARY - 1
@@ -36,6 +37,8 @@ TASKS = {"caption": ("encoder", "decoding", "generate"), "train": ("training ste
 def save_pair(folder: str) -> None:
     """Writes the random captioner that both sides read."""
     import torch
+
+    declare_operators()
     import transformers
 
     ids = {"bos_token_id": END, "eos_token_id": END}
@@ -73,6 +76,8 @@ def draw() -> tuple[np.ndarray, np.ndarray]:
 
 def read_peer(folder: str):
     import torch
+
+    declare_operators()
     import transformers
 
     torch.set_num_threads(2)
