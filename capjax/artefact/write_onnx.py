@@ -113,7 +113,7 @@ def convert(run: Run, search: BeamSearch) -> tuple[dict[str, bytes], int]:
 
 def _converted(function: Callable, *inputs: jax.ShapeDtypeStruct) -> bytes:
     try:
-        with traced_for("any"):
+        with traced_for("onnx"):
             return to_onnx(function, inputs, opset=_OPSET).SerializeToString()
     except (ValueError, TypeError, NotImplementedError, KeyError) as error:
         first = str(error).strip().partition("\n")[0]

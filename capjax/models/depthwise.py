@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from capjax.parallel.platform import choose
+
 
 def _padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """(before, after) of "SAME" padding along one axis, as in TensorFlow and `jax.lax`."""
@@ -88,7 +90,7 @@ class DepthwiseConv(nn.Module):
         # The fan-in of a channel is the kernel's area.
         init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
         kernel = self.param("kernel", init, shape).astype(self.dtype)
-        return jax.lax.platform_dependent(
+        return choose(
             x.astype(self.dtype),
             kernel,
             cpu=lambda x, kernel: shifted(x, kernel, self.stride),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from capjax.models.depthwise import shifts
+from capjax.parallel.platform import choose
 
 _SIDE, _STRIDE = 3, 2
 
@@ -54,6 +55,4 @@ class StemConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (_SIDE, _SIDE, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
-        return jax.lax.platform_dependent(
-            x.astype(self.dtype), kernel, cpu=summed, default=convolved
-        )
+        return choose(x.astype(self.dtype), kernel, cpu=summed, default=convolved)

@@ -2,7 +2,8 @@
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -14,9 +15,16 @@ def on_cpu() -> bool:
     return (_platform.get() or jax.default_backend()) == "cpu"
 
 
+def choose(*operands: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
+    """Calls `cpu` where the program runs on CPUs, else `default`; for ONNX, always `default`."""
+    if _platform.get() == "onnx":  # It has no such choice.
+        return default(*operands)
+    return jax.lax.platform_dependent(*operands, cpu=cpu, default=default)
+
+
 @contextlib.contextmanager
 def traced_for(platform: str) -> Iterator[None]:
-    """What is traced within is for a platform, which need not be here: "cpu", "gpu" or "tpu"."""
+    """What is traced within is for a platform, which need not be here: "cpu", "gpu", "onnx" ..."""
     before = _platform.set(platform)
     try:
         yield
