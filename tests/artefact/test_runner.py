@@ -20,19 +20,10 @@ from capjax.artefact.captioner import row_of
 from capjax.artefact.folder import runner_source
 from capjax.artefact.manifest import ArtefactError, about_file, digest, is_artefact
 from tests.helpers import command_line, damage
+from tests.helpers.alone import run_alone
 
-# Of the folder that the artefact lies in, and what a runner may not import.
-ALONE = """
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("capjax", "flax", "tensorflow", "optax", "ml_collections"):
-            raise ImportError(name + " is blocked")
-sys.meta_path.insert(0, Blocked())
-sys.path.insert(0, sys.argv.pop(1))
-import runner
-sys.exit(runner.main())
-"""
+# What a runner may not import.
+BLOCKED = ("capjax", "flax", "tensorflow", "optax", "ml_collections")
 TEXTS = ("text", "words", "finished", "met")
 NUMBERS = ("log_prob", "score", "log_probs")
 
@@ -71,7 +62,7 @@ def test_it_needs_no_capjax(folder, pictures, tmp_path):
         picture.save(name)
     wrong = tmp_path / "wrong.png"
     wrong.write_text("no image")
-    done = command_line.python("-c", ALONE, folder, "--json", names[0], wrong, names[1])
+    done = run_alone(folder, BLOCKED, "--json", names[0], wrong, names[1])
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith(f"error: {wrong}: not an image of a known format")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
