@@ -4,6 +4,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
+# Tests start dozens of processes; none compiles the package anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: quickstart test test-all lint format install clean
 
 # Trains the embedded default, shows captions and says how far they are true: minutes on two cores.

@@ -1,6 +1,7 @@
 """Fixtures that several folders share, and how property tests draw."""
 
 import atexit
+import gc
 import logging
 import os
 import shutil
@@ -37,6 +38,10 @@ PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"]
 jax.config.update("jax_compilation_cache_dir", PROGRAMS)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# Nobody reads which line of a test each operation comes from.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
 # Where tests run in the background, a shell has them ignore Ctrl-C, and their processes, too.
@@ -89,6 +94,14 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in slow]
     # Files of whole runs, which are few and long, come first: no worker is left alone with one.
     items.sort(key=lambda item: not {item.path.parent.name, item.path.name} & {*_LONG})
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    """Collects garbage seldom: what is imported by now stays, and tracing makes much more."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

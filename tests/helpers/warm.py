@@ -1,5 +1,6 @@
 """Gives commands, `python -m ...`, in forks of a process that has imported what they import."""
 
+import gc
 import importlib
 import json
 import os
@@ -74,5 +75,6 @@ if __name__ == "__main__":
     sys.path[0] = os.getcwd()
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    gc.freeze()  # No fork goes through what all share.
     if asked := _serve():
         _run(*asked)
