@@ -15,7 +15,7 @@ from capjax.cli.compilation import add_compilation_cache
 from capjax.cli.errors import reported, unread
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
-from capjax.cli.process import run_command
+from capjax.cli.process import run_command, starting
 from capjax.parts.check import fault
 from capjax.parts.types import BatchSize
 
@@ -111,9 +111,10 @@ def main(argv: list[str] | None = None) -> int:
     with reported():
         try:
             # Imported here, so that --help is answered at once.
-            from capjax.cli.caption_images import caption_images
+            with starting() as ready:
+                from capjax.cli.caption_images import caption_images
 
-            return caption_images(arguments)
+                return caption_images(arguments, ready)
         except KeyboardInterrupt:  # Before the first batch.
             return 128 + signal.SIGINT
         except BrokenPipeError:

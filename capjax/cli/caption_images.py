@@ -5,7 +5,7 @@ import contextlib
 import functools
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -57,8 +57,11 @@ class _Stop:
         signal.signal(number, signal.SIG_DFL)
 
 
-def caption_images(arguments: argparse.Namespace) -> int:
-    """Captions the images of a command line; returns the exit status, see `capjax.caption`."""
+def caption_images(arguments: argparse.Namespace, ready: Callable[[], None]) -> int:
+    """Captions the images of a command line; returns the exit status, see `capjax.caption`.
+
+    Calls `ready` after the first captions.
+    """
     devices.compilation_cache(arguments.compilation_cache)
     run = _load(arguments)
     method = run.method(**{name: getattr(arguments, name) for name in decoding_flags.NAMES})
@@ -71,7 +74,7 @@ def caption_images(arguments: argparse.Namespace) -> int:
                 made["attended"] = True
             file = CaptionFile(arguments.output, made, resume=arguments.resume)
             stack.enter_context(contextlib.closing(file))
-        return _caption_all(arguments, run, method, file, stack.enter_context(_Stop()))
+        return _caption_all(arguments, run, method, file, stack.enter_context(_Stop()), ready)
 
 
 def _load(arguments: argparse.Namespace) -> Run:
@@ -87,6 +90,7 @@ def _caption_all(
     method: Method,
     file: CaptionFile | None,
     stop: _Stop,
+    ready: Callable[[], None],
 ) -> int:
     done = file.done if file else ()
     names: Iterable[str | None] = _names(arguments.images)
@@ -125,6 +129,8 @@ def _caption_all(
                 elif answer.caption:
                     _print(bar, text_line(answer))
             bar.update(len(part))
+            if part:
+                ready()
             if stop.number:
                 return 128 + stop.number
     return int(failed)

@@ -17,7 +17,7 @@ from capjax.cli.compilation import add_compilation_cache
 from capjax.cli.errors import reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
-from capjax.cli.process import run_command
+from capjax.cli.process import run_command, starting
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     import_parts(given.parts)
     with reported():
         # Imported here, so that --help is answered at once.
-        from capjax.cli.score_captions import score_captions
+        with starting():
+            from capjax.cli.score_captions import score_captions
 
         score_captions(given)
 

@@ -7,12 +7,11 @@ See docs/serving.md.
 """
 
 import argparse
-import gc
 import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from capjax.cli.compilation import add_compilation_cache
@@ -20,7 +19,7 @@ from capjax.cli.decoding_flags import positive
 from capjax.cli.errors import fail, reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
-from capjax.cli.process import run_command
+from capjax.cli.process import run_command, starting
 
 _NEEDED = ("starlette", "uvicorn", "python_multipart")
 # A clients' program is not kept on disk, whose space it would fill.
@@ -65,10 +64,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def serve(arguments: argparse.Namespace) -> NoReturn:
-    """Serves until a signal, and ends the process with status 0."""
-    # Until the server is ready: next to nothing of what is imported and traced is garbage.
-    gc.disable()
+def serve(arguments: argparse.Namespace, ready: Callable[[], None]) -> NoReturn:
+    """Serves until a signal, and ends the process with status 0; calls `ready` when it can."""
     # Imported here, so that --help is answered at once.
     import jax
 
@@ -101,7 +98,7 @@ def serve(arguments: argparse.Namespace) -> NoReturn:
         usual=page.usual,
         warm=warm,
     )
-    gc.enable()
+    ready()
     size = arguments.mebibytes * 2**20
     limits = Limits(
         bytes=size,
@@ -125,8 +122,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
     if missing := [name for name in _NEEDED if not importlib.util.find_spec(name)]:
         fail(f"capjax serve needs {', '.join(missing)}: pip install {' '.join(missing)}")
     import_parts(arguments.parts)
-    with reported():
-        serve(arguments)
+    with reported(), starting() as ready:
+        serve(arguments, ready)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from capjax.evaluate.results import code_version
 from capjax.models.captioner import Captioner, Variables, join_frozen, split_frozen
 from capjax.models.ensemble import Ensemble
 from capjax.models.lora import merge
-from capjax.parallel import devices
+from capjax.parallel import devices, programs
 from capjax.pretrained.captioners.published import is_published
 from capjax.pretrained.variables import fingerprint
 from capjax.run.likelihood import Likelihood, describe, encode_given, totals
@@ -355,7 +355,9 @@ def load(
         check_values(config)
         model = build.captioner(config, tokenizer)
         shape = build.resize(config.dataset).shape
-        like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), shape))
+        like = programs.shapes_of(
+            lambda: model.init_variables(jax.random.key(0), shape), made_from=(model, shape)
+        )
         like, stays = split_frozen(like, *build.frozen_parts(config))
         opened = workdir.checkpoints(config, read_only=True)
     with opened as checkpoints:
