@@ -12,7 +12,7 @@ import signal
 from capjax.cli import attention, decoding_flags
 from capjax.cli.average import add_average, check_average
 from capjax.cli.compilation import add_compilation_cache
-from capjax.cli.errors import reported, unread
+from capjax.cli.errors import Parser, reported, unread
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.cli.process import run_command, starting
@@ -31,7 +31,7 @@ exit status:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="capjax caption",
         description=__doc__.split("\n")[0],
         epilog=EXIT_STATUS,

@@ -12,6 +12,7 @@ from capjax.artefact.scores import metrics_of, scores_of
 from capjax.artefact.write import write_artefact
 from capjax.cli import decoding_flags
 from capjax.cli.captioner import load_model, load_run
+from capjax.cli.errors import misused
 from capjax.config import build
 from capjax.models.captioner import Captioner
 from capjax.pretrained.captioners.export_captioner import check_free, write_captioner
@@ -96,6 +97,7 @@ def peft(given: argparse.Namespace) -> None:
 
 
 def _load(given: argparse.Namespace) -> Run:
+    print(f"reading {given.workdir or given.model}", flush=True)
     return load_model(given.model) if given.model else load_run(given.workdir, given.checkpoint)
 
 
@@ -138,13 +140,16 @@ def _write(given: argparse.Namespace, write: Callable[..., list[str]]) -> None:
     """Writes an artefact of either kind."""
     check_free(given.to)
     run = _load(given)
+    with misused():
+        method = decoding_flags.method_of(given, run)
+    print(f"writing {given.to}, which traces and compiles for a minute or so", flush=True)
     scorer = None
     if given.scores_split:
         scorer = functools.partial(scores_of, run=run, split=given.scores_split)
     names = write(
         run,
         given.to,
-        method=run.method(**{name: getattr(given, name) for name in decoding_flags.NAMES}),
+        method=method,
         metrics=metrics_of(given.workdir, run.step) if given.workdir else None,
         scores=scorer,
     )

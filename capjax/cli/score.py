@@ -14,7 +14,7 @@ import argparse
 
 from capjax.cli.average import add_average, check_average
 from capjax.cli.compilation import add_compilation_cache
-from capjax.cli.errors import reported
+from capjax.cli.errors import Parser, reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.cli.process import run_command, starting
@@ -23,7 +23,7 @@ from capjax.cli.process import run_command, starting
 def main(argv: list[str] | None = None) -> None:
     """Reads the flags and scores."""
     show_log()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="capjax score",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

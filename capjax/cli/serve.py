@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from capjax.cli.compilation import add_compilation_cache
 from capjax.cli.decoding_flags import positive
-from capjax.cli.errors import fail, reported
+from capjax.cli.errors import Parser, fail, reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.cli.process import run_command, starting
@@ -28,7 +28,7 @@ _NEVER = 1e9
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(prog="capjax serve", description=__doc__.split("\n")[0])
+    parser = Parser(prog="capjax serve", description=__doc__.split("\n")[0])
     parser.add_argument(
         "models",
         nargs="+",
@@ -80,6 +80,7 @@ def serve(arguments: argparse.Namespace, ready: Callable[[], None]) -> NoReturn:
     # Before the models are read, which takes seconds: the port may be in use.
     listener = listening(arguments.host, arguments.port)
     devices.compilation_cache(arguments.compilation_cache)
+    print(f"reading {', '.join(arguments.models)}", flush=True)
     models = open_models(
         arguments.models,
         checkpoint=arguments.checkpoint,
@@ -91,6 +92,7 @@ def serve(arguments: argparse.Namespace, ready: Callable[[], None]) -> NoReturn:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _NEVER)
         log.info("compiled for batches of %d", arguments.batch_size)
 
+    print("compiling for one image; larger batches follow while it serves", flush=True)
     batcher = Batcher(
         models,
         batch_size=arguments.batch_size,
