@@ -89,7 +89,7 @@ def test_a_wrong_field_is_named(capsys, field, meant):
     [
         (
             [],
-            "FILE_OR_NAME, or the folder of a run; the shipped configs are base, coco_bahdanau_gru, ",
+            "give --config FILE_OR_NAME, or the folder of a run; the shipped configs are base, ",
         ),
         (["--config", "folder_transfomer"], "shipped config: did you mean folder_transformer"),
         (["--config"], "config"),
