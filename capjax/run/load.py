@@ -1,7 +1,6 @@
 """Loads a trained captioner from its workdir or its files. Needs no TensorFlow."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
@@ -340,8 +339,9 @@ def load(
         check_values(config)
         model = build.captioner(config, tokenizer)
         shape = build.resize(config.dataset).shape
-        init = functools.partial(model.init_variables, jax.random.key(0), shape)
-        like = programs.shapes_of(init, made_from=(model, shape))
+        like = programs.shapes_of(
+            lambda: model.init_variables(jax.random.key(0), shape), made_from=(model, shape)
+        )
         like, stays = split_frozen(like, *build.frozen_parts(config))
         opened = workdir.checkpoints(config, read_only=True)
     with opened as checkpoints:
