@@ -91,7 +91,9 @@ def _program(function: Callable, made_from: Any, structure: Any, shapes: Any) ->
             return b""  # JAX can't write it, as some kernels of accelerators.
 
     name = _name("program", made_from, jax.tree.unflatten(structure, shapes))
-    content = _kept(name, trace) if name else b""
+    # As JAX, which keeps what takes a second to compile, or, in a server, nothing of its clients.
+    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    content = _kept(name, trace, least) if name else b""
     if not content:
         return on_leaves
     program = export.deserialize(bytearray(content))
@@ -102,8 +104,11 @@ def _program(function: Callable, made_from: Any, structure: Any, shapes: Any) ->
     return program.call
 
 
-def _kept(name: str, make: Callable[[], bytes]) -> bytes:
-    """The content of a file, made where it is missing or damaged; always made without a name."""
+def _kept(name: str, make: Callable[[], bytes], least: float = 0.0) -> bytes:
+    """The content of a file, made where it is missing or damaged; always made without a name.
+
+    It is written if making it took `least` seconds.
+    """
     if not name:
         return make()
     with contextlib.suppress(OSError):
@@ -112,8 +117,7 @@ def _kept(name: str, make: Callable[[], bytes]) -> bytes:
             return stored[_SUM:]
     start = time.monotonic()
     content = make()
-    # As JAX, which keeps what takes a second to compile, or, in a server, nothing of its clients.
-    if time.monotonic() - start >= jax.config.jax_persistent_cache_min_compile_time_secs:
+    if time.monotonic() - start >= least:
         with contextlib.suppress(OSError):  # A folder that can't be written is as none.
             write_atomic(name, hashlib.sha256(content).digest() + content)
     return content
