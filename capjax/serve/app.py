@@ -125,7 +125,7 @@ class App:
         finally:
             lane.give(count)
         answer = {"model": served.name, "decoding": served.described(method), "results": rows}
-        if not any("seen" in row for row in rows):
+        if all("error" in row for row in rows):
             return _json({"error": rows[0]["error"], **answer}, 422)
         return _json(answer)
 
