@@ -2,7 +2,8 @@
 
 JAX finds a compiled program by the traced one, and tracing a model takes seconds. A traced program
 is found here by all that it is made from: the model, the shapes of the arguments, the code of
-capjax, and the versions and settings of what traces it. It holds no weights.
+capjax, and the versions and settings of what traces it; code that is replaced while a process runs
+is not seen. A program holds no weights.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ _NAMED = {"capjax", "flax", "jax", "jaxlib", "ml_dtypes", "numpy", *sys.stdlib_m
 
 def kept_in() -> str:
     """The folder of `devices.compilation_cache`; "" if nothing is kept."""
-    return jax.config.jax_compilation_cache_dir or ""
+    return jax.config.values["jax_compilation_cache_dir"] or ""
 
 
 def map_local(function: Callable, made_from: Any) -> Callable:
@@ -92,7 +93,7 @@ def _program(function: Callable, made_from: Any, structure: Any, shapes: Any) ->
 
     name = _name("program", made_from, jax.tree.unflatten(structure, shapes))
     # As JAX, which keeps what takes a second to compile, or, in a server, nothing of its clients.
-    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    least = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
     content = _kept(name, trace, least) if name else b""
     if not content:
         return on_leaves
