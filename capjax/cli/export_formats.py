@@ -4,6 +4,7 @@ import argparse
 import functools
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from typing import cast
 
@@ -96,8 +97,13 @@ def peft(given: argparse.Namespace) -> None:
     print(_LOAD_PEFT.format(given.to, base or "BASE", captioner.family.architecture), end="")
 
 
+def _say(text: str) -> None:
+    """Says what is under way; standard output has what was written."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def _load(given: argparse.Namespace) -> Run:
-    print(f"reading {given.workdir or given.model}", flush=True)
+    _say(f"reading {given.workdir or given.model}")
     return load_model(given.model) if given.model else load_run(given.workdir, given.checkpoint)
 
 
@@ -142,7 +148,7 @@ def _write(given: argparse.Namespace, write: Callable[..., list[str]]) -> None:
     run = _load(given)
     with misused():
         method = decoding_flags.method_of(given, run)
-    print(f"writing {given.to}, which traces and compiles for a minute or so", flush=True)
+    _say(f"tracing the model for {given.to}, a minute or so")
     scorer = None
     if given.scores_split:
         scorer = functools.partial(scores_of, run=run, split=given.scores_split)
