@@ -32,7 +32,7 @@ class Progress:
           start: steps that are done.
           evaluations_after: step -> number of evaluations after it.
         """
-        self._num_steps, self._step = num_steps, start
+        self._num_steps, self._start, self._step = num_steps, start, start
         self._evaluations_after = evaluations_after
         self._paces: list[float] = []
         self._evaluation = 0.0
@@ -69,7 +69,7 @@ class Progress:
 
     def throughput(self, captions_per_second: float) -> None:
         """Shows the captions a second."""
-        if self._paces:  # The first step compiles.
+        if self._step > self._start + 1:  # The first step compiles.
             self._texts["speed"] = f"{captions_per_second:.0f} captions/s"
             self._show()
 
