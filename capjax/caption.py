@@ -12,10 +12,10 @@ import signal
 from capjax.cli import attention, decoding_flags
 from capjax.cli.average import add_average, check_average
 from capjax.cli.compilation import add_compilation_cache
-from capjax.cli.errors import reported, unread
+from capjax.cli.errors import Parser, reported, unread
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
-from capjax.cli.process import run_command
+from capjax.cli.process import run_command, starting
 from capjax.parts.check import fault
 from capjax.parts.types import BatchSize
 
@@ -31,7 +31,7 @@ exit status:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="capjax caption",
         description=__doc__.split("\n")[0],
         epilog=EXIT_STATUS,
@@ -111,9 +111,10 @@ def main(argv: list[str] | None = None) -> int:
     with reported():
         try:
             # Imported here, so that --help is answered at once.
-            from capjax.cli.caption_images import caption_images
+            with starting() as ready:
+                from capjax.cli.caption_images import caption_images
 
-            return caption_images(arguments)
+                return caption_images(arguments, ready)
         except KeyboardInterrupt:  # Before the first batch.
             return 128 + signal.SIGINT
         except BrokenPipeError:

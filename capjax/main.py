@@ -25,7 +25,7 @@ from ml_collections import config_flags
 
 from capjax.cli import errors
 from capjax.cli.flags import define_config, given_config, run, with_run
-from capjax.cli.process import run_command
+from capjax.cli.process import run_command, starting
 from capjax.parallel.defaults import COMPILATION_CACHE, TIMEOUT
 
 
@@ -88,10 +88,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main() -> None:
     # Imported here, so that --help is answered at once.
-    from capjax.parallel import devices, processes
-    from capjax.run.evaluate import evaluate, metrics_line
-    from capjax.run.train import train
-    from capjax.run.workdir import default_workdir
+    with starting():
+        from capjax.parallel import devices, processes
+        from capjax.run.evaluate import evaluate, metrics_line
+        from capjax.run.train import train
+        from capjax.run.workdir import default_workdir
 
     logging.set_verbosity(logging.WARNING)  # JAX and orbax log much at INFO.
     given = flags.FLAGS

@@ -5,14 +5,14 @@ import contextlib
 import functools
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 from capjax.cli import attention, decoding_flags
 from capjax.cli.captioner import load_model, load_run
-from capjax.cli.errors import leave
+from capjax.cli.errors import leave, misused
 from capjax.data.inputs import batches, expand, read_input, read_lines
 from capjax.evaluate.caption_file import CaptionFile
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
@@ -57,12 +57,16 @@ class _Stop:
         signal.signal(number, signal.SIG_DFL)
 
 
-def caption_images(arguments: argparse.Namespace) -> int:
-    """Captions the images of a command line; returns the exit status, see `capjax.caption`."""
+def caption_images(arguments: argparse.Namespace, ready: Callable[[], None]) -> int:
+    """Captions the images of a command line; returns the exit status, see `capjax.caption`.
+
+    Calls `ready` after the first captions.
+    """
     devices.compilation_cache(arguments.compilation_cache)
     run = _load(arguments)
-    method = run.method(**{name: getattr(arguments, name) for name in decoding_flags.NAMES})
-    attention.check_run(arguments, run.model.decoder)
+    with misused():
+        method = decoding_flags.method_of(arguments, run)
+        attention.check_run(arguments, run.model.decoder)
     with contextlib.ExitStack() as stack:
         file = None
         if arguments.output:
@@ -71,7 +75,7 @@ def caption_images(arguments: argparse.Namespace) -> int:
                 made["attended"] = True
             file = CaptionFile(arguments.output, made, resume=arguments.resume)
             stack.enter_context(contextlib.closing(file))
-        return _caption_all(arguments, run, method, file, stack.enter_context(_Stop()))
+        return _caption_all(arguments, run, method, file, stack.enter_context(_Stop()), ready)
 
 
 def _load(arguments: argparse.Namespace) -> Run:
@@ -87,6 +91,7 @@ def _caption_all(
     method: Method,
     file: CaptionFile | None,
     stop: _Stop,
+    ready: Callable[[], None],
 ) -> int:
     done = file.done if file else ()
     names: Iterable[str | None] = _names(arguments.images)
@@ -125,6 +130,8 @@ def _caption_all(
                 elif answer.caption:
                     _print(bar, text_line(answer))
             bar.update(len(part))
+            if part:
+                ready()
             if stop.number:
                 return 128 + stop.number
     return int(failed)

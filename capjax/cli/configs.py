@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from capjax.cli.errors import reported, unread
+from capjax.cli.errors import Parser, reported, unread
 from capjax.cli.log import show_log
 from capjax.cli.process import run_command
 from capjax.config import shipped
@@ -39,7 +39,7 @@ def copy_configs(to: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the flags, and lists or copies; returns the exit status."""
     show_log()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="capjax configs",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from capjax.cli.errors import reported
+from capjax.cli.errors import Parser, reported
 from capjax.cli.log import show_log
 from capjax.cli.process import run_command
 from capjax.files.atomic import write_atomic
@@ -132,9 +132,7 @@ def _arrays(part: Any, where: str) -> dict[str, np.ndarray]:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        prog="capjax convert-tutorial", description=__doc__.split("\n")[0]
-    )
+    parser = Parser(prog="capjax convert-tutorial", description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", help="the tutorial's .pth.tar file")
     parser.add_argument("--to", required=True, help="the .safetensors file to write")
     parser.add_argument(

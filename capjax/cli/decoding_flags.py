@@ -2,9 +2,13 @@
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from capjax.config.sections import ABOUT
+
+if TYPE_CHECKING:
+    from capjax.evaluate.methods import Method
+    from capjax.run.load import Run
 
 
 def positive(text: str) -> int:
@@ -71,6 +75,18 @@ _FLAGS: dict[str, tuple[Callable[[str], Any], str | None]] = {
 NAMES = tuple(_FLAGS)
 _ALSO = {"num_beams": "beam_size", "rewards": "reward"}
 _FILE = "text file with a line for each of "
+
+
+def method_of(given: argparse.Namespace, run: "Run") -> "Method":
+    """The decoding method of a command line, checked with the run's words.
+
+    Raises:
+      ConfigError, SettingError: the run can't decode so.
+    """
+    method = run.method(**{name: getattr(given, name) for name in NAMES})
+    method.check()
+    method.check_words(run.tokenizer)
+    return method
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

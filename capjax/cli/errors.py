@@ -1,5 +1,6 @@
 """Errors reported without a traceback, and the exit of a command."""
 
+import argparse
 import contextlib
 import os
 import signal
@@ -20,6 +21,23 @@ def fail(message: str, status: int = ERROR) -> NoReturn:
     """Ends the program with `error: ...` on stderr."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose errors are one line, without the usage of all flags before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with status 2."""
+        fail(f"{message}; see {self.prog} --help", USAGE)
+
+
+@contextlib.contextmanager
+def misused() -> Iterator[None]:
+    """Ends the program with status 2 if what the command line asks for is refused."""
+    try:
+        yield
+    except ReportedError as error:
+        fail(str(error), USAGE)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from capjax.artefact import choices
 from capjax.cli import decoding_flags
-from capjax.cli.errors import reported
+from capjax.cli.errors import Parser, reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.cli.process import run_command
@@ -72,7 +72,7 @@ FORMATS = {
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="capjax export",
         description=__doc__.split("\n")[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,

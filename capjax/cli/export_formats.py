@@ -4,6 +4,7 @@ import argparse
 import functools
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from typing import cast
 
@@ -12,6 +13,7 @@ from capjax.artefact.scores import metrics_of, scores_of
 from capjax.artefact.write import write_artefact
 from capjax.cli import decoding_flags
 from capjax.cli.captioner import load_model, load_run
+from capjax.cli.errors import misused
 from capjax.config import build
 from capjax.models.captioner import Captioner
 from capjax.pretrained.captioners.export_captioner import check_free, write_captioner
@@ -95,7 +97,13 @@ def peft(given: argparse.Namespace) -> None:
     print(_LOAD_PEFT.format(given.to, base or "BASE", captioner.family.architecture), end="")
 
 
+def _say(text: str) -> None:
+    """Says what is under way; standard output has what was written."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def _load(given: argparse.Namespace) -> Run:
+    _say(f"reading {given.workdir or given.model}")
     return load_model(given.model) if given.model else load_run(given.workdir, given.checkpoint)
 
 
@@ -138,13 +146,16 @@ def _write(given: argparse.Namespace, write: Callable[..., list[str]]) -> None:
     """Writes an artefact of either kind."""
     check_free(given.to)
     run = _load(given)
+    with misused():
+        method = decoding_flags.method_of(given, run)
+    _say(f"tracing the model for {given.to}, a minute or so")
     scorer = None
     if given.scores_split:
         scorer = functools.partial(scores_of, run=run, split=given.scores_split)
     names = write(
         run,
         given.to,
-        method=run.method(**{name: getattr(given, name) for name in decoding_flags.NAMES}),
+        method=method,
         metrics=metrics_of(given.workdir, run.step) if given.workdir else None,
         scores=scorer,
     )

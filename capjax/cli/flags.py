@@ -122,6 +122,10 @@ def parse_flags(argv: Sequence[str], known: flags.FlagValues = flags.FLAGS) -> l
         import_parts(_values_of(argv, "parts"))
     given = _values_of(argv, "config")
     argv = [_resolved(argument, given) for argument in argv]
+    if "config" in known and not given:
+        or_run = ", or the folder of a run" if "mode" in known else ""
+        names = ", ".join(shipped.summaries())
+        fail(f"give --config FILE_OR_NAME{or_run}; the shipped configs are {names}", USAGE)
     try:
         for source in map(shipped.resolve, given):
             file = file_of(source)
@@ -190,7 +194,7 @@ def _read_config(source: str) -> ConfigDict:
     if not os.path.isfile(file):
         names = shipped.summaries()
         name = os.path.splitext(os.path.basename(file))[0]
-        hint = f"the shipped one is --config {name}" if name in names else ", ".join(names)
+        hint = f"the shipped one is --config {name}" if name in names else nearest(name, names)
         raise PythonFileError(
             f"--config={source}: there is no file {file!r}; a config is a Python file or the name "
             f"of a shipped config: {hint}"

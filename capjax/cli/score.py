@@ -14,16 +14,16 @@ import argparse
 
 from capjax.cli.average import add_average, check_average
 from capjax.cli.compilation import add_compilation_cache
-from capjax.cli.errors import reported
+from capjax.cli.errors import Parser, reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
-from capjax.cli.process import run_command
+from capjax.cli.process import run_command, starting
 
 
 def main(argv: list[str] | None = None) -> None:
     """Reads the flags and scores."""
     show_log()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="capjax score",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     import_parts(given.parts)
     with reported():
         # Imported here, so that --help is answered at once.
-        from capjax.cli.score_captions import score_captions
+        with starting():
+            from capjax.cli.score_captions import score_captions
 
         score_captions(given)
 

@@ -7,20 +7,19 @@ See docs/serving.md.
 """
 
 import argparse
-import gc
 import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from capjax.cli.compilation import add_compilation_cache
 from capjax.cli.decoding_flags import positive
-from capjax.cli.errors import fail, reported
+from capjax.cli.errors import Parser, fail, reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
-from capjax.cli.process import run_command
+from capjax.cli.process import run_command, starting
 
 _NEEDED = ("starlette", "uvicorn", "python_multipart")
 # A clients' program is not kept on disk, whose space it would fill.
@@ -29,7 +28,7 @@ _NEVER = 1e9
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(prog="capjax serve", description=__doc__.split("\n")[0])
+    parser = Parser(prog="capjax serve", description=__doc__.split("\n")[0])
     parser.add_argument(
         "models",
         nargs="+",
@@ -65,10 +64,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def serve(arguments: argparse.Namespace) -> NoReturn:
-    """Serves until a signal, and ends the process with status 0."""
-    # Until the server is ready: next to nothing of what is imported and traced is garbage.
-    gc.disable()
+def serve(arguments: argparse.Namespace, ready: Callable[[], None]) -> NoReturn:
+    """Serves until a signal, and ends the process with status 0; calls `ready` when it can."""
     # Imported here, so that --help is answered at once.
     import jax
 
@@ -83,6 +80,7 @@ def serve(arguments: argparse.Namespace) -> NoReturn:
     # Before the models are read, which takes seconds: the port may be in use.
     listener = listening(arguments.host, arguments.port)
     devices.compilation_cache(arguments.compilation_cache)
+    print(f"reading {', '.join(arguments.models)}", flush=True)
     models = open_models(
         arguments.models,
         checkpoint=arguments.checkpoint,
@@ -94,6 +92,7 @@ def serve(arguments: argparse.Namespace) -> NoReturn:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _NEVER)
         log.info("compiled for batches of %d", arguments.batch_size)
 
+    print("compiling for one image; larger batches follow while it serves", flush=True)
     batcher = Batcher(
         models,
         batch_size=arguments.batch_size,
@@ -101,7 +100,7 @@ def serve(arguments: argparse.Namespace) -> NoReturn:
         usual=page.usual,
         warm=warm,
     )
-    gc.enable()
+    ready()
     size = arguments.mebibytes * 2**20
     limits = Limits(
         bytes=size,
@@ -125,8 +124,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
     if missing := [name for name in _NEEDED if not importlib.util.find_spec(name)]:
         fail(f"capjax serve needs {', '.join(missing)}: pip install {' '.join(missing)}")
     import_parts(arguments.parts)
-    with reported():
-        serve(arguments)
+    with reported(), starting() as ready:
+        serve(arguments, ready)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, TypeGuard
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageChops, features
@@ -242,13 +242,6 @@ def endings() -> tuple[str, ...]:
 def has_image_name(name: str) -> bool:
     """True for a file name that ends like one of `formats`."""
     return name.lower().endswith(endings())
-
-
-def is_image(value: Any) -> TypeGuard[AnyImage]:
-    """True for one image of `load_image`, and False for a list of them or an array [N, H, W, 3]."""
-    if isinstance(value, np.ndarray):
-        return value.ndim < 4
-    return isinstance(value, bytes | bytearray | memoryview | str | os.PathLike | Image.Image)
 
 
 def looks_like_image(content: bytes) -> bool:

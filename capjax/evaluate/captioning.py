@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from capjax.data.tokenizer import Tokenizer
@@ -16,7 +17,7 @@ from capjax.files.errors import ReportedError
 from capjax.models.captioner import Captioner
 from capjax.models.contract import Memory
 from capjax.models.ensemble import Ensemble, EnsembleMemory
-from capjax.parallel import devices
+from capjax.parallel import devices, programs
 
 __all__ = ["BeamSearch", "Caption", "CaptionBatches", "CaptionError", "Sampling", "make_decode"]
 
@@ -108,15 +109,16 @@ class CaptionBatches:
         """
         self._tokenizer, self._together = tokenizer, together
         self._attention, self._layers = attention, model.decoder.attention_layers
-        self._grid: tuple[tuple[int, int], int] | None = None
 
-        def decode(variables: Any, method: Method, images: jax.Array, index: jax.Array) -> Found:
+        def decode(variables: Any, method: Method, images: jax.Array, index: jax.Array) -> Any:
             memory = model.apply(variables, images, method="encode")
-            self._grid = (memory.grid, memory.prefix)  # Static, so known at tracing.
             decode = make_decode(model, tokenizer, method, attention=attention)
-            return decode(variables, memory, index)
+            # As a result, since a kept program is not traced again.
+            shape = jnp.array([[*memory.grid, memory.prefix]])
+            return vars(decode(variables, memory, index)), shape
 
-        self._decode = devices.map_local(decode)
+        made_from = ("captions", model, tokenizer.fingerprint, attention)
+        self._decode = programs.map_local(decode, made_from)
 
     def __call__(
         self, variables: Any, batches: Iterable[Mapping[str, np.ndarray]], method: Method
@@ -152,13 +154,14 @@ class CaptionBatches:
             images = batch["image"] if "image" in batch else batch["features"]
             index = batch["index"]
             inputs = devices.shard((images, index))
-            result = devices.unshard(self._decode(variables, method, *inputs))
+            fields, shape = devices.unshard(self._decode(variables, method, *inputs))
+            result = Found(**fields)
             if self._together:
                 result, index = devices.gather((result, index))
             for row in np.flatnonzero(index >= 0):
                 place, found = int(index[row]), None
                 if np.isfinite(result.log_probs[row, 0]):
-                    found = self._caption(result, row, given)
+                    found = self._caption(result, row, given, shape[0].tolist())
                 yield (
                     place,
                     found
@@ -169,12 +172,12 @@ class CaptionBatches:
                     ),
                 )
 
-    def _caption(self, result: Found, row: int, method: Method) -> Caption:
+    def _caption(self, result: Found, row: int, method: Method, shape: list[int]) -> Caption:
         """The best caption of a row of a result of NumPy arrays, with its alternatives."""
         prompt = method.control.prompt_ids(self._tokenizer)
         found: list[Caption] = []
         for place in np.flatnonzero(result.lengths[row]).tolist():
-            caption = self._one(result, (row, place), prompt)
+            caption = self._one(result, (row, place), prompt, shape)
             # Sharp samples are often equal.
             if not (isinstance(method, Consensus) and caption.text in map(str, found)):
                 found.append(caption)
@@ -182,11 +185,13 @@ class CaptionBatches:
                 break
         return dataclasses.replace(found[0], alternatives=tuple(found[1:]))
 
-    def _one(self, result: Found, at: tuple[int, int], prompt: Sequence[int]) -> Caption:
+    def _one(
+        self, result: Found, at: tuple[int, int], prompt: Sequence[int], shape: list[int]
+    ) -> Caption:
         finished, length = bool(result.finished[at]), int(result.lengths[at])
         ids = result.tokens[at][: length - finished].tolist()
         best = self._attention and at[1] == 0
-        grid, prefix = self._grid
+        height, width, prefix = shape
         return Caption(
             text=self._tokenizer.decode([*prompt, *ids]),
             log_prob=float(result.log_probs[at]),
@@ -194,7 +199,7 @@ class CaptionBatches:
             finished=finished,
             words=tuple(self._tokenizer.word(token) for token in ids),
             attention=result.attention[at][: len(ids)] if best else None,
-            grid=grid if best else None,
+            grid=(height, width) if best else None,
             prefix=prefix,
             layers=self._layers,
             log_probs=tuple(result.token_log_probs[at][:length].tolist()),

@@ -24,8 +24,6 @@ from pycocoevalcap.cider.cider_scorer import precook
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 
-from capjax.metrics.ptb import tokenize
-
 _logger = logging.getLogger(__name__)
 
 _METEOR_SECONDS = 1800.0  # 5,000 images take about a minute; a longer run hangs
@@ -127,6 +125,14 @@ def bleu_of(statistics: np.ndarray) -> np.ndarray:
     return 100.0 * (precisions ** (1 / np.arange(1, 5)) * penalty)
 
 
+def _treebank(caption: str) -> str:
+    """The tokens of a caption, with spaces between."""
+    # Imported here, since captioning, which needs no scores, would wait for its tables.
+    from capjax.metrics.ptb import tokenize
+
+    return " ".join(tokenize(caption))
+
+
 def cider_can_vary(references: Iterable[Sequence[str]]) -> bool:
     """False if CIDEr-D is 0 for any captions, since every idf is 0: with one image, for example.
 
@@ -136,7 +142,7 @@ def cider_can_vary(references: Iterable[Sequence[str]]) -> bool:
       references: raw captions of each image.
     """
     ngrams = (
-        {*itertools.chain.from_iterable(precook(" ".join(tokenize(text))) for text in captions)}
+        {*itertools.chain.from_iterable(precook(_treebank(text)) for text in captions)}
         for captions in references
     )
     first = next(ngrams, set())
@@ -180,12 +186,12 @@ def _tokens(
         if not captions:
             raise ValueError(f"references[{image_id!r}] is empty: each image needs a reference")
     gts = {
-        image_id: [" ".join(tokenize(caption)) for caption in captions]
+        image_id: [_treebank(caption) for caption in captions]
         for image_id, captions in references.items()
     }
     if not any(any(captions) for captions in gts.values()):
         raise ValueError("references have no words: all captions are empty or punctuation")
-    return gts, {image_id: [" ".join(tokenize(hypotheses[image_id]))] for image_id in gts}
+    return gts, {image_id: [_treebank(hypotheses[image_id])] for image_id in gts}
 
 
 @contextlib.contextmanager

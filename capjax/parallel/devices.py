@@ -22,7 +22,7 @@ Tree = Any
 
 
 def compilation_cache(directory: str) -> None:
-    """Sets the folder where JAX keeps compiled programs between starts; "" keeps none."""
+    """Sets the folder where programs are kept between starts, see `programs`; "" keeps none."""
     if directory:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
 

@@ -13,10 +13,11 @@ from capjax.config import build
 from capjax.config.decoding import choose_method
 from capjax.config.errors import ConfigError
 from capjax.config.fields import check_values
-from capjax.data.images import AnyImage, is_image
+from capjax.data.given import Images, is_image
+from capjax.data.images import AnyImage
 from capjax.data.reading import eval_batches
 from capjax.data.resize import Resize, Resizes
-from capjax.data.source import Example, Source
+from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.caption_view.notebook import CaptionView
 from capjax.evaluate.captioning import Caption, CaptionBatches
@@ -25,7 +26,7 @@ from capjax.evaluate.results import code_version
 from capjax.models.captioner import Captioner, Variables, join_frozen, split_frozen
 from capjax.models.ensemble import Ensemble
 from capjax.models.lora import merge
-from capjax.parallel import devices
+from capjax.parallel import devices, programs
 from capjax.pretrained.captioners.published import is_published
 from capjax.pretrained.variables import fingerprint
 from capjax.run.likelihood import Likelihood, describe, encode_given, totals
@@ -125,7 +126,7 @@ class Run:
             method = self.method(method=method, **settings)
         elif settings:
             raise ConfigError(f"give a method, or {' and '.join(settings)}, not both")
-        batches = self.pixel_batches(_Images(images), batch_size)
+        batches = self.pixel_batches(Images(images), batch_size)
         found = dict(self.caption_batches(batches, method=method, attention=attention))
         return [found[index] for index in range(len(images))]
 
@@ -187,7 +188,7 @@ class Run:
             raise ValueError(f"{len(images)} images and captions for {len(captions)} of them")
         texts = [[given] if isinstance(given, str) else list(given) for given in captions]
         encoded = [encode_given(self.tokenizer, many, self.model) for many in texts]
-        batches = self.pixel_batches(_Images(images), batch_size)
+        batches = self.pixel_batches(Images(images), batch_size)
         found = dict(self.score_batches(batches, encoded))
         scored = [
             [
@@ -212,7 +213,7 @@ class Run:
         Args and errors are those of `score`.
         """
         encoded = encode_given(self.tokenizer, captions, self.model)
-        batches = self.pixel_batches(_Images(images), batch_size)
+        batches = self.pixel_batches(Images(images), batch_size)
         return totals(self.score_batches(batches, [encoded] * len(images)), len(images), encoded)
 
     def score_batches(
@@ -304,23 +305,6 @@ def members_of(run: Run) -> dict[str, Any]:
     return {"ensemble": {"average": run.model.average, "members": members}}
 
 
-class _Images:
-    """A user's images as a source."""
-
-    name = "the images given"
-    fingerprint = ""
-
-    def __init__(self, images: Sequence[Any]):
-        self._images = images
-        self.selection = {}
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> Example:
-        return Example(self._images[index], str(index), ())
-
-
 def load(
     directory: str | os.PathLike,
     checkpoint: str | int = "best",
@@ -355,7 +339,9 @@ def load(
         check_values(config)
         model = build.captioner(config, tokenizer)
         shape = build.resize(config.dataset).shape
-        like = jax.eval_shape(lambda: model.init_variables(jax.random.key(0), shape))
+        like = programs.shapes_of(
+            lambda: model.init_variables(jax.random.key(0), shape), made_from=(model, shape)
+        )
         like, stays = split_frozen(like, *build.frozen_parts(config))
         opened = workdir.checkpoints(config, read_only=True)
     with opened as checkpoints:

@@ -182,7 +182,7 @@ def _train(
         state, progress = begin(params, frozen=frozen), None
     else:
         state, progress = _restore(workdir, checkpoints, jax.eval_shape(begin, params), frozen)
-        _lengthen(config, workdir)
+        _note_changes(config, workdir)
         stopping = restored_stopping(config, progress, int(state.step))
     state = state.replace(constants=constants)
     first = int(state.step)
@@ -333,13 +333,13 @@ def _restore(
     """Restores the newest intact state and its progress; logs its step."""
     state, progress = checkpoints.restore_latest(like.replace(frozen=frozen))
     _logger.info("continuing %s from step %d", workdir.directory, int(state.step))
-    if changes := workdir.environment_changes():
-        _logger.info(changes)
     return state, progress
 
 
-def _lengthen(config: ConfigDict, workdir: Workdir) -> None:
-    """Records a raised number of steps, once everything is found to be as it was."""
+def _note_changes(config: ConfigDict, workdir: Workdir) -> None:
+    """Logs what changed since the run began, and records a raised number of steps."""
+    for changes in filter(None, (workdir.environment_changes(), workdir.changes_now(config))):
+        _logger.info(changes)
     before = workdir.load_config().num_steps
     if config.num_steps != before:
         _logger.info(

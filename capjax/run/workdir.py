@@ -184,6 +184,12 @@ class Workdir:
             return ""
         return environment.changes(began)
 
+    def changes_now(self, config: ConfigDict) -> str:
+        """Fields that are changed for one start, on one line; "" if none."""
+        changed = differences(self.load_config(), config, ("num_steps",))
+        found = "; ".join(line.strip() for line in changed)
+        return f"for this start alone, so give it again at the next: {found}" if found else ""
+
     def load_config(self) -> ConfigDict:
         """Loads the run's config, upgraded to the fields of this version.
 

@@ -124,7 +124,10 @@ class App:
             rows = await self._rows(served, method, asked)
         finally:
             lane.give(count)
-        return _json({"model": served.name, "decoding": served.described(method), "results": rows})
+        answer = {"model": served.name, "decoding": served.described(method), "results": rows}
+        if all("error" in row for row in rows):
+            return _json({"error": rows[0]["error"], **answer}, 422)
+        return _json(answer)
 
     def _served(self, name: str) -> Served:
         if name and name not in self._models:

@@ -12,7 +12,8 @@ from capjax.parallel import devices, processes
 
 # Seconds between two losses on the bar. Each waits for its step, so not all are read.
 _REFRESH = 1.0
-# A pace this many times the median has compiled another shape, and tells nothing of what is left.
+# A pace this many times the usual one has compiled another shape, and tells nothing of what is
+# left. Usual is the lower quartile, since at first most of them compile.
 _UNUSUAL = 3.0
 
 
@@ -31,7 +32,7 @@ class Progress:
           start: steps that are done.
           evaluations_after: step -> number of evaluations after it.
         """
-        self._num_steps, self._step = num_steps, start
+        self._num_steps, self._start, self._step = num_steps, start, start
         self._evaluations_after = evaluations_after
         self._paces: list[float] = []
         self._evaluation = 0.0
@@ -68,13 +69,14 @@ class Progress:
 
     def throughput(self, captions_per_second: float) -> None:
         """Shows the captions a second."""
-        self._texts["speed"] = f"{captions_per_second:.0f} captions/s"
-        self._show()
+        if self._step > self._start + 1:  # The first step compiles.
+            self._texts["speed"] = f"{captions_per_second:.0f} captions/s"
+            self._show()
 
     def seconds_left(self) -> float:
         """Estimated seconds to the end of the training."""
-        usual = statistics.median(self._paces) * _UNUSUAL
-        pace = statistics.fmean(pace for pace in self._paces if pace <= usual)
+        usual = sorted(self._paces)[len(self._paces) // 4]
+        pace = statistics.fmean(pace for pace in self._paces if pace <= usual * _UNUSUAL)
         steps = self._num_steps - self._step
         return steps * pace + self._evaluations_after(self._step) * self._evaluation
 

@@ -101,6 +101,22 @@ def test_of_a_folder_half_broken_the_other_half_is_captioned(
     assert {"config", "seed", "step", "weights", "tokenizer", "decoding", "code"} == made_by.keys()
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--num_beams", "2", "--num_captions", "3"], "num_captions=3 must be at most num_beams=2"),
+        (["--length_penalty", "nan"], "length_penalty"),
+        (["--prompt", "zebra"], "prompt"),
+        (["--method", "nothing"], "method"),
+    ],
+)
+def test_settings_that_a_run_does_not_take_are_wrong_usage(workdir, capsys, settings, message):
+    with pytest.raises(SystemExit) as raised:
+        caption.main(arguments(workdir, *settings, "photo.jpg"))
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def start(home, workdir, *more):
     return subprocess.Popen(
         [sys.executable, "-m", "capjax.caption", *arguments(workdir, *more)],

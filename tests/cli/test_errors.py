@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from capjax.cli.errors import ERRORS, reported
+from capjax.cli.errors import ERRORS, Parser, misused, reported
 from capjax.files.errors import DataError
 from tests.test_floors import PACKAGE
 
@@ -42,3 +42,13 @@ def test_it_is_one_line(error):
 def test_a_mistake_of_ours_keeps_its_traceback():
     with pytest.raises(KeyError), reported():
         raise KeyError("x")
+
+
+def test_a_wrong_command_line_is_one_line_and_status_2(capsys):
+    with pytest.raises(SystemExit) as raised:
+        Parser(prog="capjax x").parse_args(["--nothing"])
+    message = "error: unrecognized arguments: --nothing; see capjax x --help\n"
+    assert (raised.value.code, capsys.readouterr().err) == (2, message)
+    with pytest.raises(SystemExit) as raised, misused():
+        raise DataError("no such setting")
+    assert (raised.value.code, capsys.readouterr().err) == (2, "error: no such setting\n")

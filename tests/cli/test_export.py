@@ -83,7 +83,9 @@ def make_exported(request, home, tmp_path_factory):
     if request.param == "class token":
         main(flags)
     else:
-        said = command_line.call(home, "capjax.pretrained.export", *flags).stdout.splitlines()
+        done = command_line.call(home, "capjax.pretrained.export", *flags)
+        assert f"reading {directory}\n" in done.stderr
+        said = done.stdout.splitlines()
         assert said[0].startswith(f"wrote {folder} of {directory}, step 0: config.json, ")
         assert said[2] == f"model = VisionEncoderDecoderModel.from_pretrained({str(folder)!r})"
         assert len(said) == 4

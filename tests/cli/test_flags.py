@@ -87,7 +87,11 @@ def test_a_wrong_field_is_named(capsys, field, meant):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--config"),
+        (
+            [],
+            "give --config FILE_OR_NAME, or the folder of a run; the shipped configs are base, ",
+        ),
+        (["--config", "folder_transfomer"], "shipped config: did you mean folder_transformer"),
         (["--config"], "config"),
         (["--config="], "there is no file ''"),
         (["--config=none.py"], "there is no file 'none.py'"),

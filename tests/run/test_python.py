@@ -28,6 +28,11 @@ def test_one_image_has_one_caption_and_a_list_a_list(run, path):
     assert run.score(path, ["a b", "c"]) == run.score([path], [["a b", "c"]])[0]
     with pytest.raises(ImageError, match=r"uint8 \[4, 5, 4\] is not taken"):
         run.caption(np.zeros((4, 5, 4), np.uint8))
+    for wrong in (None, 3, {path}, {"image": path}, iter([path])):
+        with pytest.raises(ImageError, match=rf"type {type(wrong).__name__}: give a path, enc"):
+            run.caption(wrong)
+    with pytest.raises(ImageError, match=r"None"):
+        run.caption([None])
 
 
 def test_a_notebook_shows_captions(run, path):

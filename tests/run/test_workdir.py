@@ -57,6 +57,16 @@ def test_another_training_config_is_refused_by_field(tmp_path):
     assert "data_dir" not in message
 
 
+def test_fields_of_one_start_are_named(tmp_path):
+    config = base.get_config()
+    save(tmp_path, config)
+    assert Workdir(tmp_path).changes_now(config) == ""
+    config.eval_every, config.num_steps, config.dataset.data_dir = 7, 9000, "/elsewhere"
+    found = Workdir(tmp_path).changes_now(config)
+    assert found.startswith("for this start alone, so give it again at the next: eval_every: ")
+    assert found.endswith(" in the run, 7 now")
+
+
 def test_the_number_of_steps_can_be_changed_alone(tmp_path):
     save(tmp_path, base.get_config())
     before = json.loads((tmp_path / "config.json").read_text())

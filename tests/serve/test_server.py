@@ -69,6 +69,14 @@ def test_one_broken_image_and_one_without_a_caption_leave_the_others(serving):
     assert said[1:] == ["its log-probabilities are NaN", "50"]
 
 
+def test_a_request_whose_images_are_all_broken_is_refused(serving):
+    port, _ = serving
+    status, _, content = caption(port, b"no image", b"none either")
+    assert (status, [row["image"] for row in content["results"]]) == (422, ["0.png", "1.png"])
+    assert content["error"] == content["results"][0]["error"]
+    assert refused(caption(port, *levels(13))) == (422, "its log-probabilities are NaN")
+
+
 def test_a_request_waits_for_no_more_than_what_fits_in_a_batch(serving):
     port, echo = serving
     until(lambda: echo.batcher._programs["echo", "", False].ready == {1, 2, 4})
@@ -281,4 +289,4 @@ def test_json_has_no_nan(serving):
 def test_pixels_beyond_the_limit_are_an_error_of_that_image(serving):
     port, _ = serving
     bomb = png(np.zeros((1, 66_000, 3), np.uint8))
-    assert "a side has 65535 at most" in texts(caption(port, bomb))[0]
+    assert "a side has 65535 at most" in texts(caption(port, bomb, *levels(1)))[0]

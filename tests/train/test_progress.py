@@ -30,6 +30,19 @@ def test_time_left_knows_steps_and_evaluations_and_not_compilation(monkeypatch):
     bar.close()
 
 
+def test_time_left_is_soon_right_where_the_first_steps_compile(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    bar = progress.Progress(1000, 0, lambda step: 0)
+    for step in range(1, 8):
+        clock[0] += {1: 40.0, 2: 20.0, 3: 30.0, 4: 20.0}.get(step, 1.5)
+        bar.add(step, {})
+        bar.throughput(16.0)
+        assert ("captions/s" in str(bar._bar)) == (step > 1)
+    assert bar.seconds_left() == pytest.approx(1.5 * 993)
+    bar.close()
+
+
 @pytest.mark.parametrize(("steps", "every"), [(10, 3), (9, 3), (5, 8), (1, 1)])
 def test_evaluations_are_counted(steps, every):
     cadence = Cadence(steps, 1, every, 0)
