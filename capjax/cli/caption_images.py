@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from capjax.cli import attention, decoding_flags
 from capjax.cli.captioner import load_model, load_run
-from capjax.cli.errors import leave, misused
+from capjax.cli.errors import leave
 from capjax.data.inputs import batches, expand, read_input, read_lines
 from capjax.evaluate.caption_file import CaptionFile
 from capjax.evaluate.lines import answer_row, json_line, printable, text_line
@@ -64,9 +64,8 @@ def caption_images(arguments: argparse.Namespace, ready: Callable[[], None]) -> 
     """
     devices.compilation_cache(arguments.compilation_cache)
     run = _load(arguments)
-    with misused():
-        method = decoding_flags.method_of(arguments, run)
-        attention.check_run(arguments, run.model.decoder)
+    method = decoding_flags.method_of(arguments, run)
+    attention.check_run(arguments, run.model.decoder)
     with contextlib.ExitStack() as stack:
         file = None
         if arguments.output:

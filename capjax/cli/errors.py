@@ -32,15 +32,6 @@ class Parser(argparse.ArgumentParser):
 
 
 @contextlib.contextmanager
-def misused() -> Iterator[None]:
-    """Ends the program with status 2 if what the command line asks for is refused."""
-    try:
-        yield
-    except ReportedError as error:
-        fail(str(error), USAGE)
-
-
-@contextlib.contextmanager
 def reported() -> Iterator[None]:
     """Ends the program with `error: ...` if one of `ERRORS` is raised."""
     try:

@@ -13,7 +13,6 @@ from capjax.artefact.scores import metrics_of, scores_of
 from capjax.artefact.write import write_artefact
 from capjax.cli import decoding_flags
 from capjax.cli.captioner import load_model, load_run
-from capjax.cli.errors import misused
 from capjax.config import build
 from capjax.models.captioner import Captioner
 from capjax.pretrained.captioners.export_captioner import check_free, write_captioner
@@ -146,8 +145,7 @@ def _write(given: argparse.Namespace, write: Callable[..., list[str]]) -> None:
     """Writes an artefact of either kind."""
     check_free(given.to)
     run = _load(given)
-    with misused():
-        method = decoding_flags.method_of(given, run)
+    method = decoding_flags.method_of(given, run)
     _say(f"tracing the model for {given.to}, a minute or so")
     scorer = None
     if given.scores_split:

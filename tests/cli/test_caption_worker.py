@@ -110,10 +110,10 @@ def test_of_a_folder_half_broken_the_other_half_is_captioned(
         (["--method", "nothing"], "method"),
     ],
 )
-def test_settings_that_a_run_does_not_take_are_wrong_usage(workdir, capsys, settings, message):
+def test_settings_that_a_run_does_not_take_are_named(workdir, capsys, settings, message):
     with pytest.raises(SystemExit) as raised:
         caption.main(arguments(workdir, *settings, "photo.jpg"))
-    assert raised.value.code == 2
+    assert raised.value.code == 1
     assert message in capsys.readouterr().err
 
 

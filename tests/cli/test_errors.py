@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from capjax.cli.errors import ERRORS, Parser, misused, reported
+from capjax.cli.errors import ERRORS, Parser, reported
 from capjax.files.errors import DataError
 from tests.test_floors import PACKAGE
 
@@ -49,6 +49,3 @@ def test_a_wrong_command_line_is_one_line_and_status_2(capsys):
         Parser(prog="capjax x").parse_args(["--nothing"])
     message = "error: unrecognized arguments: --nothing; see capjax x --help\n"
     assert (raised.value.code, capsys.readouterr().err) == (2, message)
-    with pytest.raises(SystemExit) as raised, misused():
-        raise DataError("no such setting")
-    assert (raised.value.code, capsys.readouterr().err) == (2, "error: no such setting\n")
