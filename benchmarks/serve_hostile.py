@@ -159,13 +159,15 @@ def hostile(given: argparse.Namespace, files: list[str]) -> int:
     threads += [threading.Thread(target=good, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
-    while time.monotonic() < end:
+    while (left := end - time.monotonic()) > 0:
+        memory = f"{server.memory_mib():.0f} MiB, {server.threads()} threads"
+        print(f"{given.seconds - left:.0f} s: {memory}", flush=True)
         time.sleep(min(10, given.seconds / 8))
-        print(f"{server.memory_mib():.0f} MiB, {server.threads()} threads", flush=True)
     for thread in threads[-2:]:
         thread.join(60)
     print(f"{dict(counts)}")
-    print(f"good: p50 {percentile(times, 0.5):.3f} s, p99 {percentile(times, 0.99):.3f} s")
+    waits = f"p50 {percentile(times, 0.5):.3f} s, p99 {percentile(times, 0.99):.3f} s"
+    print(f"good: {waits}, longest {max(times):.3f} s")
     after, _, _ = served_captions(server.port, files[:20], 2)
     status, seconds = server.stop()
     last = differences(after, {name: right[name] for name in after})

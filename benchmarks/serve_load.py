@@ -174,9 +174,13 @@ def load(given: argparse.Namespace, files: list[str]) -> int:
     began = time.monotonic()
     Client(server.port).ask(Path(files[0]).read_bytes())
     first = time.monotonic() - began
-    print(f"ready after {server.ready_s:.2f} s, first caption {first:.2f} s later", flush=True)
+    print(
+        f"ready after {server.ready_s:.2f} s, first caption after {server.ready_s + first:.2f} s, "
+        f"{server.cpu_s():.2f} s of CPU",
+        flush=True,
+    )
     server.wait_for("compiled for batches")
-    answers = {}
+    answers, answered = {}, 1
     for clients in given.clients:
         part = files if clients == max(given.clients) else files[: max(40, len(files) // 4)]
         before = server.cpu_s(), time.process_time()
@@ -190,7 +194,8 @@ def load(given: argparse.Namespace, files: list[str]) -> int:
             flush=True,
         )
         answers[clients] = rows
-    lost = stop_under_load(server, files, max(given.clients))
+        answered += len(part)
+    lost = stop_under_load(server, files, max(given.clients), answered)
     rows, rate, cpu_s = command_captions(given.workdir, files, given.batch_size)
     print(
         f"capjax caption, batches of {given.batch_size}: {rate:.2f} images/s; CPU an image: "
@@ -201,8 +206,15 @@ def load(given: argparse.Namespace, files: list[str]) -> int:
     return int(bool(counts["different"] or lost))
 
 
-def stop_under_load(server: Served, files: list[str], clients: int) -> int:
-    """Sends SIGTERM while clients ask; returns how many requests got half an answer."""
+# A line of the server's log: the status, and where the request was read the number of its images.
+_ANSWER = re.compile(r"POST /caption (\d+) \S+ s( \d+ images)?")
+
+
+def stop_under_load(server: Served, files: list[str], clients: int, answered: int) -> int:
+    """Sends SIGTERM while clients ask; returns how many requests were taken and have no answer.
+
+    A request is taken once the server has read it, which its log tells. `answered` were before.
+    """
     counts: Counter = Counter()
     content, stop = Path(files[0]).read_bytes(), threading.Event()
 
@@ -227,11 +239,17 @@ def stop_under_load(server: Served, files: list[str], clients: int) -> int:
     stop.set()
     for thread in threads:
         thread.join()
-    logged = len(re.findall(r"POST /caption 200", server.log()))
-    print(
-        f"SIGTERM under load: status {status} after {seconds:.2f} s; {dict(counts)}; log: {logged}"
+    log = Counter(
+        f"{code}{', read' if read else ''}" for code, read in _ANSWER.findall(server.log())
     )
-    return counts["lost"] + abs(status)
+    log["200, read"] -= answered
+    unanswered = sum(count for what, count in log.items() if what not in ("200, read", "503"))
+    lost = counts["lost"] + unanswered + log["200, read"] - counts[200]
+    print(
+        f"SIGTERM under load: status {status} after {seconds:.2f} s; clients {dict(counts)}; "
+        f"log {dict(log)}; {lost} lost"
+    )
+    return lost + abs(status)
 
 
 def arguments(about: str) -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ from capjax.cli.errors import Parser, fail, reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.cli.process import run_command, starting
+from capjax.serve.signals import end_at_signals
 
 _NEEDED = ("starlette", "uvicorn", "python_multipart")
 # A clients' program is not kept on disk, whose space it would fill.
@@ -121,6 +122,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     """Reads the flags and serves."""
     show_log()
     arguments = parse_arguments(argv)
+    end_at_signals()
     if missing := [name for name in _NEEDED if not importlib.util.find_spec(name)]:
         fail(f"capjax serve needs {', '.join(missing)}: pip install {' '.join(missing)}")
     import_parts(arguments.parts)

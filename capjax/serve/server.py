@@ -16,6 +16,7 @@ from capjax.serve.app import App
 from capjax.serve.batching import Batcher
 from capjax.serve.requests import Limits
 from capjax.serve.served import Served
+from capjax.serve.signals import end_at_signals
 
 _log = logging.getLogger("capjax.serve")
 _KEEP_ALIVE = 5  # Seconds that a connection stays open without a request.
@@ -86,8 +87,7 @@ class Server(uvicorn.Server):
         # Not uvicorn's, which raises the signal again at its end.
         _log.info("%s: answering what was taken", signal.Signals(sig).name)
         self.should_exit = True
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        end_at_signals()
 
 
 def listening(host: str, port: int) -> socket.socket:
