@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import os
 
 import jax
@@ -106,3 +107,13 @@ def test_shapes_are_those_of_eval_shape_and_kept():
 
     assert programs.shapes_of(make, "a") == jax.eval_shape(make)
     assert programs.shapes_of(lambda: pytest.fail("traced"), "a") == jax.eval_shape(make)
+
+
+def test_what_was_compiled_is_freed():
+    client = jax.devices()[0].client
+    double = devices.map_local(lambda x: 2.3456 * x)
+    np.testing.assert_allclose(devices.unshard(double(devices.shard(np.ones(8)))), 2.3456, 1e-6)
+    before = len(client.live_executables())
+    del double
+    gc.collect()
+    assert len(client.live_executables()) < before
