@@ -94,13 +94,10 @@ def test_a_run_is_made_longer_and_evaluated_without_its_config(home, trained, tm
     assert [row["step"] for row in rows if row["group"] == "train"] == [1, 2, 3, 4, 5]
     shorter = call(home, "capjax.main", tmp_path / "run", "--config.num_steps=4", check=False)
     assert "num_steps: 5 in the run, 4 now" in shorter.stderr
-    more = ("--split", "test", "--config.decoding.num_beams=1")
-    done = call(home, "capjax.main", "--mode", "evaluate", tmp_path / "run", *more)
-    assert "CIDEr-D" in json.loads(done.stdout.splitlines()[-1])
     two = ("--workdir", tmp_path / "run", "--workdir", trained[0], "--split", "test")
     settings = ("--config.decoding.num_captions=2", "--config.decoding.no_repeat_ngram_size=2")
     done = call(home, "capjax.main", "--mode", "evaluate", *two, *settings)
-    assert "loss" in json.loads(done.stdout.splitlines()[-1])
+    assert {"loss", "CIDEr-D"} <= json.loads(done.stdout.splitlines()[-1]).keys()
     (file,) = (tmp_path / "run/evaluation").glob("test-*-best2-ngram2-ensemble2-*.metrics.json")
     assert len(json.loads(file.read_text())["ensemble"]["members"]) == 2
     rows = json.loads(Path(str(file).replace("metrics", "alternatives")).read_text())
@@ -179,20 +176,19 @@ def test_captioning_equals_evaluation(home, trained, pictures, tmp_path):
         assert rows[f"{index}.png"]["caption"] == expected[image_id("test", index)]
 
 
-@pytest.mark.slow(
-    reason="three processes; samples and lengths are tested in tests/decode every day"
-)
+@pytest.mark.slow(reason="two processes; samples and lengths are tested in tests/decode every day")
 def test_options_of_captioning_act(home, trained, pictures):
     workdir, _ = trained
     picture = str(pictures / "0.png")
 
-    def caption(*options):
-        done = call(home, "capjax.caption", "--workdir", str(workdir), picture, *options)
+    def caption(seed):
+        options = ("--temperature", "2", "--seed", seed, "--max_length", "4")
+        done = call(home, "capjax.caption", "--workdir", workdir, picture, *options)
         return done.stdout.strip().split("\t")[1]
 
-    assert len(caption("--max_length", "4").split()) <= 3
-    samples = {caption("--temperature", "2", "--seed", str(seed)) for seed in range(2)}
-    assert len(samples) == 2
+    first, second = caption(0), caption(1)
+    assert first != second
+    assert max(len(text.split()) for text in (first, second)) == 3
 
 
 @pytest.mark.slow(reason="tests/run/test_python.py has a smaller run every day")

@@ -67,15 +67,17 @@ COMMANDS = (
         f"capjax.main --config {_FOLDER}:./made.safetensors {_FILE} --workdir made "
         "--config.num_steps=2 --config.eval_every=2 --config.batch_size=4 "
         "--config.optimizer.warmup_steps=1 --config.tokenizer.min_count=1 "
-        "--config.evaluation.batch_size=2 --config.decoder.width=8",
+        "--config.evaluation.batch_size=2 --config.evaluation.num_samples=1 "
+        "--config.adapter.width=8 --config.decoder.width=8 --config.decoder.num_layers=1",
     ),
     _command(
         "train_on_a_captioner",
         "exported",
         f"capjax.main --config {{root}}/configs/folder_vit_gpt2.py:./captioner {_FILE} "
         "--workdir on --config.optimizer.warmup_steps=1 --config.num_steps=2 "
+        "--config.dtype=float32 "
         "--config.eval_every=2 --config.batch_size=4 --config.dataset.max_length=10 "
-        "--config.evaluation.batch_size=2",
+        "--config.evaluation.batch_size=2 --config.evaluation.num_samples=1",
     ),
     _command("evaluate", "mobilenet_frozen", f"{_MAIN} --mode evaluate"),
     _command(

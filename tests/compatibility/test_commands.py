@@ -17,8 +17,8 @@ from tests.helpers.effort import slow_too
 
 _SLOW = pytest.mark.slow(reason="commands in processes of their own")
 # Of this repository, what many commands import, and define no flags: with TensorFlow.
-_MODULES = ("capjax.run.train", "capjax.run.evaluate", "capjax.data.pipeline")
-_MODULES += ("capjax.data.tfds_source", "capjax.cli.caption_images", "experiments.sweep_plan")
+_MODULES = ("tensorflow", "capjax.run.train", "capjax.run.evaluate", "capjax.data.tfds_source")
+_MODULES += ("capjax.cli.caption_images", "experiments.sweep_plan")
 
 
 @pytest.fixture(scope="module", name="warm")

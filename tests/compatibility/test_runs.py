@@ -90,7 +90,8 @@ def test_a_run_loads_and_captions(name, here):
     if name != "exported":
         assert (run.step, run.tokenizer.vocab_size) == (record["step"], record["words"])
     if slow_too():
-        check_captions(run, record, runs.METHODS)
+        greedily = name in CAPTIONED_QUICKLY
+        check_captions(run, record, [m for m in runs.METHODS if m != "greedy" or greedily])
     elif name in CAPTIONED_QUICKLY:
         check_captions(run, record, ["beam"])
     jax.clear_caches()

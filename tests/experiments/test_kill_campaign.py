@@ -9,6 +9,6 @@ from tests.helpers.kill_campaign import Campaign
 def test_a_run_hit_again_and_again_ends_as_one_never_stopped(tmp_path):
     """Longer campaigns: python -m tests.helpers.kill_campaign."""
     campaign = Campaign(tmp_path / "campaign", seed=1)
-    while campaign.hits.total() < 3 and not campaign.faults:
-        campaign.live(3)
+    while campaign.hits.total() < 2 and not campaign.faults:
+        campaign.live(2)
     assert not campaign.faults, "\n".join(campaign.faults)

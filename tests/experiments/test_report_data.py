@@ -162,16 +162,12 @@ def test_a_sweep_that_has_not_begun(tmp_path, capsys):
         write_report(str(out), str(tmp_path / "new"))
 
 
-@pytest.mark.slow(reason="processes of their own")
+@pytest.mark.slow(reason="a process of its own; tests/compatibility gives the command, too")
 def test_the_command_line_ends_in_one_line(tmp_path):
-    command = ["-m", "experiments.report", tmp_path, "--to"]
-    done = python(*command, tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path} is no sweep and no run")
     (tmp_path / "sweep.json").write_text(json.dumps(NOT_BEGUN))
     file = tmp_path / "file"
     file.touch()
-    done = python(*command, file / "page")
+    done = python("-m", "experiments.report", tmp_path, "--to", file / "page")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert str(file) in done.stderr.splitlines()[-1]

@@ -2,8 +2,9 @@
 
 import json
 import shlex
-import subprocess
+import signal
 import sys
+import time
 
 import pytest
 
@@ -16,7 +17,7 @@ from capjax.train.writer import read_metrics
 from experiments import sweep, sweep_run
 from experiments.sweep_plan import make_runs, read_record, read_sweep_file, write_record
 from experiments.sweep_run import run_one
-from tests.helpers.command_line import REPOSITORY, call, environment
+from tests.helpers.command_line import begin, call
 from tests.helpers.tiny_run import write_folder
 
 SWEPT = pytest.mark.slow(reason="of a whole sweep, which starts several processes")
@@ -183,15 +184,14 @@ def test_a_run_waits_for_another_process_that_does_it(swept, folder, home):
     directory, path = swept[0], swept[0] / "runs" / "plain-seed3"
     before = read_record(str(path))
     with one_at_a_time(path / "sweep_run.lock", "nobody"):
-        place = [sweep_of(folder), "--run", "plain-seed3", "--workdir", str(directory)]
-        command = [sys.executable, "-m", "experiments.sweep_run", *place]
-        with subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment(home), stdout=subprocess.PIPE, text=True
-        ) as other:
-            said = other.stdout.readline()
-            assert said == "another process runs plain-seed3: waiting for it\n"
-            other.terminate()
-            assert other.wait() == 75
+        place = [sweep_of(folder), "--run", "plain-seed3", "--workdir", directory]
+        with begin(home, "experiments.sweep_run", *place) as other:
+            while other.running() and not other.said():
+                time.sleep(0.01)
+            other.signal(signal.SIGTERM)
+            done = other.finish()
+        assert done.stdout.splitlines()[0] == "another process runs plain-seed3: waiting for it"
+        assert done.returncode == 75
     assert read_record(str(path)) == before
 
 

@@ -12,7 +12,8 @@ FEWER |= {
     "log_every = 20": "log_every = 1",
     "warmup_steps = 100": "warmup_steps = 1",
     # And small models, which compile in seconds.
-    "num_samples = 2": "num_samples = 0; config.encoder.update(widths=(8,), stem_stride=8); "
+    "num_samples = 2": "num_samples = 0; config.decoding.num_beams = 1; "
+    "config.encoder.update(widths=(8,), stem_stride=8); "
     "config.decoder.update(width=16, num_layers=1, num_heads=2)",
     "width=256, embed_dim=128, attention_dim=128": "width=16, embed_dim=16, attention_dim=16",
     "images=100": "images=5",

@@ -15,8 +15,8 @@ SIZES = {"train": 200, "validation": 10, "test": 8, "heldout": 8}
 """Images a split of `shapes`, as command lines find it."""
 
 # Not the command lines themselves, which define flags.
-_IMPORTED = ("capjax.data.pipeline", "capjax.data.tfds_source", "capjax.run")
-_IMPORTED += ("experiments.sweep_plan",)
+_IMPORTED = ("tensorflow", "capjax.run.train", "capjax.run.evaluate", "capjax.data.tfds_source")
+_IMPORTED += ("capjax.cli.caption_images", "experiments.sweep_plan")
 
 
 def environment(home):
@@ -33,10 +33,17 @@ def call(home, *arguments, check=True, **more):
     if any(name.startswith("JAX_") for name in more):
         done = python("-m", *arguments, **env)
     else:
-        done = _warm(home).give(arguments, REPOSITORY, environment=env)
+        with begin(home, *arguments, **more) as given:
+            done = given.finish()
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def begin(home, *arguments, **more):
+    """The same that has just begun; a context, at whose end it is gone."""
+    env = {**environment(home), **more}
+    return _warm(home).begin(list(map(str, arguments)), REPOSITORY, environment=env)
 
 
 def python(*arguments, cwd=REPOSITORY, **more):

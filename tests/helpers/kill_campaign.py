@@ -110,7 +110,7 @@ class Campaign:
         self._folder, self._rng = folder, np.random.default_rng(seed)
         # Forked from a process that has imported nearly everything and has started no device.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["capjax.run.train"])
+        self._context.set_forkserver_preload(["tensorflow", "capjax.run.train"])
         (folder / "data").mkdir(parents=True)
         self._config = small_config(folder / "data")
         self._whole = folder / "whole"

@@ -9,6 +9,8 @@ from capjax.models.captioner import split_frozen
 from capjax.run.workdir import Workdir
 from capjax.train.state import init_state
 from configs import base
+from tests.helpers.small_pictures import COLOURS
+from tests.helpers.tiny_run import over_features
 
 WORDS = "a b c d e f g h i j k l m n o p"
 
@@ -53,3 +55,19 @@ def write_untrained_run(directory) -> None:
     # Louder than training starts: captions of different pictures are to differ.
     loud = jax.tree.map(lambda leaf: np.asarray(leaf) * 3, fresh(config, tokenizer))
     write_run(directory, config, tokenizer, loud)
+
+
+def write_first_stage(folder, workdir) -> None:
+    """The workdir of `tiny_run.over_features` with drawn parameters, for others to start from."""
+    config, rng = over_features(folder), np.random.default_rng(0)
+    nouns = ("wall", "picture")
+    tokenizer = train_word_tokenizer([f"a {colour} {noun}" for colour in COLOURS for noun in nouns])
+    like = jax.eval_shape(lambda: fresh(config, tokenizer))
+
+    def draw(path, leaf):
+        middle = 1.0 if path[-1].key == "scale" else 0.0
+        return (middle + 0.3 * rng.normal(size=leaf.shape)).astype(leaf.dtype)
+
+    variables = jax.tree_util.tree_map_with_path(draw, like)
+    variables["params"]["encoder"] = build.pretrained_encoder(config)["params"]
+    write_run(workdir, config, tokenizer, variables)

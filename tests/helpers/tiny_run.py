@@ -59,7 +59,7 @@ def get_config(folder: str):
     """With views, an average and several checkpoints, and nothing that is drawn."""
     fields = {"dataset.crop_area": 0.5, "encoder.cache_views": 2, "dataset.length_bucket": 2}
     fields |= {"ema_decay": 0.9}
-    fields |= {"batch_size": 8, "num_steps": 30, "eval_every": 15, "checkpoint_every": 5}
+    fields |= {"batch_size": 8, "num_steps": 16, "eval_every": 8, "checkpoint_every": 4}
     # Of validation's three images, one is left alone in its batch.
     fields |= {"optimizer.learning_rate": 0.02, "evaluation.batch_size": 2}
     return over_features(folder, fields)

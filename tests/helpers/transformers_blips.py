@@ -10,7 +10,14 @@ import torch
 import transformers
 
 from tests.helpers.small_wordpiece import VOCABULARY
-from tests.helpers.transformers_captioners import MEAN, STD, draw_full, pixels, raise_row
+from tests.helpers.transformers_captioners import (
+    FULL_DEPTH,
+    MEAN,
+    STD,
+    draw_full,
+    pixels,
+    raise_row,
+)
 from tests.helpers.transformers_vits import BASE, save
 
 # Two rows more than words, of which the first starts a caption; as published, the eos_token_id
@@ -28,7 +35,6 @@ KEY = "text_decoder.bert.encoder.layer.1.crossattention.self.key.weight"
 TEXT = {
     "vocab_size": ROWS,
     "hidden_size": 32,
-    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 48,
     "max_position_embeddings": 24,
@@ -39,9 +45,11 @@ TEXT = {
 }
 
 
-def make(seed=0, *, end=(0.0, 0.0), **fields):
+def make(seed=0, *, end=(0.0, 0.0), depth=2, **fields):
     """A captioner whose parameters are all random; `end` as of `transformers_captioners.make`."""
-    config = transformers.BlipConfig(vision_config=BASE, text_config={**TEXT, **fields})
+    layers = {"num_hidden_layers": depth}
+    text, vision = {**TEXT, **layers, **fields}, {**BASE, **layers}
+    config = transformers.BlipConfig(vision_config=vision, text_config=text)
     model = transformers.BlipForConditionalGeneration(config).eval()
     generator = torch.Generator().manual_seed(seed)
     text = model.text_decoder
@@ -60,10 +68,11 @@ def make(seed=0, *, end=(0.0, 0.0), **fields):
 
 
 def make_full(seed=0):
-    """BLIP base with random parameters, whose captions differ and end at many lengths."""
-    config = transformers.BlipConfig(text_config={"num_attention_heads": 12})
-    model = transformers.BlipForConditionalGeneration(config).eval()
-    draw_full(model, seed)
+    """BLIP base of fewer layers with random parameters, whose captions differ."""
+    text = {"num_attention_heads": 12, "num_hidden_layers": FULL_DEPTH}
+    vision = {"num_hidden_layers": FULL_DEPTH}
+    config = transformers.BlipConfig(text_config=text, vision_config=vision)
+    model = draw_full(transformers.BlipForConditionalGeneration, config, seed)
     text = model.text_decoder
     with torch.no_grad():
         text.bert.embeddings.word_embeddings.weight.mul_(2.5)

@@ -6,6 +6,7 @@ Importing it needs torch and transformers.
 import json
 import types
 import warnings
+from unittest import mock
 
 import jax
 import numpy as np
@@ -18,9 +19,11 @@ from tests.helpers.transformers_vits import BASE, normalised, save
 # Compiling takes longer than all else here.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+# Layers of each part of a model that is otherwise as published.
+FULL_DEPTH = 3
 
 
-def make(seed=0, *, vocabulary=280, projection=True, end=(0.0, 0.0), end_id=0, **fields):
+def make(seed=0, *, vocabulary=280, projection=True, end=(0.0, 0.0), end_id=0, depth=2, **fields):
     """A captioner whose parameters are all random: norms and biases, too.
 
     `end` raises the end token's logit: by so much on average, and by so much more or less.
@@ -30,14 +33,16 @@ def make(seed=0, *, vocabulary=280, projection=True, end=(0.0, 0.0), end_id=0, *
     ids = {name: end_id for name in ("bos_token_id", "eos_token_id")}
     decoder = transformers.GPT2Config(
         **{
-            **{"n_embd": width, "n_layer": 2, "n_head": heads, "n_positions": 24},
+            **{"n_embd": width, "n_layer": depth, "n_head": heads, "n_positions": 24},
             **{"vocab_size": vocabulary, "add_cross_attention": True, "is_decoder": True},
             **ids,
             **fields,
         }
     )
     model = transformers.VisionEncoderDecoderModel(
-        encoder=transformers.ViTModel(transformers.ViTConfig(**BASE)),
+        encoder=transformers.ViTModel(
+            transformers.ViTConfig(**{**BASE, "num_hidden_layers": depth})
+        ),
         decoder=transformers.GPT2LMHeadModel(decoder),
     ).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -67,14 +72,18 @@ def raise_end(model, end_id, mean, spread):
         words[end_id] = row + mean * last.bias / (last.bias @ last.bias)
 
 
-def draw_full(model, seed):
-    """Draws all parameters of a model of full size."""
+def draw_full(kind, config, seed):
+    """A model of full size, all of whose parameters are random, and drawn once."""
+    of_all = transformers.PreTrainedModel
+    with mock.patch.object(of_all, "init_weights", of_all.tie_weights):
+        model = kind(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(0, 0.2 if parameter.ndim == 1 else 0.04, generator=generator)
             if "norm" in name.lower() and name.endswith("weight"):
                 parameter += 1
+    return model
 
 
 def save_captioner(model, folder):

@@ -10,7 +10,14 @@ import torch
 import transformers
 
 from tests.helpers.small_wordpiece import VOCABULARY
-from tests.helpers.transformers_captioners import MEAN, STD, draw_full, pixels, raise_row
+from tests.helpers.transformers_captioners import (
+    FULL_DEPTH,
+    MEAN,
+    STD,
+    draw_full,
+    pixels,
+    raise_row,
+)
 from tests.helpers.transformers_vits import BASE, save
 
 CLASS = transformers.GitForCausalLM
@@ -26,7 +33,6 @@ KEY = "git.visual_projection.visual_projection.0.weight"
 TEXT = {
     "vocab_size": ROWS,
     "hidden_size": 32,
-    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 48,
     "max_position_embeddings": 24,
@@ -36,9 +42,12 @@ TEXT = {
 }
 
 
-def make(seed=0, *, end=(0.0, 0.0), **fields):
+def make(seed=0, *, end=(0.0, 0.0), depth=2, **fields):
     """A captioner whose parameters are all random; `end` as of `transformers_captioners.make`."""
-    config = transformers.GitConfig(vision_config=BASE, **{**TEXT, **fields})
+    layers = {"num_hidden_layers": depth}
+    config = transformers.GitConfig(
+        vision_config={**BASE, **layers}, **{**TEXT, **layers, **fields}
+    )
     model = transformers.GitForCausalLM(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -57,9 +66,10 @@ def make(seed=0, *, end=(0.0, 0.0), **fields):
 
 
 def make_full(seed=0):
-    """GIT base with random parameters, whose captions differ and end at many lengths."""
-    model = transformers.GitForCausalLM(transformers.GitConfig()).eval()
-    draw_full(model, seed)
+    """GIT base of fewer layers with random parameters, whose captions differ."""
+    depth = {"num_hidden_layers": FULL_DEPTH}
+    config = transformers.GitConfig(vision_config=depth, **depth)
+    model = draw_full(transformers.GitForCausalLM, config, seed)
     with torch.no_grad():
         model.output.weight.mul_(2.5)
         model.git.embeddings.word_embeddings.weight.mul_(2.5)

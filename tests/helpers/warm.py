@@ -5,10 +5,15 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+
+# Of TensorFlow, as capjax.data.pipeline sets them before it imports it.
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
 class Warm:
@@ -17,7 +22,7 @@ class Warm:
     def __init__(self, modules, environment, cwd=None):
         self._process = subprocess.Popen(
             [sys.executable, __file__, *modules],
-            env=environment,
+            env={**environment, **_QUIET},
             cwd=cwd,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -27,14 +32,17 @@ class Warm:
 
     def give(self, arguments, folder, stdin="", environment=None):
         """The finished process of a module and its arguments, in a folder."""
-        with tempfile.TemporaryDirectory() as streams:
-            Path(streams, "0").write_text(stdin)
-            asked = [arguments, str(folder), streams, environment]
-            self._process.stdin.write(json.dumps(asked) + "\n")
-            self._process.stdin.flush()
-            status = int(self._process.stdout.readline())
-            said = [Path(streams, number).read_text(errors="replace") for number in "12"]
-        return subprocess.CompletedProcess(arguments, status, *said)
+        with self.begin(arguments, folder, stdin, environment) as given:
+            return given.finish()
+
+    def begin(self, arguments, folder, stdin="", environment=None):
+        """The same, which has just begun."""
+        streams = tempfile.TemporaryDirectory()
+        Path(streams.name, "0").write_text(stdin)
+        asked = [arguments, str(folder), streams.name, environment]
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        return Given(arguments, int(self._process.stdout.readline()), streams)
 
     def close(self):
         self._process.stdin.close()
@@ -48,13 +56,57 @@ class Warm:
         self.close()
 
 
+class Given:
+    """A command that was given; a context, at whose end it is gone."""
+
+    def __init__(self, arguments, pid, streams):
+        self._arguments, self._pid, self._streams = arguments, pid, streams
+        self._status = Path(streams.name, "status")
+
+    def running(self):
+        return not self._status.exists()
+
+    def said(self, number=1):
+        """Its standard output so far, or its standard error."""
+        file = Path(self._streams.name, str(number))
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def signal(self, number):
+        if self.running():
+            os.kill(self._pid, number)
+
+    def finish(self):
+        """The finished process."""
+        while self.running():
+            time.sleep(0.005)
+        status = int(self._status.read_text())
+        return subprocess.CompletedProcess(self._arguments, status, *map(self.said, (1, 2)))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.signal(signal.SIGKILL)
+        self.finish()
+        self._streams.cleanup()
+
+
 def _serve():
-    """Answers with exit statuses until stdin ends; in a fork, gives what that is to do."""
+    """Answers with process ids until stdin ends; in a fork, gives what that is to do."""
+    keepers = []
     for line in sys.stdin:
-        if not (child := os.fork()):
+        keepers = [pid for pid in keepers if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+        if keeper := os.fork():
+            keepers.append(keeper)
+        elif child := os.fork():
+            print(child, flush=True)
+            _, status = os.waitpid(child, 0)
+            file = os.path.join(json.loads(line)[2], "status")
+            Path(f"{file}.part").write_text(str(os.waitstatus_to_exitcode(status)))
+            os.rename(f"{file}.part", file)
+            os._exit(0)
+        else:
             return json.loads(line)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
     return None
 
 

@@ -57,7 +57,7 @@ def test_fused_attention_is_attention(calls):
     assert np.abs(np.asarray(explicit)).max() > 0.1
 
 
-@pytest.mark.parametrize(("queries", "keys"), sweep([(4, 6), (3, 6), (4, 5), (3, 5)], [(3, 5)]))
+@pytest.mark.parametrize(("queries", "keys"), sweep([(4, 6), (3, 5)], [(3, 5)]))
 def test_any_number_of_positions(queries, keys):
     rng = np.random.default_rng(2)
     query, key, value = (

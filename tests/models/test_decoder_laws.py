@@ -200,7 +200,9 @@ def test_too_many_tokens_are_refused():
         model.apply(params, memory, 2, 10, method="init_carry")
 
 
-@pytest.mark.slow(reason="compiles each decoder twice more; runs are seeded every day")
+# The others drop what one of these drops.
+@pytest.mark.slow(reason="compiles decoders twice more; runs are seeded every day")
+@pytest.mark.parametrize("case", ["pre", "git", "lstm, deep", "gru, hard"], indirect=True)
 def test_dropout_acts_in_training_alone(case):
     model, variables, features, tokens = case
     more = ("feed_forward_dropout", "attention_dropout")

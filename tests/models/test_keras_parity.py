@@ -25,8 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 # weights.
 CASES = [
     ("MobileNetV2", 0.35, MobileNetV2(0.35), (64, 33), 104),
-    ("MobileNetV2", 1.0, MobileNetV2(1.0), (97, 130), 104),
-    ("MobileNetV2", 1.4, MobileNetV2(1.4), (64, 33), 104),
+    ("MobileNetV2", 1.4, MobileNetV2(1.4), (97, 130), 104),
     ("MobileNetV3Small", 1.3, MobileNetV3("small", 1.3), (64, 64), 86),
     ("MobileNetV3Large", 0.75, MobileNetV3("large", 0.75), (65, 98), 108),
     ("EfficientNetB0", None, EfficientNetB0(), (65, 98), 99),
@@ -120,6 +119,7 @@ def make_narrow(request, tmp_path_factory):
 
 
 @pytest.mark.slow(reason="compiles a backward pass; every layer is compared every day")
+@pytest.mark.parametrize("narrow", ["MobileNetV3Small"], indirect=True)
 def test_gradients_reach_the_first_layers(narrow):
     encoder, variables, images, _ = narrow
     first = [name for name in variables["params"] if name in ("conv", "expanded_conv_depthwise")]

@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import jax
@@ -21,9 +19,9 @@ from capjax.parallel import processes
 from capjax.run.train import train
 from configs import base
 from tests.helpers import command_line, tiny_run
-from tests.helpers.command_line import REPOSITORY, environment
+from tests.helpers.command_line import REPOSITORY
+from tests.helpers.warm import Warm
 
-DEVICES = "--xla_force_host_platform_device_count"
 # Only silence takes so long: a machine that stands still for minutes is no dead process.
 PATIENT = "--process_timeout=3600"
 
@@ -35,32 +33,24 @@ def make_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", name="warm")
+def make_warm():
+    """Starts what needs JAX alone."""
+    with Warm(["capjax.parallel.devices"], {**os.environ}, REPOSITORY) as warm:
+        yield warm
+
+
 @contextlib.contextmanager
-def started(commands, **options):
-    """All commands at the same time; none outlives the block."""
+def together(begun):
+    """Commands that have begun; none outlives the block."""
     with contextlib.ExitStack() as stack:
-        processes = []
-        for command, more in commands:
-            process = stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, *command],
-                    cwd=REPOSITORY,
-                    env={**os.environ, **more},
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    **options,
-                )
-            )
-            stack.callback(process.kill)
-            processes.append(process)
-        yield processes
+        yield [stack.enter_context(command) for command in begun]
 
 
-def finish(processes):
+def finish(commands):
     """[(status, stdout, stderr)]."""
-    said = [process.communicate() for process in processes]
-    return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+    done = [command.finish() for command in commands]
+    return [(each.returncode, each.stdout, each.stderr) for each in done]
 
 
 def free_port():
@@ -68,34 +58,27 @@ def free_port():
         return server.getsockname()[1]
 
 
-def pair(mode, file, count=2):
+def pair(warm, mode, file, count=2):
     """`process_pair.py` in processes that SLURM would have started; a context."""
     cluster = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": str(count)}
-    cluster |= {"JAX_COORDINATOR_PORT": str(free_port()), "PYTHONPATH": str(REPOSITORY)}
-    commands = [
-        (
-            ["tests/helpers/process_pair.py", mode, str(file)],
-            {**cluster, "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)},
-        )
-        for index in range(count)
-    ]
-    return started(commands)
+    cluster |= {**os.environ, "JAX_COORDINATOR_PORT": str(free_port())}
+    arguments = ["tests.helpers.process_pair", mode, str(file)]
+    numbered = [{**cluster, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(count)]
+    return together([warm.begin(arguments, REPOSITORY, environment=each) for each in numbered])
 
 
-def commands(home, folder, workdir, count, *arguments, devices=1):
-    """The command lines of a run of `count` processes."""
-    address = ["--coordinator", f"127.0.0.1:{free_port()}", "--num_processes", str(count), PATIENT]
+def command(folder, workdir, *arguments):
+    """The command line of a run, with features of its own, not those of one device."""
+    own = f"--config.dataset.cache_dir={workdir.parent / 'cache'}"
     config = f"tests/helpers/tiny_run.py:{folder}"
-    run = ["-m", "capjax.main", "--config", config, "--workdir", workdir]
-    environ = environment(home)
-    environ["XLA_FLAGS"] = f"{environ['XLA_FLAGS']} {DEVICES}={devices}"
-    return [
-        (
-            [*map(str, run), *arguments, *([*address, f"--process_id={i}"] if count > 1 else [])],
-            environ,
-        )
-        for i in range(count)
-    ]
+    return ["capjax.main", "--config", config, "--workdir", workdir, own, *arguments]
+
+
+def two_processes(home, folder, workdir, *arguments):
+    """A run of two processes; a context."""
+    address = ["--coordinator", f"127.0.0.1:{free_port()}", "--num_processes", "2", PATIENT]
+    line = command(folder, workdir, *arguments, *address)
+    return together([command_line.begin(home, *line, f"--process_id={i}") for i in range(2)])
 
 
 def rows(workdir):
@@ -114,18 +97,17 @@ def make_one(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module", name="two")
 def make_two(home, folder, tmp_path_factory):
-    """The run of one process with two devices, and features of its own, not those of one device."""
+    """The run of one process with two devices."""
     workdir = tmp_path_factory.mktemp("runs") / "two"
-    own = f"--config.dataset.cache_dir={workdir.parent / 'cache'}"
-    ((command, environ),) = commands(home, folder, workdir, 1, own, devices=2)
-    command_line.call(home, *command[1:], XLA_FLAGS=environ["XLA_FLAGS"])
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    command_line.call(home, *command(folder, workdir), XLA_FLAGS=flags)
     return workdir
 
 
 @pytest.mark.slow(reason="whole trainings in processes of their own")
 def test_two_devices_give_the_losses_and_scores_of_one(one, two):
     left, right = rows(one), rows(two)
-    assert len(left) == len(right) == 32
+    assert len(left) == len(right) == 18
     for row, other in zip(left, right, strict=True):
         assert row.keys() == other.keys()
         for name, value in row.items():
@@ -140,17 +122,14 @@ def test_two_devices_give_the_losses_and_scores_of_one(one, two):
 def test_two_processes_one_killed_and_restarted_are_one_process(home, folder, two, tmp_path):
     """Bit for bit one process of two devices that nobody stopped."""
     killed = tmp_path / "killed"
-    # Their own features, which the first computes alone.
-    own = f"--config.dataset.cache_dir={tmp_path / 'cache'}"
-    with started(commands(home, folder, killed, 2, own)) as running:
+    with two_processes(home, folder, killed) as running:
         log = killed / "metrics.jsonl"
-        while running[1].poll() is None and not (log.exists() and '"step": 7' in log.read_text()):
+        while running[1].running() and not (log.exists() and '"step": 7' in log.read_text()):
             time.sleep(0.005)
-        running[1].kill()
+        running[1].signal(signal.SIGKILL)
         statuses = [status for status, _, _ in finish(running)]
     assert statuses[0] != 0  # It did not wait for ever, nor go on alone.
-    again = commands(home, folder, killed, 2, own, "--config.evaluation.num_samples=1")
-    with started(again) as running:
+    with two_processes(home, folder, killed, "--config.evaluation.num_samples=1") as running:
         done = finish(running)
     assert [status for status, _, _ in done] == [0, 0], done
     assert re.search(rf"continuing {killed} from step \d+", done[0][1])
@@ -164,9 +143,9 @@ def test_two_processes_one_killed_and_restarted_are_one_process(home, folder, tw
     }
 
 
-def test_processes_agree_and_stop_at_the_same_step(tmp_path):
+def test_processes_agree_and_stop_at_the_same_step(warm, tmp_path):
     """Started as by SLURM; SIGTERM to one of them."""
-    with pair("agree", tmp_path / "file", 2) as running:
+    with pair(warm, "agree", tmp_path / "file") as running:
         done = finish(running)
     assert [status for status, _, _ in done] == [75] * 2, done
     assert "said by one alone" in done[0][1]
@@ -174,10 +153,10 @@ def test_processes_agree_and_stop_at_the_same_step(tmp_path):
 
 
 @pytest.fixture(scope="module", name="ended")
-def make_ended(tmp_path_factory):
+def make_ended(warm, tmp_path_factory):
     """What pairs said of which one process failed or died; they wait at the same time."""
     file = tmp_path_factory.mktemp("pairs") / "file"
-    with pair("error", file) as failed, pair("death", file) as killed:
+    with pair(warm, "error", file) as failed, pair(warm, "death", file) as killed:
         return finish(failed), finish(killed)
 
 

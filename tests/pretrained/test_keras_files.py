@@ -100,11 +100,13 @@ def test_files_of_keras_3_are_read_without_their_classifier(network, folder):
     assert_holds(folder / "top.weights.h5", network)
 
 
-FORMS = [(whole, top) for whole in (False, True) for top in (False, True)]
+FORMS = [("mobilenet_v2", whole, top) for whole in (False, True) for top in (False, True)]
+OTHERS = [(name, True, False) for name in NETWORKS if name != "mobilenet_v2"]
 
 
-@pytest.mark.parametrize(("whole", "top"), sweep(FORMS, [FORMS[3]]))
-def test_legacy_files_are_read(network, folder, whole, top):
+@pytest.mark.parametrize(("name", "whole", "top"), sweep([*FORMS, *OTHERS], [FORMS[3]]))
+def test_legacy_files_are_read(networks, folder, name, whole, top):
+    network = networks(name)
     write_legacy(network.top if top else network.bare, folder / "w.h5", whole=whole)
     assert_holds(folder / "w.h5", network)
 

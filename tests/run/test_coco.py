@@ -14,6 +14,7 @@ from tests.helpers.tiny_coco import builder_class, coco_features
 CONFIG = "configs/coco_transformer.py"
 # As large as the config has it but for what a laptop can't do in seconds.
 SMALL = {
+    "dtype": "float32",  # In bfloat16 a CPU's program takes long to compile.
     "num_steps": 2,
     "eval_every": 2,
     "batch_size": 4,

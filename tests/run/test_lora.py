@@ -18,6 +18,7 @@ from capjax.pretrained.errors import WeightsError
 from capjax.run.train import train
 from configs import base
 from tests.helpers.killed import train_until_killed
+from tests.helpers.small_run import write_first_stage
 from tests.helpers.tiny_run import over_features, write_folder
 
 PARTS = ("encoder", "adapter", "decoder")
@@ -34,7 +35,7 @@ def make_folder(tmp_path_factory):
 def make_first(folder, tmp_path_factory):
     """A run that is adapted."""
     first = tmp_path_factory.mktemp("first") / "run"
-    train(over_features(folder, {"num_steps": 2, "eval_every": 2}), str(first))
+    write_first_stage(folder, first)
     return first
 
 
@@ -52,24 +53,41 @@ def flat(tree):
     return traverse_util.flatten_dict(dict(tree), sep="/")
 
 
-@pytest.mark.slow(reason="a run of its own; tests/models/test_lora.py has what trains every day")
-def test_adapters_alone_train_and_are_saved(folder, first, tmp_path):
+def second_stage(folder, first):
+    """Of the objective with most state."""
     config = adapted(folder, first, checkpoint_every=1, ema_decay=0.5)
+    base.use_self_critical(config, str(first))
+    config.objective.update(samples=2, max_length=6, dropout=True, kl_weight=0.1)
+    config.objective.cross_entropy_weight = 0.1
+    config.optimizer.warmup_steps = 1
     checks.check(config)
-    train(config, str(tmp_path / "run"))
+    return config
+
+
+@pytest.fixture(scope="module", name="whole")
+def make_whole(folder, first, tmp_path_factory):
+    """A run of adapters that nobody stopped, and its config."""
+    config, whole = second_stage(folder, first), tmp_path_factory.mktemp("whole") / "run"
+    train(config, str(whole))
+    return config, whole
+
+
+@pytest.mark.slow(reason="a run of its own; tests/models/test_lora.py has what trains every day")
+def test_adapters_alone_train_and_are_saved(first, whole):
+    config, directory = whole
     base_run = capjax.load(first)
-    kept = safetensors.numpy.load_file(tmp_path / "run" / "frozen.safetensors")
+    kept = safetensors.numpy.load_file(directory / "frozen.safetensors")
     assert kept.keys() == flat(base_run.variables).keys()
     for name, leaf in flat(base_run.variables).items():
         np.testing.assert_array_equal(kept[name], leaf, err_msg=name)
     # A checkpoint has nothing of the base.
-    raw = capjax.load(tmp_path / "run", merged=False)
+    raw = capjax.load(directory, merged=False)
     adapters, _ = split_frozen(raw.variables, PARTS)
     names = flat(adapters)
     assert all(map(is_adapter, names))
     assert {name.split("/")[0] for name in names} == {"encoder", "decoder"}
     assert all(np.abs(leaf).max() > 0 for leaf in names.values())
-    checkpoint = tmp_path / "run" / "checkpoints" / str(config.num_steps)
+    checkpoint = directory / "checkpoints" / str(config.num_steps)
     for item, times in {"params": 1, "ema": 1, "optimizer": 2}.items():
         saved = json.loads((checkpoint / item / "_METADATA").read_text())["tree_metadata"]
         arrays = [name for name in saved if "'lora'" in name]
@@ -77,7 +95,7 @@ def test_adapters_alone_train_and_are_saved(folder, first, tmp_path):
         others = [name for name in saved if name not in arrays]
         assert not any(f"'{part}'" in name for name in others for part in PARTS), item
     # All else loads a captioner without adapters, with these in its kernels.
-    run = capjax.load(tmp_path / "run")
+    run = capjax.load(directory)
     assert run.model.lora is None
     merged = merge(raw.variables, raw.model.lora.scale)
     jax.tree.map(np.testing.assert_array_equal, run.variables, merged)
@@ -87,31 +105,17 @@ def test_adapters_alone_train_and_are_saved(folder, first, tmp_path):
     assert moved == {"encoder", "decoder"}
 
 
-@pytest.mark.slow(reason="three runs; killed ones without adapters are continued every day")
-def test_a_killed_run_ends_as_one_that_was_not(folder, first, tmp_path, monkeypatch):
-    """Of the objective with most state."""
-    config = adapted(folder, first, checkpoint_every=1)
-    base.use_self_critical(config, str(first))
-    config.objective.update(samples=2, max_length=6, dropout=True, kl_weight=0.1)
-    config.optimizer.warmup_steps = 1
-    train(config, str(tmp_path / "whole"))
-    copy = tmp_path / "first"
+@pytest.mark.slow(reason="two runs; killed ones without adapters are continued every day")
+def test_a_killed_run_ends_as_one_that_was_not(folder, first, whole, tmp_path, monkeypatch):
+    copy, killed = tmp_path / "first", tmp_path / "killed"
     shutil.copytree(first, copy)
-    config.init_from = str(copy)
-    train_until_killed(monkeypatch, config, str(tmp_path / "killed"), update=3)
+    config = second_stage(folder, copy)
+    train_until_killed(monkeypatch, config, str(killed), update=3)
     shutil.rmtree(copy)  # The base is kept by now.
-    train(config, str(tmp_path / "killed"))
-    whole, again = (capjax.load(tmp_path / name, "latest") for name in ("whole", "killed"))
-    jax.tree.map(np.testing.assert_array_equal, again.variables, whole.variables)
-    raw = capjax.load(tmp_path / "whole", "latest", merged=False)
-    images = [str(folder / f"{number}.png") for number in range(3)]
-    merged, unmerged = (each.caption(images) for each in (whole, raw))
-    assert [caption.text for caption in merged] == [caption.text for caption in unmerged]
-    for left, right in zip(merged, unmerged, strict=True):
-        np.testing.assert_allclose(left.log_prob, right.log_prob, rtol=1e-4)
-    rows = [
-        json.loads(row) for row in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
-    ]
+    train(config, str(killed))
+    expected, found = (capjax.load(place, "latest", merged=False) for place in (whole[1], killed))
+    jax.tree.map(np.testing.assert_array_equal, found.variables, expected.variables)
+    rows = [json.loads(row) for row in (killed / "metrics.jsonl").read_text().splitlines()]
     assert sum(row["group"] == "train" for row in rows) == config.num_steps
 
 

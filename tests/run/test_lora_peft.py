@@ -49,7 +49,7 @@ def write_files(name, tmp_path):
     for place in (pictures, folder):
         place.mkdir()
     write_pictures(pictures)
-    save(model := kind.make(), folder)
+    save(model := kind.make(depth=1), folder)
     write_tokenizer(folder)
     return pictures, folder, model
 
@@ -66,13 +66,12 @@ def test_a_run_goes_to_peft_and_comes_back(name, tmp_path, capsys):
     images = [np.asarray(Image.open(pictures / f"{n}.png").resize((16, 16))) for n in range(3)]
     images = np.stack(images)
     tokens = np.random.default_rng(0).integers(4, 20, (3, 7))
-    found = run.model.apply(run.variables, images, tokens[:, None], train=False).logits[:, 0]
+    forward = jax.jit(lambda v, x, t: run.model.apply(v, x, t, train=False).logits[:, 0])
+    found = forward(run.variables, images, tokens[:, None])
     assert_close(np.asarray(found), kind.logits(theirs, images, tokens), relative=1e-4)
     # The base with the folder is the run.
     again = capjax.load(folder, adapter=tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, again.variables, run.variables)
-    common = ["--compilation_cache", "", "--model", str(folder), "--adapter", str(tmp_path / "out")]
-    assert caption([*common, str(pictures / "0.png")]) == 0
 
 
 @pytest.mark.slow(reason="a training; PEFT's folders and runs of adapters are tested every day")
@@ -92,3 +91,5 @@ def test_training_goes_on_from_a_folder_of_peft(tmp_path):
     found = capjax.load(folder, adapter=out).variables
     merged = merge(run.variables, run.model.lora.scale)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), merged, found)
+    common = ["--compilation_cache", "", "--model", str(folder), "--adapter", str(out)]
+    assert caption([*common, str(pictures / "0.png")]) == 0

@@ -12,6 +12,7 @@ from capjax.run.train import train
 from capjax.run.workdir import Workdir, WorkdirError
 from configs import base
 from tests.helpers.killed import train_until_killed
+from tests.helpers.small_run import write_first_stage
 from tests.helpers.tiny_run import over_features, write_folder
 
 
@@ -40,10 +41,10 @@ def trained(config, workdir):
     return capjax.load(workdir, "latest").variables, logged
 
 
-@pytest.mark.slow(reason="three runs; killed ones of cross-entropy are continued every day")
+@pytest.mark.slow(reason="two runs; killed ones of cross-entropy are continued every day")
 def test_a_killed_second_stage_ends_as_one_that_was_not(folder, tmp_path, monkeypatch):
     first = tmp_path / "first"
-    train(over_features(folder, {"num_steps": 2, "eval_every": 2}), str(first))
+    write_first_stage(folder, first)
     config = second_stage(folder, first)
     train(config, str(tmp_path / "whole"))
     train_until_killed(monkeypatch, config, str(tmp_path / "killed"), update=3)

@@ -132,10 +132,9 @@ def exact_objective(objective, model, variables, batch, began):
 
 CASES = {
     "mean": {},
-    "greedy": {"baseline": "greedy", "samples": 1},
-    "sharp": {"temperature": 0.6, "kl_weight": 0.7},
+    "greedy": {"baseline": "greedy", "samples": 1, "temperature": 0.6},
     "nucleus": {"top_p": 0.7, "kl_weight": 0.4},
-    "prompt": {"prompt": (5,), "kl_weight": 0.4},
+    "prompt": {"prompt": (5,), "temperature": 0.6, "kl_weight": 0.7},
 }
 
 

@@ -54,19 +54,14 @@ def self_critical():
 
 
 LAYOUTS = [("padded", 1), ("packed", 2), ("frozen", 1)]
-DRAWING = ("hard", "self_critical")
+# Devices and microbatches at once.
+DRAWING = [("hard", 2), ("self_critical", 2)]
 
 
 @pytest.fixture(scope="module")
 def eight():
     """Of all cases, in one process."""
-    drawn = [(layout, 1) for layout in DRAWING]
-    return run(8, *([*LAYOUTS, *drawn] if slow_too() else LAYOUTS[:1]))
-
-
-@pytest.fixture(scope="module")
-def two():
-    return run(2, *((layout, 4) for layout in DRAWING))
+    return run(8, *([*LAYOUTS, *DRAWING] if slow_too() else LAYOUTS[:1]))
 
 
 @pytest.mark.slow(reason="a run of hard attention goes on every day")
@@ -74,22 +69,17 @@ def test_hard_attentions_baseline_follows_the_log_likelihood(hard):
     np.testing.assert_allclose(hard["next_baseline"], -0.9 * hard["loss"], rtol=1e-4)
 
 
-SEVERAL = pytest.mark.parametrize(("devices", "accumulate"), [("eight", 1), ("two", 4)])
-
-
 @pytest.mark.slow(reason="devices share their sums every day")
-@SEVERAL
-def test_hard_attention_and_its_baseline_are_one_devices(hard, devices, accumulate, request):
-    several = request.getfixturevalue(devices)["hard", accumulate]
+def test_hard_attention_and_its_baseline_are_one_devices(hard, eight):
+    several = eight["hard", 2]
     for name in ("loss", "objective", "grad_norm", "attention_penalty", "next_baseline"):
         np.testing.assert_allclose(several[name], hard[name], rtol=1e-5, err_msg=name)
     assert hard["next_baseline"] < 0
 
 
 @pytest.mark.slow(reason="devices share their sums, and microbatches draw their samples, every day")
-@SEVERAL
-def test_samples_and_their_gradient_are_one_devices(self_critical, devices, accumulate, request):
-    several, one = request.getfixturevalue(devices)["self_critical", accumulate], self_critical
+def test_samples_and_their_gradient_are_one_devices(self_critical, eight):
+    several, one = eight["self_critical", 2], self_critical
     assert several.keys() == one.keys()
     for name in ("reward", "reward_spread", "advantage_spread", "kl", "distinct_2", "grad_norm"):
         assert one[name] > 0
