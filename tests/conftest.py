@@ -32,10 +32,10 @@ os.environ["XLA_FLAGS"] = " ".join(
 # All workers of a session, and the processes that tests start, compile a program once; sessions
 # that are given a folder share it.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    if not (programs := os.environ.get("CAPJAX_TEST_PROGRAMS")):
-        programs = tempfile.mkdtemp(prefix="capjax-programs-")
-        atexit.register(shutil.rmtree, programs, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
+    if not (folder := os.environ.get("CAPJAX_TEST_PROGRAMS")):
+        folder = tempfile.mkdtemp(prefix="capjax-programs-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"]
