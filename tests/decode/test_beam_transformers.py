@@ -40,8 +40,6 @@ CASES = [
 ]
 # Each value of each option.
 DAILY = [case for i, case in enumerate(CASES) if i in (0, 13, 20, 25, 33)]
-# Of one beam the options do nothing, and four are as five.
-CASES = [case for case in CASES if case in DAILY or case[0] in (2, 5)]
 
 
 @pytest.mark.parametrize(

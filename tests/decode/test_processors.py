@@ -11,6 +11,7 @@ import pytest
 from capjax.decode.beam import beam_search
 from capjax.decode.processors import Processors
 from capjax.decode.sampling import sample
+from tests.helpers.effort import sweep
 
 BOS, EOS, PAD = 1, 2, 0
 
@@ -75,8 +76,9 @@ ALL = Processors(
 )
 
 
-def test_an_image_alone_is_an_image_in_a_batch(toy):
-    decoder, images, width = toy(11, seed=3, boost=[(EOS, 1.0)]), np.arange(8), 3
+@pytest.mark.parametrize("width", sweep([1, 3], [3]))
+def test_an_image_alone_is_an_image_in_a_batch(toy, width):
+    decoder, images = toy(11, seed=3, boost=[(EOS, 1.0)]), np.arange(8)
     keys = jax.vmap(jax.random.key)(images)
     for many, one in (
         (search(decoder, decoder.carry(images, width), processors=ALL), search),

@@ -119,7 +119,7 @@ def pair(toy):
     return decoder, TableModel(decoder)
 
 
-@pytest.mark.parametrize("seed", sweep(range(30), range(20)))
+@pytest.mark.parametrize("seed", sweep(range(60), range(20)))
 def test_mixtures_give_the_captions_of_generate(pair, seed):
     decoder, model = pair
     num_beams, prompt, search, chosen = mixture(seed)
@@ -180,7 +180,7 @@ def restriction(seed):
     return fields, limits
 
 
-@pytest.mark.parametrize("seed", sweep(range(8), range(4)))
+@pytest.mark.parametrize("seed", sweep(range(20), range(4)))
 def test_samples_pass_a_chi_squared_test_of_the_logits_of_generate(pair, seed):
     """Were the seeds drawn anew, right draws would fail once in 10,000 runs of all cases."""
     decoder, model = pair
@@ -221,4 +221,4 @@ def test_samples_pass_a_chi_squared_test_of_the_logits_of_generate(pair, seed):
         expected = draws * np.append(wanted[image][common], wanted[image][rest].sum())
         found = np.append(counts[common], counts[rest].sum())
         statistic = ((found - expected) ** 2 / np.maximum(expected, 1)).sum()
-        assert statistic <= stats.chi2.isf(1e-4 / (8 * IMAGES), max(len(expected) - 1, 1))
+        assert statistic <= stats.chi2.isf(1e-4 / (20 * IMAGES), max(len(expected) - 1, 1))

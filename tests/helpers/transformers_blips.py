@@ -10,14 +10,7 @@ import torch
 import transformers
 
 from tests.helpers.small_wordpiece import VOCABULARY
-from tests.helpers.transformers_captioners import (
-    FULL_DEPTH,
-    MEAN,
-    STD,
-    draw_full,
-    pixels,
-    raise_row,
-)
+from tests.helpers.transformers_captioners import MEAN, STD, draw_full, pixels, raise_row
 from tests.helpers.transformers_vits import BASE, save
 
 # Two rows more than words, of which the first starts a caption; as published, the eos_token_id
@@ -68,10 +61,8 @@ def make(seed=0, *, end=(0.0, 0.0), depth=2, **fields):
 
 
 def make_full(seed=0):
-    """BLIP base of fewer layers with random parameters, whose captions differ."""
-    text = {"num_attention_heads": 12, "num_hidden_layers": FULL_DEPTH}
-    vision = {"num_hidden_layers": FULL_DEPTH}
-    config = transformers.BlipConfig(text_config=text, vision_config=vision)
+    """BLIP base with random parameters, whose captions differ and end at many lengths."""
+    config = transformers.BlipConfig(text_config={"num_attention_heads": 12})
     model = draw_full(transformers.BlipForConditionalGeneration, config, seed)
     text = model.text_decoder
     with torch.no_grad():

@@ -19,8 +19,6 @@ from tests.helpers.transformers_vits import BASE, normalised, save
 # Compiling takes longer than all else here.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
-# Layers of each part of a model that is otherwise as published.
-FULL_DEPTH = 3
 
 
 def make(seed=0, *, vocabulary=280, projection=True, end=(0.0, 0.0), end_id=0, depth=2, **fields):

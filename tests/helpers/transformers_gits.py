@@ -10,14 +10,7 @@ import torch
 import transformers
 
 from tests.helpers.small_wordpiece import VOCABULARY
-from tests.helpers.transformers_captioners import (
-    FULL_DEPTH,
-    MEAN,
-    STD,
-    draw_full,
-    pixels,
-    raise_row,
-)
+from tests.helpers.transformers_captioners import MEAN, STD, draw_full, pixels, raise_row
 from tests.helpers.transformers_vits import BASE, save
 
 CLASS = transformers.GitForCausalLM
@@ -66,10 +59,8 @@ def make(seed=0, *, end=(0.0, 0.0), depth=2, **fields):
 
 
 def make_full(seed=0):
-    """GIT base of fewer layers with random parameters, whose captions differ."""
-    depth = {"num_hidden_layers": FULL_DEPTH}
-    config = transformers.GitConfig(vision_config=depth, **depth)
-    model = draw_full(transformers.GitForCausalLM, config, seed)
+    """GIT base with random parameters, whose captions differ and end at many lengths."""
+    model = draw_full(transformers.GitForCausalLM, transformers.GitConfig(), seed)
     with torch.no_grad():
         model.output.weight.mul_(2.5)
         model.git.embeddings.word_embeddings.weight.mul_(2.5)
