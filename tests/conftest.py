@@ -29,15 +29,12 @@ os.environ["XLA_FLAGS"] = " ".join(
     [*_FLAGS.split(), *(flag for flag in _QUICK if flag.split("=")[0] not in _FLAGS)]
 )
 
-# All workers of a session, and the processes that tests start, compile a program once; sessions
-# that are given a folder share it.
+# All workers of a session, and the processes that tests start, compile a program once.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    if not (folder := os.environ.get("CAPJAX_TEST_PROGRAMS")):
-        folder = tempfile.mkdtemp(prefix="capjax-programs-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="capjax-programs-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"]
 jax.config.update("jax_compilation_cache_dir", PROGRAMS)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
