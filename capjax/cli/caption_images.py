@@ -64,8 +64,8 @@ def caption_images(arguments: argparse.Namespace, ready: Callable[[], None]) -> 
     """
     devices.compilation_cache(arguments.compilation_cache)
     run = _load(arguments)
-    method = decoding_flags.method_of(arguments, run)
     attention.check_run(arguments, run.model.decoder)
+    method = decoding_flags.method_of(arguments, run)
     with contextlib.ExitStack() as stack:
         file = None
         if arguments.output:
