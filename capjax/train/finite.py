@@ -6,7 +6,7 @@ before it evaluates or saves (`Watch`).
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -52,19 +52,16 @@ def bad_parts(params: Any) -> list[str]:
     return sorted(bad)
 
 
-def update_where(finite: jax.Array, update: Callable[[], Any], old: Any) -> Any:
-    """Returns `update()`, a tree as `old`, if `finite`; else `old` with the integers of `update()`.
+def keep_where(finite: jax.Array, new: Any, old: Any) -> Any:
+    """Selects `new` if `finite`, else `old`; integer leaves are always `new`.
 
-    Integers count steps, so that the learning rate schedule of the optimizer stays in time. A
-    selection of each leaf in place of the branches would have XLA copy what the optimizer holds.
+    Integers count steps, so that the learning rate schedule of the optimizer stays in time.
     """
-
-    def counted() -> Any:
-        return jax.tree.map(
-            lambda new, was: was if jnp.issubdtype(new.dtype, jnp.inexact) else new, update(), old
-        )
-
-    return jax.lax.cond(finite, update, counted)
+    return jax.tree.map(
+        lambda x, y: jnp.where(finite, x, y) if jnp.issubdtype(x.dtype, jnp.inexact) else x,
+        new,
+        old,
+    )
 
 
 @dataclasses.dataclass

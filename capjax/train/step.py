@@ -13,7 +13,7 @@ import optax
 
 from capjax.models.captioner import Captioner, Variables, join_frozen
 from capjax.parallel import devices
-from capjax.train.finite import part_squares, update_where
+from capjax.train.finite import keep_where, part_squares
 from capjax.train.objective import Batch, Objective, batch_counts, teacher_forced
 from capjax.train.state import TrainState, update_baseline, update_ema
 
@@ -83,6 +83,8 @@ def make_train_step(
             fixed["constants"] = state.constants
         compute = gradient if accumulate == 1 else accumulated
         grads, sums = devices.psum(compute(state.params, state.frozen, batch, key, fixed))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
         squares = part_squares(grads)
         metrics = {
             "objective": sums["objective"],
@@ -98,22 +100,14 @@ def make_train_step(
             whole &= jnp.isfinite(sums["nll"])
         metrics["nonfinite"] = ~jnp.concatenate([whole[None], jnp.isfinite(squares)])
         metrics |= objective.scalars(sums, counts, state.step)
-        if state.baseline is not None:
-            metrics["baseline"] = state.baseline
-
-        def update() -> dict[str, Any]:
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            new = {"params": optax.apply_updates(state.params, updates), "opt_state": opt_state}
-            if state.ema is not None:
-                new["ema"] = update_ema(state.ema, new["params"], state.step, ema_decay)
-            if state.baseline is not None:
-                new["baseline"] = update_baseline(state.baseline, -metrics["loss"], state.step)
-            return new
-
-        names = ("params", "opt_state", "ema", "baseline")
-        old = {name: tree for name in names if (tree := getattr(state, name)) is not None}
-        new = update_where(~metrics["nonfinite"].any(), update, old)
-        return state.replace(step=state.step + 1, **new), metrics
+        baseline = state.baseline
+        if baseline is not None:
+            metrics["baseline"] = baseline
+            baseline = update_baseline(baseline, -metrics["loss"], state.step)
+        ema = None if state.ema is None else update_ema(state.ema, params, state.step, ema_decay)
+        new = state.replace(params=params, opt_state=opt_state, ema=ema, baseline=baseline)
+        kept = keep_where(~metrics["nonfinite"].any(), new, state)
+        return kept.replace(step=state.step + 1), metrics
 
     return step
 
