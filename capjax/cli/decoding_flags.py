@@ -78,15 +78,12 @@ _FILE = "text file with a line for each of "
 
 
 def method_of(given: argparse.Namespace, run: "Run") -> "Method":
-    """The decoding method of a command line, checked with the run's words.
+    """The decoding method of a command line, as `choose_method` checks it.
 
     Raises:
-      ConfigError, SettingError: the run can't decode so.
+      ConfigError: the run can't decode so.
     """
-    method = run.method(**{name: getattr(given, name) for name in NAMES})
-    method.check()
-    method.check_words(run.tokenizer)
-    return method
+    return run.method(**{name: getattr(given, name) for name in NAMES})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
