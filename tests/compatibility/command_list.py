@@ -77,7 +77,7 @@ COMMANDS = (
         "--workdir on --config.optimizer.warmup_steps=1 --config.num_steps=2 "
         "--config.dtype=float32 "
         "--config.eval_every=2 --config.batch_size=4 --config.dataset.max_length=10 "
-        "--config.evaluation.batch_size=2 --config.evaluation.num_samples=1",
+        "--config.evaluation.batch_size=2",
     ),
     _command("evaluate", "mobilenet_frozen", f"{_MAIN} --mode evaluate"),
     _command(
