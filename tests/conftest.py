@@ -24,6 +24,8 @@ from tests.helpers.small_run import write_small_run
 _QUICK = ["--xla_backend_optimization_level=0"]
 if jaxlib.__version__.startswith("0.10."):  # A flag that it does not know ends the process.
     _QUICK.append("--xla_cpu_use_fusion_emitters=false")
+    # Else each program is compiled in up to 32 parts, which takes longer on two cores.
+    _QUICK.append("--xla_cpu_parallel_codegen_split_count=1")
 _FLAGS = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join(
     [*_FLAGS.split(), *(flag for flag in _QUICK if flag.split("=")[0] not in _FLAGS)]
