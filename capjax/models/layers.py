@@ -55,7 +55,16 @@ def with_bans(bias: jax.Array, banned: Sequence[int]) -> jax.Array:
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """The function of flax.linen, whose "gelu" is the approximation by tanh; or "gelu_exact"."""
-    return functools.partial(nn.gelu, approximate=False) if name == EXACT else getattr(nn, name)
+    return exact_gelu if name == EXACT else getattr(nn, name)
+
+
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """GELU (Hendrycks and Gimpel 2016) by the error function and not by tanh."""
+    if _has_kernel(x.dtype):
+        # On an H100 an erf took half of the erfc's time, which keeps digits that bfloat16 has not.
+        half = jax.lax.erf(x.astype(jnp.float32) * np.float32(2**-0.5)) / 2
+        return x * (0.5 + half).astype(x.dtype)
+    return nn.gelu(x, approximate=False)
 
 
 @functools.cache
@@ -142,17 +151,20 @@ class Dropout(nn.Module):
         return jnp.where(keep, x * (256 / (256 - dropped)), 0).astype(x.dtype)
 
 
-def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | None) -> jax.Array:
+def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | int | None) -> jax.Array:
     """Scaled dot-product attention weights (Vaswani et al. 2017, section 3.2.1).
 
     Args:
       query: [..., A, Q, E].
       key: [..., A, M, E].
-      mask: bool, broadcastable to [..., A, Q, M], True where a query attends to a key; or None.
+      mask: bool, broadcastable to [..., A, Q, M], True where a query attends to a key; or the
+        number of keys that are attended to, the first ones; or None.
 
     Returns:
       float32 [..., A, Q, M], summing to 1 over M.
     """
+    if isinstance(mask, int):
+        mask = jnp.arange(key.shape[-2]) < mask
     query = query * query.shape[-1] ** -0.5
     scores = jnp.einsum("...qe,...se->...qs", query, key, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -165,7 +177,7 @@ _fused = contextvars.ContextVar("fused attention", default=False)
 
 @contextlib.contextmanager
 def fused_attention(enabled: bool) -> Iterator[None]:
-    """Attention traced within uses a fused kernel; see `Attention`."""
+    """Layers traced within are those for NVIDIA GPUs; see `Attention` and `recomputed`."""
     before = _fused.set(enabled)
     try:
         yield
@@ -173,12 +185,35 @@ def fused_attention(enabled: bool) -> Iterator[None]:
         _fused.reset(before)
 
 
-def _cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Attends from [B, A, Q, E] to [B, A, M, E] by cuDNN's kernel, with positions before heads."""
+def recomputed(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """An elementwise function whose gradient keeps its input alone, within `fused_attention`.
+
+    XLA on GPUs otherwise writes and reads what is in between, in a GELU three arrays of its size.
+    """
+    return jax.checkpoint(function) if _fused.get() else function
+
+
+def _has_kernel(dtype: Any) -> bool:
+    return _fused.get() and dtype == jnp.bfloat16
+
+
+def pad_positions(x: jax.Array) -> jax.Array:
+    """Pads x [B, M, D] to a multiple of 8 positions, if cuDNN's kernel is to attend to them.
+
+    The kernel's gradient needs an even number, and matrix products are fastest with these. Padding
+    once is cheaper than padding the queries, keys and values of each layer.
+    """
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % 8), (0, 0))) if _has_kernel(x.dtype) else x
+
+
+def _cudnn_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, count: int | None
+) -> jax.Array:
+    """Attends from [B, A, Q, E] to the first `count` of [B, A, M, E] by cuDNN's kernel."""
     queries, keys = query.shape[2], key.shape[2]
-    lengths = None
     if keys % 2 or queries % 2:  # Its gradient needs even lengths.
-        lengths = jnp.full(key.shape[0], keys, jnp.int32)
+        count = count or keys
+    lengths = None if count is None else jnp.full(key.shape[0], count, jnp.int32)
     query, key, value = (
         jnp.pad(rearrange(x, "b h s e -> b s h e"), ((0, 0), (0, x.shape[2] % 2), (0, 0), (0, 0)))
         for x in (query, key, value)
@@ -198,8 +233,8 @@ class Attention(nn.Module):
 
     Within `fused_attention(True)`, which needs an NVIDIA GPU, cuDNN's kernel is used, which keeps
     no weights in memory (Dao et al. 2022, "FlashAttention"), for inputs [B, ...] in bfloat16 where
-    no weights are asked for, none are dropped and nothing is masked: everywhere in encoders, and
-    from captions to images.
+    no weights are asked for, none are dropped and no key is masked but the last ones: everywhere in
+    encoders, and from captions to images.
 
     Attributes:
       num_heads: A.
@@ -234,7 +269,16 @@ class Attention(nn.Module):
 
     def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Keys and values [..., A, M, E] of x [..., M, D]."""
-        key, value = jnp.split(self.key_value(x), 2, axis=-1)
+        params = {} if self.is_initializing() else self.key_value.variables["params"]
+        if _has_kernel(self.dtype) and params.keys() == {"kernel", "bias"}:
+            # Halves of one product would be copied for the kernel, and so would their gradients.
+            kernels, biases = (jnp.split(params[p], 2, axis=-1) for p in ("kernel", "bias"))
+            key, value = (
+                x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+                for kernel, bias in zip(kernels, biases, strict=True)
+            )
+        else:
+            key, value = jnp.split(self.key_value(x), 2, axis=-1)
         return self._heads(key), self._heads(value)
 
     def _heads(self, x: jax.Array) -> jax.Array:
@@ -245,20 +289,25 @@ class Attention(nn.Module):
         x: jax.Array,
         key: jax.Array,
         value: jax.Array,
-        mask: jax.Array | None = None,
+        mask: jax.Array | int | None = None,
         *,
         train: bool,
         need_weights: bool = True,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Attends from x [..., Q, D]; returns [..., Q, width] and weights [..., A, Q, M].
 
-        Without `need_weights` the weights may be None.
+        `mask` is as of `attention_weights`. Without `need_weights` the weights may be None.
         """
         query = self._heads(self.query(x))
-        plain = mask is None and not need_weights and not (train and self.dropout)
+        plain = not need_weights and not (train and self.dropout)
         weights = None
-        if _fused.get() and plain and query.ndim == 4 and query.dtype == jnp.bfloat16:
-            attended = _cudnn_attention(query, key, value)
+        if (
+            (mask is None or isinstance(mask, int))
+            and plain
+            and query.ndim == 4
+            and _has_kernel(query.dtype)
+        ):
+            attended = _cudnn_attention(query, key, value, mask)
         else:
             weights = attention_weights(query, key, mask)
             dropped = self.drop_weights(weights, train=train).astype(value.dtype)
@@ -320,5 +369,5 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="up")(x)
-        x = activation(self.activation)(x)
+        x = recomputed(activation(self.activation))(x)
         return nn.Dense(self.width, dtype=self.dtype, kernel_init=self.out_init, name="down")(x)

@@ -10,8 +10,11 @@ import pytest
 from benchmarks.matmul_count import matmul_flops
 from capjax.models import layers
 from capjax.models.captioner import Captioner, FeatureEncoder
+from capjax.models.decoders.git import GitDecoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.patch import PatchEncoder
+from capjax.models.encoders.vit import ViT
+from capjax.models.lora_fields import Lora
 from tests.helpers.effort import sweep
 
 
@@ -31,10 +34,16 @@ def use_xla(monkeypatch):
     return calls
 
 
+KIND = {"dtype": jnp.bfloat16}
+DECODERS = {
+    "transformer": TransformerDecoder(9, 4, 16, 1, 2, **KIND),
+    "git": GitDecoder(9, 4, 16, 2, 2, **KIND),
+}
+
+
 def make_captioner(fused, **fields):
-    kind = {"dtype": jnp.bfloat16}
-    encoder = PatchEncoder(2, 16, 1, 2, class_token=True, **kind)
-    return Captioner(encoder, TransformerDecoder(9, 4, 16, 1, 2, **kind, **fields), fused=fused)
+    encoder = PatchEncoder(2, 16, 1, 2, class_token=True, **KIND)
+    return Captioner(encoder, TransformerDecoder(9, 4, 16, 1, 2, **KIND, **fields), fused=fused)
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
@@ -51,26 +60,62 @@ def test_fused_attention_is_attention(calls):
     variables = make_captioner(False).init_variables(jax.random.key(0), (4, 4, 3))
     fused = run(model, variables).logits
     # A block of the encoder, with 5 positions, and the captions' attention to the image.
-    assert calls == [(3, 6, 2, 8)] * 2
+    assert calls == [(3, 6, 2, 8), (3, 8, 2, 8)]
     explicit = run(make_captioner(False), variables).logits
     np.testing.assert_allclose(fused, explicit, rtol=0.05, atol=0.02)
     assert np.abs(np.asarray(explicit)).max() > 0.1
 
 
+@pytest.mark.parametrize(
+    ("name", "adapted"),
+    sweep([("transformer", ()), ("transformer", ("key",)), ("git", ())], [("transformer", ())]),
+)
+def test_padding_once_and_what_is_recomputed_change_nothing(calls, name, adapted):
+    encoder = ViT(2, 16, 1, 2, 32, (2, 2), **KIND)
+    lora = Lora(2, 2.0, 0.0, adapted) if adapted else None
+    model = Captioner(encoder, DECODERS[name], lora=lora)
+    rng = np.random.default_rng(3)
+    variables = jax.tree.map(
+        lambda x: (rng.normal(size=x.shape) / max(x.shape[0], 4) ** 0.5).astype(x.dtype),
+        jax.eval_shape(lambda: model.init_variables(jax.random.key(0), (4, 4, 3))),
+    )
+
+    def loss(variables, fused):
+        logits = model.clone(fused=fused).apply(variables, IMAGES, TOKENS, train=False).logits
+        return (jax.nn.log_softmax(logits)[..., 1] ** 2).mean()
+
+    both = [jax.jit(jax.value_and_grad(loss), static_argnums=1)(variables, f) for f in (0, 1)]
+    assert calls[0] == (3, 8, 2, 8)
+    (explicit, wanted), (fused, found) = both
+    assert float(fused) == pytest.approx(float(explicit), rel=0.02)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert ((one - other) ** 2).sum() <= 0.01 * (other**2).sum() + 1e-6
+
+
+def test_a_gelu_on_gpus_is_exact_to_half_precision():
+    x = jnp.arange(2**16, dtype=jnp.uint16).view(jnp.bfloat16)
+    x = x[jnp.isfinite(x.astype(jnp.float32))]
+    wanted = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
+    with layers.fused_attention(True):
+        found = layers.recomputed(layers.activation("gelu_exact"))(x)
+    np.testing.assert_allclose(found.astype(jnp.float32), wanted, rtol=2**-7, atol=2e-6)
+
+
 @pytest.mark.parametrize(("queries", "keys"), sweep([(4, 6), (3, 5)], [(3, 5)]))
-def test_any_number_of_positions(queries, keys):
+@pytest.mark.parametrize("count", [None, 2])
+def test_any_number_of_positions(queries, keys, count):
     rng = np.random.default_rng(2)
     query, key, value = (
         jnp.asarray(rng.normal(size=(2, 3, size, 8)), jnp.float32) for size in (queries, keys, keys)
     )
 
     def explicit(query, key, value):
-        return layers.attention_weights(query, key, None) @ value
+        return layers.attention_weights(query, key, count) @ value
 
     for function in (lambda f: f, lambda f: jax.grad(lambda *x: (f(*x) ** 2).sum(), (0, 1, 2))):
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
-            function(layers._cudnn_attention)(query, key, value),
+            function(functools.partial(layers._cudnn_attention, count=count))(query, key, value),
             function(explicit)(query, key, value),
         )
 

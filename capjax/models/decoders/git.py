@@ -98,5 +98,8 @@ class GitDecoder(BertDecoder):
                 x = block.image(x, keys, train=train)
         return tuple(found)
 
+    def _padded_keys(self, memory: Memory, train: bool) -> tuple[KeyValue, ...]:
+        return self._memory_keys(memory, train)  # Captions see words, too, so that no kernel does.
+
 
 PART = GitDecoder

@@ -28,6 +28,7 @@ from capjax.models.layers import (
     check_heads,
     fixed_init,
     float32_dot,
+    pad_positions,
     with_bans,
 )
 from capjax.parts.types import (
@@ -292,6 +293,14 @@ class TransformerDecoder(Decoder):
         values = memory.values.astype(self.dtype)
         return tuple(block.cross_attention.keys_values(values) for block in self.blocks)
 
+    def _padded_keys(self, memory: Memory, train: bool) -> tuple[tuple[Any, ...], ...]:
+        """`_memory_keys` for attention without weights, with the number of keys if it is padded."""
+        positions = memory.values.shape[1]
+        values = pad_positions(memory.values.astype(self.dtype))
+        keys = self._memory_keys(memory.replace(values=values), train)
+        padded = values.shape[1] > positions
+        return tuple((*pair, positions) for pair in keys) if padded else keys
+
     def __call__(
         self,
         memory: Memory,
@@ -317,7 +326,8 @@ class TransformerDecoder(Decoder):
             mask = mask & (caption[:, None, :, None] == caption[:, None, None, :])
         x = self._embed(tokens, positions, train)
         maps = []
-        for block, keys in zip(self.blocks, self._memory_keys(memory, train), strict=True):
+        all_keys = (self._memory_keys if attention else self._padded_keys)(memory, train)
+        for block, keys in zip(self.blocks, all_keys, strict=True):
             x, weights = block(x, keys, mask, train=train, attention=attention)
             maps.append(weights)
         stacked = None

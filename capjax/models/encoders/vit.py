@@ -16,7 +16,7 @@ from einops import rearrange
 from flax import linen as nn
 
 from capjax.models.contract import Memory, PretrainedEncoder
-from capjax.models.layers import Attention, check_heads
+from capjax.models.layers import Attention, check_heads, exact_gelu, pad_positions, recomputed
 from capjax.parts.types import (
     Count,
     Depth,
@@ -31,7 +31,7 @@ from capjax.parts.types import (
 )
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu": exact_gelu,
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     # From CLIP (github.com/openai/CLIP, model.py).
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
@@ -100,6 +100,8 @@ def resample_positions(
 class ViTBlock(nn.Module):
     """Pre-norm self-attention and feed-forward, each with a residual; fields as of `ViT`.
 
+    Of an image's P positions the first `positions` are attended to, if they are not all.
+
     Input and output are [B * P, D], because XLA on CPUs recomputes the sum of the residuals'
     gradients in each block, more often for [B, P, D].
     """
@@ -114,7 +116,7 @@ class ViTBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, images: int) -> jax.Array:
+    def __call__(self, x: jax.Array, images: int, positions: int | None) -> jax.Array:
         def scaled(y: jax.Array, name: str) -> jax.Array:
             if not self.layer_scale:
                 return y
@@ -123,12 +125,13 @@ class ViTBlock(nn.Module):
         attention = Attention(self.num_heads, self.width, dtype=self.dtype, name="attention")
         y = _norm(self.epsilon, self.dtype, "attention_norm")(x)
         y = rearrange(y, "(b p) d -> b p d", b=images)
-        y, _ = attention(y, *attention.keys_values(y), train=False, need_weights=False)
+        keys, values = attention.keys_values(y)
+        y, _ = attention(y, keys, values, positions, train=False, need_weights=False)
         x = x + scaled(rearrange(y, "b p d -> (b p) d"), "attention_scale")
         y = _norm(self.epsilon, self.dtype, "feed_forward_norm")(x)
         y = nn.Dense((1 + self.gated) * self.mlp_dim, dtype=self.dtype, name="up")(y)
         gate, *value = jnp.split(y, 1 + self.gated, axis=-1)
-        y = ACTIVATIONS[self.activation](gate)
+        y = recomputed(ACTIVATIONS[self.activation])(gate)
         if self.gated:
             y = y * value[0]
         y = nn.Dense(self.width, dtype=self.dtype, name="down")(y)
@@ -231,7 +234,9 @@ class ViT(PretrainedEncoder):
             x = jnp.concatenate([tokens, x], axis=1)
         if self.pre_norm:
             x = _norm(self.epsilon, self.dtype, "embedding_norm")(x)
-        batch = x.shape[0]
+        batch, positions, _ = x.shape
+        x = pad_positions(x)
+        masked = positions if x.shape[1] > positions else None
         x = rearrange(x, "b p d -> (b p) d")
         for number in range(self.depth):
             x = ViTBlock(
@@ -244,10 +249,11 @@ class ViT(PretrainedEncoder):
                 self.epsilon,
                 self.dtype,
                 name=f"block_{number}",
-            )(x, batch)
+            )(x, batch, masked)
         if self.final_norm:
             x = _norm(self.epsilon, self.dtype, "norm")(x)
-        return Memory(rearrange(x, "(b p) d -> b p d", b=batch), grid, prefix=self.prefix)
+        x = rearrange(x, "(b p) d -> b p d", b=batch)
+        return Memory(x[:, :positions], grid, prefix=self.prefix)
 
 
 PART = ViT
