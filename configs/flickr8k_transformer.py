@@ -79,5 +79,7 @@ def _self_critical(config) -> None:
     config.objective.dropout = True
     config.num_steps, config.eval_every = 1125, 375
     config.ema_decay = 0.99
+    # Captions are a word shorter than those of the first stage, for which 0.7 was chosen.
+    config.decoding.length_penalty = 1.0
     config.optimizer.learning_rate = 2e-5
     config.optimizer.warmup_steps = 50
