@@ -11,6 +11,7 @@ def test_the_wheel_has_one_top_level_package(tmp_path):
     command = ["egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib", str(built)]
     done = python("setup.py", "--quiet", *command)
     assert done.returncode == 0, done.stderr
+    assert "absent from" not in done.stderr
     assert [path.name for path in built.iterdir()] == ["capjax"]
     assert (built / "capjax" / "py.typed").is_file()
     # What pages load lies beside the code that says where.
