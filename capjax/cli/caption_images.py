@@ -20,6 +20,7 @@ from capjax.evaluate.methods import Method
 from capjax.evaluate.stream import caption_stream, picture_reader
 from capjax.parallel import devices
 from capjax.parallel.deadline import deadline
+from capjax.parallel.signals import at_once
 from capjax.run.ensemble import ensemble
 from capjax.run.load import Run, made_by
 
@@ -54,7 +55,7 @@ class _Stop:
 
     def _note(self, number: int, _: Any) -> None:
         self.number = number
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, at_once())
 
 
 def caption_images(arguments: argparse.Namespace, ready: Callable[[], None]) -> int:

@@ -20,7 +20,7 @@ from capjax.cli.errors import Parser, fail, reported
 from capjax.cli.log import show_log
 from capjax.cli.parts import add_parts, import_parts
 from capjax.cli.process import run_command, starting
-from capjax.serve.signals import end_at_signals
+from capjax.parallel.signals import end_at_signals
 
 _NEEDED = ("starlette", "uvicorn", "python_multipart")
 # A clients' program is not kept on disk, whose space it would fill.

@@ -12,11 +12,11 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from capjax.files.errors import ReportedError
+from capjax.parallel.signals import end_at_signals
 from capjax.serve.app import App
 from capjax.serve.batching import Batcher
 from capjax.serve.requests import Limits
 from capjax.serve.served import Served
-from capjax.serve.signals import end_at_signals
 
 _log = logging.getLogger("capjax.serve")
 _KEEP_ALIVE = 5  # Seconds that a connection stays open without a request.

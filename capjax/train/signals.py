@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from capjax.parallel.deadline import deadline
+from capjax.parallel.signals import at_once
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ class Interruption:
     def _take(self, number: int, frame: object) -> None:
         self.requested = True
         for other in self._before:
-            signal.signal(other, signal.SIG_DFL)
+            signal.signal(other, at_once())
         # Not print: the signal may have interrupted one.
         os.write(2, f"\n{signal.Signals(number).name}: stopping; once more ends at once\n".encode())
         if not self._polled:

@@ -1,9 +1,10 @@
-"""The end by a signal where nothing is to be answered: before the server is ready, or once more."""
+"""Signals that end the process at once, as a second one does and one that finds nothing to save."""
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 def end_at_signals() -> None:
@@ -16,6 +17,14 @@ def end_at_signals() -> None:
         # Ignored signals stay ignored: a shell ignores SIGINT for its background jobs.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _end)
+
+
+def at_once() -> Callable[[int, FrameType | None], Any] | signal.Handlers:
+    """The handler of a signal that ends the process at once, even in a compilation.
+
+    It is the kernel's own, but where it has none, in the first process.
+    """
+    return _end if os.getpid() == 1 else signal.SIG_DFL
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
