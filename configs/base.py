@@ -272,7 +272,7 @@ def get_config() -> ConfigDict:
     # Type of the computation: "float32" or "bfloat16". Parameters are always float32.
     config.dtype = "float32"
     # Whether attention in bfloat16 on an NVIDIA GPU uses cuDNN's fused kernel where no maps are
-    # asked for, and gradients recompute activations instead of keeping them.
+    # asked for.
     config.fused_attention = True
 
     # Images per step, over all devices.

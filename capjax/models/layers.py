@@ -177,7 +177,7 @@ _fused = contextvars.ContextVar("fused attention", default=False)
 
 @contextlib.contextmanager
 def fused_attention(enabled: bool) -> Iterator[None]:
-    """Layers traced within are those for NVIDIA GPUs; see `Attention` and `recomputed`."""
+    """Layers traced within are those for NVIDIA GPUs; see `Attention`."""
     before = _fused.set(enabled)
     try:
         yield
@@ -186,11 +186,11 @@ def fused_attention(enabled: bool) -> Iterator[None]:
 
 
 def recomputed(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
-    """An elementwise function whose gradient keeps its input alone, within `fused_attention`.
+    """An elementwise function whose gradient keeps its input alone.
 
-    XLA on GPUs otherwise writes and reads what is in between, in a GELU three arrays of its size.
+    XLA otherwise keeps what is in between, in a GELU up to three arrays of its size.
     """
-    return jax.checkpoint(function) if _fused.get() else function
+    return jax.checkpoint(function)
 
 
 def _has_kernel(dtype: Any) -> bool:
