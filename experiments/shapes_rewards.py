@@ -80,6 +80,7 @@ CURVES = {
 def first_config() -> ConfigDict:
     """The first stage: half of the default's steps, evaluated once, greedily."""
     config = shapes_transformer.get_config()
+    config.dataset.length_bucket, config.ema_decay = 8, 0.998
     config.num_steps = config.eval_every = FIRST_STEPS
     _measure_little(config)
     return config
@@ -91,6 +92,7 @@ def stage_config(name: str, first: str) -> ConfigDict:
     config = shapes_transformer.get_config("self_critical" if rewards else "")
     config.init_from = first
     config.num_steps, config.eval_every, config.log_every = STEPS, STEPS // 2, 10
+    config.dataset.length_bucket = 0 if rewards else 8
     config.ema_decay = 0.98
     config.optimizer.update(kind="adamw", learning_rate=1e-4, warmup_steps=20, schedule="linear")
     if rewards:
@@ -101,7 +103,8 @@ def stage_config(name: str, first: str) -> ConfigDict:
 
 
 def _measure_little(config: ConfigDict) -> None:
-    config.decoding.num_beams = 1
+    # Any word: the default leaves some out.
+    config.decoding.update(num_beams=1, length_penalty=1.0, suppress=(), bad_words=())
     config.evaluation.update(num_samples=1, temperatures=(0.0,))
 
 

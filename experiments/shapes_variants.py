@@ -15,6 +15,8 @@ from experiments.variants import Sweep, Variant, one_by_one, values
 def get_config():
     """The model of `shapes_transformer`, two epochs with AdamW."""
     config = shapes_transformer.get_config()
+    # Beam search as it is: the default's words and forms suit the default's model.
+    config.dataset, config.decoding = base.get_config().dataset, base.get_config().decoding
     config.num_steps = 1000
     config.eval_every = 250
     config.optimizer = base.get_config().optimizer

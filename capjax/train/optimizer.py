@@ -6,6 +6,8 @@ import jax
 import optax
 import optax.contrib
 
+from capjax.train.stacked_muon import scale_by_stacked_muon
+
 
 def learning_rate_schedule(
     peak: float, warmup_steps: int, total_steps: int, kind: str = "cosine"
@@ -58,6 +60,7 @@ def muon(
     b2: float,
     weight_decay: float,
     epsilon: float = 1e-8,
+    stacked: bool = False,
 ) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) on matrices and convolutions, and Adam on all others.
 
@@ -71,7 +74,16 @@ def muon(
       b2: see `adamw`.
       weight_decay: of what Muon trains.
       epsilon: see `adamw`; also added to the norm by which Muon divides.
+      stacked: whether matrices of one shape are orthogonalised at once; see `stacked_muon`.
     """
+    if stacked:
+        matrices = optax.chain(
+            scale_by_stacked_muon(epsilon),
+            optax.add_decayed_weights(weight_decay),
+            optax.scale_by_learning_rate(matrix_schedule),
+        )
+        others = optax.adamw(schedule, b1=b1, b2=b2, eps=epsilon, weight_decay=0.0, nesterov=True)
+        return optax.partition({True: matrices, False: others}, _is_matrix)
     return optax.contrib.muon(
         matrix_schedule,
         eps=epsilon,
@@ -94,6 +106,15 @@ def _matrices(params: Any) -> Any:
         return dims(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))
 
     return jax.tree_util.tree_map_with_path(of, params)
+
+
+def _is_matrix(params: Any) -> Any:
+    """True for each parameter that Muon trains."""
+    return jax.tree.map(
+        lambda dims: dims is not None,
+        _matrices(params),
+        is_leaf=lambda dims: dims is None or isinstance(dims, optax.contrib.MuonDimensionNumbers),
+    )
 
 
 def clipped(

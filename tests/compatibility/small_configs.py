@@ -151,7 +151,10 @@ def started():
 def shapes():
     """The embedded default, smaller, in bfloat16."""
     config = _small(shapes_transformer.get_config())
-    config.optimizer = base.get_config().optimizer  # What the default had.
+    # What the default had.
+    config.optimizer, config.decoding = base.get_config().optimizer, base.get_config().decoding
+    config.decoding.update(num_beams=3, max_length=9)
+    config.dataset.length_bucket, config.ema_decay = 8, 0.998
     config.optimizer.update(learning_rate=0.03, warmup_steps=5)
     config.dataset.data_dir, config.dataset.cache_dir = "data", ""
     config.dataset.image_size = 32

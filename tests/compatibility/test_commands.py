@@ -70,7 +70,10 @@ def test_a_command_is_one_without_the_warm_process(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-RETRAINED = ("num_steps", "eval_every", "optimizer.learning_rate", "optimizer.warmup_steps")
+RETRAINED = (
+    *("num_steps", "eval_every", "optimizer.learning_rate", "optimizer.warmup_steps", "ema_decay"),
+    *("dataset.length_bucket", "decoding.length_penalty", "evaluation.num_samples"),
+)
 
 
 @pytest.fixture(scope="module", name="interfaces")

@@ -260,6 +260,32 @@ def test_muon_orthogonalises_matrices_and_convolutions_and_leaves_words_to_adam(
     np.testing.assert_allclose(updates["encoder"]["stem"]["bias"], 0, atol=1e-6)
 
 
+def test_stacked_muon_has_the_updates_of_one_matrix_after_the_other():
+    rng = np.random.default_rng(0)
+    # Wide, tall, square, several of one shape, convolutions; and what Adam trains.
+    shapes = [(8, 8), (8, 8), (4, 8), (8, 4), (3, 3, 2, 8), (1, 1, 8, 2)]
+
+    def tree():
+        kernels = {f"layer_{i}": {"kernel": rng.normal(size=s)} for i, s in enumerate(shapes)}
+        others = {"norm": {"bias": rng.normal(size=8)}, "output": {"kernel": np.ones((8, 9))}}
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), {**kernels, **others})
+
+    params = tree()
+    options = {"b1": 0.9, "b2": 0.98, "weight_decay": 0.01}
+    rates = (lambda step: 0.1, lambda step: 0.02 * (step + 1))
+    rules = [muon(*rates, **options, stacked=stacked) for stacked in (False, True)]
+    states = [rule.init(params) for rule in rules]
+    for _ in range(3):
+        grads = tree()
+        found = [
+            rule.update(grads, state, params) for rule, state in zip(rules, states, strict=True)
+        ]
+        (one, stacked), states = zip(*found, strict=True)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), stacked, one
+        )
+
+
 @pytest.mark.parametrize(("kind", "mean"), [("adamw", 1.0), ("muon", 1 + 0.9 / 1.9)])
 def test_a_configs_epsilon_is_added_to_the_root(kind, mean):
     fields = {"kind": kind, "schedule": "constant", "warmup_steps": 0, "clip_norm": 0.0}
