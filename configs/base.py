@@ -321,9 +321,6 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 1e-3
     # Peak learning rate of the parameters that Muon orthogonalises.
     config.optimizer.matrix_learning_rate = 0.02
-    # Whether Muon orthogonalises matrices of one shape at once: the same updates but for rounding,
-    # compiled much faster.
-    config.optimizer.stacked = False
     # Schedule after the warm-up: a "cosine" or a "linear" decay to 0, or "constant".
     config.optimizer.schedule = "cosine"
     # Peak learning rate of the encoder; 0 is the same as learning_rate.

@@ -37,7 +37,6 @@ def get_config(stage: str = ""):
     config.ema_decay = 0.99
     # After 400 steps the loss was 0.69, and 0.97 with AdamW at its best rate.
     config.optimizer.kind = "muon"
-    config.optimizer.stacked = True
     config.optimizer.matrix_learning_rate = 0.01
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup_steps = 50

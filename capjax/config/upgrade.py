@@ -10,12 +10,7 @@ _ADDED: dict[str, dict[str, Any]] = {
     "objective": {"name": "cross_entropy"},
     "tokenizer": {"kind": "words"},
     "evaluation": {"metrics": ()},
-    "optimizer": {
-        "kind": "adamw",
-        "matrix_learning_rate": 0.02,
-        "stacked": False,
-        "epsilon": 1e-8,
-    },
+    "optimizer": {"kind": "adamw", "matrix_learning_rate": 0.02, "epsilon": 1e-8},
     "decoding": {
         "method": "beam",
         "temperature": 1.0,

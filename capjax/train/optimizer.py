@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import optax
-import optax.contrib
 
 from capjax.train.stacked_muon import scale_by_stacked_muon
 
@@ -60,7 +59,6 @@ def muon(
     b2: float,
     weight_decay: float,
     epsilon: float = 1e-8,
-    stacked: bool = False,
 ) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) on matrices and convolutions, and Adam on all others.
 
@@ -74,47 +72,24 @@ def muon(
       b2: see `adamw`.
       weight_decay: of what Muon trains.
       epsilon: see `adamw`; also added to the norm by which Muon divides.
-      stacked: whether matrices of one shape are orthogonalised at once; see `stacked_muon`.
     """
-    if stacked:
-        matrices = optax.chain(
-            scale_by_stacked_muon(epsilon),
-            optax.add_decayed_weights(weight_decay),
-            optax.scale_by_learning_rate(matrix_schedule),
-        )
-        others = optax.adamw(schedule, b1=b1, b2=b2, eps=epsilon, weight_decay=0.0, nesterov=True)
-        return optax.partition({True: matrices, False: others}, _is_matrix)
-    return optax.contrib.muon(
-        matrix_schedule,
-        eps=epsilon,
-        weight_decay=weight_decay,
-        adam_b1=b1,
-        adam_b2=b2,
-        adam_learning_rate=schedule,
-        muon_weight_dimension_numbers=_matrices,
+    matrices = optax.chain(
+        scale_by_stacked_muon(epsilon),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(matrix_schedule),
     )
+    others = optax.adamw(schedule, b1=b1, b2=b2, eps=epsilon, weight_decay=0.0, nesterov=True)
+    return optax.partition({True: matrices, False: others}, _are_matrices)
 
 
-def _matrices(params: Any) -> Any:
-    """How Muon sees each parameter as a matrix, inputs by outputs; None for Adam's."""
-    dims = optax.contrib.MuonDimensionNumbers
+def _are_matrices(params: Any) -> Any:
+    """True for each parameter that Muon trains, a matrix of inputs by outputs."""
 
-    def of(path: tuple, leaf: jax.Array) -> Any:
+    def is_matrix(path: tuple, leaf: jax.Array) -> bool:
         names = [str(getattr(key, "key", key)) for key in path]
-        if names[-1] != "kernel" or "output" in names or leaf.ndim < 2:
-            return None
-        return dims(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))
+        return names[-1] == "kernel" and "output" not in names and leaf.ndim >= 2
 
-    return jax.tree_util.tree_map_with_path(of, params)
-
-
-def _is_matrix(params: Any) -> Any:
-    """True for each parameter that Muon trains."""
-    return jax.tree.map(
-        lambda dims: dims is not None,
-        _matrices(params),
-        is_leaf=lambda dims: dims is None or isinstance(dims, optax.contrib.MuonDimensionNumbers),
-    )
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
 def clipped(

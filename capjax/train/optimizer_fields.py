@@ -17,7 +17,6 @@ class Optimizer:
       kind: "adamw", or "muon", which orthogonalises the updates of matrices and convolutions.
       learning_rate: peak of the learning rate, after a linear warm-up.
       matrix_learning_rate: peak for the parameters that Muon orthogonalises.
-      stacked: whether Muon orthogonalises matrices of one shape at once, which compiles faster.
       schedule: shape after the warm-up; see `optimizer.learning_rate_schedule`.
       encoder_learning_rate: peak of the learning rate of the encoder; 0 uses `learning_rate`.
       encoder_start_step: first step that updates the encoder.
@@ -34,7 +33,6 @@ class Optimizer:
     kind: Literal["adamw", "muon"]
     learning_rate: Positive
     matrix_learning_rate: Positive
-    stacked: bool
     schedule: Literal["cosine", "linear", "constant"]
     encoder_learning_rate: NotNegative
     encoder_start_step: CountOrZero
@@ -64,9 +62,7 @@ class Optimizer:
         shared = {name: getattr(self, name) for name in names}
         if self.kind == "muon":
             ratio = self.matrix_learning_rate / self.learning_rate
-            rule = muon(
-                schedule, lambda step: ratio * schedule(step), stacked=self.stacked, **shared
-            )
+            rule = muon(schedule, lambda step: ratio * schedule(step), **shared)
         else:
             rule = adamw(schedule, **shared)
         return clipped(

@@ -34,7 +34,6 @@ def test_fields_that_were_added_since_have_the_value_of_before():
             "kind": "adamw",
             "learning_rate": 0.1,
             "matrix_learning_rate": 0.02,
-            "stacked": False,
             "epsilon": 1e-8,
         },
         "decoding": {
@@ -83,12 +82,7 @@ def test_what_a_config_says_stays():
         "dataset": {"name": "shapes", "data_dir": ""},
         "evaluation": {"metrics": ("SPICE",)},
         "objective": {"name": "self_critical", "weight": 1.0},
-        "optimizer": {
-            "kind": "muon",
-            "matrix_learning_rate": 0.1,
-            "stacked": True,
-            "epsilon": 1e-7,
-        },
+        "optimizer": {"kind": "muon", "matrix_learning_rate": 0.1, "epsilon": 1e-7},
         "decoder": {"name": "transformer", "epsilon": 1e-3, "feed_forward_dropout": 0.5},
     }
     assert upgrade(now) == now

@@ -260,7 +260,7 @@ def test_muon_orthogonalises_matrices_and_convolutions_and_leaves_words_to_adam(
     np.testing.assert_allclose(updates["encoder"]["stem"]["bias"], 0, atol=1e-6)
 
 
-def test_stacked_muon_has_the_updates_of_one_matrix_after_the_other():
+def test_muon_over_stacks_has_the_updates_of_optaxs():
     rng = np.random.default_rng(0)
     # Wide, tall, square, several of one shape, convolutions; and what Adam trains.
     shapes = [(8, 8), (8, 8), (4, 8), (8, 4), (3, 3, 2, 8), (1, 1, 8, 2)]
@@ -273,7 +273,23 @@ def test_stacked_muon_has_the_updates_of_one_matrix_after_the_other():
     params = tree()
     options = {"b1": 0.9, "b2": 0.98, "weight_decay": 0.01}
     rates = (lambda step: 0.1, lambda step: 0.02 * (step + 1))
-    rules = [muon(*rates, **options, stacked=stacked) for stacked in (False, True)]
+    peer = optax.contrib.muon(
+        rates[1],
+        weight_decay=0.01,
+        adam_b1=0.9,
+        adam_b2=0.98,
+        adam_learning_rate=rates[0],
+        muon_weight_dimension_numbers=lambda params: {
+            name: {
+                leaf: optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), (x.ndim - 1,))
+                if name.startswith("layer")
+                else None
+                for leaf, x in leaves.items()
+            }
+            for name, leaves in params.items()
+        },
+    )
+    rules = [peer, muon(*rates, **options)]
     states = [rule.init(params) for rule in rules]
     for _ in range(3):
         grads = tree()
