@@ -34,6 +34,8 @@ SMALL = [
     "--config.evaluation.batch_size=16",
     "--config.evaluation.num_samples=1",
     "--config.decoding.num_beams=2",
+    # The default's, which favours short captions, lets a model that knows nothing say nothing.
+    "--config.decoding.length_penalty=1.0",
 ]
 
 
