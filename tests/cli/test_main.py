@@ -34,8 +34,10 @@ SMALL = [
     "--config.evaluation.batch_size=16",
     "--config.evaluation.num_samples=1",
     "--config.decoding.num_beams=2",
-    # The default's, which favours short captions, lets a model that knows nothing say nothing.
+    # Plain: with the default's taste for short captions a model that knows nothing says nothing.
     "--config.decoding.length_penalty=1.0",
+    "--config.decoding.suppress=()",
+    "--config.decoding.bad_words=()",
 ]
 
 
