@@ -7,12 +7,13 @@ The second starts from the best checkpoint of the first and trains by CIDEr-D
 (`docs/self_critical.md`).
 """
 
+from capjax.data.shapes.grammar import PATTERN_NOUNS, PLURALS
 from configs import base
 
 FIRST_STAGE = "runs/shapes_transformer"
 
-_SINGULAR = ("circle", "square", "triangle", "star", "cross", "stripes", "dots", "spots")
-_PLURAL = ("circles", "squares", "triangles", "stars", "crosses")
+# What ends the mention of a thing.
+_ENDS = (*PLURALS, *(noun for nouns in PATTERN_NOUNS.values() for noun in nouns))
 
 
 def get_config(stage: str = ""):
@@ -52,8 +53,8 @@ def get_config(stage: str = ""):
     # size and with a taste for short captions the forms share the captions out among them, and
     # every kind of fact is stated about as often as in references (experiments/README.md).
     config.decoding.length_penalty = -1.0
-    config.decoding.suppress = ("large", *_PLURAL)
-    config.decoding.bad_words = tuple(f"{noun} a" for noun in _SINGULAR)
+    config.decoding.suppress = ("large", *PLURALS.values())
+    config.decoding.bad_words = tuple(f"{noun} a" for noun in _ENDS)
     if stage:
         base.use_self_critical(config, FIRST_STAGE)
         config.num_steps, config.eval_every = 300, 100

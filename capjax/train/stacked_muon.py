@@ -52,16 +52,15 @@ def scale_by_stacked_muon(epsilon: float = 1e-8) -> optax.GradientTransformation
 def orthogonalized(tree: Any, epsilon: float) -> Any:
     """Leaves [..., F] with singular values near 1, times max(1, F / inputs) ** 0.5."""
     leaves, structure = jax.tree.flatten(tree)
+    matrices = [leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves]
     stacks = defaultdict(list)
-    for place, leaf in enumerate(leaves):
-        matrix = leaf.reshape(-1, leaf.shape[-1])
+    for place, matrix in enumerate(matrices):
         stacks[min(matrix.shape), max(matrix.shape)].append(place)
     found = dict[int, jax.Array]()
     for places in stacks.values():
-        matrices = [leaves[place].reshape(-1, leaves[place].shape[-1]) for place in places]
-        wide = jnp.stack([m.T if m.shape[0] > m.shape[1] else m for m in matrices])
-        for place, matrix, new in zip(places, matrices, _iterate(wide, epsilon), strict=True):
-            rows, columns = matrix.shape
+        wide = [m.T if m.shape[0] > m.shape[1] else m for m in (matrices[p] for p in places)]
+        for place, new in zip(places, _iterate(jnp.stack(wide), epsilon), strict=True):
+            rows, columns = matrices[place].shape
             new = new.T if rows > columns else new
             found[place] = (new * max(1, columns / rows) ** 0.5).reshape(leaves[place].shape)
     return jax.tree.unflatten(structure, [found[place] for place in range(len(leaves))])

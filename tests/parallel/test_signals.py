@@ -17,7 +17,7 @@ print("goes on")
 
 # `first` is whether the process takes itself for the first of a container.
 TWICE = """
-import os, signal, time
+import os, signal
 from capjax.{module} import {name}
 
 if {first}:
