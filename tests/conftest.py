@@ -56,7 +56,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 _LONG = ("run", "cli", "compatibility", "parallel", "train", "tests")
 _LONG += ("test_family_captions.py", "test_kill_campaign.py", "test_sweep.py", "test_tour.py")
+_LONG += ("test_keras_files.py", "test_keras_parity.py")
 """Folders and files whose tests come first."""
+
+_LATER = "test_commands.py"
+"""Of these the last: runs of tests/compatibility have compiled its programs by then."""
 
 
 def pytest_addoption(parser):
@@ -98,7 +102,11 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
     # Files of whole runs, which are few and long, come first: no worker is left alone with one.
-    items.sort(key=lambda item: not {item.path.parent.name, item.path.name} & {*_LONG})
+    items.sort(key=lambda item: (not _names(item) & {*_LONG}, _LATER in _names(item)))
+
+
+def _names(item):
+    return {item.path.parent.name, item.path.name}
 
 
 @pytest.hookimpl(trylast=True)

@@ -43,9 +43,9 @@ def captions(model, variables, images):
 
 
 def measure(accumulate, layout):
-    """Of the layout "padded", "packed", "frozen" or "hard", or of the objective "self_critical"."""
+    """Of a layout: "padded", "hard", the objective "self_critical", "packed" or "packed_frozen"."""
     names = ("packed", "frozen", "hard", "self_critical")
-    packed, freeze, hard, critical = (layout == name for name in names)
+    packed, freeze, hard, critical = (name in layout for name in names)
     rng = np.random.default_rng(0)
     decoder = TransformerDecoder(V, T, 16, 1, 2, banned=(0, 1, 3))
     if hard:

@@ -72,7 +72,7 @@ def make_models(kind, tmp_path_factory):
 @pytest.mark.parametrize("case", sweep(CASES, DAILY), ids=str)
 def test_captions_are_transformers(name, kind, made, case):
     number, setting = CASES.index(case), {**BASE, **case}
-    images = pictures((16, 16), 200 if slow_too() else 40, number)
+    images = pictures((16, 16), 100 if slow_too() else 40, number)
     model, own = made(RAISED[name][setting["length_penalty"]])
     (tokens,) = compare(kind, model, own, images, [setting])
     assert len(np.unique(tokens, axis=0)) >= 5
@@ -100,11 +100,10 @@ def test_every_option_changes_some_caption(kind):
             assert (one != other).any(), name
 
 
+# Each option by itself is tried above, with small models.
 FULL = [
-    {"num_beams": 1, "repetition_penalty": 1.5},
-    {"num_beams": 3},
-    {"num_beams": 4, "length_penalty": 0.6, "min_length": 6},
-    {"num_beams": 5, "length_penalty": 2.0, "early_stopping": True, "prompt": (1037, 3899)},
+    {"num_beams": 1, "repetition_penalty": 1.5, "min_length": 6},
+    {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "prompt": (1037, 3899)},
 ]
 
 
@@ -113,7 +112,7 @@ def test_captions_of_full_size_are_transformers(kind, tmp_path):
     model = kind.make_full()
     own, size = read_back(kind, model, tmp_path), model.config.vision_config.image_size
     see_once(model.get_submodule(kind.VISION))
-    settings = [{**BASE, "max_length": 14, **case} for case in FULL]
+    settings = [{**BASE, "max_length": 10, **case} for case in FULL]
     images = pictures((size, size), 2)
     # With random parameters of this size few captions differ or end.
     found = compare(kind, model, own, images, settings, ended=0.0)

@@ -1,5 +1,6 @@
 """Runs over a pretrained encoder: cached, uncached and fine-tuned, on a user's own pictures."""
 
+import functools
 import itertools
 import json
 import shutil
@@ -33,7 +34,7 @@ def make_folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", name="encoder")
+@pytest.fixture(name="encoder")
 def choose_encoder(request):
     return getattr(request, "param", "vit")
 
@@ -54,17 +55,22 @@ def make_config(folder, tmp_path, encoder):
 
 
 @pytest.fixture(scope="module", name="made")
-def make_trained(folder, tmp_path_factory, encoder):
-    """A folder with the run of the config as it is, and its cache."""
-    made = tmp_path_factory.mktemp("made")
-    train(small_config(folder, made / "cache", encoder), str(made / "run"))
-    return made
+def make_trained(folder, tmp_path_factory):
+    """A folder with the run of an encoder's config as it is, and its cache; trained once."""
+
+    @functools.cache
+    def train_once(encoder):
+        made = tmp_path_factory.mktemp("made")
+        train(small_config(folder, made / "cache", encoder), str(made / "run"))
+        return made
+
+    return train_once
 
 
 @pytest.fixture(name="trained")
-def copy_trained(made, tmp_path):
+def copy_trained(made, encoder, tmp_path):
     """A test's own copy of the run; its config finds the same features."""
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(made(encoder), tmp_path, dirs_exist_ok=True)
     return tmp_path / "run"
 
 
