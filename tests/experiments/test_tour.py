@@ -11,10 +11,12 @@ FEWER = {"num_steps = 600": "num_steps = 4", "eval_every = 300": "eval_every = 4
 FEWER |= {
     "log_every = 20": "log_every = 1",
     "warmup_steps = 100": "warmup_steps = 1",
-    # And small models, which compile in seconds.
-    "num_samples = 2": "num_samples = 0; config.decoding.num_beams = 1; "
+    # And small models, which compile in seconds, as do AdamW's updates and one shape of batches.
+    "num_samples = 2": "num_samples = 0; config.optimizer.kind = 'adamw'; "
     "config.encoder.update(widths=(8,), stem_stride=8); "
     "config.decoder.update(width=16, num_layers=1, num_heads=2)",
+    "base.get_config().decoding": "base.get_config().decoding; "
+    "config.decoding.update(num_beams=1, max_length=12); config.dataset.length_bucket = 0",
     "width=256, embed_dim=128, attention_dim=128": "width=16, embed_dim=16, attention_dim=16",
     "images=100": "images=5",
 }
