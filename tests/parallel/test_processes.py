@@ -87,6 +87,14 @@ def rows(workdir):
     return [{name: value for name, value in row.items() if name not in timed} for row in lines]
 
 
+@pytest.fixture(scope="module", name="ending")
+def make_ending(warm, tmp_path_factory):
+    """Pairs of which one process fails or dies; the others wait while runs train."""
+    file = tmp_path_factory.mktemp("pairs") / "file"
+    with pair(warm, "error", file) as failed, pair(warm, "death", file) as killed:
+        yield failed, killed
+
+
 @pytest.fixture(scope="module", name="one")
 def make_one(folder, tmp_path_factory):
     """The run of one device."""
@@ -105,6 +113,7 @@ def make_two(home, folder, tmp_path_factory):
 
 
 @pytest.mark.slow(reason="whole trainings in processes of their own")
+@pytest.mark.usefixtures("ending")
 def test_two_devices_give_the_losses_and_scores_of_one(one, two):
     left, right = rows(one), rows(two)
     assert len(left) == len(right) == 18
@@ -153,11 +162,9 @@ def test_processes_agree_and_stop_at_the_same_step(warm, tmp_path):
 
 
 @pytest.fixture(scope="module", name="ended")
-def make_ended(warm, tmp_path_factory):
-    """What pairs said of which one process failed or died; they wait at the same time."""
-    file = tmp_path_factory.mktemp("pairs") / "file"
-    with pair(warm, "error", file) as failed, pair(warm, "death", file) as killed:
-        return finish(failed), finish(killed)
+def make_ended(ending):
+    """What pairs said of which one process failed or died."""
+    return tuple(map(finish, ending))
 
 
 @pytest.mark.slow(reason="waits for other processes; what they agree on is tested every day")
