@@ -18,7 +18,7 @@ import json
 import numpy as np
 
 from benchmarks.rows import Report
-from benchmarks.sides import alternate, peak_memory_mib, timed
+from benchmarks.sides import alternate, peak_memory_mib, progress, timed
 
 SIDES = ("torch", "whole", "chunks")
 
@@ -44,9 +44,8 @@ def run_torch(words: int, tokens: int, width: int, repeats: int) -> dict:
         loss.backward()
         return loss.item()
 
-    first, seconds, loss = timed(repeats, call)
-    found = {"first": first, "seconds": seconds, "loss": loss}
-    return {**found, "peak_memory_mib": peak_memory_mib()}
+    _, seconds, loss = timed(repeats, call)
+    return {"seconds": seconds, "loss": loss, "peak_memory_mib": peak_memory_mib()}
 
 
 def run_capjax(side: str, words: int, tokens: int, width: int, repeats: int) -> dict:
@@ -68,11 +67,11 @@ def run_capjax(side: str, words: int, tokens: int, width: int, repeats: int) -> 
         return losses.sums()["loss"] / tokens
 
     program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(kernel, states).compile()
-    first, seconds, value = timed(
+    _, seconds, value = timed(
         repeats, lambda: float(jax.block_until_ready(program(kernel, states))[0])
     )
     temporary = program.memory_analysis().temp_size_in_bytes / 2**20
-    found = {"first": first, "seconds": seconds, "loss": value, "temporary": temporary}
+    found = {"seconds": seconds, "loss": value, "temporary": temporary}
     return {**found, "peak_memory_mib": peak_memory_mib()}
 
 
@@ -98,6 +97,9 @@ def main() -> None:
     for words in arguments.words:
         options = [f"--words={words}", *rest]
         found = alternate("vocabulary_loss", SIDES, arguments.rounds, *options)
+        for side, (one, *_) in found.items():
+            temporary = f", temporary {one['temporary']:.0f} MiB" if "temporary" in one else ""
+            progress(f"{words:,} words, {side}: loss {one['loss']:.5f}{temporary}")
         needs = {"flops": 3.0 * 2 * arguments.tokens * arguments.width * words}
         for side in SIDES[1:]:
             what = f"loss over {words:,} words, {side}"
