@@ -7,7 +7,7 @@ PYTEST := $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 # Tests start dozens of processes; none compiles the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart test test-all lint format install clean
+.PHONY: quickstart test test-all lint format install bench clean
 
 # Trains the embedded default, shows captions and says how far they are true: minutes on two cores.
 quickstart: $(VENV)/.installed
@@ -40,6 +40,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+# Measures capjax beside its peers, and writes the table of benchmarks/README.md: hours on two cores,
+# minutes with QUICK=1.
+bench: $(VENV)/.installed-benchmark
+	$(RUN) -m benchmarks.all $(if $(QUICK),--quick)
+
+$(VENV)/.installed-benchmark: $(VENV)/.installed
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[benchmark,parity]"
 	touch $@
 
 clean:

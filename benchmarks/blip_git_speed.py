@@ -24,7 +24,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.sides import measure, peak_memory_mib, print_parts, timed, use_two_cores
+from benchmarks.rows import Report
+from benchmarks.sides import measure, peak_memory_mib, progress, timed, use_two_cores
 from benchmarks.torchvision_operators import declare_operators
 
 IMAGES, BEAMS, TOKENS = 8, 3, 20
@@ -95,13 +96,13 @@ def peer(family: str, folder: str) -> dict[str, Callable[[], object]]:
     return {"encoder": encoded, "generate": generate}
 
 
-def capjax(family: str, folder: str) -> dict[str, Callable[[], object]]:
+def read_capjax(family: str, folder: str):
+    """Reads the model, its variables on the device, the ids of its tokens, and the images."""
     import types
 
     import jax
     import jax.numpy as jnp
 
-    from capjax.evaluate.captioning import BeamSearch, make_decode
     from capjax.pretrained.captioners.captioner import FAMILIES as KINDS
     from capjax.pretrained.captioners.read import read_variables
     from capjax.pretrained.checkpoint_folders import read_json
@@ -117,9 +118,17 @@ def capjax(family: str, folder: str) -> dict[str, Callable[[], object]]:
     ids = types.SimpleNamespace(
         bos_id=section["bos_token_id"], eos_id=end, pad_id=0, vocab_size=section["vocab_size"]
     )
+    return model, jax.device_put(read_variables(folder)), ids, read_images(folder)
+
+
+def capjax(family: str, folder: str) -> dict[str, Callable[[], object]]:
+    import jax
+
+    from capjax.evaluate.captioning import BeamSearch, make_decode
+
+    model, variables, ids, images = read_capjax(family, folder)
     method = BeamSearch(BEAMS, length_penalty=1.0, early_stopping=False, max_length=TOKENS + 1)
     decode = make_decode(model, ids, method, attention=False)
-    variables, images = jax.device_put(read_variables(folder)), read_images(folder)
     encode = jax.jit(lambda v, images: model.apply(v, images, method="encode"))
     both = jax.jit(
         lambda v, images: decode(
@@ -144,16 +153,22 @@ def run_side(side: str, family: str, folder: str, repeats: int) -> dict:
         figures[name] = {"first": first, "seconds": seconds, "found": found}
     encoder, generate = (figures[name] for name in ("encoder", "generate"))
     gap = {name: generate[name] - encoder[name] for name in ("first", "seconds")}
-    return {"figures": {**figures, "decoding": gap}, "peak_memory_mib": peak_memory_mib()}
+    figures, peak = {**figures, "decoding": gap}, peak_memory_mib()
+    if side == "capjax":
+        from benchmarks.needs import search_needs
+
+        model, variables, _, images = read_capjax(family, folder)
+        for name, needs in search_needs(model, variables, images, BEAMS, TOKENS).items():
+            figures[name]["needs"] = needs
+    return {"figures": figures, "peak_memory_mib": peak}
 
 
 def compare(family: str, rounds: list[list[dict]]) -> None:
-    """Prints a row for each part, and how many captions are the same."""
-    print_parts(rounds, PARTS, f"{family} ")
+    """Prints how many captions are the same."""
     peer, ours = (rounds[0][side]["figures"]["generate"]["found"] for side in range(2))
     same = sum(a == b for a, b in zip(peer, ours, strict=True))
     words = min(len(set(row)) for row in peer)
-    print(f"the same caption for {same} of {IMAGES} images, of {words} words or more")
+    progress(f"the same caption for {same} of {IMAGES} images, of {words} words or more")
 
 
 def main() -> None:
@@ -173,8 +188,7 @@ def main() -> None:
         print(json.dumps(run_side(given.side, family, given.folder, given.repeats)))
         return
     rounds, repeats = (1, 1) if given.small else (given.rounds, given.repeats)
-    print("| part | torch s | capjax s | ratio | first call s | torch MiB | capjax MiB |")
-    print("|---" * 7 + "|", flush=True)
+    report = Report(two_cores=True)
     for family in given.family:
         with tempfile.TemporaryDirectory() as folder:
             options = ["--family", family, "--folder", folder, "--repeats", str(repeats)]
@@ -185,7 +199,9 @@ def main() -> None:
                 [measure("blip_git_speed", *options, "--side", side) for side in SIDES]
                 for _ in range(rounds)
             ]
+        report.add_parts(f"{family} ", "torch", PARTS, found)
         compare(family, found)
+    report.close()
 
 
 if __name__ == "__main__":

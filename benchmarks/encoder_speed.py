@@ -1,6 +1,7 @@
 """Images per second of each pretrained encoder, in capjax and in the library of its origin.
 
-    python -m benchmarks.encoder_speed [--encoders mobilenet_v3_small ...] [--batch 32] [--rounds 5]
+    python -m benchmarks.encoder_speed [--encoders mobilenet_v3_small ...] [--batch 32]
+        [--batches 8] [--rounds 5]
 
 Both sides have random weights and map the same random uint8 pixels, 224x224 (InceptionV3: 299x299),
 to the feature map before pooling, a float32 NumPy array. The peer is `keras.applications` on
@@ -10,23 +11,22 @@ the function of its feature cache.
 
 The sides take turns in processes of their own, so that both figures of a round are from the same
 state of the machine. The first two batches, which compile, are not counted. Figures are medians
-over rounds, and a ratio is the median of the rounds' ratios.
+over rounds, and a ratio is the median of the rounds' ratios. The fraction of the limit is by
+operations of products and convolutions, depthwise ones included.
 """
 
 import argparse
 import json
 import os
-import statistics
-import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
 
 from benchmarks.feature_speed import SIDE
-from benchmarks.sides import measure, peak_memory_mib
+from benchmarks.rows import Report
+from benchmarks.sides import alternate, peak_memory_mib
 
-BATCHES = 8
 SIDES = {"inception_v3": 299}
 KERAS = {
     "mobilenet_v2": "MobileNetV2",
@@ -41,21 +41,19 @@ ENCODERS = (*KERAS, "resnet", "vit")
 RESNET_DEPTH = 101
 
 Encode = Callable[[np.ndarray], np.ndarray]
+PEERS = {"resnet": "torch", "vit": "transformers"}
 
 
-def make_capjax(name: str, side: int) -> Encode:
-    import jax
-    import jax.numpy as jnp
-
+def make_encoder(name: str):
+    """capjax's encoder of a name, a Flax module."""
     from capjax.models.encoders.efficientnet_b0 import EfficientNetB0
     from capjax.models.encoders.inception_v3 import InceptionV3
     from capjax.models.encoders.mobilenet_v2 import MobileNetV2
     from capjax.models.encoders.mobilenet_v3 import MobileNetV3
     from capjax.models.encoders.resnet import ResNet
     from capjax.models.encoders.vit import ViT
-    from capjax.run.features import make_encode
 
-    encoder = {
+    return {
         "mobilenet_v2": MobileNetV2(),
         "mobilenet_v3_small": MobileNetV3("small"),
         "mobilenet_v3_large": MobileNetV3("large"),
@@ -64,6 +62,15 @@ def make_capjax(name: str, side: int) -> Encode:
         "resnet": ResNet(RESNET_DEPTH),
         "vit": ViT(16, 768, 12, 12, 3072, (14, 14)),
     }[name]
+
+
+def make_capjax(name: str, side: int) -> Encode:
+    import jax
+    import jax.numpy as jnp
+
+    from capjax.run.features import make_encode
+
+    encoder = make_encoder(name)
     images = jnp.zeros((1, side, side, 3), jnp.uint8)
     variables = jax.jit(lambda key: encoder.init(key, images, train=False))(jax.random.key(0))
     encode = jax.jit(make_encode(encoder))
@@ -116,66 +123,57 @@ def make_torch(name: str) -> Encode:
     return encode
 
 
-def run_side(name: str, is_peer: bool, batch: int) -> dict[str, float]:
+def image_flops(name: str, side: int) -> float:
+    """Operations of one image's products and convolutions."""
+    import jax
+
+    from benchmarks.matmul_count import matmul_flops
+
+    encoder, image = make_encoder(name), jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)
+    variables = jax.eval_shape(
+        lambda key, images: encoder.init(key, images, train=False), jax.random.key(0), image
+    )
+    return matmul_flops(lambda v, x: encoder.apply(v, x, train=False).values, variables, image)
+
+
+def run_side(name: str, is_peer: bool, batch: int, batches: int) -> dict:
     side = SIDES.get(name, SIDE)
     if not is_peer:
         encode = make_capjax(name, side)
     else:
         encode = make_keras(name, side) if name in KERAS else make_torch(name)
     pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
-    for _ in range(2):
-        encode(pixels)
     start = time.perf_counter()
-    for _ in range(BATCHES):
+    encode(pixels)
+    first = time.perf_counter() - start
+    encode(pixels)
+    start = time.perf_counter()
+    for _ in range(batches):
         encode(pixels)
-    return {
-        "images_per_second": BATCHES * batch / (time.perf_counter() - start),
-        "peak_memory_mib": peak_memory_mib(),
-    }
-
-
-def measure_side(name: str, side: str, batch: int) -> dict[str, float]:
-    """Measures one side in a process of its own."""
-    options = ["--side", side, "--encoders", name, "--batch", str(batch)]
-    found = measure("encoder_speed", *options)
-    print(name, side, found, file=sys.stderr)
-    return found
+    seconds = (time.perf_counter() - start) / batches
+    found = {"seconds": seconds, "first": first, "peak_memory_mib": peak_memory_mib()}
+    return found if is_peer else found | {"needs": {"flops": batch * image_flops(name, side)}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
     parser.add_argument("--batch", type=int, default=32, help="images per call")
+    parser.add_argument("--batches", type=int, default=8, help="timed calls of a side")
     parser.add_argument("--rounds", type=int, default=5, help="number of runs of each side")
     parser.add_argument("--side", choices=("peer", "capjax"), help="run one side in this process")
-    arguments = parser.parse_args()
-    if arguments.side:
-        is_peer = arguments.side == "peer"
-        print(json.dumps(run_side(arguments.encoders[0], is_peer, arguments.batch)))
+    given = parser.parse_args()
+    if given.side:
+        is_peer = given.side == "peer"
+        print(json.dumps(run_side(given.encoders[0], is_peer, given.batch, given.batches)))
         return
-    print("| encoder | peer images/s | capjax images/s | ratio | peer MiB | capjax MiB |")
-    print("|---" * 6 + "|")
-    for name in arguments.encoders:
-        rounds = [
-            [measure_side(name, side, arguments.batch) for side in ("peer", "capjax")]
-            for _ in range(arguments.rounds)
-        ]
-
-        def median(field, side, rounds=rounds):
-            return statistics.median(pair[side][field] for pair in rounds)
-
-        rates, peaks = (
-            [median(field, side) for side in range(2)]
-            for field in ("images_per_second", "peak_memory_mib")
-        )
-        ratio = statistics.median(
-            ours["images_per_second"] / peer["images_per_second"] for peer, ours in rounds
-        )
-        print(
-            f"| {name} | {rates[0]:.1f} | {rates[1]:.1f} | {ratio:.2f} | "
-            f"{peaks[0]:.0f} | {peaks[1]:.0f} |",
-            flush=True,
-        )
+    report, options = Report(), [f"--batch={given.batch}", f"--batches={given.batches}"]
+    for name in given.encoders:
+        sides = ("peer", "capjax")
+        found = alternate("encoder_speed", sides, given.rounds, f"--encoders={name}", *options)
+        shown = {"count": given.batch, "unit": "images/s"}
+        report.add(f"encoder {name}", PEERS.get(name, "Keras"), *found.values(), **shown)
+    report.close()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ Both sides read the same JPEG files (random, 224x224), decode them with Pillow a
 float32 features with random weights, 32 images per batch. Keras calls its model in a `tf.function`,
 which was faster than `predict`. capjax runs the extraction of its feature cache, including writing
 and checksums. The sides take turns in processes of their own; the first batch, which compiles, is
-not counted. Figures are medians over rounds.
+not counted. Figures are medians over rounds. The fraction of the limit is by the network's
+operations; decoding counts as nothing.
 
 --depthwise times the two implementations of `capjax.models.depthwise` on the sizes of MobileNetV2,
 with the norm and activation that follow, on JAX's default backend.
@@ -15,13 +16,13 @@ with the norm and activation that follow, on JAX's default backend.
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 
 import numpy as np
 
-from benchmarks.sides import measure, medians, peak_memory_mib
+from benchmarks.rows import Report
+from benchmarks.sides import alternate, peak_memory_mib
 
 IMAGES, BATCH, SIDE = 544, 32, 224
 
@@ -150,24 +151,21 @@ def main() -> None:
         return
     if arguments.side:
         run = run_keras if arguments.side == "keras" else run_capjax
-        rate = run(arguments.folder)
-        print(json.dumps({"images_per_second": rate, "peak_memory_mib": peak_memory_mib()}))
+        one = {"seconds": BATCH / run(arguments.folder), "peak_memory_mib": peak_memory_mib()}
+        if arguments.side == "capjax":
+            from benchmarks.encoder_speed import image_flops
+
+            one["needs"] = {"flops": BATCH * image_flops("mobilenet_v2", SIDE)}
+        print(json.dumps(one))
         return
-    found = {"keras": [], "capjax": []}
+    report = Report()
     with tempfile.TemporaryDirectory() as folder:
         write_images(folder)
-        for _ in range(arguments.rounds):
-            for side, runs in found.items():
-                runs.append(measure("feature_speed", "--side", side, "--folder", folder))
-                print(side, runs[-1], file=sys.stderr)
-    median = {side: medians(runs) for side, runs in found.items()}
-    print("| side | images/s | ratio | peak MiB |\n|---|---|---|---|")
-    for side, values in median.items():
-        ratio = values["images_per_second"] / median["keras"]["images_per_second"]
-        print(
-            f"| {side} | {values['images_per_second']:.1f} | {ratio:.2f} | "
-            f"{values['peak_memory_mib']:.0f} |"
-        )
+        sides = ("keras", "capjax")
+        found = alternate("feature_speed", sides, arguments.rounds, f"--folder={folder}")
+    what = "features of mobilenet_v2 from JPEG files"
+    report.add(what, "Keras", *found.values(), count=BATCH, unit="images/s")
+    report.close()
 
 
 if __name__ == "__main__":

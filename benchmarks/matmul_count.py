@@ -11,7 +11,7 @@ def matmul_flops(function: Callable, *arguments: Any) -> float:
     """Floating-point operations of all dot products and convolutions in `function(*arguments)`.
 
     A product of [m, k] and [k, n] has 2 m k n. Nothing is run; loops over a fixed number of steps
-    count by that number.
+    count by that number, and of several branches the one with the most operations counts.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -24,6 +24,8 @@ def _count(jaxpr: Any) -> float:
         elif equation.primitive.name == "conv_general_dilated":
             total += _convolution(equation)
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        branches = equation.params.get("branches", ())
+        total += max((_count(branch.jaxpr) for branch in branches), default=0.0)
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):

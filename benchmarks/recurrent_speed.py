@@ -1,6 +1,7 @@
 """Training and beam search of Show, Attend and Tell in capjax and in PyTorch.
 
     python -m benchmarks.recurrent_speed [--rounds 3] [--task 32x1 32x5 6x5 beam] [--captions 320]
+        [--layouts bucketed ...]
 
 Both sides have the decoder of the well-known PyTorch tutorial: an LSTM with soft ReLU attention on
 14x14x2048 features, otherwise 512 wide, with a vocabulary of 9490. The peer follows the tutorial: a
@@ -23,19 +24,20 @@ captions end; capjax searches all 32 at once. Both rank captions by the sum of t
 log-probabilities. The number of equal best captions is printed.
 
 The sides take turns in processes of their own with two threads. Figures are medians over rounds.
-Measure on an idle machine: beside one busy process the peer's search was five times slower, since
-PyTorch's threads wait for each other. The peer needs PyTorch: pip install -e ".[parity]".
+The fraction of the limit is by operations: those of the captions without padding, of attention that
+is not computed again, and in the search of the steps to the end of each best caption. Measure on an
+idle machine: beside one busy process the peer's search was five times slower, since PyTorch's
+threads wait for each other. The peer needs PyTorch: pip install -e ".[parity]".
 """
 
 import argparse
 import json
-import statistics
-import sys
 import time
 
 import numpy as np
 
-from benchmarks.sides import measure, peak_memory_mib, use_two_cores
+from benchmarks.rows import Report
+from benchmarks.sides import alternate, peak_memory_mib, progress, use_two_cores
 
 GRID, FEATURES, WIDTH, VOCABULARY = (14, 14), 2048, 512, 9490
 POSITIONS = GRID[0] * GRID[1]
@@ -103,8 +105,7 @@ def draw_weights() -> dict[str, np.ndarray]:
 
 
 def figures(seconds: float, count: int, **more) -> dict:
-    rate = count / seconds
-    return {"captions_per_second": rate, "peak_memory_mib": peak_memory_mib(), **more}
+    return {"seconds": seconds, "count": count, "peak_memory_mib": peak_memory_mib(), **more}
 
 
 def passed_over(steps: int, step) -> float:
@@ -235,6 +236,7 @@ def train_capjax(task: str, count: int, layout: str) -> dict:
     import jax
     import optax
 
+    from benchmarks.needs import feature_flops, training_flops
     from capjax.data.batches import TrainBatches
     from capjax.data.captions import CaptionReport, EncodedCaptions
     from capjax.parallel import devices
@@ -275,7 +277,10 @@ def train_capjax(task: str, count: int, layout: str) -> dict:
 
     steps = len(captions) // images
     passed_over(steps, step)
-    return figures(passed_over(steps, step), len(captions) * each)
+    found = figures(passed_over(steps, step), len(captions) * each)
+    lengths = [len(ids) for image in tokens for ids in image]
+    once, rest = feature_flops(model, (POSITIONS, FEATURES), lengths)
+    return found | {"needs": {"flops": training_flops(len(tokens) * once, rest)}}
 
 
 def search_peer() -> dict:
@@ -320,6 +325,7 @@ def search_peer() -> dict:
 
 
 def search_capjax() -> dict:
+    from benchmarks.needs import feature_flops
     from capjax.evaluate.captioning import BeamSearch, CaptionBatches
     from capjax.parallel import devices
     from capjax.pretrained.captioners.show_attend_tell import decoder_variables
@@ -335,7 +341,11 @@ def search_capjax() -> dict:
     captions = [said for _, said in caption(variables, [batch], method)]
     seconds = time.perf_counter() - start
     found = [(tokenizer.encode(said.text), said.log_prob) for said in captions]
-    return figures(seconds, BEAM_IMAGES, found=found)
+    measured = figures(seconds, BEAM_IMAGES, found=found)
+    # All beams have the same first word; the last step is that of EOS.
+    once, step = feature_flops(make_captioner(), (POSITIONS, FEATURES), [1])
+    steps = sum(1 + BEAMS * len(ids) for ids, _ in found)
+    return measured | {"needs": {"flops": BEAM_IMAGES * once + steps * step}}
 
 
 def compare(peer: list, ours: list) -> str:
@@ -364,26 +374,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="number of runs of each side")
     parser.add_argument("--task", nargs="+", choices=tasks, default=tasks, help="tasks to measure")
     parser.add_argument("--captions", type=int, default=320, help="captions per training pass")
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=tuple(LAYOUTS))
     parser.add_argument("--side", help="run one side of a task in this process")
-    arguments = parser.parse_args()
-    if arguments.side:
-        print(json.dumps(run_side(arguments.task[0], arguments.side, arguments.captions)))
+    given = parser.parse_args()
+    if given.side:
+        print(json.dumps(run_side(given.task[0], given.side, given.captions)))
         return
-    sides = {task: ("peer", *LAYOUTS) for task in TASKS} | {"beam": ("peer", "capjax")}
-    found = {(task, side): [] for task in arguments.task for side in sides[task]}
-    for _ in range(arguments.rounds):
-        for (task, side), runs in found.items():
-            options = ["--task", task, "--side", side, "--captions", str(arguments.captions)]
-            runs.append(measure("recurrent_speed", *options))
-            print(task, side, {k: v for k, v in runs[-1].items() if k != "found"}, file=sys.stderr)
-    print("| task | side | captions/s | ratio | peak MiB |\n" + "|---" * 5 + "|")
-    for (task, side), runs in found.items():
-        rate = statistics.median(run["captions_per_second"] for run in runs)
-        peak = statistics.median(run["peak_memory_mib"] for run in runs)
-        base = statistics.median(run["captions_per_second"] for run in found[task, "peer"])
-        print(f"| {task} | {side} | {rate:.1f} | {rate / base:.2f} | {peak:.0f} |")
-    if "beam" in arguments.task:
-        print("\n" + compare(*(found["beam", side][0]["found"] for side in ("peer", "capjax"))))
+    report = Report(two_cores=True)
+    for task in given.task:
+        sides = ("peer", *given.layouts) if task in TASKS else ("peer", "capjax")
+        options = [f"--task={task}", f"--captions={given.captions}"]
+        found = alternate("recurrent_speed", sides, given.rounds, *options)
+        if task == "beam":
+            progress(compare(*(runs[0]["found"] for runs in found.values())))
+        for side, runs in list(found.items())[1:]:
+            shown = {"count": runs[0]["count"], "unit": "captions/s"}
+            what = f"LSTM with attention, {task} {side if task in TASKS else 'search'}"
+            report.add(what, "PyTorch", found["peer"], runs, **shown)
+    report.close()
 
 
 if __name__ == "__main__":

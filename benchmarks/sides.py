@@ -17,24 +17,25 @@ def measure(module: str, *arguments: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def alternate(
+    module: str, sides: Iterable[str], rounds: int, *arguments: str
+) -> dict[str, list[dict]]:
+    """The runs of each side, which take turns; progress on stderr."""
+    found: dict[str, list[dict]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side, runs in found.items():
+            runs.append(measure(module, "--side", side, *arguments))
+            progress(module, *arguments, side, f"{runs[-1]['seconds']:.3f} s a call")
+    return found
+
+
+def progress(*words: object) -> None:
+    print(*words, file=sys.stderr, flush=True)
+
+
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
     """The median of each figure over runs."""
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-
-
-def print_parts(rounds: list[list[dict]], names: Iterable[str], of: str = "") -> None:
-    """Prints a row for each part: seconds of both sides, their ratio, our first call, memory."""
-    peaks = [statistics.median(pair[side]["peak_memory_mib"] for pair in rounds) for side in (0, 1)]
-    for name in names:
-        pairs = [[run["figures"][name] for run in pair] for pair in rounds]
-        times = [statistics.median(pair[side]["seconds"] for pair in pairs) for side in (0, 1)]
-        ratio = statistics.median(peer["seconds"] / ours["seconds"] for peer, ours in pairs)
-        first = statistics.median(ours["first"] for _, ours in pairs)
-        print(
-            f"| {of}{name} | {times[0]:.2f} | {times[1]:.2f} | {ratio:.2f} | {first:.1f} | "
-            f"{peaks[0]:.0f} | {peaks[1]:.0f} |",
-            flush=True,
-        )
 
 
 def timed(repeats: int, call: Callable[[], object]) -> tuple[float, float, object]:
@@ -52,6 +53,13 @@ def timed(repeats: int, call: Callable[[], object]) -> tuple[float, float, objec
 def peak_memory_mib() -> float:
     """The peak resident memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def cores() -> int:
+    """Number of CPU cores that this process may use."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def use_two_cores() -> int:

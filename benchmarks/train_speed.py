@@ -1,6 +1,6 @@
 """Training speed of capjax and of a Keras model with the TensorFlow tutorial's layers.
 
-    python -m benchmarks.train_speed [--rounds 3]
+    python -m benchmarks.train_speed [--rounds 3] [--layouts packed ...] [--steps 60]
 
 Both train 2 post-norm layers of 256 units, 2 heads with key_dim 256, feed-forward 512, dropout 0.5,
 on cached 7x7x576 features, 16 images x 5 captions per step, with the same vocabulary of 2541, the
@@ -9,20 +9,21 @@ captions and pads every caption to T, as the tutorial does, and compiles with th
 `model.compile`. capjax runs its own training step on its own batches: "padded" to T as in Keras,
 "bucketed" (`dataset.length_bucket=4`), or "packed" (`dataset.packed`, bucket 8).
 
-The sides take turns in processes of their own. A process trains on the same STEPS batches twice:
-the first pass compiles every shape, the second is measured, including the making of batches.
-Figures are medians over rounds.
+The sides take turns in processes of their own. A process trains on the same batches twice: the
+first pass compiles every shape, the second is measured, including the making of batches. Figures
+are medians over rounds. The fraction of the limit is by operations: those of a step of 80 captions
+of these lengths, whatever the layout.
 """
 
 import argparse
 import json
 import os
-import sys
 import time
 
 import numpy as np
 
-from benchmarks.sides import measure, medians, peak_memory_mib
+from benchmarks.rows import Report
+from benchmarks.sides import alternate, peak_memory_mib
 
 IMAGES, CAPTIONS, LENGTH, VOCABULARY = 16, 5, 20, 2541
 POSITIONS, FEATURES = 49, 576
@@ -30,7 +31,6 @@ UNITS, HEADS, LAYERS, DROPOUT = 256, 2, 2, 0.5
 # Mean and deviation of the words per caption in Flickr8k's train split, without punctuation.
 MEAN_WORDS, DEVIATION_WORDS = 10.8, 3.8
 POOL = 3200  # Number of images from which batches are drawn.
-STEPS = 60
 
 
 def captions(seed: int = 0) -> list[list[np.ndarray]]:
@@ -43,30 +43,26 @@ def captions(seed: int = 0) -> list[list[np.ndarray]]:
     ]
 
 
-def timed(step, make) -> dict[str, float]:
-    """Trains on batches make(0) ... make(STEPS - 1) twice; measures the second pass."""
+def timed(step, make, steps: int) -> dict[str, float]:
+    """Trains on batches make(0) ... make(steps - 1) twice; measures the second pass."""
     start = time.perf_counter()
     step(make(0))
     first = time.perf_counter() - start
-    for number in range(1, STEPS):
+    for number in range(1, steps):
         step(make(number))
     start = time.perf_counter()
-    for number in range(STEPS):
+    for number in range(steps):
         step(make(number))
-    seconds = (time.perf_counter() - start) / STEPS
-    return {
-        "captions_per_second": IMAGES * CAPTIONS / seconds,
-        "step_ms": 1e3 * seconds,
-        "first_step_s": first,
-        "peak_memory_mib": peak_memory_mib(),
-    }
+    seconds = (time.perf_counter() - start) / steps
+    return {"seconds": seconds, "first": first, "peak_memory_mib": peak_memory_mib()}
 
 
-def run_capjax(layout: str) -> dict[str, float]:
+def run_capjax(layout: str, steps: int) -> dict:
     """Measures capjax's training step on its batches of a layout."""
     import jax
     import optax
 
+    from benchmarks.needs import feature_flops, training_flops
     from capjax.data.batches import TrainBatches
     from capjax.data.captions import CaptionReport, EncodedCaptions
     from capjax.data.tokenizer import train_word_tokenizer
@@ -127,10 +123,14 @@ def run_capjax(layout: str) -> dict[str, float]:
         state, metrics = step(state, devices.shard(batch))
         jax.block_until_ready(metrics)
 
-    return timed(train, make)
+    found = timed(train, make, steps)
+    lengths = [len(ids) for image in tokens for ids in image]
+    once, each = feature_flops(model, (POSITIONS, FEATURES), lengths)
+    flops = IMAGES * training_flops(once, each / POOL)
+    return found | {"needs": {"flops": flops}}
 
 
-def run_keras() -> dict[str, float]:
+def run_keras(steps: int) -> dict[str, float]:
     """Measures the tutorial's layers in `train_on_batch`, compiled with Keras's defaults."""
     os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
     import keras
@@ -189,35 +189,31 @@ def run_keras() -> dict[str, float]:
         images, padded = batch
         model.train_on_batch([images, padded[:, :-1]], padded[:, 1:])
 
-    return timed(train, make)
+    return timed(train, make, steps)
 
 
-SIDES = ("keras", "padded", "bucketed", "packed")
+LAYOUTS = ("padded", "bucketed", "packed")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="number of runs of each side")
-    parser.add_argument("--side", choices=SIDES, help="run one side in this process")
-    arguments = parser.parse_args()
-    if arguments.side:
-        keras = arguments.side == "keras"
-        print(json.dumps(run_keras() if keras else run_capjax(arguments.side)))
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS)
+    parser.add_argument("--steps", type=int, default=60, help="batches of a pass")
+    parser.add_argument("--side", choices=("keras", *LAYOUTS), help="run one side in this process")
+    given = parser.parse_args()
+    if given.side:
+        keras = given.side == "keras"
+        print(json.dumps(run_keras(given.steps) if keras else run_capjax(given.side, given.steps)))
         return
-    found = {side: [] for side in SIDES}
-    for _ in range(arguments.rounds):
-        for side in SIDES:
-            found[side].append(measure("train_speed", "--side", side))
-            print(side, found[side][-1], file=sys.stderr)
-    median = {side: medians(runs) for side, runs in found.items()}
-    print("| side | captions/s | ratio | step ms | first step s | peak MiB |\n" + "|---" * 6 + "|")
-    for side, values in median.items():
-        ratio = values["captions_per_second"] / median["keras"]["captions_per_second"]
-        print(
-            f"| {side} | {values['captions_per_second']:.0f} | {ratio:.2f} | "
-            f"{values['step_ms']:.0f} | {values['first_step_s']:.1f} | "
-            f"{values['peak_memory_mib']:.0f} |"
-        )
+    report = Report()
+    sides = ("keras", *given.layouts)
+    found = alternate("train_speed", sides, given.rounds, f"--steps={given.steps}")
+    shown = {"count": IMAGES * CAPTIONS, "unit": "captions/s"}
+    for layout in given.layouts:
+        what = f"training on cached features, {layout}"
+        report.add(what, "Keras", found["keras"], found[layout], **shown)
+    report.close()
 
 
 if __name__ == "__main__":

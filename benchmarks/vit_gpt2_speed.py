@@ -10,8 +10,10 @@ tokens per image, without dropout or clipping. torch runs eagerly, in inference 
 with `fused` AdamW, its fastest; capjax runs its own search and training step, compiled before.
 
 The sides take turns in processes of their own with two threads. The figures of a process are
-medians over repeats after a first call, and the printed ones medians over rounds. The number of
-equal captions and the losses of the first steps are printed too. The peer needs torch and
+medians over repeats after a first call, and the printed ones medians over rounds. The fraction of
+the limit of decoding is by operations, or by the bytes of weights and of the images' keys and
+values if these take longer. The number of equal captions and the losses of the first steps are
+printed too. The peer needs torch and
 transformers: pip install -e ".[parity]".
 """
 
@@ -25,7 +27,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.sides import measure, peak_memory_mib, print_parts, timed, use_two_cores
+from benchmarks.rows import Report
+from benchmarks.sides import measure, peak_memory_mib, progress, timed, use_two_cores
 from benchmarks.torchvision_operators import declare_operators
 
 IMAGES, BEAMS, TOKENS, VOCABULARY = 8, 4, 16, 50257
@@ -218,7 +221,25 @@ def run_side(side: str, task: str, folder: str, repeats: int) -> dict:
     for name, call in SIDES[side][task](folder).items():
         first, seconds, found = timed(repeats, call)
         figures[name] = {"first": first, "seconds": seconds, "found": found}
-    return {"figures": figures, "peak_memory_mib": peak_memory_mib()}
+    peak = peak_memory_mib()
+    if side == "capjax":
+        for name, needs in count_needs(folder).items():
+            if name in figures:
+                figures[name]["needs"] = needs
+    return {"figures": figures, "peak_memory_mib": peak}
+
+
+def count_needs(folder: str) -> dict[str, dict[str, float]]:
+    """What each part needs, by its name."""
+    from benchmarks.needs import caption_flops, search_needs, training_flops
+
+    model, variables, batch = read_capjax(folder)
+    once, each = caption_flops(model, variables, batch["image"][:1], [TOKENS])
+    # The product of the pixels, whose patches need no gradient.
+    patches = 2 * 196 * 768 * 768
+    step = IMAGES * training_flops(patches, once - patches + each)
+    found = search_needs(model, variables, batch["image"], BEAMS, TOKENS)
+    return found | {"training step": {"flops": step}}
 
 
 def measure_side(task: str, side: str, folder: str, repeats: int) -> dict:
@@ -226,19 +247,18 @@ def measure_side(task: str, side: str, folder: str, repeats: int) -> dict:
     options = ["--side", side, "--task", task, "--folder", folder, "--repeats", str(repeats)]
     found = measure("vit_gpt2_speed", *options)
     seconds = {name: round(one["seconds"], 3) for name, one in found["figures"].items()}
-    print(side, seconds, file=sys.stderr)
+    progress(side, seconds)
     return found
 
 
 def compare(task: str, rounds: list[list[dict]]) -> None:
-    """Prints a row for each part of a task, and how far both sides agree."""
-    print_parts(rounds, TASKS[task])
+    """Prints how far both sides agree."""
     peer, ours = (rounds[0][side]["figures"][TASKS[task][-1]]["found"] for side in range(2))
     if task == "caption":
         same = sum(a == b for a, b in zip(peer, ours, strict=True))
-        print(f"the same caption for {same} of {IMAGES} images", file=sys.stderr)
+        progress(f"the same caption for {same} of {IMAGES} images")
     else:
-        print(f"first losses: {peer:.5f} and {ours:.5f}", file=sys.stderr)
+        progress(f"first losses: {peer:.5f} and {ours:.5f}")
 
 
 def main() -> None:
@@ -256,17 +276,18 @@ def main() -> None:
         task, folder = arguments.task[0], arguments.folder
         print(json.dumps(run_side(arguments.side, task, folder, arguments.repeats)))
         return
+    report = Report(two_cores=True)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.vit_gpt2_speed", "--side", "save"]
         subprocess.run([*command, "--folder", folder], check=True)
-        print("| part | torch s | capjax s | ratio | first call s | torch MiB | capjax MiB |")
-        print("|---" * 7 + "|", flush=True)
         for task in arguments.task:
             rounds = [
                 [measure_side(task, side, folder, arguments.repeats) for side in SIDES]
                 for _ in range(arguments.rounds)
             ]
+            report.add_parts("ViT-B/16 with GPT-2, ", "torch", TASKS[task], rounds)
             compare(task, rounds)
+    report.close()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """An output layer and its cross-entropy, value and gradients, over large vocabularies.
 
     python -m benchmarks.vocabulary_loss [--words 50257 250000] [--tokens 2048] [--width 256]
+        [--rounds 3]
 
 Random states of `--tokens` tokens, `--width` wide, in float32. "whole" has the logits of all tokens
 in memory, "chunks" those of as many as training takes at once (`chunked_losses`), and "torch" is
-`cross_entropy` of a matrix product. Each runs in a process of its own: seconds are the median of
-`--repeats` calls after a first one, "temporary MiB" what XLA reserves beside states, kernel and
-gradients, "peak MiB" all memory of the process.
+`cross_entropy` of a matrix product. The sides take turns in processes of their own: seconds are the
+median of `--repeats` calls after a first one, and "peak MiB" is all memory of the process. Printed
+besides are the loss and "temporary", the MiB that XLA reserves beside states, kernel and gradients.
+The fraction of the limit is by operations: three products of the kernel's size, whatever a side
+computes again.
 """
 
 import argparse
@@ -14,9 +17,10 @@ import json
 
 import numpy as np
 
-from benchmarks.sides import measure, peak_memory_mib, timed
+from benchmarks.rows import Report
+from benchmarks.sides import alternate, peak_memory_mib, progress, timed
 
-SIDES = ("whole", "chunks", "torch")
+SIDES = ("torch", "whole", "chunks")
 
 
 def draw(words: int, tokens: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -41,7 +45,7 @@ def run_torch(words: int, tokens: int, width: int, repeats: int) -> dict:
         return loss.item()
 
     _, seconds, loss = timed(repeats, call)
-    return {"seconds": seconds, "loss": loss, "peak": peak_memory_mib()}
+    return {"seconds": seconds, "loss": loss, "peak_memory_mib": peak_memory_mib()}
 
 
 def run_capjax(side: str, words: int, tokens: int, width: int, repeats: int) -> dict:
@@ -67,8 +71,8 @@ def run_capjax(side: str, words: int, tokens: int, width: int, repeats: int) -> 
         repeats, lambda: float(jax.block_until_ready(program(kernel, states))[0])
     )
     temporary = program.memory_analysis().temp_size_in_bytes / 2**20
-    found = {"seconds": seconds, "loss": value, "peak": peak_memory_mib()}
-    return {**found, "temporary": temporary}
+    found = {"seconds": seconds, "loss": value, "temporary": temporary}
+    return {**found, "peak_memory_mib": peak_memory_mib()}
 
 
 def main() -> None:
@@ -77,29 +81,30 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--rounds", type=int, default=3, help="number of runs of each side")
     parser.add_argument("--side", choices=SIDES, help="run one side in this process")
     arguments = parser.parse_args()
     sizes = arguments.tokens, arguments.width, arguments.repeats
     if arguments.side:
         words = arguments.words[0]
         if arguments.side == "torch":
-            found = run_torch(words, *sizes)
+            print(json.dumps(run_torch(words, *sizes)))
         else:
-            found = run_capjax(arguments.side, words, *sizes)
-        print(json.dumps(found))
+            print(json.dumps(run_capjax(arguments.side, words, *sizes)))
         return
-    print("| words | side | s | temporary MiB | peak MiB | loss |\n" + "|---" * 6 + "|")
+    report = Report()
     rest = [f"--{name}={getattr(arguments, name)}" for name in ("tokens", "width", "repeats")]
     for words in arguments.words:
-        for side in arguments.sides:
-            found = measure("vocabulary_loss", "--side", side, "--words", str(words), *rest)
-            temporary = f"{found['temporary']:.0f}" if "temporary" in found else ""
-            print(
-                f"| {words:,} | {side} | {found['seconds']:.2f} | {temporary} | "
-                f"{found['peak']:.0f} | {found['loss']:.5f} |",
-                flush=True,
-            )
+        options = [f"--words={words}", *rest]
+        found = alternate("vocabulary_loss", SIDES, arguments.rounds, *options)
+        for side, (one, *_) in found.items():
+            temporary = f", temporary {one['temporary']:.0f} MiB" if "temporary" in one else ""
+            progress(f"{words:,} words, {side}: loss {one['loss']:.5f}{temporary}")
+        needs = {"flops": 3.0 * 2 * arguments.tokens * arguments.width * words}
+        for side in SIDES[1:]:
+            what = f"loss over {words:,} words, {side}"
+            report.add(what, "torch", found["torch"], found[side], needs=needs)
+    report.close()
 
 
 if __name__ == "__main__":
