@@ -49,6 +49,9 @@ def conv_encoder() -> ConfigDict:
     encoder.stem_stride = 4
     # Groups of the group norms; must divide every width.
     encoder.groups = 8
+    # Whether the first convolution also sees where colours differ, from their mean and from their
+    # neighbours: outlines and textures, whatever the colour.
+    encoder.contrast = False
     # "learned" or "sincos" (fixed, two-dimensional).
     encoder.positions = "sincos"
     return encoder

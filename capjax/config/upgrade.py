@@ -58,6 +58,7 @@ _ADDED_FIELDS: dict[str, Any] = {
 # The same for sections of the part of one name.
 _ADDED_TO_PARTS: dict[str, dict[str, dict[str, Any]]] = {
     "decoder": {"transformer": {"epsilon": 1e-6, "feed_forward_dropout": 0.0}},
+    "encoder": {"conv": {"contrast": False}},
 }
 
 

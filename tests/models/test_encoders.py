@@ -9,7 +9,7 @@ import pytest
 
 from capjax.models.captioner import FeatureEncoder
 from capjax.models.depthwise import grouped, shifted
-from capjax.models.encoders.conv import ConvEncoder
+from capjax.models.encoders.conv import ConvEncoder, contrasts
 from capjax.models.encoders.inception_v3 import InceptionV3
 from capjax.models.encoders.mobilenet_v3 import MobileNetV3
 from capjax.models.encoders.patch import PatchEncoder, scale_pixels
@@ -28,6 +28,7 @@ ENCODERS = {
     "class": (PatchEncoder(8, 16, 2, 2, class_token=True), (2, 4), 1, 16),
     "conv": (ConvEncoder((8, 16), 1, stem_stride=2, groups=4), (4, 8), 0, 16),
     "deep conv": (ConvEncoder((8, 16, 24), 2, stem_stride=2, groups=4), (2, 4), 0, 24),
+    "contrast": (ConvEncoder((8, 16), 1, stem_stride=2, groups=4, contrast=True), (4, 8), 0, 16),
 }
 
 
@@ -47,6 +48,26 @@ def test_memory_shape_and_rows(name):
     assert memory.values.shape == (3, prefix + grid[0] * grid[1], width)
     alone = encode(variables, images[1:2])
     np.testing.assert_allclose(alone.values[0], memory.values[1], atol=1e-5)
+
+
+def test_contrasts_are_blind_to_hue_and_brightness():
+    x = scale_pixels(pictures(), jnp.float32)
+    distance, edge = jnp.moveaxis(contrasts(x), -1, 0)
+    assert distance.shape == edge.shape == (3, 16, 32)
+    assert distance.std() > 0.1
+    np.testing.assert_allclose(distance.mean((1, 2)), 0.0, atol=1e-5)
+    for same, scale in ((x[..., ::-1], 1), (x + jnp.array([0.1, -0.3, 0.2]), 1), (-2 * x, 2)):
+        np.testing.assert_allclose(contrasts(same)[..., 0], distance, atol=1e-4)
+        np.testing.assert_allclose(contrasts(same)[..., 1], scale * edge, atol=1e-3)
+
+
+def test_contrasts_are_those_by_hand():
+    x = jnp.zeros((1, 3, 4, 3)).at[0, 1, 1].set(jnp.array([3.0, 4.0, 0.0]))
+    edge = np.zeros((3, 4))
+    edge[[1, 1, 0, 2], [0, 2, 1, 1]] = 5.0
+    np.testing.assert_allclose(contrasts(x)[0, ..., 1], edge, atol=2e-3)
+    assert contrasts(x)[0, 1, 1, 0] == contrasts(x)[0, ..., 0].max()
+    np.testing.assert_allclose(contrasts(jnp.ones((1, 4, 4, 3))), 0.0, atol=2e-3)
 
 
 def test_patches_lie_by_rows():

@@ -16,6 +16,29 @@ from capjax.models.layers import GridPositions
 from capjax.parts.types import Count, Depth, Given, Lengths, Side, Width
 
 
+def contrasts(x: jax.Array) -> jax.Array:
+    """Where colours differ, whatever they are: outlines and textures of things of any colour.
+
+    Args:
+      x: [B, H, W, 3].
+
+    Returns:
+      [B, H, W, 2]: each pixel's distance from the image's mean colour, over the mean distance,
+      less 1; and the length of the gradient of the colour, by differences of neighbours.
+    """
+    distance = _length(x - x.mean((1, 2), keepdims=True))
+    distance = distance / distance.mean((1, 2), keepdims=True) - 1.0
+    around = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    across = around[:, 1:-1, 2:] - around[:, 1:-1, :-2]
+    down = around[:, 2:, 1:-1] - around[:, :-2, 1:-1]
+    return jnp.concatenate([distance, _length(jnp.concatenate([across, down], -1))], -1)
+
+
+def _length(x: jax.Array) -> jax.Array:
+    """Euclidean length along the last axis, which is kept; its gradient is finite at 0."""
+    return jnp.sqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-6)
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with norm and ReLU before each; the first has the stride."""
 
@@ -54,6 +77,7 @@ class ConvEncoder(Encoder):
       blocks: residual blocks per stage.
       stem_stride: of the first convolution, whose kernel side is 2 * stem_stride + 1.
       groups: of the group norms; must divide each width.
+      contrast: whether the stem also sees the two channels of `contrasts`.
       positions: "learned" or "sincos", added to the memory, because attention is invariant to
         position and captions name positions.
       dtype: of the computation; parameters are float32.
@@ -63,6 +87,7 @@ class ConvEncoder(Encoder):
     blocks: Depth
     stem_stride: Side = 2
     groups: Count = 8
+    contrast: bool = False
     positions: Literal["learned", "sincos"] = "sincos"
     dtype: Given[Any] = jnp.float32
 
@@ -77,13 +102,16 @@ class ConvEncoder(Encoder):
         """Encodes images, uint8 [B, H, W, 3], to a memory on the last stage's grid."""
         del train  # No dropout, no batch statistics.
         side = 2 * self.stem_stride + 1
+        x = scale_pixels(images, jnp.float32)
+        if self.contrast:
+            x = jnp.concatenate([x, contrasts(x)], axis=-1)
         x = nn.Conv(
             self.widths[0],
             (side, side),
             (self.stem_stride, self.stem_stride),
             dtype=self.dtype,
             name="stem",
-        )(scale_pixels(images, self.dtype))
+        )(x)
         for stage, width in enumerate(self.widths):
             for block in range(self.blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
