@@ -80,6 +80,8 @@ CURVES = {
 def first_config() -> ConfigDict:
     """The first stage: half of the default's steps, evaluated once, greedily."""
     config = shapes_transformer.get_config()
+    # Without contrasts, as in docs/self_critical.md.
+    config.encoder.contrast = False
     config.dataset.length_bucket, config.ema_decay = 8, 0.998
     config.num_steps = config.eval_every = FIRST_STEPS
     _measure_little(config)
@@ -90,7 +92,7 @@ def stage_config(name: str, first: str) -> ConfigDict:
     """A second stage, from the best checkpoint of the run in `first`."""
     rewards = STAGES[name]
     config = shapes_transformer.get_config("self_critical" if rewards else "")
-    config.init_from = first
+    config.init_from, config.encoder.contrast = first, False
     config.num_steps, config.eval_every, config.log_every = STEPS, STEPS // 2, 10
     config.dataset.length_bucket = 0 if rewards else 8
     config.ema_decay = 0.98
