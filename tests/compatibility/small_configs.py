@@ -158,7 +158,8 @@ def shapes():
     config.optimizer.update(learning_rate=0.03, warmup_steps=5)
     config.dataset.data_dir, config.dataset.cache_dir = "data", ""
     config.dataset.image_size = 32
-    config.encoder.widths = (8, 8, 8)
+    config.encoder = base.conv_encoder()
+    config.encoder.update(widths=(8, 8, 8), blocks=1, stem_stride=2)
     config.decoder.update(width=8, num_layers=1, num_heads=2)
     config.dtype = "bfloat16"
     config.decoding.max_length = 20
