@@ -6,7 +6,7 @@
 of its own, which measures the machine's limits before its rounds; progress is on stderr. One that
 fails, or whose peer's library is missing, has a row that says so, and the others go on. The file
 `--to` has the limits and all rounds, and is written after each benchmark. The quick form takes one
-round of a part of them, some twelve minutes on two cores. `--only` prints the table of these
+round of a part of them, some twenty minutes on two cores. `--only` prints the table of these
 modules and leaves the README as it is.
 """
 
