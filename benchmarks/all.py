@@ -15,7 +15,6 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import re
 import subprocess
@@ -26,6 +25,7 @@ from typing import Any
 
 from benchmarks import rows
 from benchmarks.sides import cores, progress
+from capjax.evaluate.results import commit
 from capjax.files.atomic import write_atomic, write_json
 
 README = Path(__file__).parent / "README.md"
@@ -121,22 +121,6 @@ def describe_machine() -> dict[str, Any]:
             continue
     cpu = found[1] if found else platform.processor() or platform.machine()
     return {"cpu": cpu, "cores": cores(), "versions": versions, "commit": commit()}
-
-
-def commit() -> str:
-    """The commit of this code, and whether files other than the README differ from it."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", os.fspath(README.parent.parent), *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no").split("\n")
-        name = git("rev-parse", "--short", "HEAD").strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    rest = [line for line in changed if line and not line.endswith("benchmarks/README.md")]
-    return f"{name} with changes" if rest else name
 
 
 def spread(reports: list[dict], name: str) -> str:

@@ -67,4 +67,4 @@ def use_two_cores() -> int:
     if not hasattr(os, "sched_setaffinity"):
         return 2
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
-    return len(os.sched_getaffinity(0))
+    return cores()

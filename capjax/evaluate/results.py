@@ -42,7 +42,7 @@ def code_version() -> dict[str, str]:
     """The versions of capjax and JAX, the git commit of a checkout, and the backend of JAX."""
     return {
         "capjax": _package_version(),
-        "commit": _commit(),
+        "commit": commit(),
         "jax": jax.__version__,
         "backend": jax.default_backend(),
     }
@@ -55,7 +55,7 @@ def _package_version() -> str:
         return "not installed"
 
 
-def _commit() -> str:
+def commit() -> str:
     """Commit of the capjax checkout; not of a repository that has it in a virtual environment."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
