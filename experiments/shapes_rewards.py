@@ -76,12 +76,15 @@ CURVES = {
     ("validation", "parsed_rate"): "parsed rate, greedy",
 }
 
+# As in docs/self_critical.md, of before the default's encoder saw contrasts.
+_ENCODER = {"contrast": False, "widths": (32, 64, 128)}
+
 
 def first_config() -> ConfigDict:
     """The first stage: half of the default's steps, evaluated once, greedily."""
     config = shapes_transformer.get_config()
-    # Without contrasts, as in docs/self_critical.md.
-    config.encoder.contrast = False
+    config.encoder.update(_ENCODER)
+    config.optimizer.schedule = "cosine"
     config.dataset.length_bucket, config.ema_decay = 8, 0.998
     config.num_steps = config.eval_every = FIRST_STEPS
     _measure_little(config)
@@ -92,7 +95,8 @@ def stage_config(name: str, first: str) -> ConfigDict:
     """A second stage, from the best checkpoint of the run in `first`."""
     rewards = STAGES[name]
     config = shapes_transformer.get_config("self_critical" if rewards else "")
-    config.init_from, config.encoder.contrast = first, False
+    config.init_from = first
+    config.encoder.update(_ENCODER)
     config.num_steps, config.eval_every, config.log_every = STEPS, STEPS // 2, 10
     config.dataset.length_bucket = 0 if rewards else 8
     config.ema_decay = 0.98

@@ -18,7 +18,7 @@ def get_config():
     # Beam search as it is: the default's words and forms suit the default's model.
     config.dataset, config.decoding = base.get_config().dataset, base.get_config().decoding
     # As in the table of experiments/README.md.
-    config.encoder.contrast = False
+    config.encoder.update(contrast=False, widths=(32, 64, 128))
     config.num_steps = 1000
     config.eval_every = 250
     config.optimizer = base.get_config().optimizer

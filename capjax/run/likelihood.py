@@ -1,6 +1,7 @@
 """Log-probabilities of given captions under a model. Shapes: see docs/architecture.md."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,10 @@ from capjax.models.ensemble import Ensemble, EnsembleMemory
 from capjax.parallel import devices
 from capjax.train.loss import token_losses
 
-# Lengths are rounded up to a multiple of this, and numbers of captions to powers of two, so that
-# few shapes are compiled.
-_BUCKET = 8
+# Lengths are rounded up to a multiple of this, so that few shapes are compiled.
+_BUCKET = 4
+# Most captions of an image in a group, of which a call has one for each image of a batch.
+_MOST_TOGETHER = 64
 # Most logits in one call on all devices: 256 MiB.
 _MOST_LOGITS = 2**26
 
@@ -125,9 +127,11 @@ class Likelihood:
         def score(
             variables: Any,
             memory: Memory | EnsembleMemory,
+            places: jax.Array,
             tokens: jax.Array,
             lengths: jax.Array,
         ) -> jax.Array:
+            memory = jax.tree.map(lambda leaf: leaf[places], memory)
             output = model.apply(variables, memory, tokens[..., :-1], method="decode")
             real = jnp.arange(tokens.shape[-1] - 1) < lengths[..., None]
             banned = model.decoder.banned
@@ -149,39 +153,77 @@ class Likelihood:
           batches: as those of `CaptionBatches`.
           captions: for each image, by its index, encoded captions "words ... eos".
         """
+        shape = None
         for batch in batches:
             images = batch["image"] if "image" in batch else batch["features"]
-            index = batch["index"]
+            own = batch["index"]
             memory = self._encode(variables, devices.shard(images))
-            rows = [captions[i] if i >= 0 else () for i in index.tolist()]
-            # Processes that work together must agree on the shapes.
-            parts = []
-            for tokens, lengths in self._chunks(rows, captions if self._together else rows):
-                inputs = devices.shard((tokens, lengths))
-                found = (devices.unshard(self._score(variables, memory, *inputs)), lengths)
-                parts.append(devices.gather(found) if self._together else found)
-            if self._together:
-                index = devices.gather(index)
-            for row in np.flatnonzero(index >= 0):
-                scored = [
-                    values[row, place, :length]
-                    for values, lengths in parts
-                    for place, length in enumerate(lengths[row])
-                    if length
-                ]
-                yield int(index[row]), scored
+            index = devices.gather(own) if self._together else own
+            rows = len(own) // jax.local_device_count()
+            shape = shape or self._shape(captions, rows)
+            found = defaultdict[int, list[np.ndarray]](list)
+            for places, owners, tokens, lengths in self._calls(own, index, captions, rows, *shape):
+                inputs = devices.shard((places, tokens, lengths))
+                values = devices.unshard(self._score(variables, memory, *inputs))
+                scored = (owners, lengths, values)
+                if self._together:
+                    scored = devices.gather(scored)
+                for owner, of_group, log_probs in zip(*scored, strict=True):
+                    found[int(owner)] += [
+                        one[:length]
+                        for one, length in zip(log_probs, of_group, strict=True)
+                        if length
+                    ]
+            for image in index[index >= 0].tolist():
+                yield image, found[image]
 
-    def _chunks(
-        self, rows: Sequence[Sequence[np.ndarray]], like: Sequence[Sequence[np.ndarray]]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Lays out the captions of rows in arrays of a bounded size; shapes depend on `like`."""
-        most = max(map(len, like), default=0)
-        longest = max((len(ids) for captions in like for ids in captions), default=0)
+    def _shape(self, captions: Sequence[Sequence[np.ndarray]], rows: int) -> tuple[int, int]:
+        """Captions of a group, and tokens of a caption, with which padding costs the least.
+
+        The same captions in the same order are often those of many images.
+        """
+        different = {id(of_image): of_image for of_image in captions}.values()
+        longest = max((len(ids) for of_image in different for ids in of_image), default=0)
         length = min(longest + -longest % _BUCKET, self._longest or longest + _BUCKET)
-        if not most:
-            return
-        fit = max(1, _MOST_LOGITS // (len(rows) * length * self._vocab_size))
-        width = 1 << min(fit.bit_length() - 1, (most - 1).bit_length())
-        for start in range(0, most, width):
-            part = [captions[start : start + width] for captions in rows]
-            yield lay_out(part, width, length, self._tokenizer)
+        fit = max(1, _MOST_LOGITS // max(1, rows * length * self._vocab_size))
+        widths = [1 << k for k in range(min(fit, _MOST_TOGETHER).bit_length())]
+        # To attend to an image costs about as much as a caption, and is done once a group.
+        cost = {w: sum(-(-len(c) // w) for c in captions) * (w + 1) for w in widths}
+        return min(widths, key=lambda width: (cost[width], -width)), length
+
+    def _calls(
+        self,
+        own: np.ndarray,
+        index: np.ndarray,
+        captions: Sequence[Sequence[np.ndarray]],
+        rows: int,
+        width: int,
+        length: int,
+    ) -> Iterator[tuple[np.ndarray, ...]]:
+        """Lays out the captions of images `own` in groups of `width`, `rows` groups a device.
+
+        Yields arrays of one group in each row: the image's place on its device, its index, or -1
+        without one, tokens, and lengths. There are as many calls as for any device of `index`.
+        """
+
+        def groups(images: np.ndarray) -> list[tuple[int, int, Sequence[np.ndarray]]]:
+            return [
+                (place, i, captions[i][start : start + width])
+                for place, i in enumerate(images.tolist())
+                if i >= 0
+                for start in range(0, len(captions[i]), width)
+            ]
+
+        most = max(len(groups(images)) for images in index.reshape(-1, rows))
+        of_device = [groups(images) for images in own.reshape(-1, rows)]
+        for start in range(0, most, rows):
+            part = [
+                group for many in of_device for group in _padded(many[start : start + rows], rows)
+            ]
+            places, owners, texts = zip(*part, strict=True)
+            tokens, lengths = lay_out(texts, width, length, self._tokenizer)
+            yield np.array(places, np.int32), np.array(owners, np.int32), tokens, lengths
+
+
+def _padded(groups: list, rows: int) -> list:
+    return [*groups, *[(0, -1, ())] * (rows - len(groups))]
