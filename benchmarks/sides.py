@@ -62,9 +62,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def use_two_cores() -> int:
-    """Restricts this process to two CPU cores, where the system can; returns how many it has."""
+def use_cores(count: int) -> int:
+    """Restricts this process to some CPU cores, where the system can; returns how many it has."""
     if not hasattr(os, "sched_setaffinity"):
-        return 2
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+        return count
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
     return cores()
+
+
+def use_two_cores() -> int:
+    return use_cores(2)

@@ -9,6 +9,7 @@ EXTRAS = {
     *("nbclient", "nbformat", "ipykernel", "notebook", "peft"),
     *("starlette", "uvicorn", "python_multipart"),
     *("jax2onnx", "onnxruntime"),
+    "grain",
 }
 FOLDERS = ("tests", "benchmarks")
 NEEDS = ("importorskip", "need_")
