@@ -72,6 +72,7 @@ PARTS = (
         "--encoders vit --batch 16 --batches 1",
     ),
     Part("feature_speed", KERAS),
+    Part("feeding", ("tensorflow", "grain")),
     Part("vit_gpt2_speed", ("torch", "transformers"), quick="--repeats 1"),
     Part("blip_git_speed", ("torch", "transformers"), "--repeats 1", None),
     Part("vocabulary_loss", ("torch",), quick="--words 50257 --repeats 1"),

@@ -45,7 +45,7 @@ def get_config(stage: str = ""):
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup_steps = 50
     # It keeps a high rate for longer than a cosine, after which 0.96 of the captions were true, and
-    # 0.99 after this.
+    # 0.98 to 0.99 after this.
     config.optimizer.schedule = "linear"
     # One shape for all batches, because each is compiled, which takes as long as a hundred steps:
     # the five captions of an image have 45 to 78 tokens.
