@@ -13,7 +13,7 @@ import optax
 
 from capjax.models.captioner import Captioner, Variables, join_frozen
 from capjax.parallel import devices
-from capjax.train.finite import keep_where, part_squares
+from capjax.train.finite import keep_floats, part_squares
 from capjax.train.objective import Batch, Objective, batch_counts, teacher_forced
 from capjax.train.state import TrainState, update_baseline, update_ema
 
@@ -83,8 +83,6 @@ def make_train_step(
             fixed["constants"] = state.constants
         compute = gradient if accumulate == 1 else accumulated
         grads, sums = devices.psum(compute(state.params, state.frozen, batch, key, fixed))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         squares = part_squares(grads)
         metrics = {
             "objective": sums["objective"],
@@ -104,9 +102,16 @@ def make_train_step(
         if baseline is not None:
             metrics["baseline"] = baseline
             baseline = update_baseline(baseline, -metrics["loss"], state.step)
-        ema = None if state.ema is None else update_ema(state.ema, params, state.step, ema_decay)
-        new = state.replace(params=params, opt_state=opt_state, ema=ema, baseline=baseline)
-        kept = keep_where(~metrics["nonfinite"].any(), new, state)
+
+        def updated() -> TrainState:
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            ema = None if state.ema is None else update_ema(state.ema, params, state.step, ema_decay)
+            return state.replace(params=params, opt_state=opt_state, ema=ema, baseline=baseline)
+
+        # In a branch XLA replaces the state in place; around a choice of each number it copies.
+        finite = ~metrics["nonfinite"].any()
+        kept = jax.lax.cond(finite, updated, lambda: keep_floats(updated(), state))
         return kept.replace(step=state.step + 1), metrics
 
     return step
