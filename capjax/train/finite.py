@@ -52,13 +52,13 @@ def bad_parts(params: Any) -> list[str]:
     return sorted(bad)
 
 
-def keep_floats(new: Any, old: Any) -> Any:
-    """The leaves of `old`, but integer ones of `new`.
+def keep_where(finite: jax.Array | bool, new: Any, old: Any) -> Any:
+    """Selects `new` if `finite`, else `old`; integer leaves are always `new`.
 
     Integers count steps, so that the learning rate schedule of the optimizer stays in time.
     """
     return jax.tree.map(
-        lambda x, y: y if jnp.issubdtype(x.dtype, jnp.inexact) else x,
+        lambda x, y: jnp.where(finite, x, y) if jnp.issubdtype(x.dtype, jnp.inexact) else x,
         new,
         old,
     )

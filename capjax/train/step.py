@@ -13,7 +13,8 @@ import optax
 
 from capjax.models.captioner import Captioner, Variables, join_frozen
 from capjax.parallel import devices
-from capjax.train.finite import keep_floats, part_squares
+from capjax.parallel.platform import on_cpu
+from capjax.train.finite import keep_where, part_squares
 from capjax.train.objective import Batch, Objective, batch_counts, teacher_forced
 from capjax.train.state import TrainState, update_baseline, update_ema
 
@@ -103,16 +104,23 @@ def make_train_step(
             metrics["baseline"] = baseline
             baseline = update_baseline(baseline, -metrics["loss"], state.step)
 
-        def updated() -> TrainState:
+        def update() -> dict[str, Any]:
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            ema = None if state.ema is None else update_ema(state.ema, params, state.step, ema_decay)
-            return state.replace(params=params, opt_state=opt_state, ema=ema, baseline=baseline)
+            ema = state.ema
+            if ema is not None:
+                ema = update_ema(ema, params, state.step, ema_decay)
+            return {"params": params, "opt_state": opt_state, "ema": ema, "baseline": baseline}
 
-        # In a branch XLA replaces the state in place; around a choice of each number it copies.
+        old = {name: getattr(state, name) for name in ("params", "opt_state", "ema", "baseline")}
         finite = ~metrics["nonfinite"].any()
-        kept = jax.lax.cond(finite, updated, lambda: keep_floats(updated(), state))
-        return kept.replace(step=state.step + 1), metrics
+        if on_cpu():
+            # Around a choice of each number XLA copies the state; in a branch it replaces it in
+            # place, if that is the one of a true predicate. GPUs would wait for the predicate.
+            kept = jax.lax.cond(finite, update, lambda: keep_where(False, update(), old))
+        else:
+            kept = keep_where(finite, update(), old)
+        return state.replace(**kept, step=state.step + 1), metrics
 
     return step
 
