@@ -48,8 +48,8 @@ def _trim_after_compiling() -> None:
         return
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Of glibc, which would keep it.
 
-    def after(event: str, seconds: float, **_: Any) -> None:
-        if trim is not None and event.endswith("backend_compile_duration") and seconds > 1:
+    def after(event: str, duration_secs: float, **_: str | int) -> None:
+        if trim is not None and event.endswith("backend_compile_duration") and duration_secs > 1:
             trim(0)
 
     jax.monitoring.register_event_duration_secs_listener(after)
