@@ -104,7 +104,7 @@ def capjax(family: Family, depth: int, case: str, batch: int) -> tuple[Callable[
     optimizer = optax.adamw(RATE)
     state = init_state(params, optimizer, ema=False, frozen=kept)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
-    held = [devices.replicate(state)]
+    held = [devices.replicate(state, donate=True)]
     del state, params, kept
     images = rng.integers(0, 256, (batch, side, side, 3), np.uint8)
     tokens = rng.integers(5, 30_000, (batch, 1, TOKENS + 1), np.int32)

@@ -195,7 +195,8 @@ def train_capjax(folder: str) -> dict[str, Callable[[], object]]:
 
     model, variables, batch = read_capjax(folder)
     optimizer = adamw(optax.constant_schedule(RATE), b1=0.9, b2=0.999, weight_decay=0.01)
-    state = devices.replicate(init_state(variables["params"], optimizer, ema=False))
+    state = init_state(variables["params"], optimizer, ema=False)
+    state = devices.replicate(state, donate=True)
     del variables
     update = make_train_step(model, optimizer, seed=0, objective=CrossEntropy())
     update = devices.map_devices(update, donate=(0,))

@@ -7,8 +7,11 @@ own devices, and all must run the same mapped functions in the same order.
 """
 
 import collections
+import ctypes
+import functools
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -34,7 +37,22 @@ def map_devices(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable
       function: takes per-device arguments; can call `psum` and `device_index`.
       donate: positions of arguments whose buffers are donated to the result.
     """
+    _trim_after_compiling()
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
+
+
+@functools.cache
+def _trim_after_compiling() -> None:
+    """From now on what compiling a large program has freed, hundreds of MiB, is the system's."""
+    if not sys.platform.startswith("linux"):
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Of glibc, which would keep it.
+
+    def after(event: str, duration_secs: float, **_: str | int) -> None:
+        if trim is not None and event.endswith("backend_compile_duration") and duration_secs > 1:
+            trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(after)
 
 
 def map_local(function: Callable) -> Callable:
@@ -71,17 +89,23 @@ def device_index() -> jax.Array:
     return jax.lax.axis_index(AXIS)
 
 
-def _put(tree: Tree) -> Tree:
-    """Moves one slice of leaves [local devices, ...] to each device."""
-    devices = jax.local_devices()
-    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
-    return jax.device_put(tree, sharding)
+def _sharding() -> NamedSharding:
+    """One slice of [local devices, ...] on each device."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
 
 
-def replicate(tree: Tree) -> Tree:
-    """Copies every leaf to every local device."""
+def replicate(tree: Tree, *, donate: bool = False) -> Tree:
+    """Copies every leaf to every local device.
+
+    With `donate` a single device takes over the leaves that are on it. Otherwise on CPUs the copy
+    can share their memory, and a function to which it is donated makes another one.
+    """
     count = jax.local_device_count()
-    return _put(jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (count, *np.shape(x))), tree))
+    if donate and count == 1:
+        expand = functools.partial(jax.tree.map, lambda x: jax.lax.expand_dims(x, [0]))
+        return jax.jit(expand, donate_argnums=0, out_shardings=_sharding())(tree)
+    tree = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (count, *np.shape(x))), tree)
+    return jax.device_put(tree, _sharding())
 
 
 def unreplicate(tree: Tree) -> Tree:
@@ -92,7 +116,8 @@ def unreplicate(tree: Tree) -> Tree:
 def shard(batch: Tree) -> Tree:
     """Splits leaves [B, ...] of the batch of this process over its devices."""
     count = jax.local_device_count()
-    return _put(jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch))
+    split = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+    return jax.device_put(split, _sharding())
 
 
 def unshard(tree: Tree) -> Tree:

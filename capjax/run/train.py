@@ -188,7 +188,7 @@ def _train(
     first = int(state.step)
     started = {"params": state.params, "frozen": state.frozen}
     processes.check_equal("parameters", functools.partial(fingerprint, started))
-    state = devices.replicate(state)
+    state = devices.replicate(state, donate=True)
     # Otherwise training would have all of them in memory twice.
     del started, params, frozen, constants, data
     with _open_writer(config, workdir, first) as writer:

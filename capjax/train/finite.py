@@ -52,7 +52,7 @@ def bad_parts(params: Any) -> list[str]:
     return sorted(bad)
 
 
-def keep_where(finite: jax.Array, new: Any, old: Any) -> Any:
+def keep_where(finite: jax.Array | bool, new: Any, old: Any) -> Any:
     """Selects `new` if `finite`, else `old`; integer leaves are always `new`.
 
     Integers count steps, so that the learning rate schedule of the optimizer stays in time.

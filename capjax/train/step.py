@@ -13,6 +13,7 @@ import optax
 
 from capjax.models.captioner import Captioner, Variables, join_frozen
 from capjax.parallel import devices
+from capjax.parallel.platform import on_cpu
 from capjax.train.finite import keep_where, part_squares
 from capjax.train.objective import Batch, Objective, batch_counts, teacher_forced
 from capjax.train.state import TrainState, update_baseline, update_ema
@@ -83,8 +84,6 @@ def make_train_step(
             fixed["constants"] = state.constants
         compute = gradient if accumulate == 1 else accumulated
         grads, sums = devices.psum(compute(state.params, state.frozen, batch, key, fixed))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         squares = part_squares(grads)
         metrics = {
             "objective": sums["objective"],
@@ -104,10 +103,24 @@ def make_train_step(
         if baseline is not None:
             metrics["baseline"] = baseline
             baseline = update_baseline(baseline, -metrics["loss"], state.step)
-        ema = None if state.ema is None else update_ema(state.ema, params, state.step, ema_decay)
-        new = state.replace(params=params, opt_state=opt_state, ema=ema, baseline=baseline)
-        kept = keep_where(~metrics["nonfinite"].any(), new, state)
-        return kept.replace(step=state.step + 1), metrics
+
+        def update() -> dict[str, Any]:
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            ema = state.ema
+            if ema is not None:
+                ema = update_ema(ema, params, state.step, ema_decay)
+            return {"params": params, "opt_state": opt_state, "ema": ema, "baseline": baseline}
+
+        old = {name: getattr(state, name) for name in ("params", "opt_state", "ema", "baseline")}
+        finite = ~metrics["nonfinite"].any()
+        if on_cpu():
+            # Around a choice of each number XLA copies the state; in a branch it replaces it in
+            # place, if that is the one of a true predicate. GPUs would wait for the predicate.
+            kept = jax.lax.cond(finite, update, lambda: keep_where(False, update(), old))
+        else:
+            kept = keep_where(finite, update(), old)
+        return state.replace(**kept, step=state.step + 1), metrics
 
     return step
 
