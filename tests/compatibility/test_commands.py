@@ -73,6 +73,7 @@ def test_a_command_is_one_without_the_warm_process(tmp_path):
 RETRAINED = (
     *("num_steps", "eval_every", "optimizer.learning_rate", "optimizer.warmup_steps", "ema_decay"),
     *("dataset.length_bucket", "decoding.length_penalty", "evaluation.num_samples"),
+    *("encoder.widths", "optimizer.schedule"),
 )
 
 
