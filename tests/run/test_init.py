@@ -1,6 +1,8 @@
 """A new run takes from another what it says, by part and by word, and nothing else."""
 
+import gc
 import json
+import weakref
 import zlib
 
 import jax
@@ -226,6 +228,30 @@ def test_vectors_go_with_an_encoder_that_is_taken(config):
     config.init_from, config.init_parts = "somewhere", ("encoder",)
     config.word_vectors.file = "README.md"
     checks.check(config)
+
+
+def test_training_keeps_no_second_copy_of_what_it_starts_from(config, tmp_path, monkeypatch):
+    write_pictures(tmp_path)
+    config.dataset = base.folder_dataset()
+    fields = {"dataset.cache_dir": "", "dataset.image_size": 16, "dataset.max_length": 6}
+    shorten(config, tmp_path, {**fields, "decoding.max_length": 7})
+    kept = []
+
+    def replicate(state, *, donate):
+        assert donate
+        kept.extend(map(weakref.ref, jax.tree.leaves((state.params, state.opt_state))))
+        return jax.tree.map(np.copy, state)
+
+    def loop(*_, **__):
+        gc.collect()
+        assert kept
+        assert not any(leaf() is not None for leaf in kept)
+        raise LookupError
+
+    monkeypatch.setattr("capjax.parallel.devices.replicate", replicate)
+    monkeypatch.setattr("capjax.run.train.train_loop", loop)
+    with pytest.raises(LookupError):
+        train(config, str(tmp_path / "run"))
 
 
 @pytest.mark.slow(reason="what it starts from is tested every day")
