@@ -102,8 +102,17 @@ def replicate(tree: Tree, *, donate: bool = False) -> Tree:
     """
     count = jax.local_device_count()
     if donate and count == 1:
-        expand = functools.partial(jax.tree.map, lambda x: jax.lax.expand_dims(x, [0]))
-        return jax.jit(expand, donate_argnums=0, out_shardings=_sharding())(tree)
+        leaves, structure = jax.tree.flatten(tree)
+        # An array that is there twice, as the policy that training starts from, is given away once.
+        own = {id(leaf): leaf for leaf in leaves}
+        place = {name: position for position, name in enumerate(own)}
+        places = [place[id(leaf)] for leaf in leaves]
+
+        def expand(own: list[Any]) -> list[Any]:
+            return [jax.lax.expand_dims(own[position], [0]) for position in places]
+
+        expand = jax.jit(expand, donate_argnums=0, out_shardings=_sharding())
+        return jax.tree.unflatten(structure, expand(list(own.values())))
     tree = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (count, *np.shape(x))), tree)
     return jax.device_put(tree, _sharding())
 
