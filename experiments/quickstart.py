@@ -16,6 +16,7 @@ from capjax.data.sections import open_source
 from capjax.data.shapes.facts import KINDS
 from capjax.evaluate.attention_figures import attention_figure
 from capjax.evaluate.figures import save_figure
+from capjax.metrics import meteor
 from capjax.parallel import devices
 from capjax.parallel.defaults import COMPILATION_CACHE
 from capjax.run.evaluate import evaluate, metrics_line
@@ -85,10 +86,11 @@ def main() -> None:
     devices.compilation_cache(COMPILATION_CACHE)
     config = shapes_transformer.get_config()
     train(config, workdir)
-    validation = evaluate(config, workdir, split="validation", checkpoint="best")
-    print(metrics_line(validation))
-    heldout = evaluate(config, workdir, split="heldout", checkpoint="best")
-    print(metrics_line(heldout))
+    with meteor.started():
+        validation = evaluate(config, workdir, split="validation", checkpoint="best")
+        print(metrics_line(validation))
+        heldout = evaluate(config, workdir, split="heldout", checkpoint="best")
+        print(metrics_line(heldout))
     show(workdir)
     print(f"\n{summary(validation, heldout)}")
 

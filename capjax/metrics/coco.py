@@ -6,14 +6,9 @@ counts of the hypothesis to those of the reference and multiplies by a Gaussian 
 the difference of lengths (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 5).
 """
 
-import contextlib
 import itertools
 import logging
-import os
-import subprocess
-import threading
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +16,11 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.cider.cider_scorer import precook
-from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 
-_logger = logging.getLogger(__name__)
+from capjax.metrics import meteor as meteor_process
 
-_METEOR_SECONDS = 1800.0  # 5,000 images take about a minute; a longer run hangs
+_logger = logging.getLogger(__name__)
 
 _Tokens = dict[Hashable, list[str]]
 
@@ -51,7 +45,7 @@ def score(
       references: raw captions by image id, one or more per image.
       hypotheses: one raw caption by image id. An empty caption is valid and scores 0, except for
         ROUGE-L if a reference has no words either.
-      meteor: whether to run METEOR 1.5; None runs it if `why_no_meteor()` returns None, and leaves
+      meteor: whether to run METEOR 1.5; None runs it if `meteor.why_not()` returns None, and leaves
         it out with a warning if it fails.
 
     Returns:
@@ -62,7 +56,7 @@ def score(
         has a word.
       RuntimeError: `meteor` is True and there is no Java, or METEOR's process failed.
     """
-    obstacle = why_no_meteor() if meteor is not False else None
+    obstacle = meteor_process.why_not() if meteor is not False else None
     if meteor and obstacle:
         raise RuntimeError(f"{obstacle}; pass meteor=False to leave it out")
     gts, res = _tokens(references, hypotheses)
@@ -72,7 +66,7 @@ def score(
     values["CIDEr-D"], _ = Cider().compute_score(gts, res)
     if meteor is not False and not obstacle:
         try:
-            values["METEOR"] = _meteor(gts, res)
+            values["METEOR"] = meteor_process.score(gts, res)
         except RuntimeError as error:
             if meteor:
                 raise
@@ -154,17 +148,6 @@ def _bleu_statistics(hypothesis: str, references: Sequence[str]) -> list[int]:
     return [*found["correct"], *found["guess"], found["reflen"]]
 
 
-@cache
-def why_no_meteor() -> str | None:
-    """The reason why METEOR cannot run, for the beginning of an error text; None if it can."""
-    try:
-        # Finding `java` is not enough: that of macOS is a stub that asks to install Java.
-        subprocess.run(["java", "-version"], check=True, capture_output=True, timeout=60)
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"METEOR needs a `java` that runs ({type(error).__name__})"
-    return None
-
-
 def _tokens(
     references: Mapping[Hashable, Sequence[str]], hypotheses: Mapping[Hashable, str]
 ) -> tuple[_Tokens, _Tokens]:
@@ -192,46 +175,3 @@ def _tokens(
     if not any(any(captions) for captions in gts.values()):
         raise ValueError("references have no words: all captions are empty or punctuation")
     return gts, {image_id: [_treebank(hypotheses[image_id])] for image_id in gts}
-
-
-@contextlib.contextmanager
-def _decimal_points() -> Iterator[None]:
-    """Lets a Java process that is started inside read and write numbers as in English."""
-    name = "JAVA_TOOL_OPTIONS"
-    before = os.environ.get(name)
-    os.environ[name] = f"{before or ''} -Duser.language.format=en -Duser.country.format=US"
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
-
-
-def _meteor(gts: _Tokens, res: _Tokens) -> float:
-    """METEOR 1.5 of the split, in [0, 1]; its process is ended even if it fails or hangs."""
-    with _decimal_points():
-        scorer = Meteor()
-    process = scorer.meteor_p
-    # Reads from a killed process return nothing, so the scorer raises instead of waiting.
-    watchdog = threading.Timer(_METEOR_SECONDS, process.kill)
-    watchdog.daemon = True
-    watchdog.start()
-    try:
-        value, _ = scorer.compute_score(gts, res)
-    except (OSError, ValueError) as error:
-        process.kill()
-        said = process.stderr.read().decode(errors="replace").strip()[-500:] or "nothing on stderr"
-        raise RuntimeError(
-            f"METEOR's Java process failed ({said}), and meteor=False leaves it out"
-        ) from error
-    finally:
-        watchdog.cancel()
-        process.kill()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            with contextlib.suppress(OSError):  # flushing to an ended process fails
-                pipe.close()
-        process.wait()
-        if scorer.lock.locked():  # otherwise the scorer's __del__ waits for it for ever
-            scorer.lock.release()
-    return value

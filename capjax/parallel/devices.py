@@ -12,7 +12,7 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -39,6 +39,33 @@ def map_devices(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable
     """
     _trim_after_compiling()
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
+
+
+# Of a training step. XLA has two kinds of convolutions for CPUs, and takes those that are quicker in
+# forward passes; their gradients made a step of the embedded default 1.13 times as long.
+_STEP_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "-individual_convolution"}
+
+
+def map_step(step: Callable) -> Callable:
+    """Maps a training step (state, batch) -> (state, metrics); the state's buffers are donated."""
+    mapped: Any = map_devices(step, donate=(0,))
+    if jax.default_backend() != "cpu":
+        return mapped
+    programs: dict[Hashable, Callable] = {}
+
+    def call(state: Tree, batch: Tree) -> Any:
+        leaves, structure = jax.tree.flatten(batch)
+        key = structure, *((x.shape, x.dtype) for x in leaves)
+        if key not in programs:
+            try:
+                programs[key] = mapped.lower(state, batch).compile(compiler_options=_STEP_OPTIONS)
+            except jax.errors.JaxRuntimeError as error:
+                if "No such compile option" not in str(error):
+                    raise
+                programs[key] = mapped
+        return programs[key](state, batch)
+
+    return call
 
 
 @functools.cache

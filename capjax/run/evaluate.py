@@ -22,7 +22,7 @@ from capjax.evaluate.results import alternatives_of, coco_results, code_version
 from capjax.evaluate.scoring import image_results, score_captions
 from capjax.files.atomic import write_json
 from capjax.files.text import finite
-from capjax.metrics import coco
+from capjax.metrics import meteor
 from capjax.models.captioner import Captioner
 from capjax.models.ensemble import Average, Ensemble
 from capjax.parallel import devices, processes
@@ -79,9 +79,8 @@ def evaluate(
     processes.check_equal(f"checkpoints in {directory}", lambda: fingerprint(run.variables))
     log_notes([source])
     data = make_split(config, source, table, run.tokenizer)
-    captions, measured = _caption(config, run, data, method)
 
-    def report() -> dict[str, float]:
+    def report(captions: dict[str, Caption], measured: dict[str, float]) -> dict[str, float]:
         label = method.label + label_of_members(run)
         stem = workdir.path(workdir.EVALUATION, f"{split}-step{run.step}-{label}")
         # First, so that a metric that fails does not lose them.
@@ -99,7 +98,9 @@ def evaluate(
         _write_metrics(stem, metrics, {"split": split, **_provenance(config, run, source, chosen)})
         return metrics
 
-    return processes.broadcast_from_primary(report)
+    with meteor.started(processes.is_primary()):
+        captions, measured = _caption(config, run, data, method)
+        return processes.broadcast_from_primary(lambda: report(captions, measured))
 
 
 def metrics_line(metrics: dict[str, float]) -> str:
@@ -186,7 +187,7 @@ def _provenance(config: ConfigDict, run: Run, source: Source, chosen: str) -> di
 
 def _write_metrics(stem: str, metrics: dict[str, float], provenance: dict[str, Any]) -> None:
     """Writes the metrics file, the evaluation's last, and logs the names of all files."""
-    why = coco.why_no_meteor() or "its Java process failed"
+    why = meteor.why_not() or "its Java process failed"
     notes = {} if "METEOR" in metrics else {"METEOR": f"not computed: {why}"}
     write_json(f"{stem}.metrics.json", {"metrics": metrics, "notes": notes, **provenance})
     for name, note in notes.items():

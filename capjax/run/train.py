@@ -199,7 +199,7 @@ def _train(
             writer.hyperparameters(flat(config))
         train_loop(
             state,
-            devices.map_devices(step, donate=(0,)),
+            devices.map_step(step),
             devices.prefetch(splits["train"].train_batches(first)),
             validation,
             cadence=_cadence(config),

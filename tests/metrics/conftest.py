@@ -4,14 +4,14 @@ import os
 
 import pytest
 
-from capjax.metrics import coco
+from capjax.metrics import meteor
 
 
 @pytest.fixture(scope="module", autouse=True)
 def with_java(without_java):
     """The PATH as it was."""
-    coco.why_no_meteor.cache_clear()
+    meteor.why_not.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", os.environ["PATH"].partition(os.pathsep)[2])
         yield
-    coco.why_no_meteor.cache_clear()
+    meteor.why_not.cache_clear()

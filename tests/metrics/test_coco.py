@@ -4,9 +4,6 @@ import csv
 import math
 import os
 import shutil
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -223,62 +220,3 @@ def test_equals_the_official_path_on_real_captions() -> None:
     assert values["BLEU-1"] == pytest.approx(63.4, abs=1.0)
     assert values["BLEU-4"] == pytest.approx(21.4, abs=1.0)
     assert values["CIDEr-D"] == pytest.approx(82.3, abs=3.0)
-
-
-@pytest.mark.slow(reason="starts Java")
-def test_meteor_where_java_is_found(capfd) -> None:
-    if obstacle := coco.why_no_meteor():
-        pytest.skip(obstacle)
-    values = coco.score(REFERENCES, HYPOTHESES)
-    # Measured with pycocoevalcap's PTBTokenizer and Meteor on the same captions.
-    assert values["METEOR"] == pytest.approx(33.37858835758323, abs=1e-9)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_without_java_meteor_is_left_out_and_says_why(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    coco.why_no_meteor.cache_clear()
-    try:
-        assert "java" in coco.why_no_meteor()
-        assert "METEOR" not in coco.score(REFERENCES, HYPOTHESES)
-        with pytest.raises(RuntimeError, match=r"needs a `java`.*meteor=False"):
-            coco.score(REFERENCES, HYPOTHESES, meteor=True)
-    finally:
-        coco.why_no_meteor.cache_clear()
-
-
-class FakeMeteor(coco.Meteor):
-    """pycocoevalcap's wrapper around a process of ours."""
-
-    code = ""
-
-    def __init__(self) -> None:
-        assert "-Duser.language.format=en" in os.environ["JAVA_TOOL_OPTIONS"]
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        self.meteor_p = subprocess.Popen([sys.executable, "-c", self.code], **pipes)
-        self.lock = threading.Lock()
-        FakeMeteor.process = self.meteor_p
-
-
-@pytest.mark.parametrize(
-    ("code", "said"),
-    [
-        ("raise SystemExit('no memory')", "no memory"),  # dies at once
-        ("input(); print('no number')", "nothing"),  # answers nonsense, and dies
-        ("import time; time.sleep(600)", "nothing"),  # never answers
-    ],
-)
-def test_a_failing_meteor_is_killed_and_says_so(monkeypatch, caplog, code, said) -> None:
-    monkeypatch.setattr(FakeMeteor, "code", code)
-    monkeypatch.setattr(coco, "Meteor", FakeMeteor)
-    monkeypatch.setattr(coco, "why_no_meteor", lambda: None)
-    monkeypatch.setattr(coco, "_METEOR_SECONDS", 1.0)
-    with pytest.raises(RuntimeError, match=f"{said}.*meteor=False"):
-        coco.score(REFERENCES, HYPOTHESES, meteor=True)
-    assert FakeMeteor.process.returncode is not None
-    assert FakeMeteor.process.stdout.closed
-    assert FakeMeteor.process.stderr.closed
-    if said == "no memory":  # The other scores are kept where METEOR was not asked for.
-        others = coco.score(REFERENCES, HYPOTHESES)
-        assert others == coco.score(REFERENCES, HYPOTHESES, meteor=False)
-        assert "METEOR's Java process failed (no memory)" in caplog.text
