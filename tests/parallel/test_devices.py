@@ -50,3 +50,32 @@ def test_a_device_takes_over_what_is_on_it():
     tree = twice()
     devices.replicate(tree, donate=True)
     assert all(x.is_deleted() for x in jax.tree.leaves(tree["params"]))
+
+
+def convolve(state, batch):
+    """A step of gradient descent through a convolution; the loss is of all devices."""
+
+    def loss(kernel):
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return (
+            jax.lax.conv_general_dilated(batch, kernel, (1, 1), "SAME", None, None, dimensions) ** 2
+        ).sum()
+
+    value, gradient = jax.value_and_grad(loss)(state)
+    return state - 1e-4 * devices.psum(gradient), devices.psum(value)
+
+
+@pytest.mark.parametrize("option", [devices._STEP_OPTION, "xla_of_another_version"])
+def test_a_step_is_the_function_whatever_its_convolutions_are(monkeypatch, option):
+    monkeypatch.setattr(devices, "_STEP_OPTION", option)
+    count, random = jax.local_device_count(), np.random.default_rng(0)
+    kernel = random.normal(size=(3, 3, 3, 4)).astype(np.float32)
+    batches = [random.normal(size=(2 * count, side, 8, 3)).astype(np.float32) for side in (8, 5, 8)]
+    ends = []
+    for mapped in (devices.map_devices(convolve), devices.map_step(convolve)):
+        state, losses = devices.replicate(kernel), []
+        for batch in batches:
+            state, loss = mapped(state, devices.shard(batch))
+            losses.append(devices.unreplicate(loss))
+        ends.append((devices.unreplicate(state), *losses))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), *ends)
