@@ -58,7 +58,7 @@ def get_config(stage: str = ""):
     # that leave out most (lists of three, "two circles and ..."), without the likeliest word for a
     # size and with a taste for short captions the forms share the captions out among them, and
     # every kind of fact is stated about as often as in references (experiments/README.md).
-    config.decoding.length_penalty = -1.0
+    config.decoding.length_penalty = -2.0
     config.decoding.suppress = ("large", *PLURALS.values())
     config.decoding.bad_words = tuple(f"{noun} a" for noun in _ENDS)
     if stage:
