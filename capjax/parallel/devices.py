@@ -50,7 +50,8 @@ _WITHOUT_CONVOLUTIONS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_
 def map_step(step: Callable) -> Callable:
     """Maps a training step (state, batch) -> (state, metrics); the state's buffers are donated."""
     mapped: Any = map_devices(step, donate=(0,))
-    if jax.default_backend() != "cpu":
+    # What is compiled ahead takes arrays of all processes, and not of this one.
+    if jax.default_backend() != "cpu" or jax.process_count() > 1:
         return mapped
     programs: dict[Hashable, Callable] = {}
 
