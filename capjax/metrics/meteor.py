@@ -71,6 +71,9 @@ def score(gts: Mapping[Hashable, list[str]], res: Mapping[Hashable, list[str]]) 
                 f"METEOR's Java process failed ({said or 'nothing on stderr'}), and meteor=False "
                 "leaves it out"
             ) from error
+        except BaseException:
+            _end()  # Its answers would be taken for those of the next captions.
+            raise
         finally:
             watchdog.cancel()
     return value

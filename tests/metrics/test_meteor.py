@@ -126,3 +126,18 @@ def test_after_a_process_that_failed_another_is_started(processes) -> None:
 def test_none_is_started_unless_it_is_wanted(processes) -> None:
     with meteor.started(False):
         assert not processes
+
+
+def test_after_an_interruption_another_is_started(monkeypatch, processes) -> None:
+    with meteor.started():
+        with monkeypatch.context() as patch:
+            patch.setattr(meteor.Meteor, "_stat", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                coco.score(REFERENCES, HYPOTHESES)
+        assert processes[0].returncode is not None
+        assert coco.score(REFERENCES, HYPOTHESES)["METEOR"] == 50.0
+
+
+def interrupt(*_) -> None:
+    """As by control-C while the process is asked."""
+    raise KeyboardInterrupt
