@@ -75,7 +75,7 @@ def train_step(model: Any, variables: Any, batch: dict[str, np.ndarray]) -> Call
     optimizer = clipped(rule, clip_norm=1.0)
     state = devices.replicate(init_state(variables["params"], optimizer, ema=False))
     update = make_train_step(model, optimizer, seed=0, objective=CrossEntropy())
-    update = devices.map_devices(update, donate=(0,))
+    update = devices.map_step(update)
     batch = devices.shard(batch)
 
     def step() -> Any:

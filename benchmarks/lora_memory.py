@@ -78,6 +78,7 @@ def capjax(family: Family, depth: int, case: str, batch: int) -> tuple[Callable[
     from capjax.models.captioner import Captioner, split_frozen
     from capjax.models.encoders.vit import ViT
     from capjax.models.lora_fields import Lora
+    from capjax.models.stacks import stacked, stacks_of
     from capjax.parallel import devices
     from capjax.parts import DECODERS
     from capjax.train.objectives.cross_entropy import CrossEntropy
@@ -104,15 +105,15 @@ def capjax(family: Family, depth: int, case: str, batch: int) -> tuple[Callable[
     optimizer = optax.adamw(RATE)
     state = init_state(params, optimizer, ema=False, frozen=kept)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    state = stacked(state, stacks_of(model, state.params, state.frozen))
     held = [devices.replicate(state, donate=True)]
     del state, params, kept
     images = rng.integers(0, 256, (batch, side, side, 3), np.uint8)
     tokens = rng.integers(5, 30_000, (batch, 1, TOKENS + 1), np.int32)
     lengths = np.full((batch, 1), TOKENS, np.int32)
     rows = devices.shard({"image": images, "tokens": tokens, "lengths": lengths})
-    step = devices.map_devices(
-        make_train_step(model, optimizer, seed=0, objective=CrossEntropy()), donate=(0,)
-    )
+    step = make_train_step(model, optimizer, seed=0, objective=CrossEntropy())
+    step = devices.map_step(step)
 
     def call() -> None:
         held[0], _ = step(held[0], rows)

@@ -264,7 +264,7 @@ def train_capjax(task: str, count: int, layout: str) -> dict:
     update = make_train_step(
         model, optimizer, seed=0, objective=CrossEntropy(attention_penalty=PENALTY)
     )
-    update = devices.map_devices(update, donate=(0,))
+    update = devices.map_step(update)
 
     def step(number: int) -> float:
         nonlocal state

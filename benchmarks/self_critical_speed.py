@@ -80,7 +80,7 @@ def calls(images: int, samples: int) -> dict[str, Callable[[], object]]:
         state = init_state(params, optimizer, ema=False)
         state = devices.replicate(dataclasses.replace(state, constants=constants))
         step = make_train_step(model, optimizer, seed=0, objective=objective)
-        update = devices.map_devices(step, donate=(0,))
+        update = devices.map_step(step)
 
         def call() -> object:
             nonlocal state

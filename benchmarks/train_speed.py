@@ -106,9 +106,8 @@ def run_capjax(layout: str, steps: int) -> dict:
     optimizer = optax.adam(1e-4)
     params = model.init_variables(jax.random.key(0), (POSITIONS, FEATURES))["params"]
     state = devices.replicate(init_state(params, optimizer, ema=False))
-    step = devices.map_devices(
-        make_train_step(model, optimizer, seed=0, objective=CrossEntropy()), donate=(0,)
-    )
+    step = make_train_step(model, optimizer, seed=0, objective=CrossEntropy())
+    step = devices.map_step(step)
     pool = np.random.default_rng(1).normal(size=(POOL, POSITIONS, FEATURES)).astype(np.float32)
 
     def make(number):

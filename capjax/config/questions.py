@@ -32,6 +32,11 @@ def has_lora(config: ConfigDict) -> bool:
     return bool("lora" in config and config.lora.rank)
 
 
+def has_elementwise_optimizer(config: ConfigDict) -> bool:
+    """True if the update of a number does not depend on the array that it is in."""
+    return config.optimizer.kind == "adamw"
+
+
 def is_frozen(config: ConfigDict) -> bool:
     """True if the encoder is pretrained and no part of it trains."""
     return is_pretrained(config) and not config.encoder.trainable

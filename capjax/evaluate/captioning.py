@@ -17,6 +17,7 @@ from capjax.files.errors import ReportedError
 from capjax.models.captioner import Captioner
 from capjax.models.contract import Memory
 from capjax.models.ensemble import Ensemble, EnsembleMemory
+from capjax.models.stacks import unstacked
 from capjax.parallel import devices, programs
 
 __all__ = ["BeamSearch", "Caption", "CaptionBatches", "CaptionError", "Sampling", "make_decode"]
@@ -217,6 +218,8 @@ def make_decode(
     """
 
     def decode(variables: Any, memory: Memory | EnsembleMemory, index: jax.Array) -> Found:
+        variables = unstacked(variables)
+
         # Traced once: a search asks for its shapes before it scans.
         @functools.partial(jax.jit, inline=True)
         def step(carry, token):

@@ -91,9 +91,11 @@ class Part(nn.Module):
 
     Attributes:
       training: dataclass of the section's fields that are not fields of the module.
+      stackable: prefix of the names of its blocks, if it can apply them stacked; see `stacks`.
     """
 
     training: ClassVar[type] = NoFields
+    stackable: ClassVar[str] = ""
 
     def __post_init__(self):
         for name, choice in choices_of(type(self)).items():

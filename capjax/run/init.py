@@ -1,4 +1,4 @@
-"""The initial parameters of a new run: random, from published weights, or from another run."""
+"""What training starts with: parameters, random, published or of another run, and its state."""
 
 import dataclasses
 import logging
@@ -22,6 +22,8 @@ from capjax.models.captioner import (
     join_frozen,
     split_frozen,
 )
+from capjax.models.stacks import stacked, stacks_of
+from capjax.parallel.platform import on_cpu
 from capjax.pretrained.captioners.gpt2 import fill_fresh
 from capjax.pretrained.captioners.peft_adapters import read_adapters
 from capjax.pretrained.captioners.published import is_published
@@ -31,6 +33,7 @@ from capjax.pretrained.weights import check_variables
 from capjax.pretrained.word_vectors import fill_rows
 from capjax.run.load import Run, load
 from capjax.run.workdir import WorkdirError
+from capjax.train.state import TrainState
 
 _logger = logging.getLogger(__name__)
 
@@ -285,3 +288,12 @@ def _sizes(like: Variables, parts) -> str:
     texts = [f"{part} ({count:,})" for part, count in counts.items()]
     texts[0] = f"{texts[0][:-1]} parameters)"
     return ", ".join(texts)
+
+
+def with_stacks(config: ConfigDict, model: Captioner, state: TrainState) -> TrainState:
+    """A state whose blocks are stacked, where that is known to be quicker; changes its dicts."""
+    # On GPUs blocks have been measured by themselves alone (benchmarks/README.md), and other
+    # optimizers than these depend on the array that a number is in.
+    if not (on_cpu() and questions.has_elementwise_optimizer(config)):
+        return state
+    return stacked(state, stacks_of(model, state.params, state.frozen))

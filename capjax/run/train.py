@@ -33,7 +33,7 @@ from capjax.parallel import devices, processes
 from capjax.pretrained.captioners.gpt2_tokenizer import tokenizer_of
 from capjax.pretrained.variables import fingerprint
 from capjax.run.features import feature_model, with_features
-from capjax.run.init import Pretrained, read_pretrained, start_variables
+from capjax.run.init import Pretrained, read_pretrained, start_variables, with_stacks
 from capjax.run.load import load_tokenizer
 from capjax.run.log_train import log_best, log_smart_start, log_summary
 from capjax.run.references import prepare
@@ -188,7 +188,7 @@ def _train(
     first = int(state.step)
     started = {"params": state.params, "frozen": state.frozen}
     processes.check_equal("parameters", functools.partial(fingerprint, started))
-    state = devices.replicate(state, donate=True)
+    state = devices.replicate(with_stacks(config, model, state), donate=True)
     # Otherwise training would have all of them in memory twice.
     del started, params, frozen, constants, data
     with _open_writer(config, workdir, first) as writer:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from capjax.files.errors import ReportedError
+from capjax.models.stacks import names_of, unstacked
 from capjax.parallel import devices
 from capjax.train.state import TrainState
 
@@ -26,7 +27,7 @@ class NonFiniteError(ReportedError, ValueError):
 
 def part_names(params: Any) -> list[str]:
     """Sorted names of the parts of a model, such as "encoder/stem" and "decoder/block_0"."""
-    return sorted({name for name, _ in _by_part(params)})
+    return sorted({one for name, _ in _by_part(params) for one in names_of(name) or [name]})
 
 
 def part_squares(tree: Any) -> jax.Array:
@@ -37,7 +38,13 @@ def part_squares(tree: Any) -> jax.Array:
     """
     sums: dict[str, jax.Array] = collections.defaultdict(lambda: jnp.zeros(()))
     for name, leaf in _by_part(tree):
-        sums[name] += jnp.sum(jnp.square(leaf.astype(jnp.float32)))
+        squares = jnp.square(leaf.astype(jnp.float32))
+        if blocks := names_of(name):
+            each = squares.sum(axis=tuple(range(1, leaf.ndim)))
+            for place, block in enumerate(blocks):
+                sums[block] += each[place]
+        else:
+            sums[name] += jnp.sum(squares)
     return jnp.stack([sums[name] for name in part_names(tree)])
 
 
@@ -103,7 +110,7 @@ class Watch:
             self.streak = self.streak + 1 if found.any() else 0
             self.skipped += bool(found.any())
             if self.streak > self.limit:
-                params = devices.unreplicate(state.params)
+                params = unstacked(devices.unreplicate(state.params))
                 raise NonFiniteError(_reason(step, found, params, self.streak))
 
     def check(self, step: int, state: TrainState) -> None:
@@ -115,7 +122,10 @@ class Watch:
         """
         self.read(state)
         for what, params in (("parameters", state.params), ("moving average", state.ema)):
-            if params is not None and (bad := bad_parts(devices.unreplicate(params))):
+            if params is None:
+                continue
+            params = unstacked(devices.unreplicate(params))
+            if bad := bad_parts(params):
                 where = _join(_merge_parts(bad, part_names(params)))
                 raise NonFiniteError(
                     f"after step {step} the {what} of {where} are not finite or are beyond 1e19. "

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from capjax.models.stacks import unstacked
 from capjax.parallel import devices, processes
 from capjax.train.checkpoint import Checkpoints
 from capjax.train.early_stopping import EarlyStopping
@@ -115,7 +116,7 @@ def train(
 
     def save(ranked: dict[str, float] | None) -> None:
         # What is not part of a checkpoint stays on the device.
-        saved = devices.unreplicate(state.replace(frozen={}, constants=None))
+        saved = unstacked(devices.unreplicate(state.replace(frozen={}, constants=None)))
         writer.sync()
         checkpoints.save(saved, dataclasses.asdict(stopping) | watch.progress, ranked)
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optax
 
+from capjax.models.stacks import rank
 from capjax.train.stacked_muon import scale_by_stacked_muon
 
 
@@ -47,7 +48,9 @@ def adamw(
         b2=b2,
         eps=epsilon,
         weight_decay=weight_decay,
-        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+        mask=lambda params: jax.tree_util.tree_map_with_path(
+            lambda path, leaf: rank(path, leaf) > 1, params
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from capjax.models.captioner import Captioner, split_frozen
 from capjax.models.decoders.bahdanau import BahdanauDecoder
 from capjax.models.decoders.transformer import TransformerDecoder
 from capjax.models.encoders.conv import ConvEncoder
+from capjax.models.stacks import stacked, unstacked
 from capjax.parallel import devices
 from capjax.train.objectives.cross_entropy import CrossEntropy
 from capjax.train.objectives.self_critical import SelfCritical
@@ -43,11 +44,11 @@ def captions(model, variables, images):
 
 
 def measure(accumulate, layout):
-    """Of a layout: "padded", "hard", the objective "self_critical", "packed" or "packed_frozen"."""
+    """Of a layout: "padded", "hard", "self_critical" or "self_critical_stacked", "packed" ..."""
     names = ("packed", "frozen", "hard", "self_critical")
     packed, freeze, hard, critical = (name in layout for name in names)
     rng = np.random.default_rng(0)
-    decoder = TransformerDecoder(V, T, 16, 1, 2, banned=(0, 1, 3))
+    decoder = TransformerDecoder(V, T, 16, 1 + critical, 2, banned=(0, 1, 3))
     if hard:
         # With the mean of all places nothing is drawn, and devices may be compared.
         decoder = BahdanauDecoder(
@@ -74,7 +75,10 @@ def measure(accumulate, layout):
         batch |= more
         batch["lengths"] = np.maximum(batch["lengths"], 1)
     state = init_state(params, optimizer, ema=True, frozen=frozen, baseline=hard)
-    state = devices.replicate(state.replace(constants=constants))
+    state = state.replace(constants=constants)
+    if "stacked" in layout:
+        state = stacked(state, {"decoder": ["blocks_0to1"]})
+    state = devices.replicate(state)
     step = devices.map_devices(
         make_train_step(
             model,
@@ -100,8 +104,9 @@ def measure(accumulate, layout):
         values["next_baseline"] = float(after.baseline[0])
     values["devices"] = jax.device_count()
     values["eval_nll"] = float(loss["nll"][0])
-    values["gradient"] = {part: flat(tree) for part, tree in gradient.items()}
-    values["ema"] = {part: flat(tree) for part, tree in devices.unreplicate(after.ema).items()}
+    values["gradient"] = {part: flat(tree) for part, tree in unstacked(gradient).items()}
+    average = unstacked(devices.unreplicate(after.ema))
+    values["ema"] = {part: flat(tree) for part, tree in average.items()}
     if layout == "padded":
         values["captions_said"] = captions(model, state.eval_variables, batch["image"])
     return values

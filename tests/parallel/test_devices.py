@@ -52,6 +52,9 @@ def test_a_device_takes_over_what_is_on_it():
     assert all(x.is_deleted() for x in jax.tree.leaves(tree["params"]))
 
 
+(STEP_OPTION,) = devices.STEP_OPTIONS
+
+
 def convolve(state, batch):
     """A step of gradient descent through a convolution; the loss is of all devices."""
 
@@ -65,9 +68,9 @@ def convolve(state, batch):
     return state - 1e-4 * devices.psum(gradient), devices.psum(value)
 
 
-@pytest.mark.parametrize("option", [devices._STEP_OPTION, "xla_of_another_version"])
+@pytest.mark.parametrize("option", [STEP_OPTION, "xla_of_another_version"])
 def test_a_step_is_the_function_whatever_its_convolutions_are(monkeypatch, option):
-    monkeypatch.setattr(devices, "_STEP_OPTION", option)
+    monkeypatch.setattr(devices, "STEP_OPTIONS", {option: devices.STEP_OPTIONS[STEP_OPTION]})
     count, random = jax.local_device_count(), np.random.default_rng(0)
     kernel = random.normal(size=(3, 3, 3, 4)).astype(np.float32)
     batches = [random.normal(size=(2 * count, side, 8, 3)).astype(np.float32) for side in (8, 5, 8)]

@@ -55,7 +55,7 @@ def self_critical():
 
 LAYOUTS = [("padded", 1), ("packed_frozen", 2)]
 # Devices and microbatches at once.
-DRAWING = [("hard", 2), ("self_critical", 2)]
+DRAWING = [("hard", 2), ("self_critical_stacked", 2)]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,8 @@ def test_hard_attention_and_its_baseline_are_one_devices(hard, eight):
 
 @pytest.mark.slow(reason="devices share their sums, and microbatches draw their samples, every day")
 def test_samples_and_their_gradient_are_one_devices(self_critical, eight):
-    several, one = eight["self_critical", 2], self_critical
+    # Of stacked blocks, too.
+    several, one = eight["self_critical_stacked", 2], self_critical
     assert several.keys() == one.keys()
     for name in ("reward", "reward_spread", "advantage_spread", "kl", "distinct_2", "grad_norm"):
         assert one[name] > 0

@@ -3,6 +3,8 @@
 Shapes: see docs/architecture.md; M is the number of tokens that a cache holds.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -80,6 +82,7 @@ class GitDecoder(BertDecoder):
     projection_epsilon: NotNegative = 1e-5
 
     block = GitBlock
+    stackable = ""  # A block also computes the image for the next one, but the last one does not.
     attends_to_words = True
 
     def setup(self):
@@ -88,18 +91,19 @@ class GitDecoder(BertDecoder):
         self.projection = nn.Dense(self.width, dtype=self.dtype, kernel_init=init)
         self.projection_norm = self._norm(self.projection_epsilon)
 
-    def _memory_keys(self, memory: Memory, train: bool) -> tuple[KeyValue, ...]:
+    def _keys(
+        self, memory: Memory, train: bool, *, padded: bool = False
+    ) -> Callable[[DecoderBlock, int], KeyValue]:
+        """See `TransformerDecoder`."""
+        del padded  # Captions attend to words, too, as no kernel does.
         x = self.projection_norm(self.projection(memory.values.astype(self.dtype)))
         found = []
-        for number, block in enumerate(self.blocks):
+        for number, block in enumerate(self.blocks.values()):
             keys = block.image_keys(x)
             found.append(keys)
             if number < self.num_layers - 1:  # The last one's output is not used.
                 x = block.image(x, keys, train=train)
-        return tuple(found)
-
-    def _padded_keys(self, memory: Memory, train: bool) -> tuple[KeyValue, ...]:
-        return self._memory_keys(memory, train)  # Captions see words, too, so that no kernel does.
+        return lambda block, number: found[number]
 
 
 PART = GitDecoder

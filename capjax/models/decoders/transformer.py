@@ -31,6 +31,7 @@ from capjax.models.layers import (
     pad_positions,
     with_bans,
 )
+from capjax.models.stacks import apply_blocks, blocks_of
 from capjax.parts.types import (
     Count,
     CountOrZero,
@@ -193,6 +194,7 @@ class TransformerDecoder(Decoder):
     # Of the norms: a difference of two means, which loses precision when a few channels are huge.
     fast_variance: ClassVar[bool] = True
     training = SmartBias
+    stackable = "blocks_"
     word_axes = {"tokens/embedding": 0, "output/kernel": 1, "bias": 0}  # noqa: RUF012
 
     def setup(self):
@@ -205,8 +207,8 @@ class TransformerDecoder(Decoder):
         embedding_init = nn.initializers.normal(0.02)
         self.tokens = nn.Embed(self.vocab_size, self.width, embedding_init=embedding_init)
         self.positions = nn.Embed(self.max_length, self.width, embedding_init=embedding_init)
-        self.blocks = [
-            self.block(
+        self.blocks = {
+            name.removeprefix("blocks_"): self.block(
                 self.width,
                 self.num_heads,
                 self.head_width,
@@ -222,8 +224,8 @@ class TransformerDecoder(Decoder):
                 self.feed_forward_dropout,
                 self.fast_variance,
             )
-            for _ in range(self.num_layers)
-        ]
+            for name, _ in blocks_of(self, "blocks_", self.num_layers)
+        }
         if self.norm == "pre":
             self.last_norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
         if not self.tie_embeddings:
@@ -288,18 +290,20 @@ class TransformerDecoder(Decoder):
             return x + with_bans(self.bias, self.banned)
         return x + with_bans(jnp.zeros(self.vocab_size), self.banned) if self.banned else x
 
-    def _memory_keys(self, memory: Memory, train: bool) -> tuple[KeyValue, ...]:
-        del train  # Nothing is dropped here.
-        values = memory.values.astype(self.dtype)
-        return tuple(block.cross_attention.keys_values(values) for block in self.blocks)
+    def _keys(
+        self, memory: Memory, train: bool, *, padded: bool = False
+    ) -> Callable[[DecoderBlock, int], tuple[Any, ...]]:
+        """(block, its number) -> the image's keys and values, for `DecoderBlock.__call__`.
 
-    def _padded_keys(self, memory: Memory, train: bool) -> tuple[tuple[Any, ...], ...]:
-        """`_memory_keys` for attention without weights, with the number of keys if it is padded."""
-        positions = memory.values.shape[1]
-        values = pad_positions(memory.values.astype(self.dtype))
-        keys = self._memory_keys(memory.replace(values=values), train)
-        padded = values.shape[1] > positions
-        return tuple((*pair, positions) for pair in keys) if padded else keys
+        With `padded`, for attention without weights, they can have more positions than the image,
+        of which a third item is then the number.
+        """
+        del train  # Nothing is dropped here.
+        positions, values = memory.values.shape[1], memory.values.astype(self.dtype)
+        if padded:
+            values = pad_positions(values)
+        count = (positions,) if values.shape[1] > positions else ()
+        return lambda block, number: (*block.cross_attention.keys_values(values), *count)
 
     def __call__(
         self,
@@ -326,10 +330,16 @@ class TransformerDecoder(Decoder):
             mask = mask & (caption[:, None, :, None] == caption[:, None, None, :])
         x = self._embed(tokens, positions, train)
         maps = []
-        all_keys = (self._memory_keys if attention else self._padded_keys)(memory, train)
-        for block, keys in zip(self.blocks, all_keys, strict=True):
-            x, weights = block(x, keys, mask, train=train, attention=attention)
-            maps.append(weights)
+        keys_of = self._keys(memory, train, padded=not attention)
+        runs = blocks_of(self, "blocks_", self.num_layers)
+        for (_, count), block in zip(runs, self.blocks.values(), strict=True):
+
+            def call(block: DecoderBlock, x: jax.Array, number: int = len(maps)) -> Any:
+                keys = keys_of(block, number)
+                return block(x, keys, mask, train=train, attention=attention)
+
+            x, weights = apply_blocks(call, block, x, count)
+            maps += weights
         stacked = None
         if attention:
             stacked = rearrange(maps, "l b h (c t) p -> b c t (l h) p", c=tokens.shape[1])
@@ -343,9 +353,12 @@ class TransformerDecoder(Decoder):
             )
         shape = (memory.values.shape[0], width, self.num_heads, max_length, self.head_width)
         empty = tuple(
-            (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)) for _ in self.blocks
+            (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+            for _ in range(self.num_layers)
         )
-        return Carry(self._memory_keys(memory, train=False), empty, jnp.zeros((), jnp.int32))
+        keys_of = self._keys(memory, train=False)
+        keys = tuple(keys_of(block, number) for number, block in enumerate(self.blocks.values()))
+        return Carry(keys, empty, jnp.zeros((), jnp.int32))
 
     def step(
         self, carry: Carry, token: jax.Array, *, attention: bool = False
@@ -353,7 +366,8 @@ class TransformerDecoder(Decoder):
         """Feeds one token per beam, int32 [B, K]; returns logits [B, K, V] of the next."""
         x = self._embed(token, carry.position, train=False)
         caches, maps = [], []
-        for block, keys, cache in zip(self.blocks, carry.per_image, carry.per_beam, strict=True):
+        blocks = self.blocks.values()
+        for block, keys, cache in zip(blocks, carry.per_image, carry.per_beam, strict=True):
             x, cache, weights = block.step(x, keys, cache, carry.position)
             caches.append(cache)
             maps.append(weights)

@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from capjax.models.contract import Memory, PretrainedEncoder
 from capjax.models.layers import Attention, check_heads, exact_gelu, pad_positions, recomputed
+from capjax.models.stacks import apply_blocks, blocks_of
 from capjax.parts.types import (
     Count,
     Depth,
@@ -197,6 +198,7 @@ class ViT(PretrainedEncoder):
         """See `Part`."""
         check_heads(self.num_heads, self.width)
 
+    stackable = "block_"
     # Reads published weights.
     loader = "capjax.pretrained.vit.read:load_vit"
 
@@ -238,8 +240,8 @@ class ViT(PretrainedEncoder):
         x = pad_positions(x)
         masked = positions if x.shape[1] > positions else None
         x = rearrange(x, "b p d -> (b p) d")
-        for number in range(self.depth):
-            x = ViTBlock(
+        for name, number in blocks_of(self, self.stackable, self.depth):
+            block = ViTBlock(
                 self.width,
                 self.num_heads,
                 self.mlp_dim,
@@ -248,8 +250,9 @@ class ViT(PretrainedEncoder):
                 self.activation,
                 self.epsilon,
                 self.dtype,
-                name=f"block_{number}",
-            )(x, batch, masked)
+                name=name,
+            )
+            x, _ = apply_blocks(lambda block, x: (block(x, batch, masked), None), block, x, number)
         if self.final_norm:
             x = _norm(self.epsilon, self.dtype, "norm")(x)
         x = rearrange(x, "(b p) d -> b p d", b=batch)

@@ -18,6 +18,7 @@ from capjax.decode.sampling import SampleResult, restrict, sample
 from capjax.metrics.reward import Reward, reward_of
 from capjax.models.captioner import Captioner, Variables, join_frozen
 from capjax.models.contract import Decoder, Memory
+from capjax.models.stacks import unstacked
 from capjax.parts.types import (
     Count,
     Given,
@@ -242,7 +243,7 @@ class SelfCritical:
         temperature: float,
     ) -> SampleResult:
         """Draws `width` captions an image, without gradient; 0 is greedy."""
-        variables, memory = jax.lax.stop_gradient((variables, memory))
+        variables, memory = jax.lax.stop_gradient((unstacked(variables), memory))
         carry = model.apply(variables, memory, width, self._longest, method="init_carry")
         return sample(
             lambda carry, token: model.apply(variables, carry, token, method="step"),
