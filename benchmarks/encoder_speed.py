@@ -68,13 +68,14 @@ def make_capjax(name: str, side: int) -> Encode:
     import jax
     import jax.numpy as jnp
 
+    from capjax.parallel import devices
     from capjax.run.features import make_encode
 
     encoder = make_encoder(name)
     images = jnp.zeros((1, side, side, 3), jnp.uint8)
     variables = jax.jit(lambda key: encoder.init(key, images, train=False))(jax.random.key(0))
-    encode = jax.jit(make_encode(encoder))
-    return lambda pixels: np.asarray(encode(variables, pixels))
+    encode, placed = devices.map_local(make_encode(encoder)), devices.replicate(variables)
+    return lambda pixels: devices.unshard(encode(placed, devices.shard(pixels)))
 
 
 def make_keras(name: str, side: int) -> Encode:

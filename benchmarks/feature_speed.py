@@ -67,7 +67,7 @@ def run_capjax(folder: str) -> float:
     source, encoder = Files(folder), MobileNetV2()
     images = jnp.zeros((1, SIDE, SIDE, 3), jnp.uint8)
     variables = jax.jit(lambda key: encoder.init(key, images, train=False))(jax.random.key(0))
-    encode, placed = devices.map_devices(make_encode(encoder)), devices.replicate(variables)
+    encode, placed = devices.map_local(make_encode(encoder)), devices.replicate(variables)
     started = []
 
     def compute(batches):

@@ -41,20 +41,33 @@ def map_devices(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
 
 
-# Of a training step. XLA has two kinds of convolutions for CPUs, and takes those with the quicker
-# forward pass; their gradients made a step of the embedded default 1.11 to 1.16 times as long.
-STEP_OPTIONS = {
+# XLA has two libraries of convolutions for CPUs, and this option leaves one of them out. With it an
+# image of InceptionV3 took 113 ms instead of 180, and one of the embedded default 1.2 instead of
+# 1.7 ms, in training 0.88 of the time; MobileNets took as long as before (benchmarks/README.md).
+WITHOUT_YNN_CONVOLUTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
     )
 }
 
 
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """Options for XLA that make programs quicker on these devices; none where it lacks them."""
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda x: x, compiler_options=WITHOUT_YNN_CONVOLUTIONS).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:  # A jaxlib that does not know it.
+        return {}
+    return WITHOUT_YNN_CONVOLUTIONS
+
+
 def map_step(step: Callable) -> Callable:
     """Maps a training step (state, batch) -> (state, metrics); the state's buffers are donated."""
     mapped: Any = map_devices(step, donate=(0,))
-    # What is compiled ahead takes arrays of all processes, and not of this one.
-    if jax.default_backend() != "cpu" or jax.process_count() > 1:
+    # `pmap` takes no options. What is compiled ahead takes arrays of all processes, and not of one.
+    if not compiler_options() or jax.process_count() > 1:
         return mapped
     programs: dict[Hashable, Callable] = {}
 
@@ -62,12 +75,8 @@ def map_step(step: Callable) -> Callable:
         leaves, structure = jax.tree.flatten(batch)
         key = structure, *((x.shape, x.dtype) for x in leaves)
         if key not in programs:
-            try:
-                programs[key] = mapped.lower(state, batch).compile(compiler_options=STEP_OPTIONS)
-            except jax.errors.JaxRuntimeError as error:
-                if not any(name in str(error) for name in STEP_OPTIONS):
-                    raise
-                programs[key] = mapped  # A jaxlib that does not know it.
+            lowered = mapped.lower(state, batch)
+            programs[key] = lowered.compile(compiler_options=compiler_options())
         return programs[key](state, batch)
 
     return call
@@ -99,7 +108,7 @@ def map_local(function: Callable) -> Callable:
 
     mesh, spec = Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS)
     mapped = jax.shard_map(on_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    return jax.jit(mapped)
+    return jax.jit(mapped, compiler_options=compiler_options())
 
 
 def has_cudnn() -> bool:

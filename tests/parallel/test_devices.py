@@ -52,9 +52,6 @@ def test_a_device_takes_over_what_is_on_it():
     assert all(x.is_deleted() for x in jax.tree.leaves(tree["params"]))
 
 
-(STEP_OPTION,) = devices.STEP_OPTIONS
-
-
 def convolve(state, batch):
     """A step of gradient descent through a convolution; the loss is of all devices."""
 
@@ -68,9 +65,24 @@ def convolve(state, batch):
     return state - 1e-4 * devices.psum(gradient), devices.psum(value)
 
 
-@pytest.mark.parametrize("option", [STEP_OPTION, "xla_of_another_version"])
-def test_a_step_is_the_function_whatever_its_convolutions_are(monkeypatch, option):
-    monkeypatch.setattr(devices, "STEP_OPTIONS", {option: devices.STEP_OPTIONS[STEP_OPTION]})
+@pytest.fixture(name="ask_again")
+def make_ask_again():
+    devices.compiler_options.cache_clear()
+    yield
+    devices.compiler_options.cache_clear()
+
+
+def test_an_option_of_another_version_is_left_out(monkeypatch, ask_again):
+    assert devices.compiler_options() == devices.WITHOUT_YNN_CONVOLUTIONS
+    devices.compiler_options.cache_clear()
+    monkeypatch.setattr(devices, "WITHOUT_YNN_CONVOLUTIONS", {"xla_of_another_version": "1"})
+    assert devices.compiler_options() == {}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_step_is_the_function_whatever_its_convolutions_are(monkeypatch, known):
+    if not known:
+        monkeypatch.setattr(devices, "compiler_options", dict)
     count, random = jax.local_device_count(), np.random.default_rng(0)
     kernel = random.normal(size=(3, 3, 3, 4)).astype(np.float32)
     batches = [random.normal(size=(2 * count, side, 8, 3)).astype(np.float32) for side in (8, 5, 8)]
