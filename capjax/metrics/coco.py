@@ -6,6 +6,7 @@ counts of the hypothesis to those of the reference and multiplies by a Gaussian 
 the difference of lengths (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 5).
 """
 
+import functools
 import itertools
 import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -59,11 +60,9 @@ def score(
     obstacle = meteor_process.why_not() if meteor is not False else None
     if meteor and obstacle:
         raise RuntimeError(f"{obstacle}; pass meteor=False to leave it out")
-    gts, res = _tokens(references, hypotheses)
+    gts, res, means, _ = _scored(*_frozen(references, hypotheses))
     bleus, _ = Bleu(4).compute_score(gts, res, verbose=0)
-    values = {f"BLEU-{n}": bleu for n, bleu in enumerate(bleus, start=1)}
-    values["ROUGE-L"], _ = Rouge().compute_score(gts, res)
-    values["CIDEr-D"], _ = Cider().compute_score(gts, res)
+    values = {f"BLEU-{n}": bleu for n, bleu in enumerate(bleus, start=1)} | means
     if meteor is not False and not obstacle:
         try:
             values["METEOR"] = meteor_process.score(gts, res)
@@ -94,10 +93,8 @@ def per_image(
     references: Mapping[Hashable, Sequence[str]], hypotheses: Mapping[Hashable, str]
 ) -> ImageScores:
     """Scores of each image, with CIDEr's idf of all images; arguments and errors as of `score`."""
-    gts, res = _tokens(references, hypotheses)
-    _, rouge = Rouge().compute_score(gts, res)
-    _, cider = Cider().compute_score(gts, res)
-    metrics = {"ROUGE-L": 100.0 * rouge, "CIDEr-D": 100.0 * cider}
+    gts, res, _, each = _scored(*_frozen(references, hypotheses))
+    metrics = {name: 100.0 * values for name, values in each.items()}
     bleu = [_bleu_statistics(res[image_id][0], gts[image_id]) for image_id in gts]
     return ImageScores(tuple(gts), metrics, np.array(bleu))
 
@@ -148,10 +145,35 @@ def _bleu_statistics(hypothesis: str, references: Sequence[str]) -> list[int]:
     return [*found["correct"], *found["guess"], found["reflen"]]
 
 
-def _tokens(
+@functools.lru_cache(maxsize=1)
+def _scored(
+    references: tuple[tuple[Hashable, tuple[str, ...]], ...],
+    hypotheses: tuple[tuple[Hashable, str], ...],
+) -> tuple[_Tokens, _Tokens, dict[str, float], dict[str, np.ndarray]]:
+    """Tokens as of `_tokens`; ROUGE-L and CIDEr-D: means, and of each image.
+
+    An evaluation asks twice, for the split and for its images, and computes them once.
+    """
+    gts, res = _tokens(dict(references), dict(hypotheses))
+    means, each = {}, {}
+    means["ROUGE-L"], each["ROUGE-L"] = Rouge().compute_score(gts, res)
+    means["CIDEr-D"], each["CIDEr-D"] = Cider().compute_score(gts, res)
+    return gts, res, means, each
+
+
+def _frozen(
     references: Mapping[Hashable, Sequence[str]], hypotheses: Mapping[Hashable, str]
-) -> tuple[_Tokens, _Tokens]:
-    """Arguments of pycocoevalcap's scorers: lists of tokens joined by spaces, by image id."""
+) -> tuple[tuple, tuple]:
+    """Arguments of `_scored`."""
+    _check(references, hypotheses)
+    frozen = ((image_id, tuple(captions)) for image_id, captions in references.items())
+    return tuple(frozen), tuple(hypotheses.items())
+
+
+def _check(
+    references: Mapping[Hashable, Sequence[str]], hypotheses: Mapping[Hashable, str]
+) -> None:
+    """Raises the ValueErrors of `score`, but for references without words."""
     if not references and not hypotheses:
         raise ValueError("references and hypotheses are empty: there are no images to score")
     for name, missing in (
@@ -168,6 +190,12 @@ def _tokens(
             )
         if not captions:
             raise ValueError(f"references[{image_id!r}] is empty: each image needs a reference")
+
+
+def _tokens(
+    references: Mapping[Hashable, Sequence[str]], hypotheses: Mapping[Hashable, str]
+) -> tuple[_Tokens, _Tokens]:
+    """Arguments of pycocoevalcap's scorers: lists of tokens joined by spaces, by image id."""
     gts = {
         image_id: [_treebank(caption) for caption in captions]
         for image_id, captions in references.items()
