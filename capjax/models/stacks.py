@@ -35,7 +35,7 @@ def names_of(name: str) -> tuple[str, ...]:
 
 
 def stacks_of(model: Any, params: Any, frozen: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The stacks of which `stacked` can make equal blocks, by part of a captioner.
+    """The stacks that `stacked` can make of equal blocks, by part of a captioner.
 
     Args:
       model: the captioner.
