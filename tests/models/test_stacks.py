@@ -57,7 +57,7 @@ def own(tree):
     ],
 )
 def test_outputs_and_gradients_are_those_of_the_blocks(decoder, projections, attention):
-    lora = Lora(projections, rank=2, alpha=4.0, dropout=0.0) if projections else None
+    lora = Lora(2, 4.0, 0.0, projections) if projections else None
     model = Captioner(VIT, decoder(**WORDS, dropout=0.0, attention_dropout=0.0), lora=lora)
     params, frozen = split_frozen(draw(shapes(model)), ("encoder", "decoder") if lora else ())
     rng = np.random.default_rng(1)
