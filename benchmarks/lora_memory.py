@@ -78,11 +78,10 @@ def capjax(family: Family, depth: int, case: str, batch: int) -> tuple[Callable[
     from capjax.models.captioner import Captioner, split_frozen
     from capjax.models.encoders.vit import ViT
     from capjax.models.lora_fields import Lora
-    from capjax.models.stacks import stacked, stacks_of
     from capjax.parallel import devices
     from capjax.parts import DECODERS
     from capjax.train.objectives.cross_entropy import CrossEntropy
-    from capjax.train.state import init_state
+    from capjax.train.state import init_state, stack_blocks
     from capjax.train.step import make_train_step
 
     side = family.side
@@ -105,7 +104,7 @@ def capjax(family: Family, depth: int, case: str, batch: int) -> tuple[Callable[
     optimizer = optax.adamw(RATE)
     state = init_state(params, optimizer, ema=False, frozen=kept)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
-    state = stacked(state, stacks_of(model, state.params, state.frozen))
+    state = stack_blocks(model, state)
     held = [devices.replicate(state, donate=True)]
     del state, params, kept
     images = rng.integers(0, 256, (batch, side, side, 3), np.uint8)

@@ -187,17 +187,16 @@ def caption_capjax(folder: str) -> dict[str, Callable[[], object]]:
 def train_capjax(folder: str) -> dict[str, Callable[[], object]]:
     import optax
 
-    from capjax.models.stacks import stacked, stacks_of
     from capjax.parallel import devices
     from capjax.train.objectives.cross_entropy import CrossEntropy
     from capjax.train.optimizer import adamw
-    from capjax.train.state import init_state
+    from capjax.train.state import init_state, stack_blocks
     from capjax.train.step import make_train_step
 
     model, variables, batch = read_capjax(folder)
     optimizer = adamw(optax.constant_schedule(RATE), b1=0.9, b2=0.999, weight_decay=0.01)
     state = init_state(variables["params"], optimizer, ema=False)
-    state = stacked(state, stacks_of(model, state.params, state.frozen))
+    state = stack_blocks(model, state)
     state = devices.replicate(state, donate=True)
     del variables
     update = make_train_step(model, optimizer, seed=0, objective=CrossEntropy())

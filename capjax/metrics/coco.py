@@ -60,9 +60,10 @@ def score(
     obstacle = meteor_process.why_not() if meteor is not False else None
     if meteor and obstacle:
         raise RuntimeError(f"{obstacle}; pass meteor=False to leave it out")
-    gts, res, means, _ = _scored(*_frozen(references, hypotheses))
+    gts, res, each = _scored(*_frozen(references, hypotheses))
     bleus, _ = Bleu(4).compute_score(gts, res, verbose=0)
-    values = {f"BLEU-{n}": bleu for n, bleu in enumerate(bleus, start=1)} | means
+    values = {f"BLEU-{n}": bleu for n, bleu in enumerate(bleus, start=1)}
+    values |= {name: np.mean(scores) for name, scores in each.items()}
     if meteor is not False and not obstacle:
         try:
             values["METEOR"] = meteor_process.score(gts, res)
@@ -93,7 +94,7 @@ def per_image(
     references: Mapping[Hashable, Sequence[str]], hypotheses: Mapping[Hashable, str]
 ) -> ImageScores:
     """Scores of each image, with CIDEr's idf of all images; arguments and errors as of `score`."""
-    gts, res, _, each = _scored(*_frozen(references, hypotheses))
+    gts, res, each = _scored(*_frozen(references, hypotheses))
     metrics = {name: 100.0 * values for name, values in each.items()}
     bleu = [_bleu_statistics(res[image_id][0], gts[image_id]) for image_id in gts]
     return ImageScores(tuple(gts), metrics, np.array(bleu))
@@ -149,16 +150,15 @@ def _bleu_statistics(hypothesis: str, references: Sequence[str]) -> list[int]:
 def _scored(
     references: tuple[tuple[Hashable, tuple[str, ...]], ...],
     hypotheses: tuple[tuple[Hashable, str], ...],
-) -> tuple[_Tokens, _Tokens, dict[str, float], dict[str, np.ndarray]]:
-    """Tokens as of `_tokens`; ROUGE-L and CIDEr-D: means, and of each image.
+) -> tuple[_Tokens, _Tokens, dict[str, np.ndarray]]:
+    """Tokens as of `_tokens`, and ROUGE-L and CIDEr-D of each image.
 
     An evaluation asks twice, for the split and for its images, and computes them once.
     """
     gts, res = _tokens(dict(references), dict(hypotheses))
-    means, each = {}, {}
-    means["ROUGE-L"], each["ROUGE-L"] = Rouge().compute_score(gts, res)
-    means["CIDEr-D"], each["CIDEr-D"] = Cider().compute_score(gts, res)
-    return gts, res, means, each
+    _, rouge = Rouge().compute_score(gts, res)
+    _, cider = Cider().compute_score(gts, res)
+    return gts, res, {"ROUGE-L": rouge, "CIDEr-D": cider}
 
 
 def _frozen(

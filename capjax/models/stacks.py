@@ -34,7 +34,7 @@ def names_of(name: str) -> tuple[str, ...]:
     return tuple(re.sub(r"\d+to\d+$", str(number), name) for number in _numbers(name))
 
 
-def stacks_of(model: Any, params: Any, frozen: Mapping[str, Any]) -> dict[str, list[str]]:
+def stacks_of(model: nn.Module, params: Any, frozen: Mapping[str, Any]) -> dict[str, list[str]]:
     """The stacks that `stacked` can make of equal blocks, by part of a captioner.
 
     Args:
@@ -81,7 +81,6 @@ def stacked(tree: Any, stacks: Mapping[str, list[str]]) -> Any:
       tree: a state, of NumPy or JAX arrays. Its dicts are changed.
       stacks: see `stacks_of`.
     """
-    done: dict[int, Any] = {}
 
     def has_part(node: Any) -> bool:
         return isinstance(node, dict) and not stacks.keys().isdisjoint(node)
@@ -89,11 +88,10 @@ def stacked(tree: Any, stacks: Mapping[str, list[str]]) -> Any:
     def convert(parts: Any) -> Any:
         for part in stacks.keys() & parts.keys() if has_part(parts) else ():
             blocks = parts[part]
-            if id(blocks) not in done:  # The policy that training starts from is there twice.
-                done[id(blocks)] = blocks
-                for name in stacks[part]:
-                    if names_of(name)[0] in blocks:
-                        blocks[name] = _stack([blocks.pop(one) for one in names_of(name)])
+            for name in stacks[part]:
+                # Not if it was met before: the policy that training starts from is there twice.
+                if names_of(name)[0] in blocks:
+                    blocks[name] = _stack([blocks.pop(one) for one in names_of(name)])
         return parts
 
     return jax.tree.map(convert, tree, is_leaf=has_part)
@@ -113,7 +111,7 @@ def unstacked(tree: Any) -> Any:
     """Inverse of `stacked`, of NumPy arrays (views of them) or JAX arrays."""
 
     def has_stack(node: Any) -> bool:
-        return isinstance(node, dict) and any(map(_numbers, filter(_is_text, node)))
+        return isinstance(node, dict) and any(_numbers(str(name)) for name in node)
 
     def convert(node: Any) -> Any:
         if not has_stack(node):
@@ -130,32 +128,26 @@ def unstacked(tree: Any) -> Any:
     return jax.tree.map(convert, tree, is_leaf=has_stack)
 
 
-def _is_text(name: Any) -> bool:
-    return isinstance(name, str)
-
-
 def rank(path: tuple, leaf: jax.Array) -> int:
     """The number of axes of a parameter at a path of `jax.tree_util`, without that of blocks."""
     return leaf.ndim - any(_numbers(str(getattr(key, "key", ""))) for key in path)
 
 
-def blocks_of(module: nn.Module, prefix: str, count: int) -> Iterator[tuple[str, int]]:
-    """Names of a bound module's blocks or stacks, in order, and how many blocks each of them is."""
+def blocks_of(module: nn.Module, prefix: str, count: int) -> Iterator[str]:
+    """Names of a bound module's blocks or stacks, in order; `count` is the number of blocks."""
     number = 0
     names = () if module.is_initializing() else module.variables.get("params", {})
     stacks = {numbers[0]: name for name in names if (numbers := _numbers(name))}
     while number < count:
         name = stacks.get(number, f"{prefix}{number}")
-        length = len(names_of(name)) or 1
-        yield name, length
-        number += length
+        yield name
+        number += len(names_of(name)) or 1
 
 
 def apply_blocks(
     call: Callable[[nn.Module, jax.Array], tuple[jax.Array, Any]],
     block: nn.Module,
     x: jax.Array,
-    number: int,
 ) -> tuple[jax.Array, list[Any]]:
     """Applies the blocks that `block` has the parameters of.
 
@@ -166,12 +158,12 @@ def apply_blocks(
       call: (block, x) -> (x, result).
       block: has the name of a block or of a stack.
       x: the input of the first.
-      number: of blocks; see `blocks_of`.
 
     Returns:
       The output of the last, and the results of all.
     """
-    if number == 1:
+    number = len(names_of(block.name or ""))
+    if not number:
         x, result = call(block, x)
         return x, [result]
     body = nn.remat(

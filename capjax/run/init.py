@@ -22,7 +22,6 @@ from capjax.models.captioner import (
     join_frozen,
     split_frozen,
 )
-from capjax.models.stacks import stacked, stacks_of
 from capjax.parallel.platform import on_cpu
 from capjax.pretrained.captioners.gpt2 import fill_fresh
 from capjax.pretrained.captioners.peft_adapters import read_adapters
@@ -33,7 +32,7 @@ from capjax.pretrained.weights import check_variables
 from capjax.pretrained.word_vectors import fill_rows
 from capjax.run.load import Run, load
 from capjax.run.workdir import WorkdirError
-from capjax.train.state import TrainState
+from capjax.train.state import TrainState, stack_blocks
 
 _logger = logging.getLogger(__name__)
 
@@ -296,4 +295,4 @@ def with_stacks(config: ConfigDict, model: Captioner, state: TrainState) -> Trai
     # optimizers than these depend on the array that a number is in.
     if not (on_cpu() and questions.has_elementwise_optimizer(config)):
         return state
-    return stacked(state, stacks_of(model, state.params, state.frozen))
+    return stack_blocks(model, state)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from capjax.models.captioner import Variables, join_frozen
+from capjax.models.captioner import Captioner, Variables, join_frozen
+from capjax.models.stacks import stacked, stacks_of
 
 if TYPE_CHECKING:
     import optax
@@ -65,6 +66,11 @@ def init_state(
         frozen=frozen or {},
         baseline=jnp.zeros(()) if baseline else None,
     )
+
+
+def stack_blocks(model: Captioner, state: TrainState) -> TrainState:
+    """A state that has the equal blocks of its captioner stacked; see `models.stacks`."""
+    return stacked(state, stacks_of(model, state.params, state.frozen))
 
 
 def update_ema(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:

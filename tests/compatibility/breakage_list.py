@@ -304,9 +304,8 @@ BREAKAGES = (
     ),
     _breakage(
         "CIDEr-D of one image has an idf of its own",
-        'means["CIDEr-D"], each["CIDEr-D"] = Cider().compute_score(gts, res)',
-        'means["CIDEr-D"], each["CIDEr-D"] = 1.0, np.array('
-        "[Cider().compute_score({k: gts[k]}, {k: res[k]})[0] for k in gts])",
+        "_, cider = Cider().compute_score(gts, res)",
+        "cider = np.array([Cider().compute_score({k: gts[k]}, {k: res[k]})[0] for k in gts])",
         "tests/metrics/test_coco.py",
     ),
     _breakage(

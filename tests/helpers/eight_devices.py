@@ -44,7 +44,10 @@ def captions(model, variables, images):
 
 
 def measure(accumulate, layout):
-    """Of a layout: "padded", "hard", "self_critical" or "self_critical_stacked", "packed" ..."""
+    """Of a layout: "padded", "packed", "packed_frozen", or an objective.
+
+    Objectives are "hard", "self_critical" and, with stacked blocks, "self_critical_stacked".
+    """
     names = ("packed", "frozen", "hard", "self_critical")
     packed, freeze, hard, critical = (name in layout for name in names)
     rng = np.random.default_rng(0)

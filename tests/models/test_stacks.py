@@ -90,7 +90,7 @@ class Dropped(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return stacks.apply_blocks(self.drop, Dropout(0.5, name="blocks_0to1"), x, 2)[1]
+        return stacks.apply_blocks(self.drop, Dropout(0.5, name="blocks_0to1"), x)[1]
 
     @staticmethod
     def drop(block, x):

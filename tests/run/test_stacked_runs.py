@@ -42,7 +42,7 @@ def test_an_old_run_continues_with_stacks(config, tmp_path, monkeypatch):
 
     stacks_of = stacks.stacks_of
     monkeypatch.setattr(stacks, "FEWEST", 2)
-    monkeypatch.setattr("capjax.run.init.stacks_of", spy)
+    monkeypatch.setattr("capjax.train.state.stacks_of", spy)
     train(config, other)
     assert seen == [{"decoder": ["blocks_0to1"]}]
     expected, found = capjax.load(whole, "latest"), capjax.load(other, "latest")

@@ -224,7 +224,7 @@ class TransformerDecoder(Decoder):
                 self.feed_forward_dropout,
                 self.fast_variance,
             )
-            for name, _ in blocks_of(self, "blocks_", self.num_layers)
+            for name in blocks_of(self, "blocks_", self.num_layers)
         }
         if self.norm == "pre":
             self.last_norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
@@ -331,14 +331,13 @@ class TransformerDecoder(Decoder):
         x = self._embed(tokens, positions, train)
         maps = []
         keys_of = self._keys(memory, train, padded=not attention)
-        runs = blocks_of(self, "blocks_", self.num_layers)
-        for (_, count), block in zip(runs, self.blocks.values(), strict=True):
+        for block in self.blocks.values():
 
             def call(block: DecoderBlock, x: jax.Array, number: int = len(maps)) -> Any:
                 keys = keys_of(block, number)
                 return block(x, keys, mask, train=train, attention=attention)
 
-            x, weights = apply_blocks(call, block, x, count)
+            x, weights = apply_blocks(call, block, x)
             maps += weights
         stacked = None
         if attention:

@@ -240,7 +240,7 @@ class ViT(PretrainedEncoder):
         x = pad_positions(x)
         masked = positions if x.shape[1] > positions else None
         x = rearrange(x, "b p d -> (b p) d")
-        for name, number in blocks_of(self, self.stackable, self.depth):
+        for name in blocks_of(self, self.stackable, self.depth):
             block = ViTBlock(
                 self.width,
                 self.num_heads,
@@ -252,7 +252,7 @@ class ViT(PretrainedEncoder):
                 self.dtype,
                 name=name,
             )
-            x, _ = apply_blocks(lambda block, x: (block(x, batch, masked), None), block, x, number)
+            x, _ = apply_blocks(lambda block, x: (block(x, batch, masked), None), block, x)
         if self.final_norm:
             x = _norm(self.epsilon, self.dtype, "norm")(x)
         x = rearrange(x, "(b p) d -> b p d", b=batch)
