@@ -174,6 +174,7 @@ def encoders_capjax(batch: int, name: str) -> dict[str, float]:
         lambda v, x: model.clone(fused=False).apply(v, x, method="encode").values, variables, images
     )
     call = jax.jit(encode)
+    variables = jax.device_put(variables)
     return {
         "seconds": seconds_of(lambda: call(variables, images), jax.block_until_ready),
         "flops": flops,
