@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from capjax.models.contract import Memory, PretrainedEncoder, grid_memory
 from capjax.models.encoders.patch import scale_pixels
+from capjax.models.normed_convolution import normed_convolution
 from capjax.parts.types import Given
 
 # A smaller image has an empty feature map before the last block.
@@ -73,25 +74,14 @@ class InceptionV3(PretrainedEncoder):
                 f"{height}x{width}; it was trained on 299x299"
             )
         numbers = itertools.count()
+        convolution = normed_convolution(self.dtype, 1e-3, use_scale=False)
 
         def conv(x, channels, rows=1, columns=1, stride=1, padding="SAME") -> jax.Array:
             """Convolution, norm, ReLU."""
             number = next(numbers)
             suffix = f"_{number}" if number else ""
-            fields = {"use_bias": False, "dtype": self.dtype, "name": f"conv2d{suffix}"}
-            if rows == columns == 1:
-                # A matrix product, which XLA computes faster on CPUs.
-                x = nn.Dense(channels, **fields)(x)
-            else:
-                x = nn.Conv(channels, (rows, columns), (stride, stride), padding, **fields)(x)
-            x = nn.BatchNorm(
-                use_running_average=True,
-                epsilon=1e-3,
-                use_scale=False,
-                dtype=self.dtype,
-                name=f"batch_normalization{suffix}",
-            )(x)
-            return nn.relu(x)
+            names = f"conv2d{suffix}", f"batch_normalization{suffix}"
+            return nn.relu(convolution(x, channels, names, (rows, columns), stride, padding))
 
         x = scale_pixels(images, self.dtype)
         x = conv(x, 32, 3, 3, 2, "VALID")

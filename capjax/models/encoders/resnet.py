@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from capjax.models.contract import Memory, PretrainedEncoder, grid_memory
-from capjax.models.fixed_norm import fixed_norm
+from capjax.models.normed_convolution import normed_convolution
 from capjax.models.pool import adaptive_avg_pool
 from capjax.parts.types import Given, SideOrZero
 
@@ -50,31 +50,23 @@ class ResNet(PretrainedEncoder):
         """Encodes images; features are the output of the last block."""
         del train  # No dropout; batch statistics are fixed.
 
-        norm = fixed_norm(1e-5, self.dtype)
+        convolution = normed_convolution(self.dtype, 1e-5)
 
-        def conv(x: jax.Array, channels: int, side: int, stride: int, name: str) -> jax.Array:
-            fields = {"use_bias": False, "dtype": self.dtype, "name": name}
-            if side == 1:
-                # A matrix product, which XLA computes faster on CPUs.
-                x = x[:, ::stride, ::stride]
-                if stride > 1:
-                    # XLA for GPUs (JAX 0.11.2) aborts where it fuses the slice into the product.
-                    x = jax.lax.optimization_barrier(x)
-                return nn.Dense(channels, **fields)(x)
-            strides, padding = (stride, stride), ((side // 2, side // 2),) * 2
-            return nn.Conv(channels, (side, side), strides, padding, **fields)(x)
+        def conv(x: jax.Array, channels: int, side: int, stride: int, name: str, norm: str):
+            names, padding = (name, norm), ((side // 2, side // 2),) * 2
+            return convolution(x, channels, names, (side, side), stride, padding)
 
         def block(x: jax.Array, channels: int, stride: int, name: str) -> jax.Array:
-            y = nn.relu(norm(conv(x, channels, 1, 1, f"{name}_conv1"), f"{name}_bn1"))
-            y = nn.relu(norm(conv(y, channels, 3, stride, f"{name}_conv2"), f"{name}_bn2"))
-            y = norm(conv(y, 4 * channels, 1, 1, f"{name}_conv3"), f"{name}_bn3")
+            y = nn.relu(conv(x, channels, 1, 1, f"{name}_conv1", f"{name}_bn1"))
+            y = nn.relu(conv(y, channels, 3, stride, f"{name}_conv2", f"{name}_bn2"))
+            y = conv(y, 4 * channels, 1, 1, f"{name}_conv3", f"{name}_bn3")
             if x.shape != y.shape:
-                x = conv(x, 4 * channels, 1, stride, f"{name}_downsample_conv")
-                x = norm(x, f"{name}_downsample_bn")
+                names = f"{name}_downsample_conv", f"{name}_downsample_bn"
+                x = conv(x, 4 * channels, 1, stride, *names)
             return nn.relu(x + y)
 
         x = ((images.astype(jnp.float32) / 255 - _MEAN) / _STD).astype(self.dtype)
-        x = nn.relu(norm(conv(x, 64, 7, 2, "conv1"), "bn1"))
+        x = nn.relu(conv(x, 64, 7, 2, "conv1", "bn1"))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for stage, repeats in enumerate(BLOCKS[self.depth], start=1):
             for repeat in range(repeats):
