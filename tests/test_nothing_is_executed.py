@@ -17,6 +17,7 @@ import safetensors.numpy
 import capjax
 from capjax.cli.convert_tutorial import read_checkpoint
 from capjax.config.errors import ConfigError
+from capjax.data.caption_cache import open_encoded, open_tokenizer
 from capjax.data.captions import read_captions
 from capjax.data.check_images import find_bad_images
 from capjax.data.datasets.coco_json import CocoJson
@@ -178,9 +179,21 @@ def test_tokenizers(tmp_path, payload):
 def test_caches(tmp_path, payload):
     """What a dataset's cache holds is refused, or ignored and written again."""
     content = pickle.dumps(payload, 0)
-    for name in ("captions-f00d.json", "images-f00d.json"):
-        (tmp_path / name).write_bytes(content)
-    assert read_captions(captioned(), tmp_path).captions == (("a dog",),) * 3
+
+    def texts_and_tokens():
+        table = read_captions(captioned(), tmp_path)
+        tokenizer = open_tokenizer(table, {"kind": "words"}, tmp_path)
+        encoded = open_encoded(table, tokenizer, tmp_path, max_length=5, over_length="drop")
+        return table.captions, tokenizer.text, encoded.tokens
+
+    found = texts_and_tokens()
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert sorted(path.name.split("-")[0] for path in files) == ["captions", "tokenizer", "tokens"]
+    for path in (*files, tmp_path / "images-f00d.json"):
+        path.write_bytes(content)
+    assert texts_and_tokens() == found
+    assert {path: path.read_bytes() for path in files} == files
+    assert found[0] == (("a dog",),) * 3
     assert len(find_bad_images(captioned(), cache_dir=tmp_path, num_threads=1)) == 3
     shape = FeatureShape(3, 4, 5, (2, 2), 0, "float16")
 

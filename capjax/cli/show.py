@@ -40,7 +40,7 @@ def show(config: ConfigDict, split: str, images: int, to: str) -> None:
     else:
         train = open_captions(config.dataset, open_source(config.dataset, "train"))
     try:
-        tokenizer = train_tokenizer(config.tokenizer, train)
+        tokenizer = train_tokenizer(config, train)
         encoded = encode_captions(
             table,
             tokenizer,

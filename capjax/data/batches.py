@@ -92,8 +92,7 @@ class Schedule:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed must be in [0, 2**63), not {seed}")
-        self._images = np.flatnonzero([len(captions) for captions in encoded.tokens])
-        self._images = self._images.astype(np.int32)
+        self._images = np.flatnonzero(encoded.tokens.counts).astype(np.int32)
         if not len(self._images):
             raise ValueError("there is nothing to train on: no image has a caption")
         self._sort_by = sort_by
@@ -219,7 +218,7 @@ class TrainBatches:
             encoded,
             batch_size=batch_size,
             seed=seed,
-            sort_by=_lengths(encoded, sum if packed else max) if length_bucket else None,
+            sort_by=_lengths(encoded, np.add if packed else np.maximum) if length_bucket else None,
             bucket_window=bucket_window,
         )
         self._encoded, self._tokenizer = encoded, tokenizer
@@ -268,9 +267,9 @@ class TrainBatches:
         return [captions[k] for k in order[: self._captions_per_image]]
 
 
-def _lengths(encoded: EncodedCaptions, combine) -> np.ndarray:
+def _lengths(encoded: EncodedCaptions, combine: np.ufunc) -> np.ndarray:
     """The sum or maximum (`combine`) of the caption lengths of each image."""
-    return np.array([combine(map(len, captions)) if captions else 0 for captions in encoded.tokens])
+    return encoded.tokens.of_images(combine, encoded.tokens.lengths)
 
 
 def eval_indices(

@@ -1,7 +1,9 @@
 """Raw captions of a source, and their token ids with a report of what was left out."""
 
 import os
+from array import array
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +11,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from capjax.data.ragged import Ragged, Texts
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
-from capjax.files.atomic import read_cached, write_cached
+from capjax.files.arrays import read_arrays, write_arrays
 
-_FORMAT = "capjax captions 1"
+_FORMAT = "capjax captions 2"
+_COUNTED = 2**22
 
 
 @dataclass(frozen=True)
@@ -22,15 +26,17 @@ class CaptionTable:
 
     Attributes:
       image_ids: one unique id an image.
-      captions: the raw captions of each image.
+      captions: the raw captions of each image; nested sequences become `Texts`.
       fingerprint: the source's.
     """
 
     image_ids: tuple[str, ...]
-    captions: tuple[tuple[str, ...], ...]
+    captions: Texts
     fingerprint: str
 
     def __post_init__(self):
+        if not isinstance(self.captions, Texts):
+            object.__setattr__(self, "captions", Texts.of(self.captions))
         if len(self.image_ids) != len(self.captions):
             raise ValueError(
                 f"{len(self.image_ids)} image ids but captions of {len(self.captions)} images"
@@ -44,43 +50,47 @@ def read_captions(source: Source, cache_dir: str | os.PathLike | None) -> Captio
     """Reads the id and captions of every example, or a cached file of them.
 
     Without a cached file all records of a TFDS dataset are read. With a `cache_dir` they are saved
-    there as a JSON file keyed by the source's fingerprint. A file that is damaged or belongs to
-    another source is ignored and written again.
+    there as a safetensors file keyed by the source's fingerprint. A file that is damaged or belongs
+    to another source is ignored and written again.
 
     Raises:
+      DataError: the cached file cannot be written.
       ValueError: two examples have the same image id; the message names it.
     """
-    path = Path(cache_dir) / f"captions-{source.fingerprint}.json" if cache_dir else None
+    path = Path(cache_dir) / f"captions-{source.fingerprint}.safetensors" if cache_dir else None
     table = _load_table(path, source) if path else None
     if table is None:
-        # disable=None: only on a terminal, because in a log file a bar is a thousand lines.
-        bar = tqdm(range(len(source)), desc=f"captions of {source.name}", disable=None)
-        examples = [source[i][1:] for i in bar]
-        table = CaptionTable(
-            image_ids=tuple(image_id for image_id, _ in examples),
-            captions=tuple(tuple(captions) for _, captions in examples),
-            fingerprint=source.fingerprint,
-        )
+        image_ids: list[str] = []
+
+        def captions() -> Iterator[tuple[str, ...]]:
+            # disable=None: only on a terminal, because in a log file a bar is a thousand lines.
+            for i in tqdm(range(len(source)), desc=f"captions of {source.name}", disable=None):
+                _, image_id, of_image = source[i]
+                image_ids.append(image_id)
+                yield of_image
+
+        texts = Texts.of(captions())
+        table = CaptionTable(tuple(image_ids), texts, source.fingerprint)
         if path:
-            content = {"image_ids": table.image_ids, "captions": table.captions}
-            write_cached(path, {"format": _FORMAT, "fingerprint": source.fingerprint, **content})
+            ids = Texts.of([image_ids]).utf8
+            write_arrays(
+                path,
+                {"format": _FORMAT, "fingerprint": source.fingerprint},
+                {**texts.utf8.arrays(), "ids": ids.flat, "id_lengths": ids.lengths},
+            )
     return table
 
 
 def _load_table(path: Path, source: Source) -> CaptionTable | None:
     """The table in `path`; None where the file is missing, damaged or another source's."""
-    content = read_cached(path)
-    if content is None or (content["format"], content["fingerprint"]) != (
-        _FORMAT,
-        source.fingerprint,
-    ):
+    about, arrays = read_arrays(path) or ({}, {})
+    if about != {"format": _FORMAT, "fingerprint": source.fingerprint}:
         return None
-    table = CaptionTable(
-        image_ids=tuple(content["image_ids"]),
-        captions=tuple(map(tuple, content["captions"])),
-        fingerprint=source.fingerprint,
-    )
-    return table if len(table.image_ids) == len(source) else None
+    ids, lengths = arrays.pop("ids"), arrays.pop("id_lengths")
+    if not len(lengths) == len(arrays["counts"]) == len(source):
+        return None
+    (image_ids,) = Texts(Ragged([len(lengths)], lengths, ids))
+    return CaptionTable(image_ids, Texts(Ragged(**arrays)), source.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,8 @@ class EncodedCaptions:
 
     Attributes:
       image_ids: as in the table.
-      tokens: the captions of each image, each int32 [length] "prompt words ... eos" without bos.
+      tokens: the captions of each image, each int32 [length] "prompt words ... eos" without bos;
+        nested sequences become a `Ragged`.
       max_length: most tokens of a caption, with prompt and eos.
       fingerprint: the source's.
       report: counts of the captions kept and left out.
@@ -153,16 +164,20 @@ class EncodedCaptions:
     """
 
     image_ids: tuple[str, ...]
-    tokens: tuple[tuple[np.ndarray, ...], ...]
+    tokens: Ragged
     max_length: int
     fingerprint: str
     report: CaptionReport
     prompt: int = 0
 
+    def __post_init__(self):
+        if not isinstance(self.tokens, Ragged):
+            object.__setattr__(self, "tokens", Ragged.of(self.tokens))
+
     @cached_property
     def most_captions(self) -> int:
         """The most captions of an image."""
-        return max(map(len, self.tokens), default=0)
+        return int(self.tokens.counts.max(initial=0))
 
 
 def encode_captions(
@@ -197,53 +212,43 @@ def encode_captions(
             + f", not {max_length}"
         )
     before = f"{prompt} " if prompt else ""
-    texts = [before + text for captions in table.captions for text in captions]
-    flat = tokenizer.encode_batch(texts)
-    empty = sum(len(ids) <= first for ids in flat)
-    long = sum(len(ids) >= max_length for ids in flat)
-
-    def keep(ids: list[int]) -> bool:
-        return len(ids) > first and (over_length == "cut" or len(ids) < max_length)
-
-    encoded = iter(flat)
-    tokens = tuple(
-        tuple(
-            np.array([*ids[: max_length - 1], tokenizer.eos_id], np.int32)
-            for ids in (next(encoded) for _ in captions)
-            if keep(ids)
-        )
-        for captions in table.captions
-    )
-    bare = [i for i, captions in enumerate(tokens) if not captions]
-    lengths = np.bincount(
-        [len(ids) for captions in tokens for ids in captions], minlength=max_length + 1
-    )
-    words = int(lengths @ np.arange(max_length + 1) - (1 + first) * lengths.sum())
-    unknown = _unknown_words(texts, flat, tokenizer, max_length, keep)
+    found, kept, lengths = array("i"), array("b"), array("i")
+    empty = long = 0
+    unknown: Counter[str] = Counter()
+    # In blocks, because the ids are far larger as lists than as an array.
+    for block in table.captions.blocks():
+        texts = [before + text for text in block]
+        for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+            empty += len(ids) <= first
+            long += len(ids) >= max_length
+            keep = len(ids) > first and (over_length == "cut" or len(ids) < max_length)
+            kept.append(keep)
+            if not keep:
+                continue
+            if tokenizer.unk_id in ids:  # Words that are cut off do not count.
+                unknown.update(tokenizer.unknown(text, max_length - 1))
+            ids = [*ids[: max_length - 1], tokenizer.eos_id]
+            found.extend(ids)
+            lengths.append(len(ids))
+    counts = table.captions.utf8.of_images(np.add, np.frombuffer(kept, np.int8))
+    tokens = Ragged(counts, np.frombuffer(lengths, np.int32), np.frombuffer(found, np.int32))
+    bare = np.flatnonzero(counts == 0)
+    by_length = np.bincount(tokens.lengths, minlength=max_length + 1)
     report = CaptionReport(
         images=len(tokens),
-        captions=len(flat),
-        kept=int(lengths.sum()),
+        captions=len(kept),
+        kept=len(lengths),
         dropped=long if over_length == "drop" else 0,
         cut=long if over_length == "cut" else 0,
         empty=empty,
         bare_images=len(bare),
         bare_image_ids=tuple(table.image_ids[i] for i in bare[:5]),
-        words=words,
+        words=int(by_length @ np.arange(max_length + 1) - (1 + first) * by_length.sum()),
         unknown=unknown.total(),
         frequent_unknown=tuple(sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:10]),
-        lengths=lengths,
+        lengths=by_length,
     )
     return EncodedCaptions(table.image_ids, tokens, max_length, table.fingerprint, report, first)
-
-
-def _unknown_words(texts, flat, tokenizer, max_length, keep) -> Counter:
-    """Counts the words in kept captions that are encoded as unk; words cut off do not count."""
-    counts = Counter()
-    for text, ids in zip(texts, flat, strict=True):
-        if tokenizer.unk_id in ids and keep(ids):
-            counts.update(tokenizer.unknown(text, max_length - 1))
-    return counts
 
 
 def unigram_counts(encoded: EncodedCaptions, vocab_size: int) -> np.ndarray:
@@ -254,11 +259,23 @@ def unigram_counts(encoded: EncodedCaptions, vocab_size: int) -> np.ndarray:
     Raises:
       ValueError: a token is not below `vocab_size`.
     """
-    every = [ids[encoded.prompt :] for captions in encoded.tokens for ids in captions]
-    counts = np.bincount(np.concatenate(every) if every else [], minlength=vocab_size)
+    tokens = encoded.tokens
+    counts = _counts(tokens.flat, vocab_size)
+    starts = np.cumsum(tokens.lengths, dtype=np.int64) - tokens.lengths
+    for place in range(encoded.prompt):
+        counts -= _counts(tokens.flat[starts + place], len(counts))
     if len(counts) > vocab_size:
         raise ValueError(
             f"token {len(counts) - 1} is not below vocab_size {vocab_size}: "
             "were the captions encoded with another tokenizer?"
         )
     return counts.astype(np.float64)
+
+
+def _counts(tokens: np.ndarray, size: int) -> np.ndarray:
+    """How often each token occurs, int64 [size] or more; in parts, which NumPy copies as int64."""
+    size = max(size, int(tokens.max(initial=0)) + 1)
+    counts = np.zeros(size, np.int64)
+    for first in range(0, len(tokens), _COUNTED):
+        counts += np.bincount(tokens[first : first + _COUNTED], minlength=size)
+    return counts

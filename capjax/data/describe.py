@@ -34,12 +34,12 @@ def describe_captions(table: CaptionTable, encoded: EncodedCaptions, tokenizer: 
       encoded: the same captions, encoded.
       tokenizer: the one that encoded them, trained on the train split.
     """
-    per_image = [len(captions) for captions in table.captions]
-    texts = [text for captions in table.captions for text in captions]
-    words = np.array([len(ids) for ids in tokenizer.encode_batch(texts)], int)
+    per_image = table.captions.utf8.counts
+    blocks = map(tokenizer.encode_batch, table.captions.blocks())
+    words = np.array([len(ids) for block in blocks for ids in block], int)
     report = encoded.report
     lines = [
-        f"{len(per_image)} images, {len(texts)} captions",
+        f"{len(per_image)} images, {len(words)} captions",
         f"captions an image: {_spread(per_image)}",
         f"words a caption: {_spread(words)}",
         *histogram(words),
@@ -62,7 +62,7 @@ def describe_captions(table: CaptionTable, encoded: EncodedCaptions, tokenizer: 
 def _spread(counts: Sequence[int]) -> str:
     if not len(counts):
         return "none"
-    return f"{min(counts)} to {max(counts)}, {np.mean(counts):.1f} on average"
+    return f"{np.min(counts)} to {np.max(counts)}, {np.mean(counts):.1f} on average"
 
 
 def histogram(counts: Sequence[int]) -> list[str]:

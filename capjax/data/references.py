@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from capjax.data.batches import DRAWS, generator, lay_out
+from capjax.data.ragged import Ragged
 from capjax.data.tokenizer import Tokenizer
 
 
@@ -24,11 +25,10 @@ class References:
           tokenizer: has the ids of bos and pad.
           seed: of the random numbers.
         """
-        self.captions = captions
+        self.captions = captions if isinstance(captions, Ragged) else Ragged.of(captions)
         self._tokenizer, self._seed = tokenizer, seed
         # One shape for all batches: each would be compiled.
-        self._most = max(map(len, captions))
-        self._longest = max(len(ids) for of_image in captions for ids in of_image)
+        self._most, self._longest = self.captions.counts.max(), self.captions.lengths.max()
 
     def __call__(self, index: np.ndarray, positions: np.ndarray) -> dict[str, np.ndarray]:
         """Arrays of the images `index` at these positions of the endless stream.

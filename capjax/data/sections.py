@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from capjax.data import tokenizer_kinds
+from capjax.data.caption_cache import open_tokenizer
 from capjax.data.captions import CaptionTable, read_captions
 from capjax.data.check_images import usable
 from capjax.data.dataset import Dataset, FilesDataset
@@ -81,16 +81,17 @@ def open_captions(section: Mapping[str, Any], source: Source) -> CaptionTable:
     return read_captions(source, cache_dir(section))
 
 
-def train_tokenizer(section: Mapping[str, Any], train: CaptionTable) -> Tokenizer:
-    """Trains the tokenizer of a config's `tokenizer` section on the train split.
+def train_tokenizer(config: Mapping[str, Any], train: CaptionTable) -> Tokenizer:
+    """Trains the tokenizer of a config's `tokenizer` section, cached in `dataset.cache_dir`.
+
+    Args:
+      config: the whole config.
+      train: the captions of the train split.
 
     Raises:
       DataError: no word is left, or a field is out of range.
     """
     try:
-        return tokenizer_kinds.train(
-            (caption for image in train.captions for caption in image),
-            **section,
-        )
+        return open_tokenizer(train, config["tokenizer"], cache_dir(config["dataset"]))
     except ValueError as error:
         raise DataError(f"config.tokenizer makes no vocabulary: {error}") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
-from capjax.data.tokenizer_file import raised, read_backend
+from capjax.data.tokenizer_file import parse_backend, raised, read_backend
 from capjax.files.atomic import write_atomic
 from capjax.files.text import well_formed
 from capjax.parts.types import Count, CountOrZero
@@ -107,18 +107,24 @@ class Tokenizer:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
+    @classmethod
+    def parse(cls, text: str) -> "Tokenizer":
+        """Reads the text of a `tokenizer.json`; raises ValueError as `load`."""
+        return cls(parse_backend(text))
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes `tokenizer.json` atomically; equal tokenizers write equal bytes."""
-        write_atomic(path, self._saved)
+        write_atomic(path, self.text.encode("utf-8"))
 
     @property
-    def _saved(self) -> bytes:
-        return self._backend.to_str(pretty=True).encode("utf-8")
+    def text(self) -> str:
+        """The text of the saved file."""
+        return self._backend.to_str(pretty=True)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 of the saved form."""
-        return hashlib.sha256(self._saved).hexdigest()
+        return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
 
     @property
     def banned_ids(self) -> tuple[int, ...]:

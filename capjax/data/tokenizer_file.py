@@ -30,7 +30,11 @@ def read_backend(path: str | os.PathLike) -> tokenizers.Tokenizer:
       OSError: it can't be read.
       ValueError: it is damaged or no tokenizer, or made to fill the memory.
     """
-    content = read_small(path, MOST_TOKENIZER).decode()
+    return parse_backend(read_small(path, MOST_TOKENIZER).decode())
+
+
+def parse_backend(content: str) -> tokenizers.Tokenizer:
+    """Reads the text of a tokenizer.json; raises ValueError as `read_backend`."""
     with raised():
         backend = tokenizers.Tokenizer.from_str(content)
     backend.no_padding()

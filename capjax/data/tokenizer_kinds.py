@@ -1,5 +1,6 @@
 """Trains the tokenizer of a config: of words, of characters, or of pieces of words."""
 
+import itertools
 import json
 import logging
 import re
@@ -59,11 +60,16 @@ def train(
     Raises:
       ValueError: a limit is out of range, or nothing is left.
     """
-    captions = list(captions)
     if kind == "words":
-        _warn_without_spaces(captions)
-        limits = {"min_count": min_count, "max_words": max_words}
-        return train_word_tokenizer(captions, **limits, alphabetic_only=alphabetic_only)
+        captions = iter(captions)
+        first = list(itertools.islice(captions, _LOOKED_AT))
+        warn_without_spaces(first)
+        return train_word_tokenizer(
+            itertools.chain(first, captions),
+            min_count=min_count,
+            max_words=max_words,
+            alphabetic_only=alphabetic_only,
+        )
     if alphabetic_only:
         raise ValueError(f"alphabetic_only=True is for kind='words', and not for {kind!r}")
     # Single spaces between words and none around them, so that decoded text encodes to itself.
@@ -126,8 +132,8 @@ def _train_bpe(lines: Sequence[str], min_count: int, most: int) -> tokenizers.To
     return backend
 
 
-def _warn_without_spaces(captions: Sequence[str]) -> None:
-    """Warns of captions that are mostly of one script without spaces, and of long words."""
+def warn_without_spaces(captions: Sequence[str]) -> None:
+    """Warns of first captions that are mostly of one script without spaces, and of long words."""
     text = " ".join(map(well_formed, captions[:_LOOKED_AT]))
     letters = sum(map(str.isalpha, text))
     for script, pattern in _SPACELESS.items():

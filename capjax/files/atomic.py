@@ -20,11 +20,12 @@ _SUM = "sha256"
 _TEMPORARY = re.compile(r"\..+\.(json|jsonl|png|safetensors)\.[a-z0-9_]{8}")
 
 
-def write_atomic(path: str | os.PathLike, content: bytes) -> None:
+def write_atomic(path: str | os.PathLike, *content: bytes | memoryview) -> None:
     """Writes `content` to `path` so that a reader sees the old file or the whole new one.
 
-    The folder is made where it is missing. The temporary file lies in the same folder, because
-    `os.replace` is atomic inside one file system only.
+    Several parts are written one after the other, so that nobody joins them in memory. The folder
+    is made where it is missing. The temporary file lies in the same folder, because `os.replace` is
+    atomic inside one file system only.
 
     Raises:
       OSError: the folder cannot be written, or is not of this machine's file systems; `filename` is
@@ -36,7 +37,7 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files for the owner alone; a shared cache is read by others.
@@ -76,8 +77,13 @@ def write_cached(path: str | os.PathLike, content: dict[str, Any]) -> None:
     Raises:
       DataError: the file cannot be written; the message says what would work.
     """
+    write_cache(path, json.dumps({**content, _SUM: _checksum(content)}).encode())
+
+
+def write_cache(path: str | os.PathLike, *content: bytes | memoryview) -> None:
+    """`write_atomic` of a file of a dataset's cache; raises as `write_cached`."""
     try:
-        write_atomic(path, json.dumps({**content, _SUM: _checksum(content)}).encode())
+        write_atomic(path, *content)
     except OSError as error:
         raise DataError(
             f"{path} cannot be written: {error.strerror}; fix that, or set "

@@ -4,7 +4,6 @@ Shapes: see docs/architecture.md.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from capjax.data.ragged import Ragged, Texts
 from capjax.data.tokenizer import Tokenizer
 from capjax.parts import REWARDS
 from capjax.parts.registry import PartError
@@ -153,13 +153,17 @@ def needs_corpus(reward: Reward) -> bool:
     return getattr(reward, "needs_corpus", True)
 
 
-def corpus_ids(
-    tokenizer: Tokenizer, captions: Iterable[Sequence[str]]
-) -> tuple[tuple[np.ndarray, ...], ...]:
+def corpus_ids(tokenizer: Tokenizer, captions: Texts | Iterable[Sequence[str]]) -> Ragged:
     """`reference_ids` of the captions of each image; the same unknown word has one id."""
-    captions = list(captions)
-    ids = iter(reference_ids(tokenizer, itertools.chain.from_iterable(captions)))
-    return tuple(tuple(itertools.islice(ids, len(of_image))) for of_image in captions)
+    texts = captions if isinstance(captions, Texts) else Texts.of(captions)
+    words: dict[str, int] = {}
+    # In blocks, because the arrays of single captions are far larger than one of all.
+    blocks = [Ragged.of([reference_ids(tokenizer, block, words)]) for block in texts.blocks()]
+    return Ragged(
+        texts.utf8.counts,
+        np.concatenate([np.zeros(0, np.int32), *(block.lengths for block in blocks)]),
+        np.concatenate([np.zeros(0, np.int32), *(block.flat for block in blocks)]),
+    )
 
 
 def reference_ids(

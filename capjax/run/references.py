@@ -21,11 +21,9 @@ def prepare(
     """
     split = splits["train"]
     tokenizer = split.tokenizer
+    captions = corpus_ids(tokenizer, split.table.captions)
     # A caption without a word has the end token alone.
-    captions = tuple(
-        tuple(ids for ids in of_image if len(ids) > 1)
-        for of_image in corpus_ids(tokenizer, split.table.captions)
-    )
+    captions = captions.select(captions.lengths > 1)
     references = References(captions, tokenizer, seed=split.config.seed)
     sizes = {"eos_id": tokenizer.eos_id, "vocab_size": tokenizer.vocab_size}
     constants = objective.prepare(captions, began, **sizes)

@@ -31,7 +31,7 @@ def retrieval(run: Run, split: str, limit: int = 0) -> dict[str, float]:
     table = open_captions(dataset, source)
     count = min(limit or len(source), len(source))
     texts = [text for captions in table.captions[:count] for text in captions]
-    image_of = np.repeat(np.arange(count), [len(captions) for captions in table.captions[:count]])
+    image_of = np.repeat(np.arange(count), table.captions.utf8.counts[:count])
     encoded = encode_given(run.tokenizer, texts, run.model)
     batches = _first(run.pixel_batches(source, count=count), count)
     scores = totals(run.score_batches(batches, [encoded] * count), count, encoded)

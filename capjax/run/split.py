@@ -11,12 +11,14 @@ from capjax.config import build
 from capjax.config.errors import ConfigError
 from capjax.data.augment import Augmentation
 from capjax.data.batches import TrainBatches
-from capjax.data.captions import CaptionTable, EncodedCaptions, encode_captions
+from capjax.data.caption_cache import open_encoded
+from capjax.data.captions import CaptionTable, EncodedCaptions
 from capjax.data.feature_batches import eval_feature_batches, train_feature_batches
 from capjax.data.feature_cache import FeatureCache
 from capjax.data.reading import eval_batches, read_pixels
 from capjax.data.references import References
 from capjax.data.resize import Resize, Resizes
+from capjax.data.sections import cache_dir
 from capjax.data.source import Source
 from capjax.data.tokenizer import Tokenizer
 from capjax.parallel import processes
@@ -125,20 +127,25 @@ def _share() -> dict[str, int]:
 def make_split(
     config: ConfigDict, source: Source, table: CaptionTable, tokenizer: Tokenizer
 ) -> Split:
-    """Encodes a split's captions; the split has no cached features.
+    """Encodes a split's captions, cached in `dataset.cache_dir`; it has no cached features.
+
+    All processes call it together.
 
     Raises:
       ConfigError: captions leave no room for a word after the prompt.
+      DataError: the cached file cannot be written.
     """
     section = config.dataset
     try:
-        encoded = encode_captions(
-            table,
-            tokenizer,
-            max_length=section.max_length,
-            over_length=section.over_length,
-            prompt=config.prompt,
-        )
+        with processes.primary_first():
+            encoded = open_encoded(
+                table,
+                tokenizer,
+                cache_dir(section),
+                max_length=section.max_length,
+                over_length=section.over_length,
+                prompt=config.prompt,
+            )
     except ValueError as error:
         raise ConfigError(f"config.dataset.{error}") from error
     return Split(config, source, table, encoded, tokenizer)

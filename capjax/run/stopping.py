@@ -24,14 +24,16 @@ def new_stopping(config: ConfigDict, references: Sequence[Sequence[str]]) -> Ear
       references: raw captions of each validation image; images without any are not scored.
     """
     stopping = _configured(config)
-    scored = [captions for captions in references if captions]
+    # The first few tell it of most splits.
+    scored = (captions for captions in references if captions)
     if stopping.metric == "CIDEr-D" and not coco.cider_can_vary(scored):
+        count = sum(map(bool, references))
         stopping.metric, stopping.mode = "loss", "auto"
         _logger.warning(
             "CIDEr-D is 0 for any caption of validation's %d image%s, since no n-gram of the "
             "references tells images apart: checkpoints are chosen by loss",
-            len(scored),
-            "s" if len(scored) > 1 else "",
+            count,
+            "s" if count > 1 else "",
         )
     return stopping
 

@@ -246,7 +246,7 @@ def _read_data(config: ConfigDict, workdir: Workdir, *, is_new: bool) -> _Data:
             checks.check_batch(config, field, len(sources[split]), sources[split].name)
         log_notes(sources.values())
         tables = {name: open_captions(config.dataset, sources[name]) for name in sources}
-    tokenizer = tokenizer or train_tokenizer(config.tokenizer, tables["train"])
+        tokenizer = tokenizer or train_tokenizer(config, tables["train"])
     found = {"tokenizer": (tokenizer.fingerprint,)}
     found |= {name: fingerprints(source) for name, source in sources.items()}
     now = {name: value for name, (value, *_) in found.items()}

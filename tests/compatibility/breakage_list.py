@@ -108,7 +108,7 @@ BREAKAGES = (
     _breakage(
         "a file is written in place",
         "        os.replace(temporary, path)",
-        "        path.write_bytes(content)",
+        '        path.write_bytes(b"".join(content))',
         "tests/run/test_damaged_runs.py",
         "tests/data/test_tokenizer.py",
         "tests/data/test_captions.py",

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -7,6 +5,7 @@ from capjax.data.batches import TrainBatches, eval_text
 from capjax.data.captions import CaptionTable, encode_captions, read_captions, unigram_counts
 from capjax.data.source import Example
 from capjax.data.tokenizer import train_word_tokenizer
+from capjax.files.arrays import read_arrays, write_arrays
 from tests.helpers.sources import Source
 
 CAPTIONS = (("a dog runs", "A dog."), (), ("...", "a cat sleeps on the red mat"), ("dog",))
@@ -36,21 +35,44 @@ def test_reads_once_with_a_cache(tmp_path):
     assert read_captions(other, tmp_path).captions == (("b",),)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "fewer", "duplicate", "no json"])
+def fewer(arrays):
+    return {
+        **arrays,
+        "counts": arrays["counts"][:-1],
+        "lengths": arrays["lengths"][:-1],
+        "flat": arrays["flat"][: -len("dog")],
+        "id_lengths": arrays["id_lengths"][:-1],
+        "ids": arrays["ids"][: -len("image-3")],
+    }
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["truncated", "foreign", "another's", "older", "fewer", "duplicate", "a letter", "no arrays"],
+)
 def test_damaged_cache_is_rebuilt(tmp_path, damage):
     whole = read_captions(source(), tmp_path)
     (path,) = tmp_path.iterdir()
     good = path.read_bytes()
-    content = json.loads(good)
-    if damage == "foreign":
-        content["fingerprint"] = "def"
-    elif damage == "fewer":
-        content["image_ids"].pop()
-        content["captions"].pop()
-    elif damage == "duplicate":
-        content["image_ids"][1] = "image-0"
-    bad = {"truncated": good[:40], "no json": b"[1]"}.get(damage, json.dumps(content).encode())
-    path.write_bytes(bad)
+    about, arrays = read_arrays(path)
+    assert about == {"format": "capjax captions 2", "fingerprint": "abc"}
+    bad = {
+        "truncated": good[:40],
+        "no arrays": b"[1]",
+        "foreign": good.replace(b"abc", b"def"),
+        "duplicate": good.replace(b"image-1", b"image-0"),
+        "a letter": good.replace(b"A dog.", b"A hog."),
+    }
+    # These have a checksum of their own.
+    if damage == "fewer":
+        write_arrays(path, about, fewer(arrays))
+    elif damage == "another's":
+        write_arrays(path, {**about, "fingerprint": "def"}, arrays)
+    elif damage == "older":
+        write_arrays(path, {**about, "format": "capjax captions 1"}, arrays)
+    else:
+        path.write_bytes(bad[damage])
+    assert path.read_bytes() != good
     assert read_captions(source(), tmp_path) == whole
     assert path.read_bytes() == good
 

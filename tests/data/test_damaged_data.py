@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 
+from capjax.data.caption_cache import open_encoded, open_tokenizer
 from capjax.data.captions import read_captions
 from capjax.data.check_images import find_bad_images
 from capjax.data.datasets.coco_json import CocoJson
@@ -13,6 +14,7 @@ from capjax.data.datasets.folder import Folder
 from capjax.data.datasets.karpathy import Karpathy
 from capjax.data.feature_cache import FeatureShape, open_features
 from capjax.data.sections import cache_dir
+from capjax.data.tokenizer import train_word_tokenizer
 from capjax.files.errors import DataError
 from tests.helpers.damage import OTHER, cut, flipped, of_other_kinds, replaced
 from tests.helpers.sources import captioned
@@ -99,22 +101,35 @@ def features(folder):
 
 def test_damaged_caches_are_made_anew(tmp_path):
     """A captions file or a check of images that is none is written again, whatever it is."""
+    table = read_captions(captioned(3, "a dog", "a cat"), None)
+    words = train_word_tokenizer(["a dog"])
+    encoding = {"max_length": 5, "over_length": "drop"}
     for name, read in (
-        ("captions-f00d.json", lambda: read_captions(captioned(3, "a dog", "a cat"), tmp_path)),
+        (
+            "captions-f00d.safetensors",
+            lambda: read_captions(captioned(3, "a dog", "a cat"), tmp_path),
+        ),
+        ("tokens-*", lambda: open_encoded(table, words, tmp_path, **encoding).tokens),
+        ("tokenizer-*", lambda: open_tokenizer(table, {"kind": "words"}, tmp_path).text),
         (
             "images-f00d.json",
             lambda: find_bad_images(captioned(), cache_dir=tmp_path, num_threads=1),
         ),
     ):
         whole = read()
-        content = (tmp_path / name).read_bytes()
-        kinds = [damaged for _, _, damaged in of_other_kinds(content)]
-        for damaged in (*OTHER, *cut(content), *kinds[::3]):
-            (tmp_path / name).write_bytes(damaged)
+        (path,) = tmp_path.glob(name)
+        content = path.read_bytes()
+        as_json = path.suffix == ".json"
+        kinds = [damaged for _, _, damaged in of_other_kinds(content)] if as_json else []
+        for damaged in (*OTHER, *cut(content), *flipped(content), *kinds[::3]):
+            path.write_bytes(damaged)
             assert read() == whole
-        (tmp_path / name).unlink()
-        (tmp_path / name).mkdir()
-        with pytest.raises(DataError, match=rf"{name} cannot be written: .*dataset\.cache_dir"):
+            assert path.read_bytes() == content
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(
+            DataError, match=rf"{path.name} cannot be written: .*dataset\.cache_dir"
+        ):
             read()
 
 

@@ -9,7 +9,7 @@ from capjax.data import tokenizer_file
 from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
 from capjax.data.tokenizer_file import TokenizerError
 
-WHOLE = json.loads(train_word_tokenizer(["a dog"])._saved)
+WHOLE = json.loads(train_word_tokenizer(["a dog"]).text)
 DOUBLE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 BOMB = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}
 COPIES = [{"Sequence": {"id": "A", "type_id": 0}}] * 2000
