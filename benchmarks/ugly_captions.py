@@ -10,11 +10,11 @@ import argparse
 import json
 import os
 import random
-import resource
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.sides import peak_memory_mib
 from capjax.data.captions import encode_captions, read_captions
 from capjax.data.datasets.folder import Folder
 from capjax.data.tokenizer import train_word_tokenizer
@@ -66,7 +66,7 @@ def main() -> None:
             kept = one_round(folder, captions)
             seconds = time.perf_counter() - start
             print(f"round {number}: {kept} kept, {resident():.0f} MB, {seconds:.1f} s")
-    print(f"peak: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
+    print(f"peak: {peak_memory_mib():.0f} MiB")
 
 
 if __name__ == "__main__":
