@@ -8,9 +8,9 @@ A transformer decoder over features has the sizes of `START`, and one of them ch
 arguments; those of "train" are the parameters, their two moments and the batch.
 
 Captions, five an image and ten words each, are an index without pictures. A start reads them,
-trains a tokenizer of all their words, encodes them and lays out a batch. The first start does that, and the
-second one finds the first one's files. Each is a process of its own; MiB are all of its memory, and
-the import of libraries is not counted in its seconds.
+trains a tokenizer of all their words, encodes them and lays out a batch; the second start finds the
+files of the first one. Each is a process of its own; MiB are all of its memory, and the import of
+libraries is not counted in its seconds.
 """
 
 import argparse
