@@ -157,7 +157,9 @@ def test_wrong_arguments_are_refused():
         encode_captions(table(), TOKENIZER, max_length=2, over_length="cut", prompt="a")
 
 
-def test_unigram_counts_are_of_targets():
+@pytest.mark.parametrize("at_once", [1, 4, 2**22])
+def test_unigram_counts_are_of_targets(at_once, monkeypatch):
+    monkeypatch.setattr("capjax.data.captions._COUNTED", at_once)
     encoded = encode_captions(table(), TOKENIZER, max_length=4, over_length="drop")
     counts = unigram_counts(encoded, TOKENIZER.vocab_size)
     assert counts.dtype == np.float64

@@ -63,6 +63,7 @@ def test_numbers_of_captions_are_combined_by_image(numbers, data):
 
 
 @given(nested(TEXT), st.integers(1, 5))
+@hypothesis.example([["a \ud83d dog", "\N{SNOWMAN}"], [""]], 2)
 @settings(max_examples=examples(60), deadline=None)
 def test_texts_are_what_they_were_made_of(texts, size):
     whole = tuple(map(tuple, texts))
