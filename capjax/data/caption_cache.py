@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from capjax.files.atomic import read_cached, write_cached
 
 # Another normalisation, training or encoding needs a new number.
 _TOKENIZER, _ENCODED = "capjax tokenizer 1", "capjax encoded captions 1"
+_REFERENCES = "capjax references 1"
 
 
 def open_tokenizer(
@@ -109,6 +110,34 @@ def _load_encoded(path: Path, key: dict[str, Any], table: CaptionTable) -> Encod
         CaptionReport(**report),
         about["prompt"],
     )
+
+
+def open_references(
+    table: CaptionTable,
+    tokenizer: Tokenizer,
+    cache_dir: str | os.PathLike | None,
+    encode: Callable[[], Ragged],
+) -> Ragged:
+    """All captions of each image, encoded by `encode` or read from a cached file.
+
+    Args:
+      table: the captions.
+      tokenizer: encodes them.
+      cache_dir: the folder of the cached file; None for none.
+      encode: `corpus_ids` of the captions.
+
+    Raises:
+      DataError: the cached file cannot be written.
+    """
+    key = _key(_REFERENCES, captions=table.fingerprint, tokenizer=tokenizer.fingerprint)
+    path = _path(cache_dir, "references", key, "safetensors")
+    about, arrays = (read_arrays(path) if path else None) or ({}, {})
+    if about == key and len(arrays["counts"]) == len(table.image_ids):
+        return Ragged(**arrays)
+    found = encode()
+    if path:
+        write_arrays(path, key, found.arrays())
+    return found
 
 
 def _key(form: str, **values: Any) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from capjax.data.sections import open_captions, open_source
 from capjax.data.tokenizer import Tokenizer
 from capjax.evaluate.methods import Consensus, Method
 from capjax.files.errors import ReportedError
-from capjax.metrics.reward import Reward, corpus_ids, needs_corpus
+from capjax.metrics.reward import Reward, needs_corpus
+from capjax.run.references import encode_references
 
 
 def ready(method: Method, config: ConfigDict, tokenizer: Tokenizer) -> Method:
@@ -39,10 +40,10 @@ def reward_table(reward: Reward, config: ConfigDict, tokenizer: Tokenizer) -> An
     try:
         if "name" not in config.dataset:
             raise ConfigError("a published captioner has none")
-        captions = open_captions(config.dataset, open_source(config.dataset, "train")).captions
+        table = open_captions(config.dataset, open_source(config.dataset, "train"))
     except ReportedError as error:
         raise ConfigError(
             f"the reward {reward} knows how rare words are by the captions of the train split: "
             f"{error}; config.decoding.rewards=('bleu4',) needs none"
         ) from error
-    return reward.prepare(corpus_ids(tokenizer, captions), **ids)
+    return reward.prepare(encode_references(table, tokenizer, config.dataset), **ids)

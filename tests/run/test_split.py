@@ -1,14 +1,17 @@
 """What a start makes of a split's captions, and keeps for the next one."""
 
 import contextlib
+import dataclasses
 
 import pytest
 
 from capjax.config.errors import ConfigError
 from capjax.data import tokenizer_kinds
 from capjax.data.sections import open_captions, train_tokenizer
-from capjax.data.tokenizer import Tokenizer
+from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
+from capjax.metrics.reward import corpus_ids
 from capjax.parallel import processes
+from capjax.run.references import encode_references
 from capjax.run.split import make_split
 from configs import base
 from tests.helpers.sources import captioned
@@ -46,6 +49,36 @@ def test_a_second_start_neither_reads_trains_nor_encodes(config, tmp_path, monke
     config.dataset.cache_dir = ""
     with pytest.raises(AssertionError, match="made again"):
         start(config, captioned())
+
+
+def test_a_second_start_does_not_encode_references_again(config, tmp_path, monkeypatch):
+    """Whole captions, with an id of its own for each unknown word."""
+    table = open_captions(config.dataset, captioned(3, "a zebra runs", "", "a zebra"))
+    tokenizer = train_word_tokenizer(["a dog runs"])
+    plain = corpus_ids(tokenizer, table.captions)
+    assert plain.flat.max() == tokenizer.vocab_size
+    assert encode_references(table, tokenizer, config.dataset) == plain
+    other = train_word_tokenizer(["a zebra runs"])
+    assert encode_references(table, other, config.dataset) == corpus_ids(other, table.captions)
+    another = dataclasses.replace(table, captions=(("a",), ("dog",), ()), fingerprint="def")
+    assert encode_references(another, tokenizer, config.dataset) == corpus_ids(
+        tokenizer, another.captions
+    )
+    files = list(tmp_path.glob("references-*"))
+    assert len(files) == 3
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + b"x")
+        encode_references(table, tokenizer, config.dataset)
+        encode_references(table, other, config.dataset)
+        encode_references(another, tokenizer, config.dataset)
+        assert file.read_bytes() == content
+
+    def refuse(*_, **__):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(Tokenizer, "encode_batch", refuse)
+    assert encode_references(table, tokenizer, config.dataset) == plain
 
 
 def test_one_process_encodes_before_the_others(config, tmp_path, monkeypatch):
