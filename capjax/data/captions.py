@@ -1,5 +1,6 @@
 """Raw captions of a source, and their token ids with a report of what was left out."""
 
+import itertools
 import os
 from array import array
 from collections import Counter
@@ -89,7 +90,8 @@ def _load_table(path: Path, source: Source) -> CaptionTable | None:
     ids, lengths = arrays.pop("ids"), arrays.pop("id_lengths")
     if not len(lengths) == len(arrays["counts"]) == len(source):
         return None
-    (image_ids,) = Texts(Ragged([len(lengths)], lengths, ids))
+    blocks = Texts(Ragged([len(lengths)], lengths, ids)).blocks()
+    image_ids = tuple(itertools.chain.from_iterable(blocks))
     return CaptionTable(image_ids, Texts(Ragged(**arrays)), source.fingerprint)
 
 

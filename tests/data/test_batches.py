@@ -107,6 +107,22 @@ def test_bucketing_sorts_by_length_and_shuffles_batches():
     assert means != sorted(means)
 
 
+@pytest.mark.parametrize(
+    ("packed", "sizes"), [(True, {(12, 12), (24, 24)}), (False, {(4, 8), (12, 12)})]
+)
+def test_images_of_like_size_are_in_a_batch(packed, sizes):
+    """Like in all their tokens if they are packed, or else in those of the longest caption."""
+    lengths = ((12,), (4, 4, 4), (8, 8, 8), (12, 12)) * 3
+    captions = tuple(tuple(" ".join("a" * (n - 1)) for n in own) for own in lengths)
+    table = CaptionTable(tuple(map(str, range(12))), captions, "abc")
+    encoded = encode_captions(table, TOKENIZER, max_length=MAX_LENGTH, over_length="drop")
+    options = {"batch_size": 6, "captions_per_image": 3, "seed": 0, "length_bucket": 1}
+    batches = TrainBatches(encoded, TOKENIZER, packed=packed, **options)
+    over = np.sum if packed else np.max
+    found = [over(batches(step).lengths, axis=1) for step in range(2)]
+    assert {(int(size.min()), int(size.max())) for size in found} == sizes
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("bucket", [4, 7, None])
 def test_shapes_are_multiples_of_the_bucket_up_to_the_limit(bucket, packed):

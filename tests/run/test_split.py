@@ -11,7 +11,7 @@ from capjax.data.sections import open_captions, train_tokenizer
 from capjax.data.tokenizer import Tokenizer, train_word_tokenizer
 from capjax.metrics.reward import corpus_ids
 from capjax.parallel import processes
-from capjax.run.references import encode_references
+from capjax.run.references import encode_references, prepare
 from capjax.run.split import make_split
 from configs import base
 from tests.helpers.sources import captioned
@@ -79,6 +79,31 @@ def test_a_second_start_does_not_encode_references_again(config, tmp_path, monke
 
     monkeypatch.setattr(Tokenizer, "encode_batch", refuse)
     assert encode_references(table, tokenizer, config.dataset) == plain
+
+
+def test_an_unknown_word_has_one_id_however_many_captions_there_are():
+    tokenizer = train_word_tokenizer(["a dog"])
+    many = [["zebra"], *[["a"]] * 10_000, ["zog", "a zebra"]]
+    first, last = corpus_ids(tokenizer, many)[:: len(many) - 1]
+    assert first[0].tolist() == [tokenizer.vocab_size, tokenizer.eos_id]
+    assert last[0].tolist() == [tokenizer.vocab_size + 1, tokenizer.eos_id]
+    assert last[1].tolist() == [*tokenizer.encode("a"), tokenizer.vocab_size, tokenizer.eos_id]
+
+
+def test_references_have_a_word(config):
+    """An objective and its batches have the same ones."""
+    split = start(config, captioned(2, "a dog", "...", "dog"))
+
+    class Objective:
+        def prepare(self, references, began, *, eos_id, vocab_size):
+            assert (eos_id, vocab_size) == (split.tokenizer.eos_id, split.tokenizer.vocab_size)
+            return references, began
+
+    splits, (references, began) = prepare(Objective(), {"train": split}, "parameters")
+    texts = [[split.tokenizer.decode(ids) for ids in own] for own in references]
+    assert texts == [["a dog", "dog"]] * 2
+    assert splits["train"].references.captions == references
+    assert began == "parameters"
 
 
 def test_one_process_encodes_before_the_others(config, tmp_path, monkeypatch):
