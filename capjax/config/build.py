@@ -25,7 +25,7 @@ from capjax.metrics.reward import reward_name, reward_of
 from capjax.models.adapter import Adapter
 from capjax.models.captioner import Captioner, Variables
 from capjax.models.lora_fields import Lora
-from capjax.parallel import devices
+from capjax.parallel import devices, programs
 from capjax.parts import METRICS
 from capjax.parts.check import fault, fields_of, given_fields
 from capjax.parts.registry import PartError
@@ -175,7 +175,9 @@ def shapes(config: ConfigDict, model: Captioner) -> Variables:
     """
     shape = resize(config.dataset).shape
     try:
-        return jax.eval_shape(lambda: model.init_variables(jax.random.key(config.seed), shape))
+        return programs.shapes_of(
+            lambda: model.init_variables(jax.random.key(0), shape), made_from=(model, shape)
+        )
     except ValueError as error:
         raise ConfigError(f"this config makes no model: {error}") from error
 

@@ -5,7 +5,7 @@ Shapes: see docs/architecture.md.
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -177,9 +177,13 @@ class Captioner(nn.Module):
 
 
 def init_around(
-    model: Captioner, key: jax.Array, image_shape: tuple[int, ...], encoder: Variables | None
+    model: Captioner,
+    key: jax.Array,
+    image_shape: tuple[int, ...],
+    encoder: Variables | None,
+    draw: Callable[..., Variables] = Captioner.init_variables,
 ) -> Variables:
-    """The encoder's variables as given, all others random as from `init_variables`.
+    """The encoder's variables as given, all others random by `draw`.
 
     With `encoder` None its variables are zeros, to be overwritten. The encoder is not run, which
     saves its compilation.
@@ -191,7 +195,7 @@ def init_around(
         encoder = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), dict(shapes))
     memory = jax.eval_shape(functools.partial(model.encoder.apply, train=False), encoder, images)
     rest = model.clone(encoder=FeatureEncoder(memory.grid, memory.prefix))
-    variables = rest.init_variables(key, memory.values.shape[1:])
+    variables = draw(rest, key, memory.values.shape[1:])
     return {
         name: {**variables.get(name, {}), "encoder": encoder[name]}
         for name in variables.keys() | encoder.keys()

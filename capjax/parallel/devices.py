@@ -1,4 +1,4 @@
-"""Data parallelism; the only file that uses `pmap`.
+"""Data parallelism; the only file that uses `pmap` and `shard_map`.
 
 A per-device function sees its share of a batch and communicates by `psum` only. A "sharded" tree
 has leaves [local devices, per device, ...]; a "replicated" tree has equal leaves
@@ -12,7 +12,7 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -28,6 +28,8 @@ def compilation_cache(directory: str) -> None:
     """Sets the folder where programs are kept between starts, see `programs`; "" keeps none."""
     if directory:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+        # JAX's second is for each program, and a training has several below it.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def map_devices(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable:
@@ -37,7 +39,10 @@ def map_devices(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable
       function: takes per-device arguments; can call `psum` and `device_index`.
       donate: positions of arguments whose buffers are donated to the result.
     """
+    if jax.process_count() == 1:
+        return compiled(on_each(function), donate=donate)
     _trim_after_compiling()
+    # It joins the arrays of several processes, and takes no options for XLA.
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
 
 
@@ -65,21 +70,13 @@ def compiler_options() -> dict[str, str]:
 
 def map_step(step: Callable) -> Callable:
     """Maps a training step (state, batch) -> (state, metrics); the state's buffers are donated."""
-    mapped: Any = map_devices(step, donate=(0,))
-    # `pmap` takes no options. What is compiled ahead takes arrays of all processes, and not of one.
-    if not compiler_options() or jax.process_count() > 1:
-        return mapped
-    programs: dict[Hashable, Callable] = {}
+    return map_devices(step, donate=(0,))
 
-    def call(state: Tree, batch: Tree) -> Any:
-        leaves, structure = jax.tree.flatten(batch)
-        key = structure, *((x.shape, x.dtype) for x in leaves)
-        if key not in programs:
-            lowered = mapped.lower(state, batch)
-            programs[key] = lowered.compile(compiler_options=compiler_options())
-        return programs[key](state, batch)
 
-    return call
+def compiled(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable:
+    """`jax.jit` with XLA's options, and trimmed memory."""
+    _trim_after_compiling()
+    return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options())
 
 
 @functools.cache
@@ -101,14 +98,18 @@ def map_local(function: Callable) -> Callable:
 
     What it has compiled is freed with it, which `pmap` keeps as long as the process.
     """
+    return compiled(on_each(function))
+
+
+def on_each(function: Callable) -> Callable:
+    """`function` on each device of this process, not compiled."""
 
     def on_device(*arguments: Tree) -> Tree:
         own = function(*jax.tree.map(lambda x: jax.lax.squeeze(x, [0]), arguments))
         return jax.tree.map(lambda x: jax.lax.expand_dims(x, [0]), own)
 
     mesh, spec = Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS)
-    mapped = jax.shard_map(on_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    return jax.jit(mapped, compiler_options=compiler_options())
+    return jax.shard_map(on_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
 
 
 def has_cudnn() -> bool:

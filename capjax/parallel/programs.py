@@ -11,12 +11,14 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import pickle
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,13 @@ from capjax.files.atomic import write_atomic
 from capjax.parallel import devices
 
 Tree = Any
+
+# Calls of cuDNN's attention, which JAX may change: a name has the version of JAX.
+_FUSED = ("", "ScaleBias"), ("", "Dropout"), ("", "Backward")
+_CHECKS = [
+    export.DisabledSafetyCheck.custom_call(f"__cudnn$fmha{bias}Softmax{dropout}{backward}")
+    for bias, dropout, backward in itertools.product(*_FUSED)
+]
 
 _SUM = 32  # Bytes of a SHA-256 digest, with which a file begins.
 
@@ -47,21 +56,76 @@ def map_local(function: Callable, made_from: Any) -> Callable:
     """`devices.map_local` of a function whose traced programs are kept.
 
     Args:
-      function: of pytrees of arrays, to dictionaries and tuples of arrays. It must not use other
-        devices.
+      function: of pytrees of arrays, to dictionaries, lists and tuples of arrays. It must not use
+        other devices.
       made_from: all that it depends on besides its arguments' shapes, their structure, and code.
         It is pickled for its name. Parts of a user's own have code that no name has: programs made
         from them are not kept.
     """
+    return _keeping(function, made_from)
+
+
+def map_devices(function: Callable, made_from: Any, *, donate: bool = False) -> Callable:
+    """`devices.map_devices` likewise, of a function that can use all devices.
+
+    With `donate` the buffers of the first argument are donated to the result.
+    """
+    if jax.process_count() > 1:  # What is exported has the devices of one process.
+        return devices.map_devices(function, donate=(0,) * donate)
+    return _keeping(function, made_from, donate=donate)
+
+
+def map_step(step: Callable, made_from: Any) -> Callable:
+    """`devices.map_step` likewise; the state after a step has the structure of that before."""
+    mapped: dict[Any, Callable] = {}
+
+    def call(state: Tree, batch: Tree) -> tuple[Tree, Tree]:
+        leaves, structure = jax.tree.flatten(state)
+        if structure not in mapped:
+
+            def on_leaves(leaves: list[jax.Array], batch: Tree) -> Tree:
+                after, metrics = step(structure.unflatten(leaves), batch)
+                return jax.tree.leaves(after), metrics
+
+            # Lists, since JAX can't write the nodes of optimizers.
+            made = made_from, str(structure)
+            mapped[structure] = map_devices(on_leaves, made, donate=True)
+        leaves, metrics = mapped[structure](leaves, batch)
+        return structure.unflatten(leaves), metrics
+
+    return call
+
+
+def _keeping(function: Callable, made_from: Any, *, donate: bool = False) -> Callable:
+    """`function` on each device of this process, with its traced programs kept."""
     mapped: dict[Any, Callable] = {}
 
     def call(*arguments: Tree) -> Tree:
-        leaves, structure = jax.tree.flatten(arguments)
-        shapes = tuple((leaf.shape[1:], leaf.dtype.name) for leaf in leaves)
-        if (structure, shapes) not in mapped:
-            program = _program(function, made_from, structure, shapes)
-            mapped[structure, shapes] = devices.map_local(program)
-        return mapped[structure, shapes](leaves)
+        first, structure = jax.tree.flatten(arguments[0])
+        others, form = jax.tree.flatten(arguments[1:])
+        shapes = tuple((leaf.shape, leaf.dtype.name) for leaf in (*first, *others))
+        key = structure, form, shapes
+        if key not in mapped:
+
+            def on_leaves(first: list[jax.Array], others: list[jax.Array]) -> Tree:
+                return function(structure.unflatten(first), *form.unflatten(others))
+
+            named = str(structure), str(form), shapes, jax.local_device_count()
+            name = _name("program", made_from, named)
+            program = _program(devices.on_each(on_leaves), name, (first, others))
+            mapped[key] = devices.compiled(program, donate=(0,) * donate)
+        return mapped[key](first, others)
+
+    return call
+
+
+def jit(function: Callable, made_from: Any) -> Callable:
+    """`jax.jit` of a function of arrays to nested dictionaries; its traced program is kept."""
+
+    def call(*arguments: jax.Array) -> Tree:
+        shapes = [(leaf.shape, str(leaf.dtype)) for leaf in arguments]
+        program = _program(function, _name("jit", made_from, shapes), arguments)
+        return devices.compiled(program)(*arguments)
 
     return call
 
@@ -78,25 +142,31 @@ def shapes_of(make: Callable[[], Tree], made_from: Any) -> Tree:
     return traverse_util.unflatten_dict(shapes, sep="/")
 
 
-def _program(function: Callable, made_from: Any, structure: Any, shapes: Any) -> Callable:
-    """A function of leaves, read or traced."""
+def text_of(make: Callable[[], str], made_from: Any) -> str:
+    """A text that is found by tracing; `made_from` as above."""
+    return _kept(_name("text", made_from), lambda: make().encode()).decode()
 
-    def on_leaves(leaves: list[jax.Array]) -> Tree:
-        return function(*jax.tree.unflatten(structure, leaves))
+
+def _program(function: Callable, name: str, arguments: Any) -> Callable:
+    """What is kept of a function under a name, made where it is missing; or the function."""
 
     def trace() -> bytes:
-        likes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+        likes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
+            arguments,
+        )
         try:
-            return bytes(export.export(jax.jit(on_leaves))(likes).serialize())
+            return bytes(
+                export.export(jax.jit(function), disabled_checks=_CHECKS)(*likes).serialize()
+            )
         except (ValueError, TypeError, NotImplementedError):
-            return b""  # JAX can't write it, as some kernels of accelerators.
+            return b""  # JAX can't write it.
 
-    name = _name("program", made_from, jax.tree.unflatten(structure, shapes))
     # As JAX, which keeps what takes a second to compile, or, in a server, nothing of its clients.
     least = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
     content = _kept(name, trace, least) if name else b""
     if not content:
-        return on_leaves
+        return function
     program = export.deserialize(bytearray(content))
     if b"lapack" not in content:
         # Before it calls a program for CPUs JAX imports SciPy, for LAPACK, in a third of a second.
@@ -152,7 +222,9 @@ class _Pickler(pickle.Pickler):
 
 def _traced_by() -> str:
     """The code of capjax, versions, settings and the device."""
-    versions = (jax.__version__, jaxlib.__version__, flax.__version__, np.__version__)
+    # By their metadata, since a server has no use of an optimizer.
+    others = map(metadata.version, ("einops", "optax"))
+    versions = (jax.__version__, jaxlib.__version__, flax.__version__, np.__version__, *others)
     device = jax.local_devices()[0]
     where = (device.platform, device.device_kind, device.client.platform_version)
     cache = ("jax_compilation_cache", "jax_persistent_cache")

@@ -25,7 +25,7 @@ from capjax.files.text import finite
 from capjax.metrics import meteor
 from capjax.models.captioner import Captioner
 from capjax.models.ensemble import Average, Ensemble
-from capjax.parallel import devices, processes
+from capjax.parallel import devices, processes, programs
 from capjax.pretrained.variables import fingerprint
 from capjax.run.ensemble import ensemble, label_of_members
 from capjax.run.features import from_features
@@ -118,7 +118,7 @@ def _caption(
     if questions.is_cached(config) and not run.members:
         split, model, variables = from_features(split, model, variables)
     variables = devices.replicate(variables)
-    forced = TeacherForced(devices.map_devices(make_loss_step(model)), variables)
+    forced = TeacherForced(programs.map_devices(make_loss_step(model), (model, "loss")), variables)
     captioned = CaptionBatches(model, run.tokenizer, together=True)(
         variables, forced.watch(split.eval_batches(run.resize)), method
     )

@@ -22,6 +22,7 @@ from capjax.models.captioner import (
     join_frozen,
     split_frozen,
 )
+from capjax.parallel import programs
 from capjax.parallel.platform import on_cpu
 from capjax.pretrained.captioners.gpt2 import fill_fresh
 from capjax.pretrained.captioners.peft_adapters import read_adapters
@@ -117,15 +118,20 @@ def _fresh(config: ConfigDict, model: Captioner, pretrained: Pretrained) -> Vari
     """Randomly initialised variables, except for the given weights."""
     key, shape = jax.random.key(config.seed), build.resize(config.dataset).shape
     if pretrained.encoder is None:
-        variables = model.init_variables(key, shape)
+        variables = _draw(model, key, shape)
     else:
-        variables = init_around(model, key, shape, pretrained.encoder)
+        variables = init_around(model, key, shape, pretrained.encoder, _draw)
     if pretrained.decoder is not None:
         params, source = variables["params"], questions.decoder_weights(config)
         params["decoder"], fresh = fill_fresh(pretrained.decoder, params["decoder"], source)
         parts = sorted({re.sub(r"^blocks_\d+", "blocks_*", n.rpartition("/")[0]) for n in fresh})
         _logger.info("decoder from %s; randomly initialised: %s", source, ", ".join(parts))
     return variables
+
+
+def _draw(model: Captioner, key: jax.Array, shape: tuple[int, ...]) -> Variables:
+    """`Captioner.init_variables`, whose program is kept."""
+    return programs.jit(lambda key: model.init_variables(key, shape), (model, shape))(key)
 
 
 def _pretrained_lora(config: ConfigDict) -> dict[str, Any]:

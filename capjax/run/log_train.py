@@ -12,6 +12,7 @@ from capjax.config import build
 from capjax.models.captioner import Captioner
 from capjax.models.lora import is_adapter
 from capjax.models.summary import model_summary
+from capjax.parallel import programs
 from capjax.run.workdir import Workdir
 
 _logger = logging.getLogger(__name__)
@@ -40,7 +41,10 @@ def log_summary(config: ConfigDict, model: Captioner, params: Any) -> None:
     whole = {part for part in freeze if not any(name.startswith(part) for name in thaw)}
     lengths = (config.dataset.captions_per_image, config.dataset.max_length)
     shape = build.resize(config.dataset).shape
-    _logger.info(model_summary(model, shape, *lengths, frozen=whole))
+    made_from = model, shape, lengths, sorted(whole)
+    _logger.info(
+        programs.text_of(lambda: model_summary(model, shape, *lengths, frozen=whole), made_from)
+    )
     if model.lora is not None:
         sizes = {at: leaf.size for at, leaf in traverse_util.flatten_dict(params, sep="/").items()}
         adapters = sum(size for at, size in sizes.items() if is_adapter(at))

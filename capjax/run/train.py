@@ -29,7 +29,7 @@ from capjax.models.captioner import (
     split_frozen,
     without_encoder,
 )
-from capjax.parallel import devices, processes
+from capjax.parallel import devices, processes, programs
 from capjax.pretrained.captioners.gpt2_tokenizer import tokenizer_of
 from capjax.pretrained.variables import fingerprint
 from capjax.run.features import feature_model, with_features
@@ -199,7 +199,7 @@ def _train(
             writer.hyperparameters(flat(config))
         train_loop(
             state,
-            devices.map_step(step),
+            programs.map_step(step, (model, objective, flat(config))),
             devices.prefetch(splits["train"].train_batches(first)),
             validation,
             cadence=_cadence(config),
@@ -384,7 +384,7 @@ def _validation(
     ]
     pixels, inputs = split.samples(config.evaluation.num_samples)
     return Validation(
-        loss_step=devices.map_devices(make_loss_step(model)),
+        loss_step=programs.map_devices(make_loss_step(model), (model, "loss")),
         captions=CaptionBatches(model, split.tokenizer, together=True),
         method=method,
         shown=CaptionBatches(model, split.tokenizer, attention=True),

@@ -60,7 +60,7 @@ def init_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizer.init(params),
+        opt_state=jax.jit(optimizer.init)(params),  # Array by array takes seconds.
         # A copy, since a buffer must not be donated twice.
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         frozen=frozen or {},

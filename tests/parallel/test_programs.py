@@ -5,6 +5,7 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from capjax.parallel import devices, programs
@@ -107,6 +108,68 @@ def test_shapes_are_those_of_eval_shape_and_kept():
 
     assert programs.shapes_of(make, "a") == jax.eval_shape(make)
     assert programs.shapes_of(lambda: pytest.fail("traced"), "a") == jax.eval_shape(make)
+
+
+class Steps:
+    """A process that trains: its state has a node that JAX can't write, and the devices differ."""
+
+    def __init__(self, made_from="a"):
+        self.traced = 0
+
+        def step(state, batch):
+            self.traced += 1
+            total = devices.psum((state["weights"] * batch["x"]).sum())
+            moved = state["weights"] + total + devices.device_index()
+            optimizer = optax.TraceState(state["optimizer"].trace + 1)
+            after = {"weights": moved, "optimizer": optimizer, "none": None}
+            return after, {"total": total}
+
+        self._step = programs.map_step(step, made_from)
+
+    def __call__(self, count=2):
+        weights = jnp.arange(3, dtype=jnp.float32)
+        state = {"weights": weights, "optimizer": optax.TraceState(jnp.zeros(())), "none": None}
+        self.first = state = devices.replicate(state)
+        rows = np.arange(3.0 * jax.local_device_count(), dtype=np.float32)
+        for _ in range(count):
+            state, metrics = self._step(state, devices.shard({"x": rows}))
+        return jax.tree.map(np.asarray, (state, metrics))
+
+
+def test_a_kept_step_is_not_traced_again_and_makes_the_same_updates(monkeypatch):
+    first, second = Steps(), Steps()
+    jax.tree.map(np.testing.assert_array_equal, first(), second())
+    assert (first.traced, second.traced) == (1, 0)
+    other = Steps("b")
+    other()
+    assert other.traced == 1
+    monkeypatch.setattr(programs, "kept_in", lambda: "")
+    alone = Steps()
+    jax.tree.map(np.testing.assert_array_equal, alone(), second())
+    assert alone.traced == 1
+
+
+def test_a_kept_step_is_given_its_states_buffers():
+    for start in (Steps(), Steps()):
+        start(count=1)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(start.first))
+
+
+def test_a_kept_function_of_one_device_gives_the_same_bits():
+    def draw(key):
+        return {"a": {"b": jax.random.normal(key, (3,))}}
+
+    key = jax.random.key(1)
+    expected = draw(key)["a"]["b"]
+    for function in (draw, lambda key: pytest.fail("traced")):
+        found = programs.jit(function, "a")(key)["a"]["b"]
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_kept_text_is_not_made_again():
+    assert programs.text_of(lambda: "größe", "a") == "größe"
+    assert programs.text_of(lambda: pytest.fail("made"), "a") == "größe"
+    assert programs.text_of(lambda: "other", "b") == "other"
 
 
 def test_what_was_compiled_is_freed():
