@@ -5,7 +5,9 @@ and `reading` decodes them (Pillow releases Python's lock), so that the batches 
 sequential loop.
 """
 
+import contextlib
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -107,6 +109,16 @@ def train_batches(
             yield {"image": image, **text}
 
     return iterate()
+
+
+def import_early() -> None:
+    """Begins to import TensorFlow, which takes seconds, in a thread that Python's end waits for."""
+
+    def work() -> None:
+        with contextlib.suppress(ImportError):  # `train_batches` will say it.
+            _tensorflow()
+
+    threading.Thread(target=work, name="import of TensorFlow").start()
 
 
 def _tensorflow():

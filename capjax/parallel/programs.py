@@ -84,14 +84,14 @@ def map_step(step: Callable, made_from: Any) -> Callable:
         if structure not in mapped:
 
             def on_leaves(leaves: list[jax.Array], batch: Tree) -> Tree:
-                after, metrics = step(structure.unflatten(leaves), batch)
+                after, metrics = step(jax.tree.unflatten(structure, leaves), batch)
                 return jax.tree.leaves(after), metrics
 
             # Lists, since JAX can't write the nodes of optimizers.
             made = made_from, str(structure)
             mapped[structure] = map_devices(on_leaves, made, donate=True)
         leaves, metrics = mapped[structure](leaves, batch)
-        return structure.unflatten(leaves), metrics
+        return jax.tree.unflatten(structure, leaves), metrics
 
     return call
 
@@ -108,7 +108,9 @@ def _keeping(function: Callable, made_from: Any, *, donate: bool = False) -> Cal
         if key not in mapped:
 
             def on_leaves(first: list[jax.Array], others: list[jax.Array]) -> Tree:
-                return function(structure.unflatten(first), *form.unflatten(others))
+                return function(
+                    jax.tree.unflatten(structure, first), *jax.tree.unflatten(form, others)
+                )
 
             named = str(structure), str(form), shapes, jax.local_device_count()
             name = _name("program", made_from, named)

@@ -297,8 +297,8 @@ def _sizes(like: Variables, parts) -> str:
 
 def with_stacks(config: ConfigDict, model: Captioner, state: TrainState) -> TrainState:
     """A state whose blocks are stacked, where that is known to be quicker; changes its dicts."""
-    # On GPUs blocks have been measured by themselves alone (benchmarks/README.md), and other
-    # optimizers than these depend on the array that a number is in.
+    # On a GPU their loop took a quarter longer (benchmarks/README.md), and other optimizers than
+    # these depend on the array that a number is in.
     if not (on_cpu() and questions.has_elementwise_optimizer(config)):
         return state
     return stack_blocks(model, state)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from capjax.config import build
+from capjax.config import build, questions
 from capjax.config.errors import ConfigError
 from capjax.data.augment import Augmentation
 from capjax.data.batches import TrainBatches
@@ -149,6 +149,14 @@ def make_split(
     except ValueError as error:
         raise ConfigError(f"config.dataset.{error}") from error
     return Split(config, source, table, encoded, tokenizer)
+
+
+def import_reader(config: ConfigDict) -> None:
+    """Begins to import what `Split.train_batches` needs for pixels, beside other work."""
+    if not questions.is_cached(config):
+        from capjax.data.pipeline import import_early
+
+        import_early()
 
 
 def log_notes(sources: Iterable[Source]) -> None:

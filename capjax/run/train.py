@@ -38,7 +38,7 @@ from capjax.run.load import load_tokenizer
 from capjax.run.log_train import log_best, log_smart_start, log_summary
 from capjax.run.references import prepare
 from capjax.run.rewards import ready
-from capjax.run.split import Split, log_notes, make_split
+from capjax.run.split import Split, import_reader, log_notes, make_split
 from capjax.run.stopping import new_stopping, restored_stopping
 from capjax.run.workdir import Workdir
 from capjax.train.checkpoint import CheckpointError, Checkpoints
@@ -150,6 +150,7 @@ def _train(
     """Trains a new run from the start, or an old one from its newest checkpoint."""
     data = _read_data(config, workdir, is_new=is_new)
     method = ready(build.decoding_method(config.decoding), config, data.tokenizer)
+    import_reader(config)
     model, shapes = _make_model(config, data)
     objective = checks.fitting_objective(config, model.decoder, data.tokenizer)
     if is_new:
@@ -308,8 +309,7 @@ def _start(
 def _load_frozen(config: ConfigDict, workdir: Workdir, shapes: Variables) -> tuple[Any, Variables]:
     """The shapes of an old run's parameters, and its frozen variables.
 
-    Neither needs the files that training began with: frozen variables lie in the workdir, and
-    parameters come from the checkpoint.
+    Neither needs the files that training began with: workdir and checkpoint have all.
     """
     params, stays = split_frozen(shapes, *build.frozen_parts(config))
     frozen = workdir.load_frozen() if stays else {}
