@@ -121,15 +121,11 @@ def _keeping(function: Callable, made_from: Any, *, donate: bool = False) -> Cal
     return call
 
 
-def jit(function: Callable, made_from: Any) -> Callable:
-    """`jax.jit` of a function of arrays to nested dictionaries; its traced program is kept."""
-
-    def call(*arguments: jax.Array) -> Tree:
-        shapes = [(leaf.shape, str(leaf.dtype)) for leaf in arguments]
-        program = _program(function, _name("jit", made_from, shapes), arguments)
-        return devices.compiled(program)(*arguments)
-
-    return call
+def run(function: Callable, made_from: Any, *arguments: jax.Array) -> Tree:
+    """Compiles and runs a function of arrays to nested dictionaries; its traced program is kept."""
+    shapes = [(leaf.shape, str(leaf.dtype)) for leaf in arguments]
+    program = _program(function, _name("run", made_from, shapes), arguments)
+    return devices.compiled(program, runs_once=True)(*arguments)
 
 
 def shapes_of(make: Callable[[], Tree], made_from: Any) -> Tree:

@@ -131,7 +131,7 @@ def _fresh(config: ConfigDict, model: Captioner, pretrained: Pretrained) -> Vari
 
 def _draw(model: Captioner, key: jax.Array, shape: tuple[int, ...]) -> Variables:
     """`Captioner.init_variables`, whose program is kept."""
-    return programs.jit(lambda key: model.init_variables(key, shape), (model, shape))(key)
+    return programs.run(lambda key: model.init_variables(key, shape), (model, shape), key)
 
 
 def _pretrained_lora(config: ConfigDict) -> dict[str, Any]:

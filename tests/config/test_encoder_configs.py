@@ -106,7 +106,7 @@ def test_fields_that_change_no_weight_are_part_of_a_caches_key(clip, tmp_path):
     variables = build.pretrained_encoder(config)
     source = check_images(config.dataset, open_source(config.dataset, "train"))
     table = open_captions(config.dataset, source)
-    tokenizer = train_tokenizer(config.tokenizer, table)
+    tokenizer = train_tokenizer(config, table)
     found = []
     changes = {"activation": "gelu", "num_heads": 4, "mean": (0.1,) * 3, "epsilon": 0.5}
     for field, value in [("depth", 2), *changes.items()]:

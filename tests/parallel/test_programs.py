@@ -162,7 +162,7 @@ def test_a_kept_function_of_one_device_gives_the_same_bits():
     key = jax.random.key(1)
     expected = draw(key)["a"]["b"]
     for function in (draw, lambda key: pytest.fail("traced")):
-        found = programs.jit(function, "a")(key)["a"]["b"]
+        found = programs.run(function, "a", key)["a"]["b"]
         np.testing.assert_array_equal(found, expected)
 
 
