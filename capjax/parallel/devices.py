@@ -29,7 +29,8 @@ def compilation_cache(directory: str) -> None:
     if directory:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
         # JAX's second is for each program, and a training has several below it.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        least = "jax_persistent_cache_min_compile_time_secs"
+        jax.config.update(least, min(0.2, jax.config.values[least]))
 
 
 def map_devices(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable:
