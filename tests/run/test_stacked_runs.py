@@ -29,6 +29,7 @@ def make_config(tmp_path_factory):
     return config
 
 
+@pytest.mark.slow(reason="two runs; stacks are compared with blocks every day")
 def test_an_old_run_continues_with_stacks(config, tmp_path, monkeypatch):
     whole, other = str(tmp_path / "whole"), str(tmp_path / "other")
     train(config, whole)
@@ -56,7 +57,7 @@ def test_an_old_run_continues_with_stacks(config, tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.slow(reason="two runs; one of the day ends what another began")
+@pytest.mark.slow(reason="two runs; stacks are compared with blocks every day")
 def test_a_killed_run_ends_as_one_that_was_not(config, tmp_path, monkeypatch):
     monkeypatch.setattr(stacks, "FEWEST", 2)
     config.decoder.dropout = 0.5
