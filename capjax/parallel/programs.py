@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
 import io
 import itertools
 import json
@@ -220,14 +221,21 @@ class _Pickler(pickle.Pickler):
 
 def _traced_by() -> str:
     """The code of capjax, versions, settings and the device."""
-    # By their metadata, since a server has no use of an optimizer.
-    others = map(metadata.version, ("einops", "optax"))
+    others = _version("einops"), _version("optax")
     versions = (jax.__version__, jaxlib.__version__, flax.__version__, np.__version__, *others)
     device = jax.local_devices()[0]
     where = (device.platform, device.device_kind, device.client.platform_version)
     cache = ("jax_compilation_cache", "jax_persistent_cache")
     settings = [pair for pair in jax.config.values.items() if not pair[0].startswith(cache)]
     return repr((_code(), versions, where, sorted(settings)))
+
+
+@functools.cache
+def _version(package: str) -> str:
+    # By its metadata where it has some, since a server has no use of an optimizer.
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return importlib.import_module(package).__version__
 
 
 @functools.cache
