@@ -32,8 +32,8 @@ class _FixedNorm(nn.Module):
 class _ScaledConv(nn.Module):
     """A convolution whose output is multiplied by scale [F] and has shift [F] added.
 
-    The scale is multiplied into the kernel, so that the output is not read again: libraries add
-    `shift`, and apply the ReLU that follows, as they write it.
+    Except on CPUs the scale is multiplied into the kernel, so that the output is not read again:
+    cuDNN adds `shift`, and applies the ReLU that follows, as it writes it.
     """
 
     sides: tuple[int, int]
@@ -48,7 +48,9 @@ class _ScaledConv(nn.Module):
         # A product's kernel has no sides, as that of `nn.Dense`.
         shape = sizes if is_product else (*self.sides, *sizes)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        kernel, x = (kernel * scale).astype(self.dtype), x.astype(self.dtype)
+        # On CPUs all kernels would be scaled anew for each image, which is encoded by itself.
+        kernel = kernel if on_cpu() else kernel * scale
+        kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
         if is_product and on_cpu():  # Faster there, as convolutions are on GPUs.
             y = x[:, :: self.stride, :: self.stride] @ kernel
         else:
@@ -59,7 +61,7 @@ class _ScaledConv(nn.Module):
                 self.padding,
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
-        return y + shift.astype(self.dtype)
+        return (y * scale + shift).astype(self.dtype) if on_cpu() else y + shift.astype(self.dtype)
 
 
 def normed_convolution(
