@@ -104,8 +104,8 @@ def _keeping(function: Callable, made_from: Any, *, donate: bool = False) -> Cal
     def call(*arguments: Tree) -> Tree:
         first, structure = jax.tree.flatten(arguments[0])
         others, form = jax.tree.flatten(arguments[1:])
-        shapes = tuple((leaf.shape, leaf.dtype.name) for leaf in (*first, *others))
-        key = structure, form, shapes
+        # Each step comes here, so that it asks no type for its name, which is slow.
+        key = structure, form, *((leaf.shape, leaf.dtype) for leaf in (*first, *others))
         if key not in mapped:
 
             def on_leaves(first: list[jax.Array], others: list[jax.Array]) -> Tree:
@@ -113,6 +113,7 @@ def _keeping(function: Callable, made_from: Any, *, donate: bool = False) -> Cal
                     jax.tree.unflatten(structure, first), *jax.tree.unflatten(form, others)
                 )
 
+            shapes = tuple((leaf.shape, leaf.dtype.name) for leaf in (*first, *others))
             named = str(structure), str(form), shapes, jax.local_device_count()
             name = _name("program", made_from, named)
             program = _program(devices.on_each(on_leaves), name, (first, others))

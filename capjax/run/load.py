@@ -26,7 +26,7 @@ from capjax.evaluate.results import code_version
 from capjax.models.captioner import Captioner, Variables, join_frozen, split_frozen
 from capjax.models.ensemble import Ensemble
 from capjax.models.lora import merge
-from capjax.parallel import devices, programs
+from capjax.parallel import devices
 from capjax.pretrained.captioners.published import is_published
 from capjax.pretrained.variables import fingerprint
 from capjax.run.likelihood import Likelihood, describe, encode_given, totals
@@ -338,11 +338,7 @@ def load(
     with workdir.blamed():
         check_values(config)
         model = build.captioner(config, tokenizer)
-        shape = build.resize(config.dataset).shape
-        like = programs.shapes_of(
-            lambda: model.init_variables(jax.random.key(0), shape), made_from=(model, shape)
-        )
-        like, stays = split_frozen(like, *build.frozen_parts(config))
+        like, stays = split_frozen(build.shapes(config, model), *build.frozen_parts(config))
         opened = workdir.checkpoints(config, read_only=True)
     with opened as checkpoints:
         steps = _choose_steps(checkpoints, checkpoint)
