@@ -160,8 +160,10 @@ def caption_capjax(folder: str) -> dict[str, Callable[[], object]]:
     import jax
 
     from capjax.evaluate.captioning import BeamSearch, make_decode
+    from capjax.models import few_rows
 
     model, variables, batch = read_capjax(folder)
+    variables = few_rows.prepared(variables)  # As where a run is loaded.
     ids = types.SimpleNamespace(bos_id=END, eos_id=END, pad_id=END)
     method = BeamSearch(BEAMS, length_penalty=1.0, early_stopping=False, max_length=TOKENS + 1)
     decode = make_decode(model, ids, method, attention=False)

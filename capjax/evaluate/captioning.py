@@ -14,6 +14,7 @@ from capjax.evaluate.control import SettingError
 from capjax.evaluate.found import Found
 from capjax.evaluate.methods import BeamSearch, Consensus, Method, Sampling
 from capjax.files.errors import ReportedError
+from capjax.models import few_rows
 from capjax.models.captioner import Captioner
 from capjax.models.contract import Memory
 from capjax.models.ensemble import Ensemble, EnsembleMemory
@@ -218,7 +219,7 @@ def make_decode(
     """
 
     def decode(variables: Any, memory: Memory | EnsembleMemory, index: jax.Array) -> Found:
-        variables = unstacked(variables)
+        variables = few_rows.prepared(unstacked(variables), len(index) * method.width)
 
         # Traced once: a search asks for its shapes before it scans.
         @functools.partial(jax.jit, inline=True)

@@ -14,6 +14,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from capjax.models.contract import Carry, Decoder, DecoderOutput, Memory
+from capjax.models.few_rows import few_rows
 from capjax.models.layers import fused_attention
 from capjax.models.lora import adapting, is_adapter
 from capjax.models.lora_fields import Lora
@@ -164,7 +165,8 @@ class Captioner(nn.Module):
         self, carry: Carry, token: jax.Array, *, attention: bool = False
     ) -> tuple[Carry, jax.Array, jax.Array | None]:
         """See the decoder's `step`."""
-        with adapting(self.lora, train=False):
+        # Adapters first, which add to what a layer gives.
+        with adapting(self.lora, train=False), few_rows():
             return self.decoder.step(carry, token, attention=attention)
 
     def init_variables(self, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:

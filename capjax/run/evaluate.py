@@ -23,6 +23,7 @@ from capjax.evaluate.scoring import image_results, score_captions
 from capjax.files.atomic import write_json
 from capjax.files.text import finite
 from capjax.metrics import meteor
+from capjax.models import few_rows
 from capjax.models.captioner import Captioner
 from capjax.models.ensemble import Average, Ensemble
 from capjax.parallel import devices, processes, programs
@@ -117,7 +118,7 @@ def _caption(
     # The members of an ensemble can have encoders of their own.
     if questions.is_cached(config) and not run.members:
         split, model, variables = from_features(split, model, variables)
-    variables = devices.replicate(variables)
+    variables = devices.replicate(few_rows.prepared(variables))
     forced = TeacherForced(programs.map_devices(make_loss_step(model), (model, "loss")), variables)
     captioned = CaptionBatches(model, run.tokenizer, together=True)(
         variables, forced.watch(split.eval_batches(run.resize)), method

@@ -23,6 +23,7 @@ from capjax.evaluate.caption_view.notebook import CaptionView
 from capjax.evaluate.captioning import Caption, CaptionBatches
 from capjax.evaluate.methods import Consensus, Method, settings_of
 from capjax.evaluate.results import code_version
+from capjax.models import few_rows
 from capjax.models.captioner import Captioner, Variables, join_frozen, split_frozen
 from capjax.models.ensemble import Ensemble
 from capjax.models.lora import merge
@@ -246,7 +247,7 @@ class Run:
 
     def _on_devices(self) -> Variables:
         if "variables" not in self._ready:
-            self._ready["variables"] = devices.replicate(self.variables)
+            self._ready["variables"] = devices.replicate(few_rows.prepared(self.variables))
         return self._ready["variables"]
 
     def batch_shape(self, batch_size: int | None, count: int | None = None) -> int:

@@ -13,6 +13,7 @@ from capjax.config.sections import ABOUT, DecodingFields
 from capjax.evaluate.captioning import CaptionBatches
 from capjax.evaluate.methods import BeamSearch, Consensus, Method, Sampling, settings_of
 from capjax.files.text import nearest
+from capjax.models import few_rows
 from capjax.parallel import devices
 from capjax.parts.check import fields_of
 from capjax.parts.types import Range
@@ -46,7 +47,7 @@ class ServedRun:
         decoder = run.model.decoder
         self.attends = bool(decoder.has_attention)
         self._resize, self.shape = run.resize, run.resize.shape
-        self._variables = devices.replicate(run.variables)
+        self._variables = devices.replicate(few_rows.prepared(run.variables))
         self._default = run.method()
         usual = run.config.decoding
         longest = decoder.longest_caption

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
+from capjax.models import few_rows
 from capjax.models.contract import (
     Carry,
     Decoder,
@@ -283,7 +284,11 @@ class TransformerDecoder(Decoder):
             x = self.last_norm(x)
         if self.tie_embeddings:
             embedding = self.tokens.embedding.astype(self.dtype)
-            x = jnp.einsum("...d,vd->...v", x, embedding, preferred_element_type=jnp.float32)
+            rows = x.size // x.shape[-1]
+            if few_rows.few(rows, x, embedding):
+                x = few_rows.product(x, embedding)
+            else:
+                x = jnp.einsum("...d,vd->...v", x, embedding, preferred_element_type=jnp.float32)
         else:
             x = self.output(x)
         if self.use_output_bias:
