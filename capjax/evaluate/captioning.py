@@ -219,7 +219,7 @@ def make_decode(
     """
 
     def decode(variables: Any, memory: Memory | EnsembleMemory, index: jax.Array) -> Found:
-        variables = few_rows.prepared(unstacked(variables), len(index) * method.width)
+        variables = few_rows.prepared(unstacked(variables), index.shape[0] * method.width)
 
         # Traced once: a search asks for its shapes before it scans.
         @functools.partial(jax.jit, inline=True)
