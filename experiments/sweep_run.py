@@ -10,7 +10,6 @@ those of `capjax.main`.
 
 import argparse
 import os
-import resource
 import statistics
 import sys
 import time
@@ -18,6 +17,7 @@ import time
 import jax
 from absl import logging
 
+from benchmarks import sides
 from capjax.cli.errors import ERRORS
 from capjax.cli.flags import USAGE, fail
 from capjax.cli.log import show_log
@@ -131,13 +131,7 @@ def peak_memory_mib() -> float:
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"] / 2**20
-    try:
-        # Linux's ru_maxrss includes the parent process's peak.
-        with open("/proc/self/status", encoding="ascii") as file:
-            return next(int(line.split()[1]) / 2**10 for line in file if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most / (2**20 if sys.platform == "darwin" else 2**10)
+    return sides.peak_memory_mib()
 
 
 def main() -> None:

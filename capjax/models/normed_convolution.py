@@ -43,15 +43,15 @@ class _ScaledConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-        sizes = x.shape[-1], len(scale)
+        sizes, cpu = (x.shape[-1], len(scale)), on_cpu()
         is_product = self.sides == (1, 1)
         # A product's kernel has no sides, as that of `nn.Dense`.
         shape = sizes if is_product else (*self.sides, *sizes)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         # On CPUs all kernels would be scaled anew for each image, which is encoded by itself.
-        kernel = kernel if on_cpu() else kernel * scale
+        kernel = kernel if cpu else kernel * scale
         kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
-        if is_product and on_cpu():  # Faster there, as convolutions are on GPUs.
+        if is_product and cpu:  # Faster there, as convolutions are on GPUs.
             y = x[:, :: self.stride, :: self.stride] @ kernel
         else:
             y = jax.lax.conv_general_dilated(
@@ -61,7 +61,7 @@ class _ScaledConv(nn.Module):
                 self.padding,
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
-        return (y * scale + shift).astype(self.dtype) if on_cpu() else y + shift.astype(self.dtype)
+        return (y * scale + shift).astype(self.dtype) if cpu else y + shift.astype(self.dtype)
 
 
 def normed_convolution(
