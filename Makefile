@@ -7,6 +7,9 @@ PYTEST := $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 # Tests start dozens of processes; none compiles the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
+# Large pages, with which commands start themselves (capjax/cli/pages.py).
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .PHONY: quickstart test test-all lint format install bench clean
 
 # Trains the embedded default, shows captions and says how far they are true: minutes on two cores.

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, TypeVar
 
+from capjax.cli.pages import large_pages
 from capjax.train.signals import Interruption
 from experiments.variants import SweepError
 
@@ -152,7 +153,7 @@ def _start(job: Job, share: Share, *, show: bool) -> tuple[subprocess.Popen, thr
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             # Unbuffered, so that stdout and stderr keep their order.
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **share.environment},
+            env={**os.environ, **large_pages(), "PYTHONUNBUFFERED": "1", **share.environment},
             start_new_session=True,
         )
     reader = threading.Thread(target=_read, args=(process.stdout, log, show), daemon=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from capjax.cli.errors import ERROR, leave, unread
+from capjax.cli.pages import use_large_pages
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
@@ -19,6 +20,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     Closed standard streams are those of /dev/null, letters that a terminal lacks are escaped, and
     messages to a standard error that nobody reads any more are dropped.
     """
+    use_large_pages()
     _open_streams()
     status: int | str | None
     try:
