@@ -44,17 +44,24 @@ def same(found, recorded, record, where=""):
     """Equal to the bit in the environment that made the record, and nearly so in another."""
     if record["environment"] == runs.environment():
         assert found == recorded, where
-    elif isinstance(recorded, dict):
+    else:
+        nearly(found, recorded, record, where)
+
+
+def nearly(found, recorded, record, where=""):
+    """Equal but for the rounding of numbers."""
+    if isinstance(recorded, dict):
         assert found.keys() == recorded.keys(), where
         for key in recorded:
-            same(found[key], recorded[key], record, f"{where}/{key}")
+            nearly(found[key], recorded[key], record, f"{where}/{key}")
     elif isinstance(recorded, list):
         assert len(found) == len(recorded), where
         for number, (one, two) in enumerate(zip(found, recorded, strict=True)):
-            same(one, two, record, f"{where}/{number}")
+            nearly(one, two, record, f"{where}/{number}")
     elif isinstance(recorded, float):
         loose = record["config"]["dtype"] == "bfloat16"
-        tolerance = 2e-2 if loose else 1e-3 if where.startswith("end") else 1e-5
+        # Twice what rounding to five places can move, as attention is recorded.
+        tolerance = 2e-2 if loose else 1e-3 if where.startswith("end") else 2e-5
         assert found == pytest.approx(recorded, rel=tolerance, abs=tolerance), where
     else:
         assert found == recorded, where
@@ -87,8 +94,9 @@ def cached(folder="cache"):
 
 
 def check_captions(run, record, labels):
+    """Nearly, since on CPUs a search now multiplies by transposed kernels."""
     found = json.loads(json.dumps(runs.caption(run, labels)))
-    same(found, {label: record["captions"][label] for label in labels}, record, "captions")
+    nearly(found, {label: record["captions"][label] for label in labels}, record, "captions")
 
 
 @pytest.mark.parametrize("name", [*runs.NAMES, "exported"])
