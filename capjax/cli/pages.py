@@ -26,9 +26,11 @@ def use_large_pages() -> None:
     """Starts this process anew with large pages, unless it has them or can't have them.
 
     It keeps its number, its command line and its open files, so nothing must have been read.
+    Nothing is done where its command line is not what runs, as in a fork of a warm process.
     """
-    needed = large_pages()
-    if not needed or not sys.executable:
+    needed, given = large_pages(), sys.argv[1:]
+    is_its_own = sys.orig_argv[len(sys.orig_argv) - len(given) :] == given
+    if not needed or not sys.executable or not is_its_own or "jax" in sys.modules:
         return
     os.environ.update(needed)
     try:

@@ -39,6 +39,8 @@ def record_starts(monkeypatch):
     monkeypatch.setattr(pages, "_on_request", lambda: True)
     monkeypatch.setattr(os, "execv", execv)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "capjax", "train"])
+    monkeypatch.setattr(sys, "argv", ["/capjax/__main__.py", "train"])
+    monkeypatch.delitem(sys.modules, "jax", raising=False)
     return found
 
 
@@ -72,6 +74,15 @@ def test_settings_of_a_user_stay(started, monkeypatch):
 @pytest.mark.parametrize("tunables", [LARGE, "glibc.malloc.hugetlb=0", f"glibc.a.b=1:{LARGE}"])
 def test_a_process_that_has_chosen_starts_once(started, monkeypatch, tunables):
     monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+    pages.use_large_pages()
+    assert not started
+
+
+def test_a_fork_of_a_warm_process_is_not_started_as_that_process(started, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["capjax", "caption", "a.jpg"])
+    pages.use_large_pages()
+    monkeypatch.setattr(sys, "argv", ["capjax", "train"])
+    monkeypatch.setitem(sys.modules, "jax", object())
     pages.use_large_pages()
     assert not started
 
