@@ -21,18 +21,28 @@ _TRANSPOSED = "transposed"
 _MOST = 48  # With 64 rows both forms took as long.
 
 
-def product(x: jax.Array, transposed: jax.Array) -> jax.Array:
-    """x [..., D] times the transpose of [F, D], as [..., F], in the form for few rows."""
+def by_transposed(x: jax.Array, transposed: jax.Array) -> jax.Array:
+    """x [..., D] times the transpose of [F, D], as [..., F], summed in float32."""
+    if _are_few(x) and transposed.dtype == x.dtype:
+        return _product(x, transposed)
+    return jnp.einsum("...d,fd->...f", x, transposed, preferred_element_type=jnp.float32)
+
+
+def _product(x: jax.Array, transposed: jax.Array) -> jax.Array:
+    """The same in the form for few rows."""
     rows = x.reshape(-1, x.shape[-1])
     y = jax.lax.dot_general(transposed, rows, (((1,), (1,)), ((), ())))
     # Otherwise XLA exchanges the operands.
     return jax.lax.optimization_barrier(y).T.reshape(*x.shape[:-1], -1)
 
 
-def few(rows: Any, *arrays: jax.Array) -> bool:
-    """Whether `product` is the quicker form here; the number of rows can be symbolic."""
-    known = platform.on_cpu() and isinstance(rows, int)
-    return known and 1 < rows <= _MOST and all(a.dtype == jnp.float32 for a in arrays)
+def few(rows: Any) -> bool:
+    """Whether that form is the quicker one here; the number of rows can be symbolic."""
+    return platform.on_cpu() and isinstance(rows, int) and 1 < rows <= _MOST
+
+
+def _are_few(x: jax.Array) -> bool:
+    return x.dtype == jnp.float32 and few(x.size // x.shape[-1])
 
 
 def prepared(variables: Mapping[str, Any], rows: Any = 2) -> Mapping[str, Any]:
@@ -68,12 +78,12 @@ def _multiply(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any)
         type(layer) is not nn.Dense
         or context.method_name != "__call__"
         or not layer.has_variable(_TRANSPOSED, "kernel")
-        or not few(args[0].size // args[0].shape[-1], args[0])
+        or not _are_few(args[0])
         or layer.dtype not in (None, jnp.float32)
         or layer.dot_general not in (None, float32_dot)
         or layer.dot_general_cls
         or layer.precision
     ):
         return call(*args, **kwargs)
-    y = product(args[0], layer.get_variable(_TRANSPOSED, "kernel"))
+    y = _product(args[0], layer.get_variable(_TRANSPOSED, "kernel"))
     return y + layer.get_variable("params", "bias") if layer.use_bias else y

@@ -62,27 +62,31 @@ def step(model, variables, carry, tokens):
     return model.apply(variables, carry, tokens, method="step")[1]
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_a_step_needs_no_other_kernel_and_has_the_same_logits(name):
-    model = captioner(DECODERS[name])
+def stepped(model):
+    """Random variables, a carry and tokens, and the logits of a step as kernels give them.
+
+    Those by transposed kernels are the same, without any other kernel.
+    """
     variables = random_variables(model)
     carry = model.apply(variables, memory(), 3, 5, method="init_carry")
     tokens = jnp.arange(6).reshape(2, 3)
     ready = without_kernels(few_rows.prepared(variables))
+    plain = step(model, variables, carry, tokens)
     found = step(model, ready, carry, tokens)
-    np.testing.assert_allclose(found, step(model, variables, carry, tokens), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5)
+    return variables, carry, tokens, plain
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_step_needs_no_other_kernel_and_has_the_same_logits(name):
+    stepped(captioner(DECODERS[name]))
 
 
 def test_adapters_are_added():
     decoder = TransformerDecoder(VOCABULARY, **SIZES)
-    model = captioner(decoder, Lora(2, 3.0, 0.0, ("query", "value", "up", "output")))
-    variables = random_variables(model)
-    carry = model.apply(variables, memory(), 3, 5, method="init_carry")
-    tokens = jnp.arange(6).reshape(2, 3)
-    ready = without_kernels(few_rows.prepared(variables))
-    found = step(model, ready, carry, tokens)
-    np.testing.assert_allclose(found, step(model, variables, carry, tokens), rtol=1e-5, atol=1e-5)
-    plain = step(captioner(decoder), variables, carry, tokens)
+    adapters = Lora(2, 3.0, 0.0, ("query", "value", "up", "output"))
+    *given, found = stepped(captioner(decoder, adapters))
+    plain = step(captioner(decoder), *given)
     assert np.abs(found - plain).max() > 0.1
 
 

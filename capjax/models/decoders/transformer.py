@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from capjax.models import few_rows
 from capjax.models.contract import (
     Carry,
     Decoder,
@@ -20,6 +19,7 @@ from capjax.models.contract import (
     SmartBias,
     gather_packed,
 )
+from capjax.models.few_rows import by_transposed
 from capjax.models.layers import (
     FAN_IN,
     Attention,
@@ -283,12 +283,7 @@ class TransformerDecoder(Decoder):
         if self.norm == "pre":
             x = self.last_norm(x)
         if self.tie_embeddings:
-            embedding = self.tokens.embedding.astype(self.dtype)
-            rows = x.size // x.shape[-1]
-            if few_rows.few(rows, x, embedding):
-                x = few_rows.product(x, embedding)
-            else:
-                x = jnp.einsum("...d,vd->...v", x, embedding, preferred_element_type=jnp.float32)
+            x = by_transposed(x, self.tokens.embedding.astype(self.dtype))
         else:
             x = self.output(x)
         if self.use_output_bias:
